@@ -1,0 +1,133 @@
+"""Says what is in your clips: files or folders in, a table of the most probable labels out.
+
+    python examples/predict.py --model CHECKPOINT clip.mp4 more/clips/
+    python examples/predict.py --model org/mbt-vggsound clips/ --top_k 3 --output predictions.jsonl --pictures seen/
+
+A checkpoint is a folder written by `save_pretrained` (or by the other examples), or the id of a Hub repository.
+Files that can't be read are listed at the end with the reason; the exit code is 1 if none could. With `--output`
+every clip becomes one JSON line as soon as it is done.
+"""
+
+import json
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoProcessor, HfArgumentParser
+
+from hf_avfusion import AutoModelForAudioVisualClassification
+from hf_avfusion.data.folders import MEDIA_SUFFIXES, files_below
+from hf_avfusion.models.media_avfusion import MediaError
+
+
+@dataclass
+class Options:
+    model: str = field(metadata={"help": "Checkpoint folder or Hub repository."})
+    top_k: int = field(default=5, metadata={"help": "Labels per clip (and head)."})
+    num_views: int = field(
+        default=1, metadata={"help": "Windows per clip whose logits are averaged; MBT was published with 4."}
+    )
+    output: str | None = field(default=None, metadata={"help": "File for one JSON line per clip."})
+    pictures: str | None = field(
+        default=None, metadata={"help": "Folder for a PNG per clip: what the prediction drew on."}
+    )
+    device: str = field(
+        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs."}
+    )
+
+
+def find_clips(names: list[str]) -> list[Path]:
+    """Files as named; folders give every media file in them, in the order of their names."""
+    clips = []
+    for path in map(Path, names):
+        if path.is_dir():
+            clips += [file for file in files_below(path) if file.suffix.lower() in MEDIA_SUFFIXES]
+        else:
+            clips.append(path)
+    return list(dict.fromkeys(clips))
+
+
+def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
+    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label"."""
+    heads, start = {}, 0
+    for head, size in (config.class_splits or {"label": config.num_labels}).items():
+        part = logits[start : start + size]
+        multi_label = config.problem_type == "multi_label_classification"
+        scores = part.sigmoid() if multi_label else part.softmax(dim=0)
+        best = scores.topk(min(top_k, size))
+        heads[head] = [(config.id2label[start + i], p) for p, i in zip(best.values.tolist(), best.indices.tolist())]
+        start += size
+    return heads
+
+
+def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
+    """What is written to `--output` about a clip."""
+    if heads is None:
+        return {"clip": str(clip), "skipped": reason}
+    best = {head: [{"label": label, "score": score} for label, score in labels] for head, labels in heads.items()}
+    return {"clip": str(clip), "predictions": best}
+
+
+def main() -> int:
+    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="+", help="Media files, and folders that are searched for some.")
+    options, positional = parser.parse_args_into_dataclasses()
+    for name in ("top_k", "num_views"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    console = Console()
+    clips = find_clips(positional.clips)
+    if not clips:
+        console.print(f"no media files in {', '.join(positional.clips)}", markup=False)
+        return 1
+    if options.output:
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    if options.pictures:
+        Path(options.pictures).mkdir(parents=True, exist_ok=True)
+
+    processor = AutoProcessor.from_pretrained(options.model)
+    model = AutoModelForAudioVisualClassification.from_pretrained(options.model).eval().to(options.device)
+
+    predictions, skipped, stems = {}, {}, Counter()
+    with open(options.output, "w") if options.output else nullcontext() as lines:
+        for clip in track(clips, "predicting", console=console, disable=not console.is_terminal):
+            try:
+                inputs = processor(videos=str(clip), num_views=options.num_views, return_tensors="pt")
+                with torch.no_grad():
+                    logits = model(**inputs.to(options.device)).logits.float().mean(dim=0).cpu()  # views, as published
+                predictions[clip] = best_labels(model.config, logits, options.top_k)
+                if options.pictures:
+                    from hf_avfusion.visualization.attention import explain
+
+                    stems[clip.stem] += 1  # clips of one name, from several folders, are numbered
+                    name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
+                    explain(model, processor, str(clip), path=Path(options.pictures) / f"{name}.png")
+            except (MediaError, FileNotFoundError) as error:
+                skipped[clip] = str(error)
+            if lines is not None:
+                lines.write(json.dumps(as_line(clip, predictions.get(clip), skipped.get(clip))) + "\n")
+                lines.flush()
+
+    places = max((len(labels) for heads in predictions.values() for labels in heads.values()), default=0)
+    table = Table("clip", "head", *(f"top {place + 1}" for place in range(places)))
+    named = Counter(clip.name for clip in clips)
+    for clip, heads in predictions.items():
+        shown = escape(str(clip) if named[clip.name] > 1 else clip.name)
+        for head, labels in heads.items():
+            table.add_row(shown, head, *(f"{escape(label)} [dim]{score:.1%}[/]" for label, score in labels))
+    if predictions:
+        console.print(table)
+    for clip, reason in skipped.items():
+        console.print(f"skipped {clip}: {reason.removeprefix(f'{clip}: ')}", style="yellow", markup=False)
+    return 0 if predictions else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

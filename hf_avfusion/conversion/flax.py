@@ -1,0 +1,195 @@
+"""Reading Flax parameters (MessagePack train states of scenic) and turning their layouts into PyTorch's."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ARRAY, COMPLEX, SCALAR = 1, 2, 3  # extension codes of flax.serialization
+CHUNKED = "__msgpack_chunked_array__"
+
+FlatParams = dict[str, np.ndarray]
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be read, or whose tensors and our model's do not match one to one."""
+
+
+def read_train_state(path: str | os.PathLike) -> FlatParams:
+    """
+    Parameters of a scenic checkpoint file, as `{"a/b/kernel": array}`.
+
+    Takes weights from `optimizer/target` (old train states), else `params`; one extra level `params` is descended. The
+    optimiser's own state is left out.
+
+    Raises:
+        ConversionError: If the file is no such MessagePack map, naming the file and what was found.
+    """
+    import msgpack
+
+    path = Path(path)
+    try:
+        # Lengths are checked against the bytes that are there, so a forged header cannot claim memory.
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_decode_extension, raw=False, strict_map_key=True)
+    except OSError as error:
+        raise ConversionError(f"{path}: cannot be read ({error}).") from error
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ConversionError(f"{path}: not a Flax MessagePack checkpoint ({error}).") from error
+    if not isinstance(tree, dict):
+        raise ConversionError(f"{path}: holds a {type(tree).__name__}, expected a map with `optimizer` or `params`.")
+    weights = tree.get("optimizer", {}).get("target") if isinstance(tree.get("optimizer"), dict) else None
+    weights = tree.get("params") if weights is None else weights
+    if not isinstance(weights, dict):
+        raise ConversionError(f"{path}: no `optimizer/target` and no `params` among its keys {sorted(tree)}.")
+    if set(weights) == {"params"}:
+        weights = weights["params"]
+    flat = flatten(weights)
+    if not flat:
+        raise ConversionError(f"{path}: its parameter tree is empty.")
+    return flat
+
+
+def flatten(tree: Mapping, prefix: str = "") -> FlatParams:
+    """Nested maps to `{"a/b": array}`; empty maps vanish."""
+    flat: FlatParams = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            if CHUNKED in value:
+                flat[name] = _join_chunks(value)
+            else:
+                flat.update(flatten(value, f"{name}/"))
+        else:
+            flat[name] = np.asarray(value)
+    return flat
+
+
+def _decode_extension(code: int, payload: bytes):
+    import msgpack
+
+    if code == COMPLEX:
+        return complex(*msgpack.unpackb(payload))
+    if code not in (ARRAY, SCALAR):
+        raise ValueError(f"unknown extension type {code}")
+    shape, dtype, data = msgpack.unpackb(payload, raw=False)
+    array = _from_bytes(data, dtype).reshape(shape)
+    return array[()] if code == SCALAR else array
+
+
+def _from_bytes(data: bytes, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise ValueError(f"array of dtype {dtype} refused")
+    return np.frombuffer(data, dtype=kind)
+
+
+def _join_chunks(value: Mapping) -> np.ndarray:
+    def in_order(table: Mapping) -> list:
+        return [table[str(i)] for i in range(len(table))]
+
+    chunks = np.concatenate([np.asarray(chunk).ravel() for chunk in in_order(value["chunks"])])
+    return chunks.reshape([int(size) for size in in_order(value["shape"])])
+
+
+# Layouts: each rule takes a Flax array and gives our tensor (spec section 7).
+def same(array: np.ndarray) -> np.ndarray:
+    """Biases, norms, tokens, positions."""
+    return array
+
+
+def dense(array: np.ndarray) -> np.ndarray:
+    """(in, out) -> Linear (out, in)."""
+    return array.T
+
+
+def heads_in(array: np.ndarray) -> np.ndarray:
+    """Query, key or value kernel (d, H, h) -> Linear (H*h, d)."""
+    return array.reshape(array.shape[0], -1).T
+
+
+def heads_bias(array: np.ndarray) -> np.ndarray:
+    """Query, key or value bias (H, h) -> (H*h,)."""
+    return array.reshape(-1)
+
+
+def heads_out(array: np.ndarray) -> np.ndarray:
+    """Output kernel (H, h, d) -> Linear (d, H*h)."""
+    return array.reshape(-1, array.shape[-1]).T
+
+
+def convolution(array: np.ndarray) -> np.ndarray:
+    """(*kernel, in, out) -> (out, in, *kernel), for two or three kernel axes."""
+    spatial = range(array.ndim - 2)
+    return array.transpose(array.ndim - 1, array.ndim - 2, *spatial)
+
+
+def frame_convolution(array: np.ndarray) -> np.ndarray:
+    """2-D kernel (fh, fw, in, out) -> Conv3d over single frames (out, in, 1, fh, fw)."""
+    return convolution(array)[:, :, None]
+
+
+Rule = Callable[[np.ndarray], np.ndarray]
+
+
+def block_rules(source: str, target: str) -> dict[str, tuple[str, Rule]]:
+    """Flax path -> (our name, layout) for one encoder block: `source` and `target` are the block's prefixes."""
+    attention, mlp = f"{source}/MultiHeadDotProductAttention_0", f"{source}/MlpBlock_0"
+    rules: dict[str, tuple[str, Rule]] = {}
+    for flax_norm, norm in (("LayerNorm_0", "layernorm_before"), ("LayerNorm_1", "layernorm_after")):
+        rules[f"{source}/{flax_norm}/scale"] = (f"{target}.{norm}.weight", same)
+        rules[f"{source}/{flax_norm}/bias"] = (f"{target}.{norm}.bias", same)
+    for flax_name, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+        rules[f"{attention}/{flax_name}/kernel"] = (f"{target}.attention.{name}.weight", heads_in)
+        rules[f"{attention}/{flax_name}/bias"] = (f"{target}.attention.{name}.bias", heads_bias)
+    rules[f"{attention}/out/kernel"] = (f"{target}.attention.o_proj.weight", heads_out)
+    rules[f"{attention}/out/bias"] = (f"{target}.attention.o_proj.bias", same)
+    for flax_name, name in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
+        rules[f"{mlp}/{flax_name}/kernel"] = (f"{target}.mlp.{name}.weight", dense)
+        rules[f"{mlp}/{flax_name}/bias"] = (f"{target}.mlp.{name}.bias", same)
+    return rules
+
+
+def convert(
+    params: Mapping[str, np.ndarray],
+    rules: Mapping[str, tuple[str, Rule]],
+    target_shapes: Mapping[str, Iterable[int]],
+    dropped: Iterable[str] = (),
+    fresh: Iterable[str] = (),
+) -> dict[str, torch.Tensor]:
+    """
+    Apply `rules` strictly: every source tensor is used or in `dropped`, every target filled or in `fresh`, shapes agree.
+
+    Raises:
+        ConversionError: Naming every tensor that breaks this.
+    """
+    dropped, fresh = set(dropped), set(fresh)
+    problems = []
+    unknown = sorted(set(params) - set(rules) - dropped)
+    if unknown:
+        problems.append(f"source tensors without a place: {unknown}")
+    absent = sorted(name for name in rules if name not in params)
+    if absent:
+        problems.append(f"source tensors missing: {absent}")
+    state: dict[str, torch.Tensor] = {}
+    for source, (target, layout) in rules.items():
+        if source not in params:
+            continue
+        array = layout(np.asarray(params[source]))
+        if target not in target_shapes:
+            problems.append(f"{source} leads to {target}, which the model does not have")
+        elif tuple(array.shape) != tuple(target_shapes[target]):
+            problems.append(
+                f"{source} gives {tuple(array.shape)}, {target} is {tuple(target_shapes[target])} in this config"
+            )
+        else:
+            state[target] = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    unfilled = sorted(set(target_shapes) - {target for target, _ in rules.values()} - fresh)
+    if unfilled:
+        problems.append(f"target tensors not filled: {unfilled}")
+    if problems:
+        raise ConversionError("Checkpoint and config do not match: " + "; ".join(problems) + ".")
+    return state

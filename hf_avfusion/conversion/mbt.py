@@ -1,0 +1,275 @@
+"""
+Scenic MBT checkpoints to ours: `python -m hf_avfusion.conversion.mbt --checkpoint FILE --config JSON --output DIR`.
+
+Needs neither JAX nor TensorFlow. Strict: a tensor without a place, or a place without a tensor, ends in an error.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from ..models.configuration_mbt import MBTConfig
+from ..models.modeling_mbt import MBTForAudioVisualClassification
+from .flax import ConversionError, block_rules, convert, convolution, dense, frame_convolution, read_train_state, same
+
+_MODALITIES = {"rgb": "video", "spectrogram": "audio"}
+_READOUTS = {"token": "token", "gap": "mean", "gmp": "max", "gsp": "sum"}
+
+
+def config_from_scenic(scenic: Mapping) -> MBTConfig:
+    """
+    The config of a scenic model: its `model` fields together with the sizes of its inputs, in one flat map.
+
+    Args:
+        scenic: `hidden_size, num_heads, mlp_dim, num_layers, num_classes, patches, temporal_encoding_config, classifier,
+            modality_fusion, fusion_layer, use_bottleneck, n_bottlenecks, test_with_bottlenecks, share_encoder,
+            representation_size`, and `num_frames, height, width, spec_time, spec_freq`.
+
+    Raises:
+        ConversionError: For the classifier `"0"`, which the original cannot run, unknown values and missing fields.
+    """
+    needed = {"hidden_size", "num_heads", "mlp_dim", "num_layers", "num_classes", "patches"}
+    names = scenic.get("modality_fusion", ("spectrogram",))
+    needed |= {"num_frames", "height", "width"} if "rgb" in names else set()
+    needed |= {"spec_time", "spec_freq"} if "spectrogram" in names else set()
+    if needed - set(scenic):
+        raise ConversionError(f"The scenic config lacks {sorted(needed - set(scenic))}.")
+    if set(names) - set(_MODALITIES):
+        raise ConversionError(f"modality_fusion {list(names)} has no counterpart; known are {sorted(_MODALITIES)}.")
+    classifier = scenic.get("classifier", "gap")
+    if classifier not in _READOUTS:
+        raise ConversionError(f"classifier {classifier!r} has no counterpart; known are {sorted(_READOUTS)}.")
+    patches = scenic["patches"]
+    patches = [int(size) for size in (patches["size"] if isinstance(patches, Mapping) else patches)]
+    temporal = scenic.get("temporal_encoding_config") or {}
+    method = temporal.get("method", "3d_conv")
+    if method not in ("3d_conv", "temporal_sampling"):
+        raise ConversionError(f"temporal encoding {method!r} has no counterpart in MBT.")
+    sampled = temporal["n_sampled_frames"] if method == "temporal_sampling" else None
+    modalities = tuple(_MODALITIES[name] for name in names)
+    has_video, has_audio = "video" in modalities, "audio" in modalities
+    return MBTConfig(
+        hidden_size=scenic["hidden_size"],
+        num_hidden_layers=scenic["num_layers"],
+        num_attention_heads=scenic["num_heads"],
+        intermediate_size=scenic["mlp_dim"],
+        hidden_dropout_prob=scenic.get("dropout_rate", 0.0),
+        attention_probs_dropout_prob=scenic.get("attention_dropout_rate", 0.0),
+        drop_path_rate=scenic.get("stochastic_droplayer_rate") or 0.0,
+        patch_size=tuple(patches[:2]),
+        tubelet_size=1 if method == "temporal_sampling" or len(patches) < 3 else patches[2],
+        num_sampled_frames=sampled if has_video else None,
+        **(
+            {"num_frames": scenic["num_frames"], "image_size": (scenic["height"], scenic["width"])} if has_video else {}
+        ),
+        **({"spectrogram_length": scenic["spec_time"], "num_mel_bins": scenic["spec_freq"]} if has_audio else {}),
+        modalities=modalities,
+        fusion="bottleneck" if scenic.get("use_bottleneck", False) else "self_attention",
+        fusion_layer=scenic.get("fusion_layer", 0),
+        num_bottleneck_tokens=scenic.get("n_bottlenecks", 4),
+        test_with_bottlenecks=scenic.get("test_with_bottlenecks", True),
+        share_encoder=scenic.get("share_encoder", False),
+        readout=_READOUTS[classifier],
+        representation_size=scenic.get("representation_size"),
+        num_labels=scenic["num_classes"],
+    )
+
+
+def normalize_names(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Old checkpoints end components in `_spec` where newer ones say `_spectrogram`."""
+    renamed: dict[str, np.ndarray] = {}
+    for name, value in params.items():
+        new = "/".join(re.sub(r"_spec$", "_spectrogram", part) for part in name.split("/"))
+        if new in renamed:
+            raise ConversionError(f"The checkpoint holds {new} under both spellings, `_spec` and `_spectrogram`.")
+        renamed[new] = value
+    return renamed
+
+
+def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
+    """
+    Config of a checkpoint from the shapes and names of its tensors.
+
+    Not in the file: `fusion_layer` (two thirds of the layers unless given), the modality order (spectrogram first), the
+    readout if pooled (mean), and the frame geometry. Frames are taken to be 224 x 224 and spectrograms 128 bands high
+    unless `image_size` or `num_mel_bins` say otherwise.
+
+    Args:
+        params: Flat Flax parameters with normalised names.
+        **known: `MBTConfig` fields that are known; they win.
+    """
+    fields: dict = {}
+    blocks = [match for name in params if (match := re.match(r"Transformer/encoderblock_(\d+)(_spectrogram)?/", name))]
+    if not blocks:
+        raise ConversionError(f"No Transformer/encoderblock_* among the tensors, e.g. {sorted(params)[:3]}.")
+    suffix = "" if any(match[2] is None for match in blocks) else "_spectrogram"
+    block = f"Transformer/encoderblock_0{suffix}"
+    hidden, heads, _ = params[f"{block}/MultiHeadDotProductAttention_0/query/kernel"].shape
+    has_video, has_audio = "embedding/kernel" in params, "embedding_spectrogram/kernel" in params
+    token = "cls" in params
+    fields.update(
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_hidden_layers=1 + max(int(match[1]) for match in blocks),
+        intermediate_size=params[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
+        readout="token" if token else "mean",
+        modalities=("audio",) * has_audio + ("video",) * has_video,
+        # Blocks of two modalities under one name are shared ones.
+        share_encoder=has_audio and not any(match[2] for match in blocks),
+        fusion="bottleneck" if "bottleneck" in params else "self_attention",
+        num_labels=params["output_projection/bias"].shape[0],
+    )
+    if "bottleneck" in params:
+        fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1] - token
+    if "pre_logits/bias" in params:
+        fields["representation_size"] = params["pre_logits/bias"].shape[0]
+    kernel = params["embedding_spectrogram/kernel" if has_audio else "embedding/kernel"]
+    fields["patch_size"] = patch = tuple(kernel.shape[-4:-2])
+    if has_audio:
+        tokens = params["Transformer/posembed_input_spectrogram/pos_embedding"].shape[1] - token
+        columns = known.get("num_mel_bins", 128) // patch[1]
+        fields.update(spectrogram_length=tokens // columns * patch[0], num_audio_channels=kernel.shape[-2])
+    if has_video:
+        kernel = params["embedding/kernel"]
+        fields["tubelet_size"] = kernel.shape[0] if kernel.ndim == 5 else 1
+        size = known.get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else size
+        tokens = params["Transformer/posembed_input/pos_embedding"].shape[1] - token
+        per_frame = (height // patch[0]) * (width // patch[1])
+        if "num_frames" not in known and tokens % per_frame:
+            raise ConversionError(
+                f"{tokens} video tokens are no multiple of the {per_frame} patches of a {height} x {width} frame; give "
+                "`image_size` and `num_frames` in --config."
+            )
+        fields.update(image_size=(height, width), num_frames=math.ceil(tokens / per_frame) * fields["tubelet_size"])
+    if has_audio != has_video:
+        # One stream: its blocks may carry the suffix or not, and nothing is shared or exchanged.
+        fields["share_encoder"] = has_audio and suffix == ""
+    return MBTConfig(**{**fields, **known})
+
+
+def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:
+    """Flax path -> (our name, layout) for every tensor of a model with this config (spec section 7)."""
+    rules: dict[str, tuple[str, object]] = {}
+    streams = {"video": ("", "cls"), "audio": ("_spectrogram", "clsspectrogram")}
+    single = len(config.modalities) == 1
+    for modality in config.modalities:
+        suffix, cls = streams[modality]
+        name = f"mbt.{modality}_embeddings"
+        flat_kernel = modality == "video" and config.num_sampled_frames is not None
+        layout = frame_convolution if flat_kernel else convolution
+        rules[f"embedding{suffix}/kernel"] = (f"{name}.patch_embeddings.projection.weight", layout)
+        rules[f"embedding{suffix}/bias"] = (f"{name}.patch_embeddings.projection.bias", same)
+        rules[f"Transformer/posembed_input{suffix}/pos_embedding"] = (f"{name}.position_embeddings", same)
+        if config.readout == "token":
+            # A single modality keeps its CLS under the plain name.
+            rules["cls" if single else cls] = (f"{name}.cls_token", same)
+    if config.uses_bottleneck:
+        rules["bottleneck"] = ("mbt.bottleneck", same)
+    for layer in range(config.num_hidden_layers):
+        for stream in ("shared",) if config.share_encoder else config.modalities:
+            suffix = "" if stream == "shared" else streams[stream][0]
+            rules.update(block_rules(f"Transformer/encoderblock_{layer}{suffix}", f"mbt.layers.{layer}.{stream}"))
+    rules["Transformer/encoder_norm/scale"] = ("mbt.layernorm.weight", same)
+    rules["Transformer/encoder_norm/bias"] = ("mbt.layernorm.bias", same)
+    if config.representation_size is not None:
+        rules["pre_logits/kernel"] = ("pre_logits.weight", dense)
+        rules["pre_logits/bias"] = ("pre_logits.bias", same)
+    rules["output_projection/kernel"] = ("classifier.weight", dense)
+    rules["output_projection/bias"] = ("classifier.bias", same)
+    return rules
+
+
+def dropped_names(config: MBTConfig) -> set[str]:
+    """The original creates a bottleneck even where it takes no part (one modality, late fusion): dropped on purpose."""
+    return set() if config.uses_bottleneck else {"bottleneck"}
+
+
+def convert_mbt(params: Mapping[str, np.ndarray], config: MBTConfig) -> dict[str, torch.Tensor]:
+    """
+    Flax parameters to the state dict of `MBTForAudioVisualClassification(config)`.
+
+    Raises:
+        ConversionError: If tensors and config do not match one to one, naming them.
+    """
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in MBTForAudioVisualClassification(config).state_dict().items()}
+    rules = mbt_rules(config)
+    params = normalize_names(params)
+    # Tubelets of one frame may be stored as plain 2-D kernels.
+    if params.get("embedding/kernel", np.empty(0)).ndim == 4 and "embedding/kernel" in rules:
+        rules["embedding/kernel"] = (rules["embedding/kernel"][0], frame_convolution)
+    return convert(params, rules, shapes, dropped=dropped_names(config))
+
+
+def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) -> MBTForAudioVisualClassification:
+    """
+    A model with the weights of a scenic checkpoint file.
+
+    Args:
+        checkpoint: The MessagePack file.
+        config: A config, known `MBTConfig` fields (the rest is inferred), scenic's own fields, or nothing. Fields may
+            also stand under one key `config`.
+
+    Raises:
+        ConversionError: If the file cannot be read, or does not fit the config.
+        ValueError: If the config's fields contradict each other.
+    """
+    params = normalize_names(read_train_state(checkpoint))
+    if not isinstance(config, MBTConfig):
+        fields = dict(config or {})
+        if isinstance(fields.get("config"), Mapping):
+            fields = dict(fields["config"])
+        scenic = "classifier" in fields or "modality_fusion" in fields
+        unknown = set() if scenic else set(fields) - set(MBTConfig().to_dict()) - {"num_labels"}
+        if unknown:
+            raise ConversionError(f"The config names fields that MBTConfig does not have: {sorted(unknown)}.")
+        config = config_from_scenic(fields) if scenic else infer_config(params, **fields)
+    model = MBTForAudioVisualClassification(config)
+    model.load_state_dict(convert_mbt(params, config), strict=True)
+    return model.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: convert one file into a folder that `from_pretrained` loads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="scenic checkpoint file (MessagePack)")
+    parser.add_argument(
+        "--config",
+        help="JSON file with MBTConfig fields that the checkpoint does not tell (fusion_layer, image_size, num_frames, "
+        "id2label, problem_type, ...), or with scenic's own model fields; the rest is inferred from shapes",
+    )
+    parser.add_argument("--output", required=True, help="folder to write")
+    options = parser.parse_args(arguments)
+    fields = {}
+    if options.config:
+        try:
+            fields = json.loads(Path(options.config).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            parser.error(f"--config {options.config}: {error}")
+        if not isinstance(fields, dict):
+            parser.error(
+                f"--config {options.config}: holds a JSON {type(fields).__name__}, expected an object of fields"
+            )
+    try:
+        model = load_mbt(options.checkpoint, fields)
+    except (ValueError, StrictDataclassError) as error:
+        parser.exit(1, f"error: {error}\n")
+    model.save_pretrained(options.output)
+    config = model.config
+    print(
+        f"{options.output}: {sum(p.numel() for p in model.parameters()):,} parameters, modalities "
+        f"{'+'.join(config.modalities)}, fusion {config.fusion} from layer {config.fusion_layer} of "
+        f"{config.num_hidden_layers}, readout {config.readout}, {config.num_labels} labels"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""An image ViT of scenic, as `flax.read_train_state` gives it, as the state dict of a transformers `ViTModel`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from .flax import ConversionError, block_rules, convolution, dense, same
+
+
+def vit_state_from_flax(params: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """
+    Flax parameters to `ViTModel` names: the source that [`MBTForAudioVisualClassification.from_vit`] starts from.
+
+    `pre_logits` is what transformers calls the pooler. The head (`output_projection` or `head`) is dropped. Without `cls`
+    the result has no CLS token.
+
+    Raises:
+        ConversionError: If a tensor has no place.
+    """
+    state, used = {}, set()
+    rules = {
+        "embedding/kernel": ("embeddings.patch_embeddings.projection.weight", convolution),
+        "embedding/bias": ("embeddings.patch_embeddings.projection.bias", same),
+        "Transformer/posembed_input/pos_embedding": ("embeddings.position_embeddings", same),
+        "Transformer/encoder_norm/scale": ("layernorm.weight", same),
+        "Transformer/encoder_norm/bias": ("layernorm.bias", same),
+    }
+    if "cls" in params:
+        rules["cls"] = ("embeddings.cls_token", same)
+    if "pre_logits/kernel" in params:
+        rules["pre_logits/kernel"] = ("pooler.dense.weight", dense)
+        rules["pre_logits/bias"] = ("pooler.dense.bias", same)
+    blocks = {name.split("/")[1] for name in params if name.startswith("Transformer/encoderblock_")}
+    for block in blocks:
+        rules.update(block_rules(f"Transformer/{block}", f"layers.{block.removeprefix('encoderblock_')}"))
+    for source, (target, layout) in rules.items():
+        if source not in params:
+            raise ConversionError(f"The ViT checkpoint lacks {source}.")
+        state[target] = torch.from_numpy(np.array(layout(np.asarray(params[source])), dtype=np.float32, order="C"))
+        used.add(source)
+    unknown = {name for name in set(params) - used if name.split("/")[0] not in ("output_projection", "head")}
+    if unknown:
+        raise ConversionError(f"The ViT checkpoint has tensors without a place: {sorted(unknown)}.")
+    return state

@@ -1,0 +1,17 @@
+"""Benchmarks, streams of undecoded clips, augmentation, collating, and SoundingShapes."""
+
+from importlib import import_module
+
+_LAZY = {"BENCHMARKS": "records", "load_benchmark": "benchmarks", "coverage": "benchmarks", "load_folder": "folders"}
+
+__all__ = [*_LAZY]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,154 @@
+"""Samples to a batch: stacking, the batch-wise augmentations of training, and `modality_mask` where a track is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
+
+MODALITIES = (("pixel_values", "has_video"), ("input_features", "has_audio"))  # in the order of modality_mask's columns
+
+
+class AVCollator:
+    """Makes the model's inputs from the samples of a `ClipTransform`. Without arguments it only stacks: evaluation.
+
+    In this order, each only if asked for: time shift, SpecAugment, mixup, modality dropout.
+
+    Args:
+        spec_augment: applied to the spectrograms.
+        time_shift: rolls each spectrogram by a random number of rows (AV-MAE on AudioSet).
+        mixup_alpha: lambda ~ Beta(alpha, alpha), one for the batch; the partner of item i is item B - 1 - i. Labels
+            are mixed alike, so integer labels become class probabilities; several heads have no such labels and are
+            refused. A pair that does not have the same tracks is left unmixed, since filler must not leak in.
+        mixup_per_modality: MBT's `mixmod`: a lambda for each modality; `audio_labels` then holds the audio's labels.
+        num_labels: number of classes, needed for mixup with integer labels.
+        modality_dropout: probability that a clip which has both tracks loses one of them, never both: one number,
+            shared equally, or two, (video, audio).
+        mask_always: emit `modality_mask` even when nothing is missing, so that all batches take one path of the model.
+        seed: of the collator's own generator, used only when samples bring no `seed` of their own. With their seeds
+            (a `ClipStream` gives them) a batch's randomness depends on its rows and epoch, not on workers.
+
+    A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel] (each only if some sample has it;
+    zeros where a sample has not), `modality_mask` bool [B, 2] (video, audio) only when something is missing, and
+    `labels` (long [B] or [B, heads], or float [B, C]). With several views per clip ([views, ...] tensors in a sample)
+    an axis of views follows B.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec_augment: SpecAugment | None = None,
+        time_shift: bool = False,
+        mixup_alpha: float = 0.0,
+        mixup_per_modality: bool = False,
+        num_labels: int | None = None,
+        modality_dropout: float | tuple[float, float] = 0.0,
+        mask_always: bool = False,
+        seed: int = 0,
+    ):
+        if mixup_alpha < 0:
+            raise ValueError(f"mixup_alpha must not be negative, got {mixup_alpha}")
+        drop = (modality_dropout / 2,) * 2 if isinstance(modality_dropout, (int, float)) else tuple(modality_dropout)
+        if len(drop) != 2 or min(drop) < 0 or sum(drop) > 1:
+            raise ValueError(
+                "modality_dropout must be a probability, or two (video, audio) whose sum is at most 1 since a clip never"
+                f" loses both; got {modality_dropout}"
+            )
+        self.spec_augment = spec_augment
+        self.time_shift = time_shift
+        self.mixup_alpha = mixup_alpha
+        self.mixup_per_modality = mixup_per_modality
+        self.num_labels = num_labels
+        self.modality_dropout = drop
+        self.mask_always = mask_always
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if not samples:
+            raise ValueError("a batch needs at least one sample")
+        generator = self._generator(samples)
+        present = torch.tensor([[bool(sample[flag]) for _, flag in MODALITIES] for sample in samples])
+        empty = [sample.get("clip_id", number) for number, sample in enumerate(samples) if not present[number].any()]
+        if empty:
+            raise ValueError(f"these samples have neither video nor audio: {', '.join(map(str, empty))}")
+        batch = {}
+        for column, (name, _) in enumerate(MODALITIES):
+            if present[:, column].any():
+                batch[name] = _stack(samples, name, present[:, column])
+        if "labels" in samples[0]:
+            batch["labels"] = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
+
+        if "input_features" in batch and (self.time_shift or self.spec_augment is not None):
+            features = batch["input_features"]
+            flat = features.reshape(-1, *features.shape[-2:])
+            if self.time_shift:
+                flat = random_time_shift(flat, generator)
+            if self.spec_augment is not None:
+                flat = self.spec_augment(flat, generator)
+            batch["input_features"] = flat.reshape(features.shape)
+        if self.mixup_alpha:
+            self._mixup(batch, present, generator)
+        if any(self.modality_dropout):
+            present = self._drop(present, generator)
+        if self.mask_always or not present[:, [name in batch for name, _ in MODALITIES]].all():
+            batch["modality_mask"] = present
+        return batch
+
+    def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
+        if not all("seed" in sample for sample in samples):
+            return self.generator
+        mixed = 0
+        for sample in samples:  # order matters: the same clips in another order are another batch
+            mixed = (mixed * 6364136223846793005 + int(sample["seed"])) % 2**63
+        return torch.Generator().manual_seed(mixed)
+
+    def _mixup(self, batch: dict[str, torch.Tensor], present: torch.Tensor, generator: torch.Generator) -> None:
+        if "labels" not in batch:
+            raise ValueError("mixup needs labels; use a collator without mixup_alpha for unlabelled clips")
+        labels = self._soft(batch["labels"])
+        alike = (present == present.flip(0)).all(dim=1)
+        weights = {}
+        for name, _ in MODALITIES:
+            if name in batch:
+                if not weights or self.mixup_per_modality:
+                    weight = draw_mixup(self.mixup_alpha, generator)
+                weights[name] = torch.where(alike, weight, 1.0)
+                batch[name] = mix(batch[name], weights[name])
+        mixed = [mix(labels, weight) for weight in weights.values()]
+        batch["labels"] = mixed[0]
+        if self.mixup_per_modality and len(mixed) == 2:
+            batch["audio_labels"] = mixed[1]
+
+    def _soft(self, labels: torch.Tensor) -> torch.Tensor:
+        if labels.is_floating_point():
+            return labels
+        if labels.dim() > 1:
+            raise ValueError(
+                f"mixup has no meaning for several heads (labels are indices of shape {tuple(labels.shape)}): train"
+                " without mixup_alpha, or give one label per clip"
+            )
+        if self.num_labels is None:
+            raise ValueError("mixup with integer labels needs AVCollator(num_labels=...), the number of classes")
+        return torch.nn.functional.one_hot(labels, self.num_labels).float()
+
+    def _drop(self, present: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        video, audio = self.modality_dropout
+        chance = torch.rand(len(present), generator=generator)
+        both = present.all(dim=1)
+        drop = torch.stack([chance < video, (chance >= video) & (chance < video + audio)], dim=1)
+        return present & ~(drop & both.unsqueeze(1))
+
+
+def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
+    given = [sample[name] for sample, has in zip(samples, present) if has]
+    shapes = {tuple(values.shape) for values in given}
+    if len(shapes) > 1:
+        ids = [str(sample.get("clip_id", number)) for number, sample in enumerate(samples)]
+        raise ValueError(f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)})")
+    if len(given) == len(samples):
+        return torch.stack(given)
+    # Filler: modality_mask keeps it from influencing anything.
+    return torch.stack([sample[name] if has else torch.zeros_like(given[0]) for sample, has in zip(samples, present)])

@@ -1,0 +1,287 @@
+"""Any folder of clips as rows of a benchmark: sub-folders named after the classes, or CSV files that list the clips."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+VIDEO_SUFFIXES = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .ogv .flv .wmv .3gp .vob"
+AUDIO_SUFFIXES = ".wav .flac .mp3 .m4a .aac .ogg .opus"  # a clip may lack either track
+MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {AUDIO_SUFFIXES}".split())
+
+
+@dataclass(frozen=True)
+class _Entry:
+    clip_id: str
+    path: Path
+    label: str
+    start: float | None = None
+    end: float | None = None
+    split: str | None = None
+
+
+def load_folder(
+    path: str | os.PathLike,
+    split: str = "train",
+    *,
+    holdout: float = 0.2,
+    seed: int = 0,
+) -> datasets.Dataset:
+    """Rows of a folder's split: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
+
+    Where the labels come from, the first that applies:
+
+    - `path` is a CSV file, or the folder holds CSV files: `train.csv`, `validation.csv`, `test.csv` (also val, eval),
+      or a single other one. Columns `file,label[,start,end][,split]`; files are relative to the CSV.
+    - the folder holds split folders (`train`, `test`, ...), each with a sub-folder per class.
+    - the folder holds a sub-folder per class.
+
+    Class folders are searched to any depth, and links are followed. What is left out there (files of other kinds, media
+    beside the class folders) is told once; a link that leads nowhere is an error, as a missing file of a CSV is.
+
+    Without splits of its own a folder is divided once, by `seed`: a share of `holdout` of each class's files, at least
+    one and never all, is the test split (it also serves as `validation`), the rest is `train`. Segments of one file
+    stay together. Class names, sorted, are numbered over all splits together.
+
+    Args:
+        path: folder or CSV file.
+        split: "train", "validation" or "test"; a split that does not exist is an error.
+        holdout: share of the test split, used only when the folder has no splits of its own.
+        seed: of the division.
+
+    Raises:
+        FileNotFoundError: for a missing folder, CSV or clip. ValueError: for labels or times that cannot be read, with
+        file and line, for a class that is evaluated but never trained on, or an unknown split.
+    """
+    import datasets
+
+    if split not in SPLIT_NAMES:
+        raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    splits = _read(Path(path))
+    if set(splits) == {None}:
+        train, test = _divide(splits[None], holdout, seed)
+        splits = {"train": train, "test": test, "validation": test}
+        if not splits[split]:
+            raise ValueError(
+                f"{path}: no class has more than one clip, so none can be held out for the split {split!r}: add clips, or a"
+                " folder (or CSV) per split"
+            )
+    if split not in splits:
+        raise ValueError(f"{path} has no split {split!r}; it has: {', '.join(sorted(splits))}")
+    names = sorted({entry.label for entries in splits.values() for entry in entries})
+    if "train" in splits:
+        unknown = {entry.label for entry in splits[split]} - {entry.label for entry in splits["train"]}
+        if unknown:
+            raise ValueError(f"{path}: these classes of the split {split!r} have no clip in 'train': {sorted(unknown)}")
+    features = datasets.Features(
+        {
+            "clip_id": datasets.Value("string"),
+            "video": datasets.Video(decode=False),
+            "start": datasets.Value("float32"),
+            "end": datasets.Value("float32"),
+            "label": datasets.ClassLabel(names=names),
+        }
+    )
+    entries = splits[split]
+    return datasets.Dataset.from_dict(
+        {
+            "clip_id": [entry.clip_id for entry in entries],
+            "video": [{"bytes": None, "path": str(entry.path)} for entry in entries],
+            "start": [entry.start for entry in entries],
+            "end": [entry.end for entry in entries],
+            "label": [names.index(entry.label) for entry in entries],
+        },
+        features=features,
+    )
+
+
+def _read(path: Path) -> dict[str | None, list[_Entry]]:
+    """Entries per split; the one key None where the source knows no splits."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        return _by_column(_read_csv(path), path)
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
+    if tables:
+        named = {_split_of(table.stem): table for table in tables}
+        if None not in named and len(named) == len(tables):
+            return {split: _read_csv(table) for split, table in named.items()}
+        if len(tables) == 1:
+            return _by_column(_read_csv(tables[0]), tables[0])
+        raise ValueError(
+            f"{path} holds several CSV files ({', '.join(table.name for table in tables)}) that are not one per split"
+            " (train.csv, validation.csv, test.csv); name the one to read"
+        )
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    named = {_split_of(folder.name): folder for folder in folders}
+    if folders and None not in named:
+        if len(named) < len(folders):
+            raise ValueError(
+                f"{path} has several folders for one split: {', '.join(folder.name for folder in folders)}"
+            )
+        return {split: _read_classes(folder, root=path) for split, folder in named.items()}
+    return {None: _read_classes(path, root=path)}
+
+
+def _split_of(name: str) -> str | None:
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def _by_column(entries: list[_Entry], table: Path) -> dict[str | None, list[_Entry]]:
+    groups: dict[str | None, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.split].append(entry)
+    if None in groups and len(groups) > 1:
+        raise ValueError(f"{table}: some rows have a split and some have none")
+    return dict(groups)
+
+
+def _read_classes(folder: Path, root: Path) -> list[_Entry]:
+    entries, ignored = [], []
+    children = sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+    loose = [child for child in children if child.suffix.lower() in MEDIA_SUFFIXES and not child.is_dir()]
+    for child in children:
+        if not child.is_dir():
+            continue
+        files = files_below(child)
+        clips = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
+        ignored += [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
+        if not clips:
+            raise ValueError(f"{child}: holds no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
+        for clip in clips:
+            if not clip.is_file():
+                raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+        entries += [_Entry(clip.relative_to(root).as_posix(), clip, child.name) for clip in clips]
+    if not entries:
+        also = f" ({len(loose)} clips lie in it, but in no class folder)" if loose else ""
+        raise ValueError(f"{folder} holds neither CSV files nor class folders with clips{also}")
+    for left_out, why in ((ignored, "are no media by their suffix"), (loose, "lie in no class folder")):
+        if left_out:
+            shown = ", ".join(file.relative_to(root).as_posix() for file in left_out[:3])
+            more = ", ..." if len(left_out) > 3 else ""
+            _warn_once(f"{folder}: {len(left_out)} files {why} and are left out: {shown}{more}")
+    return entries
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """The splits of a folder are read one by one; what is true of the folder is told with the first."""
+    logger.warning(text)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _read_csv(table: Path) -> list[_Entry]:
+    entries = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [column.strip() for column in reader.fieldnames or []]
+            if not {"file", "label"} <= set(columns):
+                raise ValueError(
+                    f"{table}:1: the header must name the columns file,label[,start,end][,split], got {columns}"
+                )
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{table}:1: the header names a column twice: {columns}")
+            reader.fieldnames = columns
+            for row in reader:
+                entries.append(_entry(row, table, reader.line_num))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
+    if not entries:
+        raise ValueError(f"{table}: lists no clips")
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        if entry.clip_id in seen:
+            raise ValueError(
+                f"{table}: rows {seen[entry.clip_id] + 1} and {number + 1} list the same clip {entry.clip_id}"
+            )
+        seen[entry.clip_id] = number
+    return entries
+
+
+def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
+    where = f"{table}:{line}"
+    if None in row or None in row.values():
+        raise ValueError(f"{where}: the row does not have as many fields as the header")
+    row = {column: value.strip() for column, value in row.items()}
+    if not row["file"]:
+        raise ValueError(f"{where}: the column 'file' is empty")
+    if not row["label"]:
+        raise ValueError(f"{where}: the label of {row['file']} is empty")
+    path = table.parent / row["file"]
+    if not path.is_file():
+        raise FileNotFoundError(f"{where}: no such clip: {path}")
+    start, end = (_seconds(row.get(column, ""), column, where) for column in ("start", "end"))
+    if end is not None and end <= (start or 0.0):
+        raise ValueError(f"{where}: end ({end} s) must lie after start ({start or 0.0} s)")
+    split = row.get("split") or None
+    if split is not None and _split_of(split) is None:
+        raise ValueError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
+    clip_id = Path(row["file"]).as_posix()
+    if start is not None or end is not None:
+        clip_id += f"@{start or 0.0:g}-{'end' if end is None else format(end, 'g')}"
+    return _Entry(clip_id, path, row["label"], start, end, split and _split_of(split))
+
+
+def _seconds(text: str, column: str, where: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{where}: {column} must be a number of seconds, got {text!r}") from None
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{where}: {column} must be a number of seconds >= 0, got {text!r}")
+    return value
+
+
+def _divide(entries: list[_Entry], holdout: float, seed: int) -> tuple[list[_Entry], list[_Entry]]:
+    """Stratified by class, by file: segments of one file never lie on both sides."""
+    files: dict[str, dict[Path, None]] = defaultdict(dict)
+    placed: set[Path] = set()
+    for entry in entries:
+        if entry.path not in placed:  # a file with segments of several classes counts for its first
+            placed.add(entry.path)
+            files[entry.label][entry.path] = None
+    held: set[Path] = set()
+    for label in sorted(files):
+        paths = list(files[label])
+        random.Random(f"{seed}/{label}").shuffle(paths)
+        count = min(max(round(holdout * len(paths)), 1), len(paths) - 1)
+        if count == 0:
+            _warn_once(f"class {label!r} has a single file, {paths[0]}, which is left in 'train'")
+        held.update(paths[:count])
+    return [entry for entry in entries if entry.path not in held], [entry for entry in entries if entry.path in held]

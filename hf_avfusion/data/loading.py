@@ -1,0 +1,223 @@
+"""Batches of a `ClipStream` for one of several processes, with a state from which the same batches go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count, takewhile
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .streaming import ClipStream, row_seed
+
+
+class ClipLoader:
+    """Iterates over the batches that one process trains or evaluates on, once through an epoch of the stream.
+
+    The order of an epoch's undecoded rows is the same everywhere. With G = batch_size * world_size, rows k*G to (k+1)*G
+    are batch k of all processes together; this process takes every world_size-th of them, and of its batches worker
+    number k mod num_workers decodes batch k. So the batches do not depend on the number of workers, nor, all processes
+    together, on how G is divided among processes; every row is decoded exactly once. The last batch is as long as the
+    rows that are left; processes may differ by one row there, or have none. The price: a streamed dataset is read,
+    undecoded, by every worker of every process, so where reading is slow (a remote store and many processes) keep it on
+    local disks, or as a `datasets.Dataset`, which is read just where it is needed.
+
+    A row that does not decode is replaced by the next of the same process and worker, whose batches end that much
+    earlier. From there on batches do depend on how the rows were divided.
+
+    Each batch comes with the number of rows that its worker has read up to it, so that `state_dict` describes exactly
+    what was handed out, whatever the workers have prepared ahead. A loader that loaded it starts there in its next
+    iteration and decodes nothing twice; a streamed dataset is read again up to there, undecoded.
+
+    Args:
+        stream: every process needs the same one; it must not have been split over processes already.
+        batch_size: clips per process.
+        collate_fn: samples -> batch, in the worker.
+        rank, world_size: this process among all.
+        num_workers: worker processes; 0 decodes in this one.
+        drop_last: leave out the last batch of the epoch if it is incomplete.
+        options: further options of `torch.utils.data.DataLoader`, such as pin_memory or prefetch_factor.
+
+    Raises:
+        ValueError: for a size that is not positive, or a dataset that was already split by node.
+    """
+
+    def __init__(
+        self,
+        stream: ClipStream,
+        batch_size: int,
+        collate_fn: Callable[[list[dict[str, Any]]], Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        **options: Any,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, world_size), got rank={rank}, world_size={world_size}")
+        if getattr(stream.rows, "_distributed", None) is not None:
+            raise ValueError(
+                "these rows went through split_dataset_by_node, and would be split over processes once more: give the"
+                " whole dataset in every process"
+            )
+        self.dataset = stream
+        self.batch_size = batch_size
+        self.rank, self.world_size = rank, world_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self._lanes = _Lanes(stream, batch_size, collate_fn, rank, world_size, max(1, num_workers), drop_last)
+        # Without a generator of its own, a DataLoader draws from torch's global one, which is the model's.
+        self._loader = DataLoader(
+            self._lanes,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            generator=torch.Generator(),
+            **options,
+        )
+        self._skipped_before = 0  # in the epochs before this one
+        self._begin(stream.epoch)
+        self._loaded = False
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same for all processes; fewer come where rows do not decode."""
+        rows = len(self.dataset)
+        together = self.batch_size * self.world_size
+        return rows // together if self.drop_last else -(-rows // together)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.dataset.epoch
+        if self._loaded and epoch != self._epoch:
+            raise ValueError(f"the state that was loaded belongs to epoch {self._epoch}, but the stream is at {epoch}")
+        if not self._loaded:
+            self._skipped_before = self.skipped
+            self._begin(epoch)
+        self._loaded = False
+        self._loader.generator.manual_seed(row_seed(self.dataset.seed, epoch, {"clip_id": "workers"}))
+        self._lanes.start[:-1] = torch.tensor(self._read)
+        self._lanes.start[-1] = self._next_lane
+        return self._handed_out(iter(self._loader), list(self._skipped))
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._read = [0] * self._lanes.number
+        self._skipped = [0] * self._lanes.number
+        self._next_lane = 0
+
+    def _handed_out(self, batches: Iterator[tuple[int, int, int, Any]], skipped_before: list[int]) -> Iterator[Any]:
+        for lane, read, skipped, batch in batches:
+            self._read[lane] = read
+            self._skipped[lane] = skipped_before[lane] + skipped
+            if batch is not None:
+                # A DataLoader takes one batch of each worker in turn and passes over workers that have ended.
+                self._next_lane = (lane + 1) % self._lanes.number
+                yield batch
+
+    @property
+    def skipped(self) -> int:
+        """Clips of this process that did not decode, in all epochs, up to the batch that was last handed out."""
+        return self._skipped_before + sum(self._skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process is, as JSON can hold it: after the batch that was last handed out."""
+        return {
+            "epoch": self._epoch,
+            "rows_read": list(self._read),  # of each worker
+            "rows_skipped": list(self._skipped),
+            "next_worker": self._next_lane,
+            "rows_skipped_before": self._skipped_before,
+            "layout": self._layout(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next iteration, which must be of the same epoch, goes on from `state`.
+
+        Raises:
+            ValueError: the state is of a loader that divides rows in another way, so that its position means nothing
+                here.
+        """
+        theirs, ours = state["layout"], self._layout()
+        changed = [
+            f"{name} was {theirs.get(name)!r} and is {ours[name]!r}" for name in ours if theirs.get(name) != ours[name]
+        ]
+        if changed:
+            raise ValueError(
+                f"A stream stopped in the middle of an epoch goes on only as it was divided: {'; '.join(changed)}. Set these"
+                " as they were, or resume from a checkpoint at the end of an epoch."
+            )
+        self._epoch = state["epoch"]
+        self._read = list(state["rows_read"])
+        self._skipped = list(state["rows_skipped"])
+        self._next_lane = state["next_worker"]
+        self._skipped_before = state["rows_skipped_before"]
+        self._loaded = True
+
+    def _layout(self) -> dict[str, Any]:
+        """All that decides which row comes where."""
+        stream = self.dataset
+        return {
+            "world_size": self.world_size,
+            "rank": self.rank,
+            "workers": self._lanes.number,  # none or one: the same
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "seed": stream.seed,
+            "shuffle_buffer": stream.shuffle_buffer,
+            "num_rows": stream.num_rows,
+        }
+
+
+class _Lanes(IterableDataset):
+    """What one worker of one process reads: (lane, rows read, rows skipped since the start, batch).
+
+    The last item of each has None for the batch: it tells of rows after the last batch.
+    """
+
+    def __init__(self, stream, batch_size, collate_fn, rank, world_size, number, drop_last):
+        self.stream = stream
+        self.batch_size = batch_size
+        self.collate_fn = collate_fn
+        self.rank, self.world_size = rank, world_size
+        self.number = number
+        self.drop_last = drop_last
+        # Rows that each lane has read, and the lane whose turn it is. Shared with workers that outlive an epoch.
+        self.start = torch.zeros(number + 1, dtype=torch.int64).share_memory_()
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, Any]]:
+        # Worker 0 always hands out first, so it takes the lane whose turn it is.
+        worker = get_worker_info()
+        lane = ((worker.id if worker is not None else 0) + int(self.start[-1])) % self.number
+        return self._batches(lane, int(self.start[lane]), self.stream.epoch)
+
+    def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, int, Any]]:
+        samples, skipped = [], 0
+        for sample in self.stream.decoded(self.stream.rows_at(epoch, self._places(lane, read)), epoch):
+            read += 1
+            if sample is None:
+                skipped += 1
+                continue
+            samples.append(sample)
+            if len(samples) == self.batch_size:
+                yield lane, read, skipped, self.collate_fn(samples)
+                samples = []
+        if samples and not self.drop_last:
+            yield lane, read, skipped, self.collate_fn(samples)
+        yield lane, read, skipped, None
+
+    def _places(self, lane: int, read: int) -> Iterator[int]:
+        """Where this lane's rows stand in the order of all rows, after the first `read` of them."""
+        together = self.batch_size * self.world_size
+        turns = ((lane + self.number * (n // self.batch_size), n % self.batch_size) for n in count(read))
+        places = (batch * together + self.rank + self.world_size * row for batch, row in turns)
+        rows = self.stream.num_rows
+        if self.drop_last and rows is not None:
+            return takewhile(lambda place: place < rows // together * together, places)
+        return places
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

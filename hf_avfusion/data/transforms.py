@@ -1,0 +1,138 @@
+"""One row of a benchmark to one sample: decode a window, augment it in training, and hand it to the processor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..models.media_avfusion import MediaError
+
+if TYPE_CHECKING:
+    from ..models.processing_avfusion import AVFusionProcessor
+
+logger = logging.getLogger(__name__)
+
+MODALITIES = ("video", "audio")
+
+
+class ClipTransform:
+    """Row -> {pixel_values [T, C, H, W], input_features [time, mel], has_video, has_audio, labels, clip_id}.
+
+    A track that the clip lacks, or that is not in `modalities`, is absent from the sample.
+
+    Args:
+        processor: decides windows, sizes and normalisation.
+        label_columns: one column, an integer or a list of integers (multi-label, needs `num_labels`); or several
+            integer columns, one per head, in the order of the model's `class_splits`. Empty: samples without labels.
+        mode: "train" draws the window, "eval" takes the centred one, or `num_views` spread over the clip; with several
+            views both tensors get a leading axis of views.
+        augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] on the scale 0..255, such as
+            `FrameAugmentation`; the processor then only normalises. Used in training alone.
+        num_views: windows per clip.
+        num_labels: number of classes of a multi-label column.
+        modalities: ("video", "audio") or one of them; the other track is not decoded.
+        reading: `backend`, `on_decode_error` of the media reader.
+    """
+
+    def __init__(
+        self,
+        processor: AVFusionProcessor,
+        label_columns: Sequence[str] | str = ("label",),
+        *,
+        mode: str = "eval",
+        augmentation: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
+        num_views: int = 1,
+        num_labels: int | None = None,
+        modalities: Sequence[str] = MODALITIES,
+        **reading: Any,
+    ):
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+        if augmentation is not None and mode != "train":
+            raise ValueError("augmentation is for mode='train'; evaluation sees clips as they are")
+        if not modalities or not set(modalities) <= set(MODALITIES):
+            raise ValueError(f"modalities must be 'video', 'audio' or both, got {tuple(modalities)}")
+        self.processor = processor
+        self.label_columns = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
+        self.mode = mode
+        self.augmentation = augmentation
+        self.num_views = num_views
+        self.num_labels = num_labels
+        self.modalities = tuple(name for name in MODALITIES if name in modalities)
+        self.reading = reading
+
+    def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
+        """Decodes and prepares one row.
+
+        Raises:
+            MediaError: for a clip that does not decode, or has none of the wanted tracks. ValueError: for wrong labels.
+        """
+        labels = self._labels(row)  # before the work
+        clips = self.processor.load_clip(
+            row["video"],
+            mode=self.mode,
+            num_views=self.num_views,
+            generator=generator,
+            tracks=self.modalities,
+            start=row.get("start"),
+            end=row.get("end"),
+            **self.reading,
+        )
+        for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
+            logger.warning("clip %s: %s", row["clip_id"], text)
+        present = {
+            "video": [clip.frames is not None for clip in clips],
+            "audio": [clip.waveform is not None for clip in clips],
+        }
+        for track, views in present.items():
+            if any(views) and not all(views):
+                raise MediaError(str(row["clip_id"]), f"the {track} track is missing in some of its {len(views)} views")
+        has = {track: all(views) for track, views in present.items()}
+        if not any(has.values()):
+            raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)} track")
+
+        options = {}
+        if self.augmentation is not None and has["video"]:
+            for clip in clips:
+                clip.frames = self.augmentation(clip.frames, generator)
+            options = {"do_resize": False, "do_center_crop": False}
+        tensors = self.processor.process_clips(clips, return_tensors="pt", **options)
+        sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
+        for name in ("pixel_values", "input_features"):
+            if name in tensors:
+                sample[name] = tensors[name][0] if self.num_views == 1 else tensors[name]
+        if labels is not None:
+            sample["labels"] = labels
+        return sample
+
+    def _labels(self, row: Mapping[str, Any]) -> torch.Tensor | None:
+        """long [] or [heads], or float [num_labels]."""
+        if not self.label_columns:
+            return None
+        values = []
+        for column in self.label_columns:
+            if column not in row:
+                raise ValueError(f"clip {row['clip_id']} has no column {column!r}; its columns are: {', '.join(row)}")
+            values.append(row[column])
+        if len(values) == 1 and isinstance(values[0], (list, tuple)):
+            return self._multi_hot(values[0], row)
+        if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
+            raise ValueError(
+                f"clip {row['clip_id']}: labels must be class numbers, got {dict(zip(self.label_columns, values))}"
+            )
+        return torch.tensor(values[0] if len(values) == 1 else values)
+
+    def _multi_hot(self, classes: Sequence[int], row: Mapping[str, Any]) -> torch.Tensor:
+        if self.num_labels is None:
+            raise ValueError(
+                f"the column {self.label_columns[0]!r} holds lists of classes: pass num_labels to ClipTransform"
+            )
+        wrong = [value for value in classes if not 0 <= value < self.num_labels]
+        if wrong:
+            raise ValueError(f"clip {row['clip_id']}: classes {wrong} lie outside 0..{self.num_labels - 1}")
+        labels = torch.zeros(self.num_labels)
+        labels[list(classes)] = 1.0
+        return labels

@@ -1,0 +1,32 @@
+"""`evaluate` module: Accuracy of answers by type of question (MUSIC-AVQA)."""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.metrics import question_answering_accuracy
+
+
+class QuestionAnsweringAccuracy(evaluate.Metric):
+    """`overall`, `Audio`, `Audio/Counting`, ... (`metrics.question_answering_accuracy`).
+
+    Args:
+        **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return module_info(
+            "Accuracy of answers by type of question (MUSIC-AVQA).",
+            "predictions: float [questions, answers], logits or probabilities; references: integer [questions]; "
+            "question_types: of each question the official JSON text, or a name.",
+            {
+                "predictions": datasets.List(datasets.Value("float32")),
+                "references": datasets.Value("int64"),
+                "question_types": datasets.Value("string"),
+            },
+        )
+
+    def _compute(self, predictions: Any, references: Any, question_types: Any) -> dict[str, Any]:
+        return question_answering_accuracy(predictions, references, list(question_types))

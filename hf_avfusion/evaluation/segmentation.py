@@ -1,0 +1,160 @@
+"""mIoU and F-score of sounding-object masks, by the rules of AVSBench (LAVISH reports both).
+
+The rules are those of AVSBench's published evaluation: an empty mask (no sounding object in the frame) counts in the
+mIoU, where the share of pixels rightly left empty stands for the overlap, and does not count in the F-score. Everything
+is averaged over the frames of a video first, then over videos.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+IOU_THRESHOLD = 0.5  # of the sigmoid
+IOU_EPSILON = 1e-7  # keeps the published values: intersection / (union + epsilon)
+BETA_SQUARED = 0.3  # weighs precision over recall
+# Kept in float32, as the published thresholds are: there the last one, 1 - 1e-10, is 1.
+F_THRESHOLDS = np.linspace(0.0, 1.0 - 1e-10, 255).astype(np.float32)
+
+
+class SegmentationScores(NamedTuple):
+    """The two measures of a set of videos, what they are the means of, and what was empty."""
+
+    miou: float
+    f_score: float  # NaN where no video counts
+    video_iou: NDArray[np.float64]  # [videos]
+    video_f_score: NDArray[np.float64]  # [videos], NaN for a video without a sounding object
+    empty_frames: int  # frames whose mask is empty: left out of the F-score
+    videos_without_object: list[int]  # videos all of whose masks are empty
+
+
+def frame_iou(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of each frame: sigmoid above 0.5 against the mask.
+
+    Where a mask is empty: the share of the frame's pixels that were predicted empty too.
+
+    Args:
+        logits: float `[frames, H, W]`, before the sigmoid.
+        masks: `[frames, H, W]` of 0 and 1 (or bool).
+
+    Returns:
+        float64 `[frames]`.
+
+    Raises:
+        ValueError: different shapes, no pixels, masks other than 0 and 1, or logits that are NaN.
+    """
+    probabilities, masks = _probabilities_and_masks(logits, masks)
+    predicted = probabilities > IOU_THRESHOLD
+    axes = (1, 2)
+    intersection = (predicted & masks).sum(axis=axes)
+    union = (predicted | masks).sum(axis=axes)
+    empty = ~masks.any(axis=axes)
+    intersection = np.where(empty, (~predicted).sum(axis=axes), intersection)
+    union = np.where(empty, masks.shape[1] * masks.shape[2], union)
+    return intersection / (union + IOU_EPSILON)
+
+
+def f_score_curves(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
+    """F-score of each frame that has an object, at each of 255 thresholds from 0 to 1 on the sigmoid.
+
+    F = (1 + b) P R / (b P + R) with b = beta squared = 0.3, P and R precision and recall of the pixels at or above the
+    threshold; 0 where both are 0.
+
+    Args and errors as `frame_iou`.
+
+    Returns:
+        float64 `[frames with a mask that is not empty, 255]`.
+    """
+    probabilities, masks = _probabilities_and_masks(logits, masks)
+    curves = []
+    for frame, mask in zip(probabilities, masks):
+        if not mask.any():
+            continue
+        # How many thresholds each pixel reaches; so the pixels at or above every threshold come from one histogram.
+        reached = np.searchsorted(F_THRESHOLDS, frame, side="right")
+        predicted = _at_or_above(reached.ravel())
+        hits = _at_or_above(reached[mask])
+        with np.errstate(invalid="ignore"):
+            precision, recall = hits / np.maximum(predicted, 1), hits / mask.sum()
+            score = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall)
+        curves.append(np.where(np.isnan(score), 0.0, score))
+    return np.stack(curves) if curves else np.zeros((0, len(F_THRESHOLDS)))
+
+
+def video_f_score(logits: ArrayLike, masks: ArrayLike) -> float:
+    """F-score of one video: the mean curve of its frames that have an object, at its best threshold.
+
+    NaN where no frame has an object. Arguments and errors as `frame_iou`.
+    """
+    curves = f_score_curves(logits, masks)
+    return float(curves.mean(axis=0).max()) if len(curves) else float("nan")
+
+
+def segmentation_scores(
+    logits: Iterable[ArrayLike], masks: Iterable[ArrayLike], *, empty_videos: str = "zero"
+) -> SegmentationScores:
+    """mIoU and F-score over videos, one video in memory at a time.
+
+    Args:
+        logits: of each video, float `[frames, H, W]` before the sigmoid: an array `[videos, frames, H, W]`, a list, or
+            a generator. Videos may differ in frames and size.
+        masks: of each video, `[frames, H, W]` of 0 and 1.
+        empty_videos: what a video without any object counts in the F-score: "zero", as in AVSBench's published
+            evaluation, or "skip", as its authors describe the rule (empty masks are left out).
+
+    Raises:
+        ValueError: as `frame_iou`, naming the video; no videos, or another number of masks than of logits.
+    """
+    if empty_videos not in ("zero", "skip"):
+        raise ValueError(f"empty_videos must be 'zero' or 'skip', got {empty_videos!r}.")
+    overlaps, scores, empty_frames = [], [], 0
+    missing = object()
+    remaining = iter(masks)
+    for number, video_logits in enumerate(logits):
+        video_masks = next(remaining, missing)
+        if video_masks is missing:
+            raise ValueError(f"There are masks for {number} videos only, and logits for more.")
+        try:
+            overlaps.append(float(frame_iou(video_logits, video_masks).mean()))
+            scores.append(video_f_score(video_logits, video_masks))
+        except ValueError as error:
+            raise ValueError(f"Video {number}: {error}") from error
+        empty_frames += int((~np.asarray(video_masks).astype(bool).any(axis=(1, 2))).sum())
+    if next(remaining, missing) is not missing:
+        raise ValueError(f"There are logits for {len(overlaps)} videos only, and masks for more.")
+    if not overlaps:
+        raise ValueError("There are no videos to score.")
+    per_video = np.array(scores)
+    without = np.flatnonzero(np.isnan(per_video)).tolist()
+    counted = np.nan_to_num(per_video) if empty_videos == "zero" else per_video[~np.isnan(per_video)]
+    return SegmentationScores(
+        miou=float(np.mean(overlaps)),
+        f_score=float(counted.mean()) if len(counted) else float("nan"),
+        video_iou=np.array(overlaps),
+        video_f_score=per_video,
+        empty_frames=empty_frames,
+        videos_without_object=without,
+    )
+
+
+def _at_or_above(reached: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of pixels that each reach so many thresholds: how many reach each threshold. `[255]`"""
+    counts = np.bincount(reached, minlength=len(F_THRESHOLDS) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
+
+
+def _probabilities_and_masks(logits: ArrayLike, masks: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    logits, masks = np.asarray(logits, dtype=np.float32), np.asarray(masks)
+    if logits.ndim != 3 or logits.shape != masks.shape or 0 in logits.shape:
+        raise ValueError(
+            f"Expected logits and masks of one shape [frames, H, W], got {tuple(logits.shape)} and {tuple(masks.shape)}."
+        )
+    if np.isnan(logits).any():
+        raise ValueError(f"Logits of {int(np.isnan(logits).any(axis=(1, 2)).sum())} of {len(logits)} frames are NaN.")
+    if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
+        raise ValueError(
+            f"Masks must be 0 or 1, got values from {masks.min()} to {masks.max()}; threshold a picture with mask > 0."
+        )
+    with np.errstate(over="ignore"):  # exp of a very negative logit: its sigmoid is 0, as it should be
+        return 1 / (1 + np.exp(-logits)), masks.astype(bool)

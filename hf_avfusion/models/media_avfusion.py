@@ -1,0 +1,644 @@
+"""Reads frames and sound of time windows from a media file (path, bytes, file object, URL) in one forward pass.
+
+All times are seconds on the clock of the clip, whose zero is the earlier of the starts of its two tracks. Frames are
+chosen by presentation time (the frame shown at the asked time), never by the counts that containers state. Of several
+tracks of a kind the one that FFmpeg ranks best is read (marked as default, then more data), as torchcodec does; cover
+pictures are no video.
+
+PyAV is the decoder; torchcodec can decode the pictures (`backend="torchcodec"`, or `"auto"`: where it demonstrably
+works). Sound is always read through PyAV, since it keeps the gaps that a track's timestamps state.
+"""
+
+import functools
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from .media_sources_avfusion import MediaError, MediaSource, OpenSource, one_line
+from .media_tracks_avfusion import Pictures, SeekMissed, Sound, SoundLine
+
+Backend = Literal["auto", "pyav", "torchcodec"]
+OnDecodeError = Literal["raise", "keep"]
+
+# Seeking, in s. A window that starts before NO_SEEK_BEFORE is reached by decoding from the start, which is also exacter
+# for sound. Others are sought SEEK_MARGIN before their start: room for B-frames and for codecs (Opus: 80 ms) that need a
+# run-up, with SOUND_RUN_UP samples more for those whose blocks overlap (AAC: 1024 per block). A seek that ends behind its
+# place is repeated SEEK_AGAIN earlier, then from the start. Windows further apart than ONE_PASS_GAP are reached by another
+# seek instead of decoding what lies between.
+NO_SEEK_BEFORE = 1.0
+SEEK_MARGIN = 0.25
+SOUND_RUN_UP = 3 * 1024
+SEEK_AGAIN = 10.0
+ONE_PASS_GAP = 5.0
+END_MISSING = 0.25  # s; a track that ends earlier than its header says by more than this is a truncated file
+ANTIPHASE = 1e-3  # share of energy that is left in the mean of the channels, below which to_mono warns
+
+# Containers without an index: what they tell of their duration is a guess from bit rates, so their packets are
+# scanned instead.
+GUESSED_DURATION = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What is known of a clip without decoding it whole; times in s on its clock, None where a track is missing.
+
+    `width`, `height` are those of the frames as given, after rotation (pixels; a sample aspect ratio is not applied).
+    `rotation` is how far the stored picture is turned counter-clockwise for display, 0, 90, 180 or 270 degrees; all
+    three are known after a frame has been decoded.
+    """
+
+    name: str
+    has_video: bool
+    has_audio: bool
+    duration: float
+    video_start: float | None = None
+    video_duration: float | None = None
+    audio_start: float | None = None
+    audio_duration: float | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    rotation: int = 0
+    sampling_rate: int | None = None
+    channels: int | None = None
+
+
+@dataclass
+class Clip:
+    """Decoded frames and sound of one time window.
+
+    frames: uint8 [T, 3, height, width] RGB, upright, or None. frame_times: float64 [T], the presentation times in s
+    of the frames really shown (T is smaller than asked only under on_decode_error="keep"). waveform: float32
+    [channels, samples] at its own `sampling_rate` in Hz, or None. audio_start: time in s of sample 0. warnings: what
+    was damaged, missing or filled.
+    """
+
+    frames: torch.Tensor | None
+    frame_times: torch.Tensor | None
+    waveform: torch.Tensor | None
+    sampling_rate: int | None
+    audio_start: float | None
+    info: MediaInfo
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """What to read: the frames shown at `frame_times` (s), and pieces of sound [start, end) (s) put end to end."""
+
+    frame_times: Sequence[float] | None = None
+    audio_pieces: Sequence[tuple[float, float]] | None = None
+
+
+@functools.cache
+def torchcodec_works() -> bool:
+    """Whether torchcodec decodes here; found by decoding, since without FFmpeg's libraries it imports and fails later."""
+    import av
+
+    target = io.BytesIO()
+    picture = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(32, 32, 3)
+    with av.open(target, mode="w", format="mp4") as output:
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for index in range(2):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = index
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    data = target.getvalue()
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        decoded = VideoDecoder(data, seek_mode="exact")[1]
+    except Exception:  # ImportError, OSError, RuntimeError: it has many ways not to work, and all mean the same
+        return False
+    with ClipReader(data, backend="pyav") as reader:
+        return torch.equal(reader.read([ClipRequest(frame_times=[0.04])])[0].frames[0], decoded)
+
+
+class ClipReader:
+    """An open clip, for a `with` statement: `info` is known at once, `read` gives windows. See `read_clip` for just one.
+
+    Args:
+        source: path, URL (anything fsspec opens), bytes, or binary file object (read from its start; stays open).
+        backend: "pyav", "torchcodec" (pictures only; raises MediaError where it does not work) or "auto".
+        on_decode_error: "raise" a MediaError when a part that was asked for cannot be decoded, or "keep" what comes
+            before it and say so in `Clip.warnings`.
+        name: the printable name of the source in errors.
+        threads: decoding threads; 1 is right inside data workers.
+
+    Raises:
+        MediaError: the source does not exist, is empty, is no media file, or holds neither a video nor an audio track.
+    """
+
+    def __init__(
+        self,
+        source: MediaSource,
+        *,
+        backend: Backend = "pyav",
+        on_decode_error: OnDecodeError = "raise",
+        name: str | None = None,
+        threads: int = 1,
+    ):
+        if backend not in ("auto", "pyav", "torchcodec"):
+            raise ValueError(f"backend must be 'auto', 'pyav' or 'torchcodec', not {backend!r}")
+        if on_decode_error not in ("raise", "keep"):
+            raise ValueError(f"on_decode_error must be 'raise' or 'keep', not {on_decode_error!r}")
+        self.on_decode_error = on_decode_error
+        self.threads = threads
+        self._container = None
+        self._source = OpenSource(source, name)
+        try:
+            if backend == "torchcodec" and not torchcodec_works():
+                raise MediaError(
+                    self._source.name, "backend='torchcodec' does not decode here (is FFmpeg installed?); use 'pyav'"
+                )
+            self._open()
+            self.info = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+        self._by_torchcodec = self._torchcodec_agrees() and (
+            backend == "torchcodec" or (backend == "auto" and torchcodec_works())
+        )
+        self._may_fall_back = backend == "auto" or on_decode_error == "keep"
+
+    def __enter__(self) -> "ClipReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the clip, and the source where it was opened here."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+        self._source.close()
+
+    # ---------------------------------------------------------------------------------------------- opening and header
+
+    def _open(self) -> None:
+        import av
+
+        if self._container is not None:
+            self._container.close()
+        try:
+            self._container = av.open(self._source.open())
+        except Exception as error:  # FFmpegError, and what a file object or its network library raises
+            cause = getattr(error, "strerror", None) or one_line(error)
+            raise MediaError(self._source.name, f"cannot be opened as a media file: {cause}") from error
+        streams = self._container.streams
+        attached = av.stream.Disposition.attached_pic
+        videos = [stream for stream in streams.video if not stream.disposition & attached]
+        best = streams.best("video")
+        self._video = best if best in videos else (videos[0] if videos else None)
+        self._audio = streams.best("audio")
+        for stream in (self._video, self._audio):
+            if stream is not None and stream.codec_context is None:
+                raise MediaError(self._source.name, f"there is no decoder for its {stream.type} track")
+        if self._video is not None:
+            self._video.codec_context.thread_count = self.threads
+            self._video.codec_context.thread_type = "AUTO" if self.threads != 1 else "NONE"
+        if self._audio is not None and not self._audio.codec_context.sample_rate:
+            self._audio = None  # a track that holds no sound (declared, never written)
+        if self._video is None and self._audio is None:
+            raise MediaError(self._source.name, "holds neither a video nor an audio track")
+        self._fresh = True
+
+    def _torchcodec_agrees(self) -> bool:
+        """Whether torchcodec gives the same pictures as PyAV; where not, PyAV's are given with any backend.
+
+        torchcodec 0.17 misorders the B-frames of AVI, which stores no presentation times, and misses the last pictures
+        of MPEG program streams; more than 8 bits are turned into RGB differently by different versions of FFmpeg.
+        """
+        if self._video is None or self._container.format.name in ("avi", "mpeg"):
+            return False
+        picture = self._video.codec_context.format
+        return picture is not None and all(component.bits <= 8 for component in picture.components)
+
+    def _read_header(self) -> MediaInfo:
+        video, audio = self._video, self._audio
+        tracks = [track for track in (video, audio) if track is not None]
+        extents = {track.index: _stated_extent(track) for track in tracks}
+        guessed = not GUESSED_DURATION.isdisjoint(self._container.format.name.split(","))
+        # What the header states of each track; None where the end of the track has to be believed when it comes.
+        self._stated_end = {index: None if guessed else extent[1] for index, extent in extents.items()}
+        if guessed or any(end is None for _, end in extents.values()):
+            extents = self._scan(tracks, extents)
+        zero = min(start for start, _ in extents.values())
+        self._zero = zero
+        end = max(end for _, end in extents.values())
+        video, audio = self._video, self._audio  # the scan opens the file anew
+        video_extent = extents[video.index] if video is not None else None
+        audio_extent = extents[audio.index] if audio is not None else None
+        rate = (video.average_rate or video.guessed_rate) if video is not None else None
+        return MediaInfo(
+            name=self._source.name,
+            has_video=video is not None,
+            has_audio=audio is not None,
+            duration=end - zero,
+            video_start=video_extent[0] - zero if video_extent else None,
+            video_duration=video_extent[1] - video_extent[0] if video_extent else None,
+            audio_start=audio_extent[0] - zero if audio_extent else None,
+            audio_duration=audio_extent[1] - audio_extent[0] if audio_extent else None,
+            fps=float(rate) if rate else None,
+            width=video.codec_context.width if video is not None else None,
+            height=video.codec_context.height if video is not None else None,
+            sampling_rate=audio.codec_context.sample_rate if audio is not None else None,
+            channels=audio.codec_context.channels if audio is not None else None,
+        )
+
+    def _scan(self, tracks: list, stated: dict[int, tuple[float, float | None]]) -> dict[int, tuple[float, float]]:
+        """Start and end in s of every track, from the times of its packets; nothing is decoded."""
+        ends: dict[int, float] = {}
+        lengths: dict[int, float] = {}
+        try:
+            for packet in self._container.demux(tracks):
+                if packet.pts is None and packet.dts is None:
+                    continue
+                index, clock = packet.stream.index, packet.time_base
+                time = float((packet.pts if packet.pts is not None else packet.dts) * clock)
+                length = float(packet.duration * clock) if packet.duration else 0.0
+                if time + length > ends.get(index, -math.inf):
+                    ends[index] = time + length
+                    lengths[index] = length
+        except Exception as error:
+            if not ends:
+                raise MediaError(self._source.name, f"cannot be read: {one_line(error)}") from error
+        if not ends:
+            raise MediaError(self._source.name, "its tracks hold no data")
+        extents = {}
+        for track in tracks:
+            start, stated_end = stated[track.index]
+            end = ends.get(track.index, start)
+            if track.type == "video" and not lengths.get(track.index) and track.average_rate:
+                end += 1 / float(track.average_rate)  # the last picture is shown for as long as the others
+            trusted = stated_end is not None and self._stated_end[track.index] is not None
+            extents[track.index] = (start, stated_end if trusted else max(end, start))
+        self._open()
+        return extents
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def read(self, requests: Sequence[ClipRequest]) -> list[Clip]:
+        """One Clip per request, decoded in one forward pass; only what lies far apart is reached by another seek.
+
+        At times before the first frame the first frame is given, after the last one the last. A piece of sound is cut
+        to the sample, round(length * rate) of them from round(start * rate) on, and to the extent of the track; where
+        its timestamps leave a gap, silence is put and told in `warnings`. What is asked of a track that the clip has
+        not is None. After a seek, sound is as exact as the time stamps of the container (WebM and Matroska: half a ms,
+        with Vorbis up to 11 ms), and the noise with which AAC fills bands is another one.
+
+        Raises:
+            MediaError: a part that was asked for cannot be decoded (see `on_decode_error`), or the size of the
+                pictures, the sampling rate or the number of channels changes within it.
+        """
+        for request in requests:
+            times = [*(request.frame_times or ()), *(edge for piece in request.audio_pieces or () for edge in piece)]
+            if not all(math.isfinite(time) for time in times):
+                raise ValueError(f"times must be finite numbers of seconds, got {times}")
+        self._warnings: list[str] = []
+        has_video, has_audio = self._video is not None, self._audio is not None
+        times = sorted({float(t) for r in requests for t in r.frame_times or ()}) if has_video else []
+        cuts = [self._sample_ranges(request.audio_pieces or ()) if has_audio else [] for request in requests]
+        # A short clip that wraps asks for the same piece again and again: it is decoded once.
+        sounds = {place: Sound(*place, self.info.channels) for ranges in cuts for place in ranges}
+        tick = float(self._video.time_base) if has_video else 0.0
+        pictures = Pictures(times, tolerance=min(tick / 2, 5e-4), name=self._source.name)
+        if self._by_torchcodec and times:
+            try:
+                self._read_by_torchcodec(pictures)
+            except (MediaError, RuntimeError, ValueError, IndexError) as error:
+                if not self._may_fall_back:
+                    if isinstance(error, MediaError):
+                        raise
+                    raise MediaError(self._source.name, f"torchcodec cannot decode it: {one_line(error)}") from error
+                pictures = Pictures(times, tolerance=pictures.tolerance, name=self._source.name)
+                self._warnings.clear()  # PyAV will come to the same place and say so itself
+            if self._source.shared:
+                self._open()  # torchcodec has moved the place in the file object under the open container
+        self._read_clusters(pictures, list(sounds.values()))
+        if pictures.size is not None:
+            height, width = pictures.size
+            self.info = replace(self.info, width=width, height=height, rotation=pictures.rotation)
+        return self._assemble(requests, pictures, sounds, cuts)
+
+    def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
+        """Pieces in s -> sample indices [first, last) on the clock of the clip, whose lengths sum to the rounded
+        total length.
+        """
+        rate, ranges, total = self.info.sampling_rate, [], 0.0
+        track = round(self.info.audio_start * rate), round((self.info.audio_start + self.info.audio_duration) * rate)
+        for start, end in pieces:
+            if end < start:
+                raise ValueError(f"a window of sound ends before it starts: [{start}, {end})")
+            before = round(total * rate)
+            total += end - start
+            first = round(start * rate)
+            last = first + round(total * rate) - before
+            first = min(max(first, track[0]), track[1])
+            ranges.append((first, min(max(last, first), track[1])))
+        return ranges
+
+    def _read_clusters(self, pictures: Pictures, sounds: list[Sound]) -> None:
+        rate = self.info.sampling_rate
+        spans = [(time, time) for time in pictures.times]
+        spans += [(sound.first / rate, sound.last / rate) for sound in sounds if sound.first < sound.last]
+        clusters: list[list[float]] = []
+        for start, end in sorted(spans):
+            if clusters and start - clusters[-1][1] <= ONE_PASS_GAP:
+                clusters[-1][1] = max(clusters[-1][1], end)
+            else:
+                clusters.append([start, end])
+        for start, end in clusters:
+            for back in (
+                0.0,
+                SEEK_AGAIN,
+                math.inf,
+            ):  # MPEG streams have no index: where a seek ends is seen by decoding
+                try:
+                    self._pass(pictures, sounds, max(start - back, 0.0), start, end)
+                    break
+                except SeekMissed:
+                    continue
+
+    def _pass(self, pictures: Pictures, sounds: list[Sound], place: float, start: float, end: float) -> None:
+        """Decodes forward from before `place` until everything asked for from `start` to `end` is there."""
+        import av
+
+        rate = self.info.sampling_rate
+        wanted = [s for s in sounds if s.first < s.last and start * rate - 1 <= s.first and s.last <= end * rate + 1]
+        pictures.begin(end)
+        with_video, with_audio = not pictures.reached, bool(wanted)
+        if not with_video and not with_audio:
+            return
+        margin = SEEK_MARGIN + (SOUND_RUN_UP / rate if with_audio else 0.0)
+        sought = place - margin > NO_SEEK_BEFORE
+        # With pictures in the window the seek follows them even if torchcodec has read them, so that sound is decoded from
+        # the same place: decoders of AAC fill bands with noise that depends on where they started.
+        lead = self._video if pictures.asked_in(start, end) else self._audio
+        if not self._fresh and not sought:
+            self._open()
+        self._fresh = False
+        video = self._video if with_video else None
+        audio = self._audio if with_audio else None
+        tracks = [track for track in (video, audio) if track is not None]
+        if sought:
+            try:
+                stamp = int((place - margin + self._zero) / lead.time_base)
+                self._container.seek(stamp, stream=lead, backward=True)
+            except av.FFmpegError as error:
+                raise SeekMissed from error
+        line = None
+        if with_audio:
+            line = SoundLine(wanted, rate=rate, channels=self.info.channels, sought=sought, name=self._source.name)
+        before_key = sought  # pictures before the first key picture after a seek lack what they refer to
+        error_of: dict[int, Exception] = {}
+        for packet in self._packets(tracks, error_of):
+            index = packet.stream.index
+            if index in error_of:
+                continue
+            try:
+                if with_video and index == video.index:
+                    before_key = before_key and not packet.is_keyframe
+                    if not before_key and not pictures.reached:
+                        for frame in packet.decode():
+                            pictures.offer(frame, self._time_of(frame), self._length_of(frame), sought=sought)
+                elif not line.done:
+                    for frame in packet.decode():
+                        line.offer(frame, self._time_of(frame))
+            except av.FFmpegError as error:
+                track = pictures if with_video and index == video.index else line
+                if not sought or track.end is not None:  # after a seek the first packet may be half of one
+                    error_of[index] = error
+            video_over = not with_video or pictures.reached or video.index in error_of
+            audio_over = not with_audio or line.done or audio.index in error_of
+            if video_over and audio_over:
+                break
+        if with_video and not pictures.reached:
+            self._end_of_pictures(pictures, error_of.get(video.index), sought)
+        if with_audio:
+            if not line.done:
+                self._end_of_sound(line, error_of.get(audio.index), sought)
+            self._warnings += line.warnings
+
+    def _packets(self, tracks: list, error_of: dict[int, Exception]) -> Iterator[Any]:
+        try:
+            yield from self._container.demux(tracks)
+        except Exception as error:  # the container itself is damaged, or the file object failed: no track goes on
+            for track in tracks:
+                error_of.setdefault(track.index, error)
+
+    def _time_of(self, frame: Any) -> float | None:
+        # AVI stores no presentation times; those that FFmpeg makes up are misordered around B-frames, decoding times
+        # are in order.
+        stamp = frame.dts if self._container.format.name == "avi" and frame.dts is not None else frame.pts
+        return None if stamp is None else float(stamp * frame.time_base) - self._zero
+
+    def _length_of(self, frame: Any) -> float:
+        if frame.duration:
+            return float(frame.duration * frame.time_base)
+        return 1 / self.info.fps if self.info.fps else 0.0
+
+    # ------------------------------------------------------------------------------------------------- ends and errors
+
+    def _end_of_pictures(self, pictures: Pictures, error: Exception | None, sought: bool) -> None:
+        """The track came to its end, or to damage, before every asked time had its picture."""
+        end, stated = pictures.end, self._stated_end[self._video.index]
+        if end is None and error is None:
+            if sought:
+                raise SeekMissed  # sought behind the last packet that is there
+            error = ValueError("no picture could be decoded")
+        if error is None:
+            tolerated = max(END_MISSING, 2 / self.info.fps if self.info.fps else 0.0)
+            if stated is None or stated - self._zero - end <= tolerated:
+                pictures.finish()  # a true end: the last frame stays on the screen
+                return
+        if end is not None:
+            pictures.finish(until=end)
+        if not pictures.reached:
+            given = f"{pictures.count} frames up to {end:.3f} s" if end is not None else "nothing"
+            self._trouble("video", given, pictures.last_asked, error)
+
+    def _end_of_sound(self, line: SoundLine, error: Exception | None, sought: bool) -> None:
+        """The track came to its end, or to damage, before the end of what was asked for."""
+        end, stated = line.end, self._stated_end[self._audio.index]
+        if end is None and error is None:
+            if sought:
+                raise SeekMissed
+            error = ValueError("no sound could be decoded")
+        if error is None and (stated is None or line.last_asked - end <= END_MISSING):
+            return  # a true end; asked times lie inside the extent that the header states
+        self._trouble("audio", f"sound up to {end:.3f} s" if end is not None else "nothing", line.last_asked, error)
+
+    def _trouble(self, track: str, given: str, asked: float, error: Exception | None) -> None:
+        start, length = getattr(self.info, f"{track}_start"), getattr(self.info, f"{track}_duration")
+        cause = (
+            "the file ends early (truncated?)" if error is None else getattr(error, "strerror", None) or one_line(error)
+        )
+        text = (
+            f"the {track} track ({start:.3f} to {start + length:.3f} s) is damaged: decoding gave {given} "
+            f"where it was asked for up to {asked:.3f} s: {cause}"
+        )
+        if self.on_decode_error == "raise":
+            remedy = "on_decode_error='keep' keeps what comes before the damage"
+            raise MediaError(self._source.name, f"{text}; {remedy}") from error
+        self._warnings.append(text)
+
+    # ------------------------------------------------------------------------------------------------------- results
+
+    def _assemble(
+        self,
+        requests: Sequence[ClipRequest],
+        pictures: Pictures,
+        sounds: dict[tuple[int, int], Sound],
+        cuts: list[list[tuple[int, int]]],
+    ) -> list[Clip]:
+        clips = []
+        for request, ranges in zip(requests, cuts):
+            frames = times = waveform = audio_start = None
+            if request.frame_times is not None and self._video is not None:
+                frames, times = pictures.select(request.frame_times)
+            if request.audio_pieces is not None and self._audio is not None:
+                pieces = [sounds[place] for place in ranges]
+                parts = {place: sounds[place].samples() for place in set(ranges)}
+                if pieces:
+                    waveform = torch.from_numpy(np.concatenate([parts[place] for place in ranges], axis=1))
+                    audio_start = pieces[0].begin / self.info.sampling_rate
+                else:
+                    waveform = torch.zeros(self.info.channels, 0)
+            rate = self.info.sampling_rate if waveform is not None else None
+            clips.append(Clip(frames, times, waveform, rate, audio_start, self.info, list(self._warnings)))
+        return clips
+
+    def _read_by_torchcodec(self, pictures: Pictures) -> None:
+        from torchcodec.decoders import VideoDecoder
+
+        decoder = VideoDecoder(
+            self._source.for_torchcodec(),
+            stream_index=self._video.index,
+            seek_mode="exact",
+            num_ffmpeg_threads=self.threads,
+        )
+        facts = decoder.metadata
+        begin, end = facts.begin_stream_seconds_from_content, facts.end_stream_seconds_from_content
+        stated = self._stated_end[self._video.index]
+        if (
+            stated is not None
+            and stated - end > max(END_MISSING, 2 / (self.info.fps or 8))
+            and pictures.times[-1] + self._zero >= end
+        ):
+            self._trouble(
+                "video",
+                f"{facts.num_frames_from_content} frames up to {end - self._zero:.3f} s",
+                pictures.times[-1],
+                None,
+            )
+            raise ValueError("truncated")  # what comes before is read, and warned of, by PyAV
+        last = math.nextafter(end, -math.inf)
+        asked = [min(max(time + self._zero + pictures.tolerance, begin), last) for time in pictures.times]
+        batch = decoder.get_frames_played_at(asked)
+        stamps = [time - self._zero for time in batch.pts_seconds.tolist()]
+        pictures.take(batch.data, stamps, rotation=round((facts.rotation or 0) / 90) * 90 % 360)
+
+
+def _stated_extent(track: Any) -> tuple[float, float | None]:
+    """Start and end in s that the header states of a track; its end may be missing."""
+    start = float(track.start_time * track.time_base) if track.start_time is not None else 0.0
+    if track.duration:
+        return start, start + float(track.duration * track.time_base)
+    text = track.metadata.get("DURATION", "")  # Matroska keeps it in a tag, as hours:minutes:seconds, counted from zero
+    try:
+        hours, minutes, seconds = text.split(":")
+        return start, max(start, 3600 * int(hours) + 60 * int(minutes) + float(seconds))
+    except ValueError:
+        return start, None
+
+
+def read_clip(
+    source: MediaSource,
+    *,
+    frame_times: Sequence[float] | None = None,
+    audio_window: tuple[float, float] | None = None,
+    backend: Backend = "pyav",
+    on_decode_error: OnDecodeError = "raise",
+    name: str | None = None,
+    threads: int = 1,
+) -> Clip:
+    """Frames and sound of one time window: one open, at most one seek, one forward pass over both tracks.
+
+    Args:
+        source: path, URL, bytes or binary file object.
+        frame_times: seconds, in any order, repetitions allowed; for each the frame that is shown then. None: no
+            frames are decoded.
+        audio_window: [start, end) in s; the part of it that lies inside the audio track is given, `Clip.audio_start`
+            says from where.
+            None: no sound is decoded.
+        backend, on_decode_error, name, threads: see ClipReader.
+
+    Returns:
+        A Clip; what was not asked for, or what the file has no track of, is None.
+
+    Raises:
+        MediaError: see ClipReader and its `read`.
+        ValueError: neither frames nor sound asked for, or times that are not finite.
+    """
+    if frame_times is None and audio_window is None:
+        raise ValueError("read_clip needs frame_times, audio_window or both")
+    with ClipReader(source, backend=backend, on_decode_error=on_decode_error, name=name, threads=threads) as reader:
+        pieces = None if audio_window is None else [audio_window]
+        return reader.read([ClipRequest(frame_times=frame_times, audio_pieces=pieces)])[0]
+
+
+def probe(source: MediaSource, name: str | None = None) -> MediaInfo:
+    """MediaInfo of a source; its first frame is decoded, because only frames tell how they are turned. Raises
+    MediaError.
+    """
+    with ClipReader(source, name=name) as reader:
+        if reader.info.has_video:
+            reader.read([ClipRequest(frame_times=[0.0])])
+        return reader.info
+
+
+def _antiphase_share(waveform: torch.Tensor) -> float:
+    energy = waveform.square().mean().item()
+    return 1.0 if energy < 1e-10 else waveform.mean(dim=0).square().mean().item() / energy
+
+
+def _loudest(waveform: torch.Tensor) -> torch.Tensor:
+    return waveform[waveform.square().sum(dim=1).argmax()]
+
+
+TO_MONO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda waveform: waveform.mean(dim=0),
+    "left": lambda waveform: waveform[0],
+    "max_energy": _loudest,
+}
+
+
+def to_mono(waveform: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """Waveform [channels, samples] -> [samples].
+
+    how: "mean" of all channels, as the originals do; "left", the first channel; "max_energy", the loudest channel.
+        The mean of channels
+    in opposite phase is silent: a UserWarning says so and names the other two.
+    """
+    if waveform.ndim != 2 or waveform.shape[0] == 0:
+        raise ValueError(f"to_mono takes a waveform [channels, samples], got shape {tuple(waveform.shape)}")
+    if how not in TO_MONO:
+        raise ValueError(f"how must be one of {', '.join(TO_MONO)}, not {how!r}")
+    if how == "mean" and waveform.shape[0] > 1 and waveform.shape[1] and _antiphase_share(waveform) < ANTIPHASE:
+        warnings.warn(
+            "the channels cancel: their mean is nearly silent although they are not (opposite phase); "
+            "to_mono(waveform, how='left') or how='max_energy' keeps the sound",
+            stacklevel=2,
+        )
+    return TO_MONO[how](waveform)

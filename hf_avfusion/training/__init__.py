@@ -1,0 +1,1 @@
+"""The Trainer, its arguments, and the published optimisers and schedules."""

@@ -1,0 +1,95 @@
+"""The Trainer's arguments plus the published choices it does not know: momentum SGD, warm-up in epochs with a
+cosine.
+"""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+OPTIMIZERS = ("trainer", "momentum_sgd")
+SCHEDULES = ("trainer", "warmup_cosine")
+
+
+@dataclass
+class AVTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with audio-visual defaults and the published optimiser and schedule as options.
+
+    Nothing changes unless asked for: the defaults train with AdamW (`optim`) and the Trainer's `lr_scheduler_type`.
+    MBT's released AudioSet recipe is
+
+        AVTrainingArguments(optimizer="momentum_sgd", learning_rate=0.5, schedule="warmup_cosine", warmup_epochs=2.5,
+                            num_train_epochs=50, per_device_train_batch_size=64, dataloader_drop_last=True)
+
+    with `max_grad_norm=1.0`, the Trainer's own default, and 64 the batch over all devices.
+
+    Differences of default: `remove_unused_columns` is off, because the collator needs columns that no `forward` names;
+    `label_names` is `["labels"]`.
+    Refused: `label_smoothing_factor`, because the Trainer's smoother knows neither several heads nor labels per
+        modality;
+    smoothing is a field of the model's configuration (`label_smoothing`).
+    """
+
+    optimizer: str = field(
+        default="trainer",
+        metadata={
+            "help": "`trainer`: what --optim names (AdamW by default). `momentum_sgd`: as MBT was published, with "
+            "--momentum 0.9 and no weight decay.",
+            "choices": list(OPTIMIZERS),
+        },
+    )
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of `--optimizer momentum_sgd`."})
+    schedule: str = field(
+        default="trainer",
+        metadata={
+            "help": "`trainer`: what --lr_scheduler_type names. `warmup_cosine`: as MBT was published, a linear "
+            "warm-up times a cosine that reaches 0 at the last update.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    warmup_epochs: float | None = field(
+        default=None,
+        metadata={
+            "help": "Warm-up of `--schedule warmup_cosine` in epochs, fractions allowed (published: 2.5 of 50 epochs). "
+            "Without it --warmup_steps counts."
+        },
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Off: the collator needs columns that the model's forward does not name."}
+    )
+
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"],
+        metadata={
+            "help": "What a batch must hold to be scored. By itself the Trainer would wait for every optional label too, "
+            "those that the model's forward names."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}.")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}.")
+        if self.optimizer == "momentum_sgd" and self.weight_decay != 0.0:
+            raise ValueError(
+                f"weight_decay={self.weight_decay} has no meaning with optimizer='momentum_sgd', which was published "
+                "without; set it to 0, or use optimizer='trainer' with --optim sgd and --optim_args."
+            )
+        if self.warmup_epochs is not None and self.schedule != "warmup_cosine":
+            raise ValueError(
+                "warmup_epochs belongs to schedule='warmup_cosine'; with the Trainer's schedules give warmup_steps."
+            )
+        if self.warmup_epochs is not None and self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must not be negative, got {self.warmup_epochs}.")
+        if self.remove_unused_columns:
+            raise ValueError(
+                "remove_unused_columns=True would take columns away before the collator sees them; leave it False."
+            )
+        if self.label_smoothing_factor != 0.0:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor}: set `label_smoothing` in the model's "
+                "configuration instead; it covers several heads, several labels and logits per modality."
+            )

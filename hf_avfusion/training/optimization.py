@@ -1,0 +1,65 @@
+"""The optimiser and learning-rate schedule MBT was published with, as plain PyTorch objects.
+
+Source: the released AudioSet configuration of MBT (scenic `projects/mbt`): momentum SGD, linear warm-up times a
+    cosine, gradients
+clipped to global norm 1. What differs here: scenic clips each device's gradient *before* averaging over devices,
+`transformers.Trainer` clips the averaged one (`max_grad_norm`, 1.0 by default). On one device the two are the same
+up to the 1e-6 that PyTorch adds to the norm.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def momentum_sgd(parameters: Iterable[Any], learning_rate: float, momentum: float = 0.9) -> torch.optim.SGD:
+    """v <- momentum * v + g;  p <- p - learning_rate * v: no Nesterov, no dampening, no weight decay.
+
+    Args:
+        parameters: tensors or parameter groups; a group may carry its own `lr`.
+        learning_rate: base rate; the released AudioSet recipe has 0.5 for batches of 64.
+        momentum: in [0, 1).
+    """
+    return torch.optim.SGD(
+        parameters, lr=learning_rate, momentum=momentum, dampening=0.0, weight_decay=0.0, nesterov=False
+    )
+
+
+def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> float:
+    """The published learning rate divided by the base rate, for the update numbered `step` (the first is 0).
+
+    factor(k) = min(1, k / W) * 0.5 * (1 + cos(pi * frac(max(0, k - W) / (N - W)))), k = 0 .. N - 1
+
+    The factor of update 0 is 0 when there is a warm-up. `frac` is the original's: at k = N, one past the last
+    update, the factor is back at 1.
+
+    Args:
+        step: k.
+        warmup_steps: W, not rounded: the recipe has 2.5 epochs, which is 792.5 updates at 317 updates an epoch.
+        total_steps: N.
+
+    Raises:
+        ValueError: negative `step` or `warmup_steps`, or a warm-up that leaves nothing to decay.
+    """
+    if step < 0 or warmup_steps < 0:
+        raise ValueError(f"step and warmup_steps must not be negative, got {step} and {warmup_steps}.")
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"The warm-up of {warmup_steps:g} updates does not end within the {total_steps:g} updates of the run. "
+            "Train longer or shorten it (warmup_epochs or warmup_steps)."
+        )
+    warmup = min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
+    progress = math.fmod(max(0.0, step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+    return warmup * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup_cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: float, total_steps: float) -> LambdaLR:
+    """A scheduler that sets every group's rate to its base rate times `warmup_cosine_factor`; errors as there, at
+    once.
+    """
+    warmup_cosine_factor(0, warmup_steps, total_steps)
+    return LambdaLR(optimizer, partial(warmup_cosine_factor, warmup_steps=warmup_steps, total_steps=total_steps))

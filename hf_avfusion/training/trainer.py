@@ -1,0 +1,378 @@
+"""transformers' Trainer for audio-visual clips: streams, metrics, the published optimiser, strict resuming."""
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers.trainer
+from accelerate.utils import find_batch_size
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import EvalLoopOutput, has_length
+
+from ..data.collating import AVCollator
+from ..data.loading import ClipLoader
+from ..data.streaming import ClipStream
+from ..evaluation.metrics import build_compute_metrics
+from .arguments import AVTrainingArguments
+from .optimization import momentum_sgd, warmup_cosine_schedule
+from .ranks import LevelBatches, Ranks, loss_weights
+
+
+class AVTrainer(Trainer):
+    """`transformers.Trainer` with audio-visual defaults. What it adds:
+
+    - collating: `data_collator` serves training (augmentation, mixup, modality dropout), `eval_data_collator`
+      evaluation; the default of both is a plain `AVCollator()`.
+    - streams: a `ClipStream` is read by a `ClipLoader`, which Accelerate does not wrap. Accelerate's default would
+      decode every clip on rank 0; here each process and worker decodes its own rows, each once. Processes take the same
+      number of steps: one that has run out of clips before the others goes along without weight, and a step's loss is the
+      mean over all of its clips. Other torch `IterableDataset`s are read in one process by a plain DataLoader, in
+      several by Accelerate's.
+    - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
+      with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
+      same number of processes and workers, the same batch size and stream; anything else is a ValueError.
+    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs) and
+      in the metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many
+      of them has fewer steps; with `max_steps` the next epoch then begins earlier.
+    - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
+      evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
+    - the published optimiser and schedule (`AVTrainingArguments.optimizer`, `.schedule`, `.warmup_epochs`).
+    - checkpoints: `processing_class` is saved with each; weights are loaded through `from_pretrained` and every
+      tensor must match. The Trainer's own loading ignores what it can't name, and checkpoints of models with a Hub
+      backbone are written under other names than the module's.
+
+    Args:
+        model, args, train_dataset, eval_dataset, processing_class, callbacks, ...: as for `transformers.Trainer`.
+            `processing_class` is the model's processor.
+        eval_data_collator: collator of evaluation and prediction.
+        compute_metrics: replaces the metrics chosen by problem type.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | torch.nn.Module | None = None,
+        args: AVTrainingArguments | None = None,
+        data_collator: Callable | None = None,
+        *,
+        eval_data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        **kwargs: Any,
+    ):
+        if args is None:
+            args = AVTrainingArguments()
+        if not isinstance(args, AVTrainingArguments):
+            raise TypeError(f"args must be AVTrainingArguments, got {type(args).__name__}.")
+        super().__init__(
+            model,
+            args,
+            data_collator if data_collator is not None else AVCollator(),
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
+            **kwargs,
+        )
+        self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
+        if compute_metrics is None and getattr(self.model, "config", None) is not None:
+            self.compute_metrics = build_compute_metrics(self.model.config)
+        # The model's loss is a mean over clips. Were it told `num_items_in_batch`, that would be the number of label
+        # *entries*, classes or heads times clips. So batches of a gradient accumulation count alike instead.
+        self.model_accepts_loss_kwargs = False
+        self.ranks = Ranks(self.args.process_index, self.args.world_size)
+        self._stream: ClipLoader | None = None  # of the training set
+        self._evaluated: LevelBatches | None = None
+        self._loss_weights: deque[float] = deque()
+        self._loss_weight = 1.0
+
+    # ---- data ----
+
+    def _get_dataloader(
+        self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
+    ):
+        collator = self.data_collator if is_training else self.eval_data_collator
+        # Several processes and a stream that cannot be split: Accelerate has rank 0 read it for all.
+        foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, ClipStream)
+        if not isinstance(dataset, IterableDataset) or (foreign and self.args.world_size > 1):
+            training_collator, self.data_collator = self.data_collator, collator
+            try:
+                return super()._get_dataloader(
+                    dataset, description, batch_size, sampler_fn, is_training, dataloader_key
+                )
+            finally:
+                self.data_collator = training_collator
+        workers = self.args.dataloader_num_workers
+        options = {
+            "num_workers": workers,
+            "drop_last": is_training and self.args.dataloader_drop_last,
+            "pin_memory": self.args.dataloader_pin_memory and torch.accelerator.is_available(),
+            "persistent_workers": self.args.dataloader_persistent_workers and workers > 0 and is_training,
+            "prefetch_factor": self.args.dataloader_prefetch_factor if workers > 0 else None,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context if workers > 0 else None,
+        }
+        if foreign:
+            return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
+        if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
+            raise NotImplementedError(
+                "Streams are divided among all processes, but with tensor, context or sequence parallelism some of them need"
+                " the same clips: use data parallelism (DDP, FSDP, DeepSpeed ZeRO)."
+            )
+        return ClipLoader(
+            dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
+        )
+
+    def get_train_dataloader(self):
+        dataloader = super().get_train_dataloader()
+        self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
+        self._skipped_clips = self._skipped_earlier = 0
+        return dataloader
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        # Update steps per epoch, for a warm-up given in epochs; unknown for a stream without length.
+        self._steps_per_epoch = values[1] if has_length(dataloader) else None
+        if self._stream is not None and args.max_steps > 0:
+            # As many epochs as it takes: clips that do not decode shorten them.
+            values = (sys.maxsize, *values[1:])
+        return values
+
+    def _run_epoch(self, *args, **kwargs):
+        # Told to the dataset itself: a DataLoader that Accelerate did not wrap, and the one that skips batches after
+        # a resume, do not pass it on.
+        dataset = getattr(kwargs["train_dataloader"], "dataset", None)
+        if isinstance(dataset, IterableDataset) and hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(kwargs["epoch"])
+        if self._stream is None:
+            if kwargs["resume_from_checkpoint"] and self._steps_per_epoch is None and not self.args.ignore_data_skip:
+                raise ValueError(
+                    "A stream of unknown length can't be resumed: which epoch it was in, and where, is not known. Use a"
+                    " ClipStream, or set ignore_data_skip to start the data anew."
+                )
+            return super()._run_epoch(*args, **kwargs)
+        resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
+        self._batches_taken = kwargs["steps_trained_in_current_epoch"] if resumed else 0
+        self._epoch_ended = False
+        with _nothing_skipped():
+            return super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As the Trainer's; from a `ClipStream`, all processes get equally many batches, `num_batches` or none."""
+        self._loss_weights.clear()
+        if self._stream is None:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._epoch_ended:
+            return [], None
+        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        items = None
+        if self.compute_loss_func is not None:  # it divides a sum by this
+            items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
+        batches, rows, told = self.ranks.level(batches, num_batches, (self._stream.skipped, items))
+        self._skipped_clips = self._skipped_earlier + sum(skipped for skipped, _ in told)
+        if not batches:
+            self._epoch_ended = True
+            return [], None
+        self._batches_taken += num_batches
+        if self.compute_loss_func is None:
+            self._loss_weights.extend(loss_weights(rows, self.args.process_index))
+            return batches, None
+        self._loss_weights.extend(float(own > 0) for own in rows[self.args.process_index])
+        if self.args.average_tokens_across_devices:
+            items = sum(of_rank for _, of_rank in told)
+        return batches, torch.tensor(items, device=device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._loss_weight = self._loss_weights.popleft() if self._loss_weights else 1.0
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._loss_weight = 1.0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self._loss_weight == 1.0:
+            return computed
+        if return_outputs:
+            return computed[0] * self._loss_weight, computed[1]
+        return computed * self._loss_weight
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._stream is not None and ("loss" in logs or "train_loss" in logs):
+            logs["skipped_clips"] = self._skipped_clips
+        super().log(logs, start_time)
+
+    # ---- optimiser ----
+
+    def parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser: those that decay and those that don't. Override for rates that differ
+        by layer.
+        """
+        decaying = set(self.get_decay_parameter_names(model))
+        groups = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups[name in decaying].append(parameter)
+        return [
+            {"params": groups[True], "weight_decay": self.args.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            model = self.model if model is None else model
+            groups = self.parameter_groups(model)
+            if self.args.optimizer == "momentum_sgd":
+                self.optimizer = momentum_sgd(groups, self.args.learning_rate, self.args.momentum)
+            else:
+                optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+                # Some of the Trainer's optimisers bring parameter groups of their own; those stay.
+                self.optimizer_cls_and_kwargs = optimizer_class, {"params": groups, **kwargs}
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
+            if self.args.warmup_epochs is None:
+                warmup_steps = float(self.args.get_warmup_steps(num_training_steps))
+            elif self._steps_per_epoch is None:
+                raise ValueError(
+                    "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
+                )
+            else:
+                warmup_steps = self.args.warmup_epochs * self._steps_per_epoch
+            self.lr_scheduler = warmup_cosine_schedule(
+                self.optimizer if optimizer is None else optimizer, warmup_steps, num_training_steps
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ---- evaluation ----
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        self._loss_sum, self._loss_clips, self._clips = 0.0, 0, 0
+        self._evaluated = None
+        stream = dataloader if isinstance(dataloader, ClipLoader) else None
+        if stream is not None and self.args.world_size > 1:
+            dataloader = self._evaluated = LevelBatches(stream, self.ranks)
+            self.gather_function = dataloader.gather
+        try:
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self._evaluated, self.gather_function = None, self.accelerator.gather_for_metrics
+        skipped = stream.skipped if stream is not None else 0
+        of_ranks = self.ranks.all((self._loss_sum, self._loss_clips, self._clips, skipped))
+        loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*of_ranks))
+        if loss_clips:
+            output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / loss_clips
+        if stream is not None:
+            output.metrics[f"{metric_key_prefix}_clips"] = clips
+            output.metrics[f"{metric_key_prefix}_skipped_clips"] = skipped
+            output = output._replace(num_samples=clips)
+        return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
+        self._clips += clips
+        if loss is not None and clips:
+            self._loss_sum += loss.item() * clips
+            self._loss_clips += clips
+        return loss, logits, labels
+
+    # ---- checkpoints ----
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # part of what makes a checkpoint resumable, in every process; so is this
+        if self._stream is None:
+            return
+        ended = self._epoch_ended or (self._steps_per_epoch is not None and self._batches_taken >= len(self._stream))
+        state = {
+            "batches_taken": self._batches_taken,
+            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
+            "epoch_ended": ended,
+            "skipped_clips": self._skipped_clips,  # of all processes
+            "skipped_clips_earlier": self._skipped_earlier,  # those that no process's stream counts
+            "stream": self._stream.state_dict(),
+        }
+        path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
+        path.with_suffix(".part").write_text(json.dumps(state, indent=1))
+        os.replace(path.with_suffix(".part"), path)  # a file of this name is whole
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        epoch_and_batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if self._stream is None or resume_from_checkpoint is None or self.args.ignore_data_skip:
+            return epoch_and_batches
+        # Counted by the Trainer from the number of steps, which clips that do not decode make smaller; so read instead.
+        state = _read_stream_state(resume_from_checkpoint, 0)
+        world_size, steps = state["stream"]["layout"]["world_size"], state["gradient_accumulation_steps"]
+        if not state["epoch_ended"]:
+            for name, theirs, ours in (
+                ("number of processes", world_size, self.args.world_size),
+                ("gradient_accumulation_steps", steps, self.args.gradient_accumulation_steps),
+            ):
+                if theirs != ours:
+                    raise ValueError(
+                        f"{resume_from_checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
+                        f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
+                    )
+        self._skipped_clips = state["skipped_clips"]
+        epoch = state["stream"]["epoch"]
+        if state["epoch_ended"]:
+            self._skipped_earlier = state["skipped_clips"]
+            return epoch + 1, 0
+        state = _read_stream_state(resume_from_checkpoint, self.args.process_index)
+        self._skipped_earlier = state["skipped_clips_earlier"]
+        self._stream.load_state_dict(state["stream"])
+        return epoch, state["batches_taken"]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        loaded, report = type(model).from_pretrained(
+            resume_from_checkpoint, config=model.config, dtype=model.dtype, output_loading_info=True
+        )
+        problems = {name: sorted(map(str, tensors)) for name, tensors in report.items() if tensors}
+        if problems:
+            raise ValueError(f"The checkpoint {resume_from_checkpoint} does not hold this model's weights: {problems}.")
+        model.load_state_dict(loaded.state_dict())
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
+            return super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+    """Keeps what is scored; a model's further outputs (logits per modality, hidden states) would pile up over an
+    evaluation.
+    """
+    return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:
+    path = Path(checkpoint) / f"stream_state_{rank}.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{checkpoint} has no {path.name}, which says where its stream was. Resume from a checkpoint that has one, or"
+            " set ignore_data_skip to start the data anew."
+        )
+    return json.loads(path.read_text())
+
+
+@contextmanager
+def _nothing_skipped() -> Iterator[None]:
+    """The Trainer resumes within an epoch by reading, and so decoding, what was seen. A `ClipLoader` starts at its place."""
+    skip = transformers.trainer.skip_first_batches
+    transformers.trainer.skip_first_batches = lambda dataloader, num_batches=0: dataloader
+    try:
+        yield
+    finally:
+        transformers.trainer.skip_first_batches = skip

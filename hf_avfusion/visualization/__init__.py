@@ -1,0 +1,1 @@
+"""What a model looked at and listened to."""

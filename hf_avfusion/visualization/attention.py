@@ -1,0 +1,387 @@
+"""What a two-stream model looked at: attention rollout over both modalities, and a picture of it for one clip.
+
+Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928), section 3: attention
+averaged over heads, half of it replaced by the identity for the residual branch, multiplied over layers. Showing it
+from the CLS token over image and spectrogram follows the attention maps of Nagrani et al. 2021 (arXiv:2107.00135).
+Rollout knows nothing of values, MLPs or classes: it tells where information could have come from, not what it was used
+for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_avfusion.models.configuration_mbt import temporal_sampling_indices
+from hf_avfusion.visualization.drawing import draw_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+    from hf_avfusion.models.media_avfusion import Clip, MediaSource
+
+MODALITIES = ("video", "audio")  # the order of modality_mask's columns
+
+
+@dataclass(frozen=True)
+class ModalityMaps:
+    """Relevance of every patch. A row's patches of both modalities and `rest` sum to 1.
+
+    video: float32 [B, t, h, w] (t tubelets, h x w patches), None when the model has no video stream or was given none.
+    audio: float32 [B, time_patches, mel_patches], None likewise. A modality that `modality_mask` takes away has zeros.
+    rest: float32 [B], what stays on tokens that are no patch (CLS, and the learned bottleneck itself).
+    """
+
+    video: Tensor | None
+    audio: Tensor | None
+    rest: Tensor
+
+
+def roll_back(
+    relevance: Mapping[str, Tensor],
+    bottleneck: Tensor | None,
+    attentions: Mapping[str, Sequence[Tensor]],
+    *,
+    update: str = "symmetric",
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Carry relevance from the last layer's outputs back to the first layer's inputs.
+
+    This is the rollout product over the joint space [streams' tokens, bottleneck rows], evaluated from the left: a few
+    rows times one layer's matrix at a time, so the joint matrix is never built and K rows cost O(K n^2) a layer rather
+    than O(n^3). Starting from the rows of an identity gives the whole rollout matrix.
+
+    Args:
+        relevance: per stream float [B, K, n_m], the K starting rows restricted to that stream's tokens, in the order of
+            the config's `modalities` (which matters only to a shared sequence).
+        bottleneck: float [B, K, b], the starting rows restricted to the bottleneck; None when no layer has bottleneck
+            rows.
+        attentions: per stream one tensor per layer, head-averaged [B, queries, keys], rows summing to 1. By their keys:
+            n_m - the layer is unimodal; n_m + b - bottleneck rows stand last; sum of all n_m - full self-attention over
+            the other stream's tokens followed by its own, or, where only the first stream still has a map, one shared
+            sequence.
+        update: how the streams' bottleneck copies become the next one: "symmetric" (mean), "video_first" or
+            "audio_first" (the second stream reads what the first wrote).
+
+    Returns:
+        relevance and bottleneck as given in, now over the first layer's inputs.
+
+    Raises:
+        ValueError: a layer's size fits none of these.
+    """
+    relevance = dict(relevance)
+    names = list(relevance)
+    own = {name: relevance[name].shape[-1] for name in names}
+    num_bottlenecks = 0 if bottleneck is None else bottleneck.shape[-1]
+    for layer in reversed(range(max(len(attentions[name]) for name in names))):
+        maps = {name: attentions[name][layer] for name in names if layer < len(attentions[name])}
+        keys = {name: maps[name].shape[-1] for name in maps}
+        if keys == own:
+            relevance = {name: _step(relevance[name], maps[name]) for name in names}
+        elif num_bottlenecks and keys == {name: own[name] + num_bottlenecks for name in names}:
+            relevance, bottleneck = _back_through_bottleneck(relevance, bottleneck, maps, update)
+        elif len(maps) == 1 < len(names) and set(keys.values()) == {sum(own.values())}:
+            joint = _step(torch.cat([relevance[name] for name in names], dim=-1), next(iter(maps.values())))
+            relevance = dict(zip(names, joint.split([own[name] for name in names], dim=-1)))
+        elif len(names) == 2 and keys == dict.fromkeys(names, sum(own.values())):
+            relevance = _back_through_self_attention(relevance, maps)
+        else:
+            raise ValueError(
+                f"layer {layer} attends over {keys} tokens, but the streams hold {own} and the bottleneck {num_bottlenecks}. "
+                "Supported are unimodal layers, bottleneck fusion with the bottleneck last, and full self-attention."
+            )
+    return relevance, bottleneck
+
+
+def _back_through_bottleneck(
+    relevance: dict[str, Tensor], bottleneck: Tensor, maps: dict[str, Tensor], update: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    num_bottlenecks = bottleneck.shape[-1]
+    result = {}
+    if update == "symmetric":
+        # The next bottleneck is the mean of the streams' copies, and every stream has read the same old one (MBT eq. 8,
+        # 9).
+        old = torch.zeros_like(bottleneck)
+        for name, rows in relevance.items():
+            joint = _step(torch.cat([rows, bottleneck / len(relevance)], dim=-1), maps[name])
+            result[name], read = joint.split([rows.shape[-1], num_bottlenecks], dim=-1)
+            old = old + read
+        return {name: result[name] for name in relevance}, old
+    # Chained: the stream that writes last is met first on the way back.
+    backwards = ("audio", "video") if update == "video_first" else ("video", "audio")
+    for name in (name for name in backwards if name in relevance):
+        joint = _step(torch.cat([relevance[name], bottleneck], dim=-1), maps[name])
+        result[name], bottleneck = joint.split([relevance[name].shape[-1], num_bottlenecks], dim=-1)
+    return {name: result[name] for name in relevance}, bottleneck
+
+
+def _back_through_self_attention(relevance: dict[str, Tensor], maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Queries are a stream's own tokens, keys [other, own]; the residual branch stays with the own ones.
+    carried = {name: 0.5 * rows for name, rows in relevance.items()}
+    first, second = relevance
+    for name, other in ((first, second), (second, first)):
+        attended = 0.5 * relevance[name] @ maps[name].to(relevance[name].dtype)
+        to_other, to_own = attended.split([relevance[other].shape[-1], relevance[name].shape[-1]], dim=-1)
+        carried[other] = carried[other] + to_other
+        carried[name] = carried[name] + to_own
+    return carried
+
+
+def _step(rows: Tensor, attention: Tensor) -> Tensor:
+    # Abnar & Zuidema, section 3: A <- 0.5 A + 0.5 I, the residual branch counting as much as the attention.
+    return 0.5 * rows + 0.5 * rows @ attention.to(rows.dtype)
+
+
+@contextmanager
+def eager_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode and eager attention (the only one that keeps attention weights), both put back afterwards."""
+    before = model.config._attn_implementation
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.set_attn_implementation("eager")
+        model.eval()
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def attention_rollout(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor | None], *, relevance_of: str = "prediction"
+) -> ModalityMaps:
+    """Relevance of every patch by joint attention rollout over both streams.
+
+    Args:
+        model: an `MBTForAudioVisualClassification` or `MBTModel`, any fusion, update and readout.
+        inputs: what the processor returns: pixel_values [B, T, C, H, W], input_features [B, time, mel], modality_mask
+            bool [B, 2].
+        relevance_of: whose view is told. "prediction": as the readout weighs them, the mean over the present streams'
+            CLS tokens, or over all patch tokens of the present streams where the head pools (for "max" and "sum" that
+            mean stands in for the pooling). "video" or "audio": that stream's readout alone.
+
+    Returns:
+        ModalityMaps on the CPU. The model's attention implementation and training mode are as before afterwards.
+
+    Raises:
+        ValueError: `relevance_of` names a stream that the model or a sample lacks; patches straddle frames
+            (`num_sampled_frames` with an image height that is no multiple of the patch height), so no map of them
+            exists.
+    """
+    given = {"video": inputs.get("pixel_values"), "audio": inputs.get("input_features")}
+    grids = patch_grids(model.config, inputs)
+    batch = len(given[next(iter(grids))])
+    present = torch.tensor([name in grids for name in MODALITIES]).expand(batch, -1)
+    if inputs.get("modality_mask") is not None:
+        present = present & inputs["modality_mask"].cpu().bool()
+    if relevance_of != "prediction" and (
+        relevance_of not in MODALITIES or not present[:, MODALITIES.index(relevance_of)].all()
+    ):
+        raise ValueError(
+            f'`relevance_of` must be "prediction" or a stream that model and samples have, got {relevance_of!r} with '
+            f"{list(grids)} in use and modality_mask {present.tolist()} (video, audio)."
+        )
+    maps = {name: torch.zeros(batch, *grid) for name, grid in grids.items()}
+    rest = torch.zeros(batch)
+    # A missing track is left out rather than masked: MBT gives the same result, and every attention map is the one
+    # used.
+    for pattern in present.unique(dim=0):
+        index = (present == pattern).all(dim=1).nonzero().flatten()
+        streams = [name for name in model.config.modalities if pattern[MODALITIES.index(name)]]
+        with eager_evaluation(model), _heads_averaged(model), torch.no_grad():
+            outputs = model(
+                pixel_values=given["video"][index] if "video" in streams else None,
+                input_features=given["audio"][index] if "audio" in streams else None,
+                output_attentions=True,
+            )
+        weights = {"video": outputs.attentions, "audio": outputs.audio_attentions}
+        attentions = {name: [layer.float().mean(dim=1) for layer in weights[name] or ()] for name in streams}
+        patches, rest[index] = _patch_relevance(model.config, attentions, grids, relevance_of)
+        for name in streams:
+            maps[name][index] = patches[name]
+    return ModalityMaps(maps.get("video"), maps.get("audio"), rest)
+
+
+def _patch_relevance(
+    config: PreTrainedConfig, attentions: dict[str, list[Tensor]], grids: dict[str, torch.Size], relevance_of: str
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One forward pass's head-averaged attentions -> maps [B, *grid] of each stream and the rest [B]."""
+    cls = int(config.readout == "token")
+    batch, device = len(next(iter(attentions.values()))[0]), next(iter(attentions.values()))[0].device
+    start = {}
+    for name in attentions:
+        start[name] = torch.zeros(batch, 1, cls + grids[name].numel(), device=device)
+        if relevance_of in ("prediction", name):
+            start[name][..., : cls or None] = 1
+    total = sum(rows.sum(dim=-1, keepdim=True) for rows in start.values())
+    start = {name: rows / total for name, rows in start.items()}
+    bottleneck = torch.zeros(batch, 1, config.num_bottleneck_rows, device=device) if config.uses_bottleneck else None
+    relevance, _ = roll_back(start, bottleneck, attentions, update=config.bottleneck_update)
+    patches = {name: relevance[name][:, 0, cls:].cpu() for name in attentions}
+    rest = 1 - sum(values.sum(dim=-1) for values in patches.values())
+    return {name: values.unflatten(-1, grids[name]) for name, values in patches.items()}, rest
+
+
+@contextmanager
+def _heads_averaged(model: PreTrainedModel) -> Iterator[None]:
+    """Keep the mean over heads of each layer's maps only: MBT-Base at 32 frames would otherwise hold 5.7 GB a clip."""
+
+    def average(module: nn.Module, args: tuple, output: tuple) -> tuple:
+        return tuple(
+            value.mean(dim=1, keepdim=True) if isinstance(value, Tensor) and value.dim() == 4 else value
+            for value in output
+        )
+
+    # Before the recorder's own hooks, which keep what they see.
+    handles = [layer.register_forward_hook(average, prepend=True) for layer in model.base_model.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def patch_grids(config: PreTrainedConfig, inputs: Mapping[str, Tensor | None]) -> dict[str, torch.Size]:
+    """Patch grid of each stream that the model has and the inputs feed: video (t, h, w), audio (time, mel).
+
+    Raises ValueError where the inputs feed no stream of the model, or patches straddle frames.
+    """
+    patch_height, patch_width = config.patch_hw
+    grids = {}
+    pixels, features = inputs.get("pixel_values"), inputs.get("input_features")
+    if "video" in config.modalities and pixels is not None:
+        frames, height, width = pixels.shape[1], *pixels.shape[-2:]
+        if config.num_sampled_frames is not None:
+            if height % patch_height:
+                raise ValueError(
+                    f"With `num_sampled_frames` and a frame height of {height}, no multiple of the patch height "
+                    f"{patch_height}, patches straddle frames as in the original: no map of them over frames exists."
+                )
+            frames = len(temporal_sampling_indices(frames, config.num_sampled_frames))
+        grids["video"] = torch.Size((frames // config.tubelet_size, height // patch_height, width // patch_width))
+    if "audio" in config.modalities and features is not None:
+        time, mel = features.shape[-2:]
+        grids["audio"] = torch.Size((time // patch_height, mel // patch_width))
+    if not grids:
+        raise ValueError(
+            f"The inputs feed no stream of this model ({', '.join(config.modalities)}): got {sorted(inputs)}."
+        )
+    return grids
+
+
+def explain(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    source: MediaSource,
+    *,
+    path: str | os.PathLike | None = None,
+    head: str | None = None,
+    top_k: int = 3,
+    relevance_of: str = "prediction",
+    **reading: Any,
+) -> dict[str, Any]:
+    """Predict one media file and show what the prediction could draw on.
+
+    Args:
+        model: an `MBTForAudioVisualClassification`.
+        processor: its `MBTProcessor`.
+        source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
+        path: where to write the PNG; None writes none.
+        head: for a model with `class_splits`, the one head to tell; None tells all. Relevance is the same for every
+            head, rollout knows no classes.
+        top_k: labels returned per head; the picture names the best one.
+        relevance_of: see `attention_rollout`.
+        reading: further arguments of `processor.load_clip` (backend=, policy=, on_decode_error=).
+
+    Returns:
+        dict with `predictions` {head name: [{"label", "score"}, best first]} (the name is "label" without
+        `class_splits`; scores are softmax probabilities, sigmoid ones for multi-label models), `maps` (ModalityMaps, B
+        = 1), `clip` (the decoded Clip) and `path`.
+
+    Raises:
+        ValueError: `head` names no head of the model; MediaError: the file cannot be read.
+    """
+    heads = [name for name, _, _ in _heads(model.config)]
+    if head is not None and head not in heads:
+        raise ValueError(f"`head` must be one of {', '.join(map(repr, heads))}, got {head!r}.")
+    tracks = tuple(name for name in MODALITIES if name in model.config.modalities)
+    (clip,) = processor.load_clip(source, tracks=tracks, **reading)
+    features = processor.process_clips([clip], return_tensors="pt")
+    # One clip: a track that it lacks is simply not there.
+    inputs = {name: features[name].to(model.device) for name in ("pixel_values", "input_features") if name in features}
+    with eager_evaluation(model), torch.no_grad():
+        logits = model(**inputs).logits[0].float().cpu()
+    predictions = {
+        name: best for name, best in _predictions(model.config, logits, top_k).items() if head in (None, name)
+    }
+    maps = attention_rollout(model, inputs, relevance_of=relevance_of)
+    if path is not None:
+        _draw_clip(model.config, processor, clip, inputs, maps, predictions, path)
+    return {"predictions": predictions, "maps": maps, "clip": clip, "path": path}
+
+
+def _heads(config: PreTrainedConfig) -> list[tuple[str, int, int]]:
+    """Name, first and last + 1 logit of every head."""
+    if not config.class_splits:
+        return [("label", 0, config.num_labels)]
+    ends = list(accumulate(config.class_splits.values()))
+    return [(name, end - size, end) for (name, size), end in zip(config.class_splits.items(), ends)]
+
+
+def _predictions(config: PreTrainedConfig, logits: Tensor, top_k: int) -> dict[str, list[dict[str, Any]]]:
+    predictions = {}
+    for name, first, end in _heads(config):
+        own = logits[first:end]
+        scores = own.sigmoid() if config.problem_type == "multi_label_classification" else own.softmax(dim=0)
+        best = scores.topk(min(top_k, len(scores)))
+        predictions[name] = [
+            {"label": config.id2label[first + int(index)], "score": float(score)}
+            for score, index in zip(best.values, best.indices)
+        ]
+    return predictions
+
+
+def _draw_clip(
+    config: PreTrainedConfig,
+    processor: ProcessorMixin,
+    clip: Clip,
+    inputs: Mapping[str, Tensor],
+    maps: ModalityMaps,
+    predictions: Mapping[str, list[dict[str, Any]]],
+    path: str | os.PathLike,
+) -> None:
+    frames = times = spectrogram = None
+    if maps.video is not None:
+        # The same crop as the model saw, still as pixels.
+        crop = processor.video_processor([clip.frames], do_rescale=False, do_normalize=False, return_tensors="pt")
+        frames, times = crop["pixel_values"][0], clip.frame_times
+        if config.num_sampled_frames is not None:
+            kept = torch.as_tensor(temporal_sampling_indices(len(frames), config.num_sampled_frames))
+        else:
+            kept = torch.arange(maps.video.shape[1] * config.tubelet_size)  # a remainder of frames is not looked at
+        frames, times = frames[kept], times[kept].tolist()
+    if maps.audio is not None:
+        spectrogram = inputs["input_features"][0].cpu()
+    extractor = processor.feature_extractor
+    parts = []
+    for name, best in predictions.items():
+        told = f"{best[0]['label']} {best[0]['score']:.0%}"
+        parts.append(told if name == "label" else f"{name}: {told}")
+    draw_attention(
+        path,
+        frames=frames,
+        video_map=None if maps.video is None else maps.video[0],
+        times=times,
+        spectrogram=spectrogram,
+        audio_map=None if maps.audio is None else maps.audio[0],
+        hop=extractor.hop_length / extractor.sampling_rate,
+        audio_start=clip.audio_start or 0.0,
+        patch_size=config.patch_hw,
+        title="     ".join(parts),
+    )

@@ -1,0 +1,248 @@
+"""The scenic converter on files written here: both spellings, both nestings, strictness, the command line, hostile input."""
+
+import json
+import re
+import subprocess
+import sys
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+
+from hf_avfusion import MBTConfig, MBTForAudioVisualClassification
+from hf_avfusion.conversion.flax import ConversionError, read_train_state
+from hf_avfusion.conversion.mbt import convert_mbt, load_mbt, main, mbt_rules
+
+CONFIG = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "image_size": 16,
+    "patch_size": 8,
+    "num_frames": 4,
+    "num_mel_bins": 16,
+    "spectrogram_length": 24,
+    "fusion_layer": 1,
+    "num_labels": 3,
+}
+
+
+def encode(array: np.ndarray, dtype: str | None = None, data: bytes | None = None) -> msgpack.ExtType:
+    payload = [array.shape, dtype or array.dtype.name, array.tobytes() if data is None else data]
+    return msgpack.ExtType(1, msgpack.packb(payload, use_bin_type=True))
+
+
+def nest(flat: dict) -> dict:
+    tree: dict = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def flax_params(model: MBTForAudioVisualClassification) -> dict[str, np.ndarray]:
+    """The inverse of the converter, written from the spec's table: head axes split, kernels transposed."""
+    config, state, params = model.config, model.state_dict(), {}
+    heads, head = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    for path, (name, _) in mbt_rules(config).items():
+        value = state[name].numpy()
+        if path.endswith("/kernel") and any(f"/{part}/" in path for part in ("query", "key", "value")):
+            value = value.T.reshape(-1, heads, head)
+        elif path.endswith("/bias") and any(f"/{part}/" in path for part in ("query", "key", "value")):
+            value = value.reshape(heads, head)
+        elif path.endswith("/out/kernel"):
+            value = value.T.reshape(heads, head, -1)
+        elif path.endswith("/kernel") and value.ndim > 2:
+            value = np.moveaxis(value, (0, 1), (-1, -2))
+        elif path.endswith("/kernel"):
+            value = value.T
+        params[path] = np.ascontiguousarray(value)
+    return params
+
+
+def random_model(**fields) -> MBTForAudioVisualClassification:
+    torch.manual_seed(0)
+    model = MBTForAudioVisualClassification(MBTConfig(**{**CONFIG, **fields})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+    return model
+
+
+def write(path, params: dict, nesting: str = "optimizer") -> None:
+    tree = nest({name: encode(value) if isinstance(value, np.ndarray) else value for name, value in params.items()})
+    trees = {
+        "optimizer": {"optimizer": {"target": tree, "state": {"step": 3}}, "global_step": 3, "model_state": {}},
+        "params": {"params": tree},
+        "params_params": {"params": {"params": tree}, "global_step": encode(np.int32(3)[None])},
+    }
+    path.write_bytes(msgpack.packb(trees[nesting], use_bin_type=True))
+
+
+@pytest.mark.parametrize("nesting", ["optimizer", "params", "params_params"])
+@pytest.mark.parametrize("suffix", ["_spectrogram", "_spec"])
+@pytest.mark.parametrize("fields", [{}, {"readout": "mean", "share_encoder": True}])
+def test_files_of_every_shape_convert(tmp_path, nesting, suffix, fields):
+    model = random_model(**fields)
+    params = {name.replace("_spectrogram", suffix): value for name, value in flax_params(model).items()}
+    write(tmp_path / "checkpoint_3", params, nesting)
+    known = {"image_size": 16, "num_mel_bins": 16, "fusion_layer": 1, **fields}
+    loaded = load_mbt(tmp_path / "checkpoint_3", known)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    inputs = torch.rand(2, 4, 3, 16, 16), torch.rand(2, 24, 16)
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs).logits, model(*inputs).logits)
+
+
+def test_single_modality_files_are_recognised(tmp_path):
+    for modality in ("audio", "video"):
+        model = random_model(modalities=(modality,))
+        write(tmp_path / modality, flax_params(model))
+        loaded = load_mbt(tmp_path / modality, {"image_size": 16, "num_mel_bins": 16})
+        assert loaded.config.modalities == (modality,)
+        assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+
+
+def test_bfloat16_and_chunked_arrays(tmp_path):
+    model = random_model()
+    params = flax_params(model)
+    tree = {name: encode(value) for name, value in params.items()}
+    halves = params["output_projection/bias"].astype(np.float32).view(np.uint32) >> 16
+    tree["output_projection/bias"] = encode(halves, "bfloat16", halves.astype("<u2").tobytes())
+    kernel = params["embedding/kernel"]
+    flat = kernel.ravel()
+    tree["embedding/kernel"] = {
+        "__msgpack_chunked_array__": True,
+        "shape": {str(i): size for i, size in enumerate(kernel.shape)},
+        "chunks": {"0": encode(flat[:100]), "1": encode(flat[100:])},
+    }
+    path = tmp_path / "checkpoint"
+    path.write_bytes(msgpack.packb({"params": nest(tree)}))
+    loaded = load_mbt(path, {"image_size": 16, "num_mel_bins": 16, "fusion_layer": 1})
+    expected = (halves << 16).view(np.float32)
+    assert np.array_equal(loaded.classifier.bias.detach().numpy(), expected)
+    assert not np.array_equal(expected, params["output_projection/bias"])  # the truncation was there to see
+    name = "mbt.video_embeddings.patch_embeddings.projection.weight"
+    assert torch.equal(loaded.state_dict()[name], model.state_dict()[name])
+
+
+def test_every_mismatch_is_named():
+    model = random_model()
+    params = flax_params(model)
+    extra = {**params, "Transformer/surprise/kernel": np.zeros(2)}
+    with pytest.raises(ConversionError, match=r"without a place.*Transformer/surprise/kernel"):
+        convert_mbt(extra, model.config)
+    fewer = {name: value for name, value in params.items() if name != "clsspectrogram"}
+    with pytest.raises(ConversionError, match=r"missing.*clsspectrogram"):
+        convert_mbt(fewer, model.config)
+    wrong = {**params, "bottleneck": np.zeros((1, 9, 16), np.float32)}
+    with pytest.raises(ConversionError, match=r"bottleneck gives \(1, 9, 16\)"):
+        convert_mbt(wrong, model.config)
+    both = {**params, "embedding_spec/bias": params["embedding_spectrogram/bias"]}
+    with pytest.raises(ConversionError, match="both spellings"):
+        convert_mbt(both, model.config)
+
+
+def test_unused_bottleneck_of_the_original_is_dropped():
+    model = random_model(fusion_layer=2)
+    params = {**flax_params(model), "bottleneck": np.zeros((1, 5, 16), np.float32)}
+    assert set(convert_mbt(params, model.config)) == set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a Flax MessagePack"),
+        (b"hello", "not a Flax MessagePack|holds a"),
+        (msgpack.packb({"opt": 1}), "no `optimizer/target`"),
+        (msgpack.packb({"params": {}}), "empty"),
+        (msgpack.packb([1, 2]), "holds a list"),
+        (msgpack.packb({"params": {"a": msgpack.ExtType(9, b"x")}}), "unknown extension type 9"),
+        (msgpack.packb({"params": {"a": encode(np.zeros(2), "object")}}), "object"),
+        (msgpack.packb({"params": {"a": encode(np.zeros(2)[None].repeat(1, 0), None, b"12345678")}}), "cannot reshape"),
+    ],
+)
+def test_hostile_files_end_in_one_error_naming_the_file(tmp_path, content, message):
+    path = tmp_path / "checkpoint"
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match=message) as error:
+        read_train_state(path)
+    assert str(path) in str(error.value)
+
+
+def test_command_line_writes_a_folder_that_loads(tmp_path):
+    model = random_model()
+    write(tmp_path / "checkpoint_100", flax_params(model))
+    known = {"image_size": 16, "num_mel_bins": 16, "fusion_layer": 1, "id2label": {"0": "dog", "1": "cat", "2": "rain"}}
+    (tmp_path / "config.json").write_text(json.dumps(known))
+    command = [sys.executable, "-m", "hf_avfusion.conversion.mbt", "--checkpoint", str(tmp_path / "checkpoint_100")]
+    command += ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fusion bottleneck from layer 1 of 2" in done.stdout
+    loaded = MBTForAudioVisualClassification.from_pretrained(tmp_path / "out")
+    assert loaded.config.id2label == {0: "dog", 1: "cat", 2: "rain"}
+    assert torch.equal(loaded.mbt.bottleneck, model.mbt.bottleneck)
+    (tmp_path / "config.json").write_text(json.dumps({**known, "num_bottleneck_tokens": 7}))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "bottleneck gives (1, 5, 16)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"fusion_layr": 1}, r"fields that MBTConfig does not have: \['fusion_layr'\]"),
+        ({"fusion_layer": 7}, "`fusion_layer` must lie between 0"),
+        ([1], "holds a JSON list"),
+        ({"classifier": "gap", "hidden_size": 16}, r"scenic config lacks \['mlp_dim', 'num_classes', .*'spec_time'\]"),
+        ({"classifier": "0"}, "has no counterpart"),
+        ({"classifier": "gap", "modality_fusion": ["flow"]}, "has no counterpart"),
+    ],
+)
+def test_command_line_names_what_is_wrong_with_the_config(tmp_path, capsys, config, message):
+    if isinstance(config, dict) and "classifier" in config and "hidden_size" not in config:
+        scenic = {
+            "hidden_size": 16,
+            "num_heads": 2,
+            "mlp_dim": 24,
+            "num_layers": 2,
+            "num_classes": 3,
+            "patches": [8, 8, 2],
+        }
+        config = {**scenic, "spec_time": 24, "spec_freq": 16, **config}
+    elif isinstance(config, dict) and "classifier" not in config:
+        config = {"image_size": 16, "num_mel_bins": 16, **config}
+    write(tmp_path / "checkpoint", flax_params(random_model()))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    paths = {"checkpoint": tmp_path / "checkpoint", "config": tmp_path / "config.json", "output": tmp_path / "out"}
+    with pytest.raises(SystemExit) as stopped:
+        main([part for name, path in paths.items() for part in (f"--{name}", str(path))])
+    assert stopped.value.code in (1, 2)
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scenic_fields_are_understood_bare_and_nested(tmp_path):
+    model = random_model()
+    write(tmp_path / "checkpoint", flax_params(model))
+    scenic = {
+        "hidden_size": 16,
+        "num_heads": 2,
+        "mlp_dim": 24,
+        "num_layers": 2,
+        "num_classes": 3,
+        "classifier": "token",
+    }
+    scenic |= {"patches": {"size": [8, 8, 2]}, "modality_fusion": ["spectrogram", "rgb"], "fusion_layer": 1}
+    scenic |= {"use_bottleneck": True, "num_frames": 4, "height": 16, "width": 16, "spec_time": 24, "spec_freq": 16}
+    for config in (scenic, {"case": "x", "config": scenic}):
+        loaded = load_mbt(tmp_path / "checkpoint", config)
+        assert torch.equal(loaded.mbt.bottleneck, model.mbt.bottleneck)
+        assert loaded.config.fusion_layer == 1

@@ -1,0 +1,137 @@
+"""Batches: what is missing stays missing, mixed labels follow the mixed inputs, and randomness follows the rows."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_avfusion.data.augmentation import SpecAugment
+from hf_avfusion.data.collating import AVCollator
+
+
+def samples(tracks, labels=None, seeds=True):
+    """One sample per entry of `tracks` ("av", "a" or "v"); values tell the sample's number."""
+    made = []
+    for number, has in enumerate(tracks):
+        sample = {"clip_id": f"clip-{number}", "has_video": "v" in has, "has_audio": "a" in has}
+        if "v" in has:
+            sample["pixel_values"] = torch.full((2, 3, 4, 4), number + 1.0)
+        if "a" in has:
+            sample["input_features"] = torch.full((10, 8), number + 1.0)
+        sample["labels"] = torch.tensor(number % 3) if labels is None else labels[number]
+        if seeds:
+            sample["seed"] = 1000 + number
+        made.append(sample)
+    return made
+
+
+def test_plain_batch_has_no_mask():
+    batch = AVCollator()(samples(["av"] * 3))
+    assert set(batch) == {"pixel_values", "input_features", "labels"}
+    assert batch["pixel_values"].shape == (3, 2, 3, 4, 4)
+    assert batch["input_features"].shape == (3, 10, 8)
+    assert batch["labels"].tolist() == [0, 1, 2]
+    assert AVCollator(mask_always=True)(samples(["av"]))["modality_mask"].tolist() == [[True, True]]
+
+
+def test_missing_tracks():
+    batch = AVCollator()(samples(["av", "a", "v"]))
+    assert batch["modality_mask"].tolist() == [[True, True], [False, True], [True, False]]
+    assert batch["modality_mask"].dtype == torch.bool
+    assert batch["pixel_values"][1].abs().sum() == 0
+    assert batch["pixel_values"][2].mean() == 3
+    alone = AVCollator()(samples(["a", "a"]))
+    assert set(alone) == {"input_features", "labels"}
+    with pytest.raises(ValueError, match=r"neither video nor audio: clip-1"):
+        AVCollator()(samples(["av", ""]))
+
+
+def test_views_and_heads_keep_their_axes():
+    given = samples(["av", "av"], labels=[torch.tensor([0, 2]), torch.tensor([1, 1])])
+    for sample in given:
+        sample["input_features"] = sample["input_features"].expand(4, 10, 8)
+    batch = AVCollator(spec_augment=SpecAugment(freq_mask_max_bins=4))(given)
+    assert batch["input_features"].shape == (2, 4, 10, 8)
+    assert batch["labels"].tolist() == [[0, 2], [1, 1]]
+
+
+def test_unequal_shapes_name_the_clips():
+    given = samples(["av", "av"])
+    given[1]["input_features"] = torch.zeros(9, 8)
+    with pytest.raises(ValueError, match=r"input_features of one batch.*clip-0, clip-1"):
+        AVCollator()(given)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["av", "a", "v"]), min_size=1, max_size=6), st.booleans())
+def test_mixup_mixes_labels_as_it_mixes_inputs(tracks, per_modality):
+    batch = AVCollator(mixup_alpha=0.5, mixup_per_modality=per_modality, num_labels=7)(
+        samples(tracks, labels=[torch.tensor(number) for number in range(len(tracks))])
+    )
+    count = len(tracks)
+    audio_labels = batch.get("audio_labels", batch["labels"])
+    for number, has in enumerate(tracks):
+        partner = count - 1 - number
+        values = {"v": ("pixel_values", batch["labels"]), "a": ("input_features", audio_labels)}
+        for track, (name, labels) in values.items():
+            if track not in has or name not in batch:
+                continue
+            weight = labels[number, number].item() if number != partner else 1.0
+            expected = weight * (number + 1) + (1 - weight) * (partner + 1)
+            assert batch[name][number].mean().item() == pytest.approx(expected, abs=1e-4)
+            if has != tracks[partner]:
+                assert weight == 1.0  # filler must not leak into a clip
+        assert batch["labels"][number].sum().item() == pytest.approx(1.0)
+    assert ("audio_labels" in batch) == (per_modality and {"pixel_values", "input_features"} <= set(batch))
+
+
+def test_mixup_of_multi_hot_labels_and_refusals():
+    multi = [torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]
+    batch = AVCollator(mixup_alpha=0.3)(samples(["av", "av"], labels=multi))
+    weight = batch["labels"][0, 0].item()
+    assert batch["labels"][0].tolist() == pytest.approx([weight, weight, 1 - weight])
+    heads = [torch.tensor([0, 1]), torch.tensor([1, 0])]
+    with pytest.raises(ValueError, match="several heads"):
+        AVCollator(mixup_alpha=0.3, num_labels=4)(samples(["av", "av"], labels=heads))
+    with pytest.raises(ValueError, match="num_labels"):
+        AVCollator(mixup_alpha=0.3)(samples(["av", "av"]))
+    with pytest.raises(ValueError, match="needs labels"):
+        AVCollator(mixup_alpha=0.3)([{k: v for k, v in samples(["av"])[0].items() if k != "labels"}])
+
+
+def test_modality_dropout_never_takes_both_and_never_the_only_one():
+    counts = torch.zeros(2)
+    for start in range(40):
+        given = samples(["av"] * 20 + ["a", "v"])
+        for number, sample in enumerate(given):
+            sample["seed"] = 100 * start + number
+        mask = AVCollator(modality_dropout=(0.2, 0.3))(given)["modality_mask"]
+        assert mask.any(dim=1).all()
+        assert mask[20:].tolist() == [[False, True], [True, False]]
+        counts += (~mask[:20]).sum(dim=0)
+    assert counts.div(800).tolist() == pytest.approx([0.2, 0.3], abs=0.05)
+    all_gone = AVCollator(modality_dropout=1.0)(samples(["av"] * 50))["modality_mask"]
+    assert (all_gone.sum(dim=1) == 1).all()
+    assert 10 < all_gone[:, 0].sum() < 40
+    for wrong in (1.5, (0.7, 0.7), (-0.1, 0.0)):
+        with pytest.raises(ValueError, match="modality_dropout"):
+            AVCollator(modality_dropout=wrong)
+
+
+def test_randomness_follows_the_rows_not_the_collator():
+    def batch(collator, rows):
+        return collator(rows)["input_features"]
+
+    def make():
+        return AVCollator(spec_augment=SpecAugment(freq_mask_max_bins=8), mixup_alpha=0.5, num_labels=3)
+
+    first, second = make(), make()
+    rows = samples(["av"] * 4)
+    batch(first, samples(["av"] * 3))  # what came before does not matter
+    assert torch.equal(batch(first, rows), batch(second, rows))
+    assert not torch.equal(batch(first, rows), batch(first, list(reversed(rows))).flip(0))
+    # Without seeds the collator's own generator goes on.
+    bare = samples(["av"] * 4, seeds=False)
+    drawn = [batch(first, bare) for _ in range(4)]
+    assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
+    assert torch.equal(drawn[0], batch(make(), bare))

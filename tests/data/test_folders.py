@@ -1,0 +1,182 @@
+"""Folders of clips: every layout gives the same rows, and what is wrong is named with its file and line."""
+
+import logging
+
+import datasets
+import pytest
+
+from hf_avfusion.data.folders import load_folder
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not decoded here")
+    return path
+
+
+def classes(root, counts, suffix="mp4"):
+    for name, count in counts.items():
+        for number in range(count):
+            touch(root / name / f"{number:02d}.{suffix}")
+
+
+def ids(rows):
+    return list(rows["clip_id"])
+
+
+def test_class_folders_are_divided_once_and_by_class(tmp_path):
+    classes(tmp_path, {"dog": 10, "cat": 5, "bird": 2})
+    train, test = load_folder(tmp_path, "train"), load_folder(tmp_path, "test")
+    assert set(ids(train)).isdisjoint(ids(test))
+    assert len(train) + len(test) == 17
+    assert train.features["label"].names == test.features["label"].names == ["bird", "cat", "dog"]
+    assert isinstance(train.features["video"], datasets.Video)
+    held = [row["clip_id"].split("/")[0] for row in test]
+    assert {name: held.count(name) for name in ("bird", "cat", "dog")} == {"bird": 1, "cat": 1, "dog": 2}
+    for row in test:
+        assert row["video"]["bytes"] is None
+        assert row["video"]["path"] == str(tmp_path / row["clip_id"])
+        assert train.features["label"].int2str(row["label"]) == row["clip_id"].split("/")[0]
+        assert row["start"] is None
+        assert row["end"] is None
+    assert ids(load_folder(tmp_path, "test")) == ids(test)
+    assert ids(load_folder(tmp_path, "validation")) == ids(test)
+    assert any(ids(load_folder(tmp_path, "test", seed=seed)) != ids(test) for seed in (1, 2, 3))
+    assert len(load_folder(tmp_path, "test", holdout=0.5)) == 8
+
+
+def test_split_folders(tmp_path):
+    classes(tmp_path / "train", {"dog": 2, "cat": 1})
+    classes(tmp_path / "val", {"dog": 1})
+    assert ids(load_folder(tmp_path, "validation")) == ["val/dog/00.mp4"]
+    assert load_folder(tmp_path, "validation").features["label"].names == ["cat", "dog"]
+    assert len(load_folder(tmp_path)) == 3
+    with pytest.raises(ValueError, match=r"no split 'test'; it has: train, validation"):
+        load_folder(tmp_path, "test")
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_folder(tmp_path, "all")
+    classes(tmp_path / "val", {"cow": 1})
+    with pytest.raises(ValueError, match=r"no clip in 'train': \['cow'\]"):
+        load_folder(tmp_path, "validation")
+
+
+def test_csv_with_segments_keeps_a_file_on_one_side(tmp_path):
+    lines = ["file,label,start,end"]
+    for number in range(10):
+        touch(tmp_path / "clips" / f"{number}.mkv")
+        lines += [f"clips/{number}.mkv,{'ab'[number % 2]},0,2.5", f"clips/{number}.mkv,{'ab'[number % 2]},2.5,"]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(lines) + "\n")
+    train, test = load_folder(table), load_folder(tmp_path, "test")
+    assert len(train) == 16
+    assert len(test) == 4
+    assert {row["video"]["path"] for row in train}.isdisjoint({row["video"]["path"] for row in test})
+    first = train[0]
+    assert (first["clip_id"], first["start"], first["end"]) == ("clips/0.mkv@0-2.5", 0.0, 2.5)
+    assert (train[1]["clip_id"], train[1]["start"], train[1]["end"]) == ("clips/0.mkv@2.5-end", 2.5, None)
+
+
+def test_csv_per_split_and_split_column(tmp_path):
+    for name in ("a", "b", "c"):
+        touch(tmp_path / f"{name}.mp4")
+    (tmp_path / "train.csv").write_text("file, label\na.mp4, x\nb.mp4, y\n")
+    (tmp_path / "test.csv").write_text("file,label\nc.mp4,y\n")
+    assert ids(load_folder(tmp_path, "train")) == ["a.mp4", "b.mp4"]
+    assert load_folder(tmp_path, "test")[0]["label"] == 1
+    one = tmp_path / "one" / "all.csv"
+    for name in ("a", "b", "c"):
+        touch(tmp_path / "one" / f"{name}.mp4")
+    one.write_text("file,label,split\na.mp4,x,train\nb.mp4,x,eval\nc.mp4,x,training\n")
+    assert ids(load_folder(one)) == ["a.mp4", "c.mp4"]
+    assert ids(load_folder(tmp_path / "one", "test")) == ["b.mp4"]
+    (tmp_path / "other.csv").write_text("file,label\na.mp4,x\n")
+    with pytest.raises(ValueError, match="several CSV files"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("name,label\na.mp4,x\n", ValueError, r"list.csv:1: the header"),
+        ("", ValueError, r"list.csv:1: the header"),
+        ("file,label\n", ValueError, "lists no clips"),
+        ("file,label,label\na.mp4,x,y\n", ValueError, r"list.csv:1: the header names a column twice"),
+        ("file,label\na.mp4,x\nb.mp4,x\n", FileNotFoundError, r"list.csv:3: no such clip: .*b.mp4"),
+        ("file,label\na.mp4,\n", ValueError, r"list.csv:2: the label of a.mp4 is empty"),
+        ("file,label\n,x\n", ValueError, r"list.csv:2: the column 'file' is empty"),
+        ("file,label\na.mp4\n", ValueError, r"list.csv:2: .*as many fields"),
+        ("file,label\na.mp4,x,3\n", ValueError, r"list.csv:2: .*as many fields"),
+        (
+            "file,label,start,end\na.mp4,x,1s,2\n",
+            ValueError,
+            r"list.csv:2: start must be a number of seconds, got '1s'",
+        ),
+        ("file,label,start,end\na.mp4,x,3,2\n", ValueError, r"list.csv:2: end \(2.0 s\) must lie after start"),
+        ("file,label,start,end\na.mp4,x,nan,2\n", ValueError, r"list.csv:2: start"),
+        ("file,label\na.mp4,x\na.mp4,y\n", ValueError, "rows 1 and 2 list the same clip a.mp4"),
+        ("file,label,split\na.mp4,x,holdout\n", ValueError, r"list.csv:2: unknown split 'holdout'"),
+    ],
+)
+def test_wrong_csv_names_file_and_line(tmp_path, text, error, message):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(error, match=message):
+        load_folder(tmp_path / "list.csv")
+
+
+def test_not_a_csv(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81binary")
+    with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
+        load_folder(tmp_path)
+
+
+def test_empty_and_missing_folders_and_other_files(tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        load_folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="neither CSV files nor class folders"):
+        load_folder(tmp_path)
+    classes(tmp_path, {"dog": 2})
+    touch(tmp_path / "dog" / "notes.txt")
+    with caplog.at_level(logging.WARNING):
+        assert len(load_folder(tmp_path, "train")) == 1
+    assert "1 files are no media" in caplog.text
+    assert "dog/notes.txt" in caplog.text
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"cat: holds no clips"):
+        load_folder(tmp_path)
+    with pytest.raises(ValueError, match="holdout"):
+        load_folder(tmp_path, holdout=1.0)
+
+
+def test_links_are_followed_and_loose_clips_told_once(tmp_path, caplog):
+    data = tmp_path / "data"
+    classes(data, {"dog": 2, "cat": 2})
+    touch(data / "loose.MP4")
+    touch(tmp_path / "elsewhere" / "deep" / "far.mkv")
+    (data / "dog" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere", target_is_directory=True)  # never ends
+    (data / "cat" / "one.MP4").symlink_to(data / "dog" / "00.mp4")
+    with caplog.at_level(logging.WARNING):
+        found = ids(load_folder(data, "train")) + ids(load_folder(data, "test"))
+    assert sorted(found) == [
+        "cat/00.mp4", "cat/01.mp4", "cat/one.MP4", "dog/00.mp4", "dog/01.mp4", "dog/linked/deep/far.mkv",
+    ]  # fmt: skip
+    assert caplog.text.count("1 files lie in no class folder and are left out: loose.MP4") == 1
+    (data / "cat" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4: a link to .*nowhere\.mp4, which does not exist"):
+        load_folder(data)
+    (tmp_path / "flat").mkdir()
+    touch(tmp_path / "flat" / "one.mp4")
+    with pytest.raises(ValueError, match=r"1 clips lie in it, but in no class folder"):
+        load_folder(tmp_path / "flat")
+
+
+def test_class_with_one_file_stays_in_train(tmp_path, caplog):
+    classes(tmp_path, {"dog": 4, "cat": 1})
+    with caplog.at_level(logging.WARNING):
+        assert "cat/00.mp4" in ids(load_folder(tmp_path, "train"))
+    assert "class 'cat' has a single file" in caplog.text
+    classes(tmp_path / "singles", {"dog": 1, "cat": 1})
+    with pytest.raises(ValueError, match=r"singles: no class has more than one clip.*'test'"):
+        load_folder(tmp_path / "singles", "test")
+    assert len(load_folder(tmp_path / "singles")) == 2

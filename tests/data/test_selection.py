@@ -1,0 +1,59 @@
+"""The capped selection: no class above its cap, nothing left out without need, decided by the seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hf_avfusion.data.annotations import read_annotations
+from hf_avfusion.data.records import BENCHMARKS, read_labels
+from hf_avfusion.data.selection import main, select_capped
+
+
+def clips(count=2000, seed=0):
+    """Skewed as AudioSet is: class 0 in half of the clips, class 9 in few."""
+    generator = np.random.default_rng(seed)
+    share = 0.5 / 2.0 ** np.arange(10)
+    drawn = [np.flatnonzero(generator.random(10) < share).tolist() for _ in range(count)]
+    return [classes or [0] for classes in drawn]
+
+
+def test_no_class_passes_its_cap_and_no_clip_that_fits_is_left_out():
+    labels = clips()
+    kept = select_capped(labels, cap=120)
+    counts = Counter(label for index in kept for label in labels[index])
+    assert max(counts.values()) == 120
+    assert kept == sorted(set(kept))
+    for index in set(range(len(labels))) - set(kept):
+        assert any(counts[label] == 120 for label in labels[index])
+    rare = [index for index, classes in enumerate(labels) if 0 not in classes and 1 not in classes]
+    assert len(set(rare) & set(kept)) / len(rare) > 2 * len(kept) / len(labels)  # common classes give way to rare ones
+
+
+def test_the_seed_decides():
+    labels = clips()
+    assert select_capped(labels, 50, seed=1) == select_capped(labels, 50, seed=1) != select_capped(labels, 50, seed=2)
+    assert select_capped(labels, 2000) == list(range(2000))
+    assert select_capped([], 1) == []
+    with pytest.raises(ValueError, match="cap must be at least 1"):
+        select_capped(labels, 0)
+
+
+def test_the_file_that_is_written_is_the_variant_as500k(tmp_path, capsys):
+    mids, source = read_labels("audioset_mids"), tmp_path / "unbalanced_train_segments.csv"
+    lines = [
+        f'v{number}, 0.000, 10.000, "{",".join(mids[label] for label in classes)}"'
+        for number, classes in enumerate(clips(200))
+    ]
+    source.write_text("# a comment\n# YTID, start_seconds, ...\n" + "\n".join(lines) + "\n")
+    record = BENCHMARKS["audioset"].variant("as500k")
+    output = tmp_path / record.annotations["train"]
+    main([str(source), str(output), "--cap", "20"])
+    rows = list(read_annotations(output, record, "train"))
+    assert f"{len(rows)} of 200 clips" in capsys.readouterr().out
+    assert max(Counter(label for row in rows for label in row.values["labels"]).values()) == 20
+    assert set(output.read_text().splitlines()[1:]) < set(lines)
+    assert "at most 20 per class, seed 0" in output.read_text()
+    with pytest.raises(SystemExit):
+        main([str(source), str(output)])
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,156 @@
+"""The example scripts as a user runs them: real processes, tiny settings, real rendered clips."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_avfusion.data.sounding_shapes import render
+
+ROOT = Path(__file__).resolve().parents[2]
+# A model of a few thousand weights on 32 x 32 pixels and 2 s of sound.
+TINY = [
+    "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2",
+    "--config", '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "fusion_layer": 1}',
+    "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--use_cpu", "True", "--report_to", "none",
+]  # fmt: skip
+
+
+def run(script, *arguments, check=True):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    render(folder, num_train=32, num_validation=0, num_test=16, num_proc=1, progress=False, rows_per_shard=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(shards, tmp_path_factory):
+    """Two heads, two steps, stopped and resumed."""
+    folder = tmp_path_factory.mktemp("run")
+    command = [
+        "--data", "sounding_shapes", "--source", shards, "--label_columns", "shape", "sound", "--output_dir", folder, *TINY,
+        "--spec_augment", "True", "--modality_dropout", "0.2", "--save_steps", "1",
+    ]  # fmt: skip
+    done = run("finetune_classification.py", *command, "--max_steps", "1")
+    assert re.search(r"MBTForAudioVisualClassification: [\d,]+ parameters, 8 classes", done.stdout), done.stdout
+    run(
+        "finetune_classification.py", *command, "--max_steps", "2", "--resume_from_checkpoint", folder / "checkpoint-1",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.mark.slow
+def test_finetuning_saves_model_processor_and_metrics(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["class_splits"] == [["shape", 4], ["sound", 4]]  # pairs, since JSON would sort the keys of a map
+    assert list(config["id2label"].values())[:4] == ["circle", "cross", "triangle", "ring"]
+    for folder in (checkpoint, checkpoint / "checkpoint-1", checkpoint / "checkpoint-2"):
+        assert {"model.safetensors", "processor_config.json"} <= {file.name for file in folder.iterdir()}
+    metrics = json.loads((checkpoint / "test_results.json").read_text())
+    assert {"eval_loss", "eval_top1_shape", "eval_top1_sound", "eval_top1_joint"} <= set(metrics)
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+
+
+@pytest.fixture(scope="module")
+def folder_of_clips(shards, tmp_path_factory):
+    """Class sub-folders of mp4 files, and beside them a file that is none."""
+    from hf_avfusion.data.benchmarks import load_benchmark
+
+    folder = tmp_path_factory.mktemp("clips")
+    for row in load_benchmark("sounding_shapes", "train", source=shards).take(12):
+        clip = folder / f"class_{row['shape'] % 2}" / f"{row['clip_id']}.mp4"
+        clip.parent.mkdir(exist_ok=True)
+        clip.write_bytes(row["video"]["bytes"])
+    return folder
+
+
+@pytest.mark.slow
+def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no film at all")
+    clip = next((folder_of_clips / "class_0").iterdir())
+    same_name = tmp_path / "[red]" / clip.name  # no markup to the console, and no picture over the other's
+    same_name.parent.mkdir()
+    same_name.write_bytes(clip.read_bytes())
+    done = run(
+        "predict.py", "--model", checkpoint, folder_of_clips / "class_1", clip, same_name, broken, tmp_path / "gone.mp4",
+        "--top_k", "2", "--output", tmp_path / "new" / "out.jsonl", "--pictures", tmp_path / "pictures", "--device", "cpu",
+    )  # fmt: skip
+    assert "top 2" in done.stdout
+    assert "broken.mp4" in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "new" / "out.jsonl").read_text().splitlines()]
+    expected = {*map(str, (folder_of_clips / "class_1").iterdir()), str(clip), str(same_name)}
+    predicted = {line["clip"]: line["predictions"] for line in lines if "predictions" in line}
+    assert set(predicted) == expected
+    assert {line["clip"] for line in lines if "skipped" in line} == {str(broken), str(tmp_path / "gone.mp4")}
+    for heads in predicted.values():
+        assert set(heads) == {"shape", "sound"}
+        for labels in heads.values():
+            assert len(labels) == 2
+            assert 0 < labels[1]["score"] <= labels[0]["score"] < 1
+    assert "[red]" in done.stdout
+    for name in (clip.stem, f"{clip.stem}-2"):
+        assert (tmp_path / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_nothing_readable_is_a_failure(checkpoint, tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"junk")
+    done = run("predict.py", "--model", checkpoint, tmp_path, "--device", "cpu", check=False)
+    assert done.returncode == 1
+    assert "skipped" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_folder_of_videos_trains_a_checkpoint_with_other_labels(checkpoint, folder_of_clips, tmp_path):
+    done = run(
+        "finetune_classification.py", "--data", folder_of_clips, "--model", checkpoint, "--output_dir", tmp_path,
+        *TINY[-8:], "--max_steps", "1",
+    )  # fmt: skip
+    assert "2 classes" in done.stdout
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["class_0", "class_1"]
+    assert not config.get("class_splits")
+    assert "eval_top1" in json.loads((tmp_path / "test_results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", '{"hidden_siz": 32}'], "MBTConfig has no fields hidden_siz"),
+        (["--model", "some/checkpoint", "--num_frames", "8"], "--num_frames: for a fresh model only"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(folder_of_clips, tmp_path, options, message):
+    done = run("finetune_classification.py", "--data", folder_of_clips, "--output_dir", tmp_path, *options, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_quickstart_from_rendering_to_picture(tmp_path):
+    """All its stages on a handful of clips; that its full settings reach the required accuracies is not shown here."""
+    options = ["--train_clips", "32", "--test_clips", "16", "--steps", "3", "--batch_size", "16", "--workers", "0"]
+    done = run("quickstart.py", "--output", tmp_path, *options)
+    for row in ("bottleneck fusion, both tracks", "same model, audio only", "same model, video only", "late fusion"):
+        assert row in done.stdout
+    assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
+    again = run("quickstart.py", "--output", tmp_path, "--clip", tmp_path / "clip.mp4")
+    assert "clip.mp4" in again.stdout
+    assert "training" not in again.stdout

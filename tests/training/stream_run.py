@@ -1,0 +1,137 @@
+"""A training run on a stream for `test_streams.py`, also as a program of one or several processes:
+
+    python stream_run.py '[{...}, ...]'         torchrun --nproc_per_node 2 stream_run.py '[{...}, ...]'
+
+Each job trains, and then evaluates if it has `eval_rows`. `kill_at` ends the process with SIGKILL at that step.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+
+from hf_avfusion.data.collating import AVCollator
+from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.models.configuration_mbt import MBTConfig
+from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.trainer import AVTrainer
+
+
+class Reading:
+    """Stands for decoding, quickly: a clip's tensors come from its generator. Writes down which clips it was given."""
+
+    def __init__(self, folder: Path, name: str, rank: int):
+        self.folder, self.name, self.rank = folder, name, rank
+
+    def __call__(self, row, generator):
+        with open(self.folder / f"{self.name}-{self.rank}.log", "a") as log:
+            log.write(row["clip_id"] + "\n")
+        if row["video"]["bytes"] == b"broken":
+            raise MediaError(row["clip_id"], "broken on purpose")
+        return {
+            "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
+            "input_features": torch.randn(16, 16, generator=generator),
+            "has_video": True,
+            "has_audio": True,
+            "labels": torch.tensor(row["label"]),
+            "clip_id": row["clip_id"],
+        }
+
+
+class Foreign(IterableDataset):
+    """Some other stream of samples, which knows nothing of processes."""
+
+    def __init__(self, stream: ClipStream):
+        self.stream = stream
+
+    def __len__(self):
+        return len(self.stream)
+
+    def __iter__(self):
+        return iter(self.stream)
+
+
+class Kill(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_stream(number: int, broken, transform, streamed: bool, **options) -> ClipStream:
+    rows = [
+        {
+            "clip_id": f"clip-{n}",
+            "video": {"bytes": b"broken" if n in broken else b"good", "path": None},
+            "start": None,
+            "end": None,
+            "label": n % 3,
+        }
+        for n in range(number)
+    ]
+    if streamed:
+        import datasets
+
+        rows = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4)
+        options["num_rows"] = number
+    return ClipStream(rows, transform, **options)
+
+
+def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path=0.0, kill_at=None, resume=None,
+        mixup=0.0, eval_rows=0, eval_broken=(), foreign=False, **options) -> dict:  # fmt: skip
+    folder = Path(folder)
+    defaults = {
+        "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05,
+        "optimizer": "momentum_sgd", "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
+        "disable_tqdm": True, "lr_scheduler_type": "constant", "dataloader_num_workers": workers,
+    }  # fmt: skip
+    args = AVTrainingArguments(output_dir=str(folder / name), **{**defaults, **options})
+    torch.manual_seed(0)
+    config = MBTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, fusion_layer=1, image_size=16,
+        patch_size=8, num_frames=2, num_mel_bins=16, spectrogram_length=16, num_labels=3, drop_path_rate=drop_path,
+    )  # fmt: skip
+    rank = args.process_index
+
+    def reading(what):
+        return Reading(folder, f"{name}-{what}", rank)
+
+    trainer = AVTrainer(
+        MBTForAudioVisualClassification(config),
+        args,
+        AVCollator(mixup_alpha=mixup, num_labels=3),
+        train_dataset=make_stream(rows, broken, reading("train"), streamed, seed=1, shuffle_buffer=12),
+        eval_dataset=make_stream(eval_rows, eval_broken, reading("eval"), streamed) if eval_rows else None,
+        callbacks=[Kill(kill_at)] if kill_at is not None and rank == args.world_size - 1 else None,
+    )
+    if foreign:
+        trainer.train_dataset, trainer.eval_dataset = Foreign(trainer.train_dataset), Foreign(trainer.eval_dataset)
+    result = {"world_size": args.world_size}
+    result["train"] = trainer.train(resume_from_checkpoint=resume).metrics
+    result["steps"] = trainer.state.global_step
+    result["history"] = trainer.state.log_history
+    if eval_rows:
+        result["eval"] = trainer.evaluate()
+        predicted = trainer.predict(trainer.eval_dataset)
+        result["labels"] = predicted.label_ids.tolist()
+        result["predictions"] = predicted.predictions.tolist()
+    if rank == 0:
+        save_file(trainer.model.state_dict(), folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for job in json.loads(sys.argv[1]):
+        run(**job)

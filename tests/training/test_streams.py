@@ -1,0 +1,260 @@
+"""Training on a `ClipStream`: interrupted, by several processes, with clips that do not decode. In this process where
+that is enough, as real processes, killed and launched by torchrun, where it is not.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stream_run import run
+
+ROOT = Path(__file__).resolve().parents[2]
+BROKEN = (5, 11, 30)
+
+
+def launch(*jobs, processes=1):
+    """The jobs one after the other in new processes; without torchrun if one is enough."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += [str(Path(__file__).with_name("stream_run.py")), json.dumps(jobs)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def weights(folder, name):
+    return load_file(folder / f"{name}.safetensors")
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def decoded(folder, name, ranks=1):
+    files = [folder / f"{name}-{rank}.log" for rank in range(ranks)]
+    return [file.read_text().split() if file.exists() else [] for file in files]
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 3, "drop_path": 0.3, "broken": BROKEN, "mixup": 0.4}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, streamed):
+    """Ten batches an epoch, less for broken clips; from checkpoints inside the first and the second epoch."""
+    whole = run(tmp_path, "whole", streamed=streamed, **SAVING)
+    assert whole["steps"] == 18  # 34 of 37 rows decode: nine batches instead of ten, twice
+    assert whole["train"]["skipped_clips"] == 2 * len(BROKEN)
+    every = decoded(tmp_path, "whole-train")[0]
+    assert len(every) == 2 * 37
+    for step in (3, 12):
+        name = f"resumed-{step}"
+        again = run(tmp_path, name, streamed=streamed, resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **SAVING)
+        assert again["steps"] == 18
+        assert again["train"]["skipped_clips"] == 2 * len(BROKEN)
+        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, name))
+        rest = decoded(tmp_path, f"{name}-train")[0]
+        assert rest == every[-len(rest) :]
+        state = json.loads((tmp_path / "whole" / f"checkpoint-{step}" / "stream_state_0.json").read_text())
+        assert len(rest) == 2 * 37 - 37 * (step // 9) - sum(state["stream"]["rows_read"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_accumulation_steps": 2},  # 9 batches of at most 10: the last of 5 steps has one batch
+        {"max_steps": 17, "num_train_epochs": 1},
+        {"save_strategy": "epoch"},
+        {"gradient_accumulation_steps": 2, "save_strategy": "epoch", "dataloader_drop_last": True},
+    ],
+)
+def test_resuming_with_other_arguments(tmp_path, options):
+    options = {**SAVING, "streamed": False, **options}
+    whole = run(tmp_path, "whole", **options)
+    assert whole["steps"] == options.get("max_steps", whole["steps"])
+    checkpoints = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    checkpoints = [path for path in checkpoints if int(path.name[11:]) < whole["steps"]]
+    assert checkpoints
+    for number, checkpoint in enumerate(checkpoints):
+        again = run(tmp_path, f"again-{number}", resume=str(checkpoint), **options)
+        assert again["steps"] == whole["steps"]
+        assert again["train"]["skipped_clips"] == whole["train"]["skipped_clips"]
+        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{number}"))
+
+
+def test_an_unknown_length_is_resumed_too(tmp_path, monkeypatch):
+    import stream_run
+
+    def without_length(*args, **options):
+        made = make(*args, **options)
+        made.num_rows = None
+        return made
+
+    make = stream_run.make_stream
+    monkeypatch.setattr(stream_run, "make_stream", without_length)
+    options = {**SAVING, "max_steps": 21}
+    assert run(tmp_path, "whole", **options)["steps"] == 21
+    run(tmp_path, "again", resume=str(tmp_path / "whole" / "checkpoint-12"), **options)
+    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "again"))
+
+
+def test_short_batches_count_by_their_clips(tmp_path):
+    """One step over 4 + 2 accumulated clips equals one over a batch of 6."""
+    options = {"rows": 6, "num_train_epochs": 1, "streamed": False}
+    run(tmp_path, "accumulated", gradient_accumulation_steps=2, **options)
+    run(tmp_path, "at-once", per_device_train_batch_size=6, **options)
+    expected, got = weights(tmp_path, "at-once"), weights(tmp_path, "accumulated")
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_another_division_in_the_middle_of_an_epoch_is_refused(tmp_path):
+    run(tmp_path, "whole", max_steps=10, save_strategy="steps", save_steps=5)
+    inside, ended = (str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 10))
+    for options, message in (
+        ({"workers": 2}, "workers was 1 and is 2"),
+        ({"per_device_train_batch_size": 2}, "batch_size was 4 and is 2"),
+        ({"rows": 36}, "num_rows was 37 and is 36"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: it was 1 and is 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, "refused", max_steps=12, resume=inside, **options)
+    # At the end of an epoch nothing is divided: the next one is read by other workers.
+    done = run(tmp_path, "next", max_steps=12, resume=ended, workers=2)
+    assert done["steps"] == 12
+
+
+def test_a_checkpoint_without_a_state_of_the_stream_is_refused(tmp_path):
+    run(tmp_path, "whole", max_steps=2, save_strategy="steps", save_steps=2)
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    (checkpoint / "stream_state_0.json").unlink()
+    with pytest.raises(ValueError, match=r"no stream_state_0\.json.*ignore_data_skip"):
+        run(tmp_path, "again", max_steps=3, resume=str(checkpoint))
+    assert run(tmp_path, "anew", max_steps=3, resume=str(checkpoint), ignore_data_skip=True)["steps"] == 3
+
+
+def test_evaluation_counts_clips(tmp_path):
+    done = run(tmp_path, "one", max_steps=1, eval_rows=13, eval_broken=(2, 7))
+    assert (done["eval"]["eval_clips"], done["eval"]["eval_skipped_clips"]) == (11, 2)
+    assert done["labels"] == [n % 3 for n in range(13) if n not in (2, 7)]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_in_one_process(tmp_path):
+    """kill -9 in the middle of the second epoch, with two workers; a new process ends with the weights of a run that
+    was never stopped.
+    """
+    options = {"folder": str(tmp_path), "workers": 2, **SAVING}
+    killed = launch({"name": "killed", "kill_at": 14, **options})
+    assert killed.returncode == -9, killed.stderr
+    assert (tmp_path / "killed" / "checkpoint-12").is_dir()
+    assert not (tmp_path / "killed.safetensors").exists()
+    before = len(decoded(tmp_path, "killed-train")[0])
+    done = launch({"name": "resumed", "resume": str(tmp_path / "killed" / "checkpoint-12"), **options})
+    assert done.returncode == 0, done.stderr
+    assert run(name="whole", **options)["steps"] > 14
+    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "resumed"))
+    state = json.loads((tmp_path / "killed" / "checkpoint-12" / "stream_state_0.json").read_text())
+    assert state["stream"]["epoch"] == 1
+    read = sum(state["stream"]["rows_read"])
+    assert 0 < read < 37 <= before
+    # Whatever the first process had decoded by then, the second decodes just the rows after the checkpoint, once each.
+    rest = decoded(tmp_path, "resumed-train")[0]
+    assert len(rest) == len(set(rest)) == 37 - read
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """One launch of two processes: an uninterrupted run, one that is compared with a single process, and one that is
+    killed.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    jobs = [
+        {"name": "whole", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING},
+        # 33 clips: the last step has one, for one of the processes alone
+        {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
+        {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {"name": "foreign", "rows": 16, "num_train_epochs": 1, "eval_rows": 13, "foreign": True},
+        {"name": "killed", "kill_at": 7, **SAVING},
+    ]
+    done = launch(*({"folder": str(folder), **job} for job in jobs), processes=2)
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr or "-9" in done.stderr, done.stderr
+    assert (folder / "foreign.json").exists(), done.stderr  # what came before the kill
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(two_processes, tmp_path):
+    """The same clips in each step, the last one short: weights, logged losses and evaluation agree."""
+    for name, options in (
+        ("same", {"rows": 33, "num_train_epochs": 1, "eval_rows": 37, "per_device_train_batch_size": 8}),
+        ("accumulated", {"rows": 27, "per_device_train_batch_size": 8}),
+    ):
+        one = run(tmp_path, name, **options)
+        two = json.loads((two_processes / f"{name}.json").read_text())
+        assert (one["world_size"], two["world_size"]) == (1, 2)
+        assert one["steps"] == two["steps"]
+        expected, got = weights(tmp_path, name), weights(two_processes, name)
+        for tensor in expected:
+            torch.testing.assert_close(got[tensor], expected[tensor], rtol=1e-4, atol=1e-6)
+        losses = [[entry["loss"] for entry in result["history"] if "loss" in entry] for result in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        if "eval" not in one:
+            continue
+        assert two["eval"]["eval_clips"] == 37
+        for metric in ("eval_loss", "eval_top1"):
+            assert two["eval"][metric] == pytest.approx(one["eval"][metric], rel=1e-4)
+        assert two["labels"] == one["labels"] == [n % 3 for n in range(37)]
+        torch.testing.assert_close(
+            torch.tensor(two["predictions"]), torch.tensor(one["predictions"]), rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_decode_every_row_once(two_processes):
+    names = {f"clip-{n}" for n in range(37)}
+    trained = decoded(two_processes, "whole-train", ranks=2)
+    assert all(trained)
+    assert sorted(trained[0] + trained[1]) == sorted([*names, *names])  # two epochs
+    assert set(trained[0][:18]) & set(trained[1][:18]) == set()
+    result = json.loads((two_processes / "whole.json").read_text())
+    assert result["train"]["skipped_clips"] == 2 * len(BROKEN)
+    evaluated = decoded(two_processes, "whole-eval", ranks=2)
+    assert sorted(evaluated[0] + evaluated[1]) == sorted([*names, *names])  # evaluate and predict
+    assert (result["eval"]["eval_clips"], result["eval"]["eval_skipped_clips"]) == (34, 3)
+    assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
+
+
+@pytest.mark.slow
+def test_a_stream_that_cannot_be_split_is_read_by_one_process_for_all(two_processes):
+    result = json.loads((two_processes / "foreign.json").read_text())
+    assert (result["world_size"], result["steps"]) == (2, 2)
+    trained = decoded(two_processes, "foreign-train", ranks=2)
+    assert (sorted(trained[0]), trained[1]) == (sorted(f"clip-{n}" for n in range(16)), [])
+    assert result["labels"] == [n % 3 for n in range(13)]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed(two_processes, tmp_path):
+    checkpoint = two_processes / "killed" / "checkpoint-6"
+    state = json.loads((checkpoint / "stream_state_1.json").read_text())
+    assert (state["stream"]["epoch"], state["epoch_ended"]) == (1, False)  # in the middle of the second
+    done = launch({"folder": str(tmp_path), "name": "resumed", "resume": str(checkpoint), **SAVING}, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "resumed"))
+    whole, rest = (
+        decoded(folder, f"{name}-train", 2) for folder, name in ((two_processes, "whole"), (tmp_path, "resumed"))
+    )
+    for rank in (0, 1):
+        assert 0 < len(rest[rank]) < 37 / 2
+        assert rest[rank] == whole[rank][-len(rest[rank]) :]
+    with pytest.raises(ValueError, match="number of processes: it was 2 and is 1"):
+        run(tmp_path, "alone", resume=str(checkpoint), **SAVING)

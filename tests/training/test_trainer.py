@@ -1,0 +1,314 @@
+"""AVTrainer on a stream held in memory, where everything is deterministic, and on real rendered clips."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+from transformers import AutoProcessor
+
+from hf_avfusion import AutoModelForAudioVisualClassification
+from hf_avfusion.data.benchmarks import count_rows, load_benchmark
+from hf_avfusion.data.collating import AVCollator
+from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.models.configuration_mbt import MBTConfig
+from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.processing_mbt import MBTProcessor
+from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.optimization import warmup_cosine_factor
+from hf_avfusion.training.trainer import AVTrainer
+
+HEADS = {"shape": 3, "sound": 2}
+
+
+def tiny_model(seed=0, **overrides):
+    torch.manual_seed(seed)
+    options = {"class_splits": HEADS, **overrides}
+    config = MBTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, fusion_layer=1, image_size=16,
+        patch_size=8, num_frames=2, num_mel_bins=16, spectrogram_length=16, **options,
+    )  # fmt: skip
+    return MBTForAudioVisualClassification(config)
+
+
+class MemoryStream(IterableDataset):
+    """Fixed samples, in another order each epoch, with the last batch of an epoch smaller than the others."""
+
+    def __init__(self, clips=14, labels=None):
+        generator = torch.Generator().manual_seed(7)
+        self.epoch = 0
+        self.samples = [
+            {
+                "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
+                "input_features": torch.randn(16, 16, generator=generator),
+                "has_video": True,
+                "has_audio": True,
+                "labels": torch.tensor([index % 3, index % 2]) if labels is None else labels[index],
+                "clip_id": f"clip-{index}",
+            }
+            for index in range(clips)
+        ]
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __iter__(self):
+        order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(self.epoch))
+        return iter([self.samples[index] for index in order])
+
+
+def arguments(folder, **options):
+    defaults = {
+        "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 3, "learning_rate": 1e-2,
+        "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+        "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    return AVTrainingArguments(output_dir=str(folder), **{**defaults, **options})
+
+
+def test_resuming_equals_not_stopping(tmp_path):
+    """Four steps an epoch; the checkpoint lies in the middle of the second epoch, so order and position must both be
+    right.
+    """
+    whole = AVTrainer(
+        tiny_model(),
+        arguments(tmp_path / "whole", save_strategy="steps", save_steps=6, gradient_accumulation_steps=1),
+        train_dataset=MemoryStream(),
+    )
+    whole.train()
+    assert whole.state.global_step == 12
+
+    resumed = AVTrainer(tiny_model(seed=99), arguments(tmp_path / "resumed"), train_dataset=MemoryStream())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    assert resumed.state.global_step == 12
+    expected, got = whole.model.state_dict(), resumed.model.state_dict()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+class EndlessStream(MemoryStream):
+    __len__ = None  # no length is known
+
+
+def test_a_stream_of_unknown_length_is_not_resumed_at_the_wrong_place(tmp_path):
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 5}
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=EndlessStream())
+    trainer.train()  # goes on into the second epoch
+    assert trainer.state.global_step == 6
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=EndlessStream())
+    with pytest.raises(ValueError, match="unknown length"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_warmup_in_epochs_needs_a_length(tmp_path):
+    options = {"max_steps": 6, "schedule": "warmup_cosine", "warmup_epochs": 1.0}
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=EndlessStream())
+    with pytest.raises(ValueError, match="give warmup_steps"):
+        trainer.train()
+
+
+def test_checkpoint_of_other_weights_is_refused(tmp_path):
+    AVTrainer(
+        tiny_model(share_encoder=True), arguments(tmp_path, max_steps=1, save_strategy="steps", save_steps=1),
+        train_dataset=MemoryStream(),
+    ).train()  # fmt: skip
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path / "other"), train_dataset=MemoryStream())
+    with pytest.raises(ValueError, match="does not hold this model's weights"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_best_model_is_loaded_back(tmp_path):
+    trainer = AVTrainer(
+        tiny_model(),
+        arguments(
+            tmp_path, num_train_epochs=2, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+            load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False, learning_rate=0.3,
+        ),
+        train_dataset=MemoryStream(),
+        eval_dataset=MemoryStream(),
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_published_optimizer_and_schedule(tmp_path):
+    trainer = AVTrainer(
+        tiny_model(),
+        arguments(
+            tmp_path, optimizer="momentum_sgd", schedule="warmup_cosine", warmup_epochs=0.6, learning_rate=0.5,
+            dataloader_drop_last=True,
+        ),
+        train_dataset=MemoryStream(),
+    )  # fmt: skip
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    # 14 clips in batches of 4, the incomplete one dropped: S = 3, W = 1.8, N = 9.
+    assert rates == pytest.approx([0.5 * warmup_cosine_factor(step, 1.8, 9) for step in range(9)])
+    assert rates[0] == 0.0
+    group = trainer.optimizer.param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["dampening"], group["weight_decay"]) == (0.9, False, 0.0, 0.0)
+
+
+def test_momentum_sgd_step_with_clipping(tmp_path):
+    """One update by hand: p - lr * g * min(1, max_grad_norm / norm of g)."""
+    model, stream = tiny_model(), MemoryStream()
+    reference = tiny_model()
+    trainer = AVTrainer(
+        model,
+        arguments(tmp_path, optimizer="momentum_sgd", learning_rate=0.5, max_grad_norm=0.25, max_steps=1),
+        train_dataset=stream,
+    )
+    trainer.train()
+
+    batch = trainer.data_collator(list(stream)[:4])
+    reference.train()
+    reference(**batch).loss.backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
+    norm = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
+    assert norm > 0.25  # otherwise clipping is not tested
+    after = dict(model.named_parameters())
+    for name, parameter in reference.named_parameters():
+        expected = parameter.detach() - 0.5 * gradients.get(name, torch.zeros(())) * 0.25 / norm
+        torch.testing.assert_close(after[name].detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    weights = []
+    for batch, accumulation in ((8, 1), (4, 2)):
+        trainer = AVTrainer(
+            tiny_model(),
+            arguments(
+                tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, optimizer="momentum_sgd",
+                num_train_epochs=1, learning_rate=0.1,
+            ),
+            train_dataset=MemoryStream(clips=16),
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.state.global_step == 2
+        weights.append(trainer.model.state_dict())
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_with_several_heads(tmp_path):
+    model, stream = tiny_model(), MemoryStream(clips=14)
+    trainer = AVTrainer(model, arguments(tmp_path), eval_dataset=stream)
+    metrics = trainer.evaluate()
+
+    model.eval()
+    batch = trainer.eval_data_collator(list(stream))
+    with torch.no_grad():
+        output = model(**batch)
+    # 14 clips in batches of 4, 4, 4, 2: the mean over clips, not over batches.
+    assert metrics["eval_loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+    hits = torch.stack([output.logits[:, :3].argmax(1), output.logits[:, 3:].argmax(1)], dim=1) == batch["labels"]
+    assert metrics["eval_top1_shape"] == pytest.approx(hits[:, 0].float().mean().item())
+    assert metrics["eval_top1_sound"] == pytest.approx(hits[:, 1].float().mean().item())
+    assert metrics["eval_top1_joint"] == pytest.approx(hits.all(1).float().mean().item())
+    predictions = trainer.predict(stream)
+    np.testing.assert_allclose(predictions.predictions, output.logits.numpy(), atol=1e-5)
+    assert predictions.label_ids.tolist() == batch["labels"].tolist()
+
+
+def test_evaluation_with_several_labels(tmp_path):
+    targets = (torch.rand(12, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    model = tiny_model(class_splits=None, num_labels=4, problem_type="multi_label_classification")
+    metrics = AVTrainer(model, arguments(tmp_path), eval_dataset=MemoryStream(12, targets)).evaluate()
+    assert {"eval_loss", "eval_map", "eval_auc", "eval_d_prime", "eval_classes_without_positives"} <= set(metrics)
+
+
+def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
+    seen = {"train": 0, "eval": 0}
+    trainer = AVTrainer(
+        tiny_model(), arguments(tmp_path, max_steps=2), train_dataset=MemoryStream(), eval_dataset=MemoryStream()
+    )
+    plain = trainer.eval_data_collator
+
+    def counting(key):
+        def collate(samples):
+            seen[key] += len(samples)
+            return plain(samples)
+
+        return collate
+
+    trainer.data_collator, trainer.eval_data_collator = counting("train"), counting("eval")
+    trainer.train()
+    assert seen == {"train": 8, "eval": 0}
+    trainer.evaluate()
+    assert seen == {"train": 8, "eval": 14}
+    # A dataset with random access takes the Trainer's own way to the same collators.
+    trainer.evaluate(eval_dataset=MemoryStream().samples)
+    assert seen == {"train": 8, "eval": 28}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer must be one of"),
+        ({"schedule": "cosine"}, "schedule must be one of"),
+        ({"momentum": 1.0}, "momentum must lie"),
+        ({"optimizer": "momentum_sgd", "weight_decay": 0.1}, "published without"),
+        ({"warmup_epochs": 2.5}, "belongs to schedule"),
+        ({"schedule": "warmup_cosine", "warmup_epochs": -1.0}, "must not be negative"),
+        ({"remove_unused_columns": True}, "before the collator sees them"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing"),
+    ],
+)
+def test_contradicting_arguments_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(tmp_path, **options)
+
+
+def test_training_on_rendered_clips(tmp_path):
+    """From encoded files through workers to checkpoints that hold the processor: the loss falls, all of it loads
+    again.
+    """
+    shards = tmp_path / "shards"
+    render(shards, num_train=64, num_validation=0, num_test=16, num_proc=1, progress=False)
+    side = {"height": 16, "width": 16}
+    processor = MBTProcessor(
+        AVFusionVideoProcessor(size=side, crop_size=side),
+        AVFusionFeatureExtractor.from_preset(
+            "mbt", hop_length=1000, win_length=1024, n_fft=1024, num_mel_bins=32, spectrogram_length=32, mean=-0.7, std=2.0
+        ),
+        num_frames=2, span=2.0, audio_seconds=2.0,
+    )  # fmt: skip
+
+    def clips(split, **options):
+        rows = load_benchmark("sounding_shapes", split, source=shards)
+        transform = ClipTransform(processor, ("shape", "sound"), mode="train" if split == "train" else "eval")
+        return ClipStream(rows, transform, num_rows=count_rows(shards, split), **options)
+
+    torch.manual_seed(0)
+    config = MBTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, fusion_layer=1, image_size=16,
+        patch_size=8, tubelet_size=1, num_frames=2, num_mel_bins=32, spectrogram_length=32,
+        class_splits={"shape": 4, "sound": 4},
+    )  # fmt: skip
+    trainer = AVTrainer(
+        MBTForAudioVisualClassification(config),
+        arguments(
+            tmp_path / "run", per_device_train_batch_size=16, max_steps=24, learning_rate=3e-3, save_strategy="steps",
+            save_steps=12, dataloader_num_workers=1, dataloader_persistent_workers=True,
+        ),
+        AVCollator(modality_dropout=0.2),
+        train_dataset=clips("train", shuffle_buffer=64),
+        eval_dataset=clips("test"),
+        processing_class=processor,
+    )  # fmt: skip
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.2
+    assert trainer.evaluate()["eval_top1_sound"] > 0.5  # chance is 0.25
+
+    for checkpoint in (tmp_path / "run" / "checkpoint-12", tmp_path / "run" / "checkpoint-24"):
+        assert AutoProcessor.from_pretrained(checkpoint).to_dict() == processor.to_dict()
+    loaded = AutoModelForAudioVisualClassification.from_pretrained(tmp_path / "run" / "checkpoint-24")
+    weights = trainer.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in loaded.state_dict().items())
