@@ -230,14 +230,15 @@ def resident() -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
 def test_memory_does_not_grow_over_a_long_stream(tmp_path):
-    """5,000 rows with real clips from parquet shards through a shuffle buffer; one kilobyte kept per row would show."""
+    """5,000 rows with real clips through a shuffle buffer. A prepared row holds 96 KiB of pixels, so one row kept in
+    twelve would show, while the allocator's own steps of a few MiB (about 1 KiB a row) do not."""
     clip = render_clip(num_frames=4, size=(16, 16), audio=None)
     for shard in range(5):
         names = [f"clip-{shard}-{n}" for n in range(1000)]
         table = {"clip_id": names, "video": [{"bytes": clip, "path": None}] * 1000, "label": [1] * 1000}
         datasets.Dataset.from_dict(table).to_parquet(str(tmp_path / f"train-{shard}.parquet"), batch_size=100)
     processor = MBTProcessor(
-        AVFusionVideoProcessor(size={"height": 16, "width": 16}, crop_size={"height": 16, "width": 16}),
+        AVFusionVideoProcessor(size={"height": 64, "width": 64}, crop_size={"height": 64, "width": 64}),
         AVFusionFeatureExtractor.from_preset("mbt"), num_frames=2, span=0.16,
     )  # fmt: skip
     shards = sorted(map(str, tmp_path.glob("*.parquet")))
@@ -255,4 +256,4 @@ def test_memory_does_not_grow_over_a_long_stream(tmp_path):
     settled = torch.tensor(used[4:], dtype=torch.float64)  # the first thousand fill the buffer and every cache
     number = torch.arange(len(settled), dtype=torch.float64) * 250
     slope = ((number - number.mean()) * (settled - settled.mean())).sum() / ((number - number.mean()) ** 2).sum()
-    assert slope * 1024 < 1.0, f"{slope * 1024:.2f} KiB a row: {used}"
+    assert slope * 1024 < 8.0, f"{slope * 1024:.2f} KiB a row: {used}"
