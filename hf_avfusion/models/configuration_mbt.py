@@ -9,7 +9,8 @@ from transformers import PreTrainedConfig
 MODALITIES = ("video", "audio")
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
-READOUTS = ("token", "mean", "max", "sum")
+READOUTS = ("token", "mean", "max", "sum", "stream_mean")
+POSITIONS = ("learned", "sinusoidal")
 PROBLEM_TYPES = (
     None,
     "single_label_classification",
@@ -81,8 +82,12 @@ class MBTConfig(PreTrainedConfig):
             `"video_first"` and `"audio_first"` chain them (supplementary A.1).
         test_with_bottlenecks (`bool`, defaults to `True`): If `False`, evaluation runs all layers without exchange.
         share_encoder (`bool`, defaults to `False`): One set of transformer layers for both streams.
-        readout (`str`, defaults to `"token"`): `"token"` (a CLS token and logits per stream, averaged), or `"mean"`,
-            `"max"`, `"sum"` over all tokens of all streams together.
+        readout (`str`, defaults to `"token"`): `"token"` (a CLS token and logits per stream, averaged), `"mean"`,
+            `"max"`, `"sum"` over all tokens of all streams together, or `"stream_mean"` (the mean of each stream's tokens
+            and logits per stream, averaged: the MBT that AV-MAE is fine-tuned into).
+        position_embeddings (`str`, defaults to `"learned"`): `"learned"`, or `"sinusoidal"` (fixed, over the flattened
+            token index; also AV-MAE's).
+        use_modality_tokens (`bool`, defaults to `False`): A learned vector per modality, added to its tokens (AV-MAE).
         representation_size (`int`, *optional*): Width of a dense + tanh layer before the head.
         classifier_bias_init (`float`, defaults to 0.0): Initial bias of the head.
         label_smoothing (`float`, defaults to 0.0): Label smoothing in training; published recipes use 0.3. For the
@@ -132,6 +137,8 @@ class MBTConfig(PreTrainedConfig):
     test_with_bottlenecks: bool = True
     share_encoder: bool = False
     readout: str = "token"
+    position_embeddings: str = "learned"
+    use_modality_tokens: bool = False
     representation_size: int | None = None
     classifier_bias_init: float | int = 0.0
     label_smoothing: float | int = 0.0
@@ -156,6 +163,7 @@ class MBTConfig(PreTrainedConfig):
         _one_of("fusion", self.fusion, FUSIONS)
         _one_of("bottleneck_update", self.bottleneck_update, BOTTLENECK_UPDATES)
         _one_of("readout", self.readout, READOUTS)
+        _one_of("position_embeddings", self.position_embeddings, POSITIONS)
         _one_of("problem_type", self.problem_type, PROBLEM_TYPES)
         for name in _COUNTS:
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -165,6 +173,8 @@ class MBTConfig(PreTrainedConfig):
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads})."
             )
+        if self.position_embeddings == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"Sinusoidal positions need an even `hidden_size`, got {self.hidden_size}.")
         modalities = tuple(self.modalities)
         if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
             raise ValueError(
@@ -251,6 +261,11 @@ class MBTConfig(PreTrainedConfig):
     def uses_bottleneck(self) -> bool:
         """Whether bottleneck tokens take part at all (two streams that exchange through them)."""
         return self.fusion == "bottleneck" and len(self.modalities) == 2 and self.fusion_layer < self.num_hidden_layers
+
+    @property
+    def has_stream_logits(self) -> bool:
+        """Whether each stream has logits of its own, which the readout averages."""
+        return self.readout in ("token", "stream_mean")
 
     @property
     def num_bottleneck_rows(self) -> int:

@@ -1,5 +1,6 @@
 """The pre-norm ViT block and patch embeddings that the ViT-based architectures share (JAX conventions throughout)."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -144,14 +145,15 @@ class VideoPatchEmbeddings(nn.Module):
         projection = nn.Conv3d(num_channels, hidden_size, kernel_size=self.kernel, stride=self.kernel)
         self.projection = with_init(projection, "lecun")
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """`visible` [B, k] names the tokens to project, in order; by default all of them."""
         batch, frames, channels, height, width = pixel_values.shape
         ft, fh, fw = self.kernel
         t, h, w = frames // ft, height // fh, width // fw
         pixels = pixel_values[:, : t * ft, :, : h * fh, : w * fw]
         pixels = pixels.reshape(batch, t, ft, channels, h, fh, w, fw).permute(0, 1, 4, 6, 3, 2, 5, 7)
         weight = self.projection.weight
-        pixels = pixels.reshape(batch, t * h * w, channels * ft * fh * fw).to(weight.dtype)
+        pixels = select_tokens(pixels.reshape(batch, t * h * w, channels * ft * fh * fw), visible).to(weight.dtype)
         return nn.functional.linear(pixels, weight.flatten(1), self.projection.bias)
 
 
@@ -170,7 +172,8 @@ class SpectrogramPatchEmbeddings(nn.Module):
         projection = nn.Conv2d(num_channels, hidden_size, kernel_size=patch_hw, stride=patch_hw)
         self.projection = with_init(projection, "lecun")
 
-    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """`visible` [B, k] names the tokens to project, in order; by default all of them."""
         weight = self.projection.weight
         if input_features.dim() == 3:
             input_features = input_features.unsqueeze(1)
@@ -179,8 +182,48 @@ class SpectrogramPatchEmbeddings(nn.Module):
         fh, fw = self.kernel
         t, f = time // fh, mel // fw
         patches = input_features[:, :, : t * fh, : f * fw].reshape(batch, channels, t, fh, f, fw)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, t * f, channels * fh * fw).to(weight.dtype)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, t * f, channels * fh * fw)
+        patches = select_tokens(patches, visible).to(weight.dtype)
         return nn.functional.linear(patches, weight.flatten(1), self.projection.bias)
+
+
+def select_tokens(tokens: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+    """tokens [B, n, d], indices [B, k] -> [B, k, d], each sample's own choice in its own order; None keeps all."""
+    if indices is None:
+        return tokens
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def sinusoidal_positions(num_tokens: int, width: int) -> torch.Tensor:
+    """
+    Fixed positions, float32 [1, num_tokens, width]: sine and cosine interleaved over the flattened token index n.
+
+    PE[n, 2i] = sin(n * exp(-2i ln(10000) / width)), PE[n, 2i+1] = cos of the same (AV-MAE code); computed in float64.
+    """
+    index = torch.arange(num_tokens, dtype=torch.float64, device="cpu")[:, None]
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") * (-math.log(10000.0) / width))
+    return torch.stack([(index * rates).sin(), (index * rates).cos()], dim=2).reshape(1, num_tokens, width).float()
+
+
+def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int) -> None:
+    """
+    Give `module` its `position_embeddings` [1, num_tokens, width]: a parameter for `kind` "learned", a buffer that is not
+    saved for "sinusoidal". [`init_position_table`] fills either.
+    """
+    table = torch.zeros(1, num_tokens, width)
+    if kind == "learned":
+        module.position_embeddings = nn.Parameter(table)
+    else:
+        module.register_buffer("position_embeddings", table, persistent=False)
+
+
+def init_position_table(module: nn.Module, std: float) -> None:
+    """Fill what [`add_position_table`] made; also where the model was built on the meta device."""
+    table = module.position_embeddings
+    if isinstance(table, nn.Parameter):
+        init.normal_(table, std=std)
+    else:
+        init.copy_(table, sinusoidal_positions(*table.shape[1:]))
 
 
 def with_init(layer: nn.Module, scheme: str) -> nn.Module:

@@ -6,23 +6,38 @@ form where that code cannot run (pooled readouts together with bottlenecks). Not
 updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
 """
 
-from dataclasses import dataclass
-from functools import wraps
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mbt import MBTConfig
 from .initialization_mbt import load_vit, mbt_state_from_vit, pre_logits_from_vit
-from .layers_vit import SpectrogramPatchEmbeddings, VideoPatchEmbeddings, ViTBlock, init_marked_layer, with_init
-from .losses_classification import classification_loss, infer_problem_type
+from .layers_vit import (
+    SpectrogramPatchEmbeddings,
+    VideoPatchEmbeddings,
+    ViTBlock,
+    add_position_table,
+    init_marked_layer,
+    init_position_table,
+    with_init,
+)
+from .streams_avfusion import (
+    AudioVisualClassifierOutput,
+    AudioVisualModelOutput,
+    StreamClassifier,
+    average_streams,
+    blank_missing,
+    check_streams,
+    has_modality,
+    presence_of,
+    record_both_streams,
+)
 
 # What a layer hands on: video tokens, audio tokens, `extra`, and the attention weights of each stream.
 LayerOutput = tuple[
@@ -30,68 +45,24 @@ LayerOutput = tuple[
 ]
 
 
-@dataclass
-class MBTModelOutput(ModelOutput):
-    """
-    Output of [`MBTModel`]. B batch, d `hidden_size`, n_v / n_a tokens per stream (CLS first with the `"token"` readout).
-
-    Args:
-        last_hidden_state (float [B, n_v + n_a, d]): Normalised tokens, streams in the order of `config.modalities`.
-        video_hidden_state (float [B, n_v, d]): Normalised video tokens; absent without video.
-        audio_hidden_state (float [B, n_a, d]): Normalised spectrogram tokens; absent without audio.
-        hidden_states (tuple of `num_hidden_layers + 1` [B, n_v, d]): Video stream before and after each layer, not normalised.
-        attentions (tuple of [B, heads, queries, keys]): Video stream; eager attention only. In bottleneck layers both
-            count the bottleneck rows (last), in full self-attention layers the keys are [other stream, own tokens].
-        audio_hidden_states, audio_attentions: The same of the spectrogram stream. A shared encoder with full
-            self-attention has one attention map for both, found in `attentions`.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    video_hidden_state: torch.FloatTensor | None = None
-    audio_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    audio_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    audio_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class AudioVisualClassifierOutput(ModelOutput):
-    """
-    Output of a head for audio-visual classification. B batch, C `num_labels`.
-
-    Args:
-        loss (float scalar): Mean over the batch; given `labels`.
-        logits (float [B, C]): Scores before softmax or sigmoid.
-        video_logits, audio_logits (float [B, C]): Scores of each stream alone (`"token"` readout); `logits` is their mean
-            over the modalities present. Rows of a missing modality are meaningless.
-        hidden_states, attentions, audio_hidden_states, audio_attentions: See the base model's output.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    video_logits: torch.FloatTensor | None = None
-    audio_logits: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    audio_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    audio_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
 class MBTEmbeddings(nn.Module):
-    """What both streams' embeddings share: an optional CLS token in front and a learned position table over all of it."""
+    """What both streams' embeddings share: an optional CLS token in front, positions over all of it, a modality token."""
 
     def __init__(self, config: MBTConfig, num_patches: int):
         super().__init__()
         with_cls = config.readout == "token"
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if with_cls else None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, num_patches + with_cls, config.hidden_size))
+        self.modality_token = (
+            nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_modality_tokens else None
+        )
+        add_position_table(self, config.position_embeddings, num_patches + with_cls, config.hidden_size)
 
     def add_positions(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens [B, n, d] -> [B, n (+1), d]."""
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + self.position_embeddings
+        tokens = tokens + self.position_embeddings
+        return tokens if self.modality_token is None else tokens + self.modality_token
 
 
 class MBTVideoEmbeddings(MBTEmbeddings):
@@ -228,11 +199,13 @@ class MBTLayer(GradientCheckpointingLayer):
             joint, weights[modality] = self.block(modality)(torch.cat([stream, bottleneck], dim=1), **kwargs)
             tokens[modality], update = joint[:, : stream.shape[1]], joint[:, stream.shape[1] :]
             if chained:
-                bottleneck = update if presence is None else torch.where(_has(presence, modality), update, bottleneck)
+                bottleneck = (
+                    update if presence is None else torch.where(has_modality(presence, modality), update, bottleneck)
+                )
             else:
                 updates[modality] = update
         if not chained:
-            bottleneck = _average(updates.get("video"), updates.get("audio"), presence)
+            bottleneck = average_streams(updates.get("video"), updates.get("audio"), presence)
         return tokens["video"], tokens["audio"], bottleneck, weights.get("video"), weights.get("audio")
 
     def _joint_separate(
@@ -255,23 +228,6 @@ class MBTLayer(GradientCheckpointingLayer):
     def _join(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         tokens = {"video": video, "audio": audio}
         return torch.cat([tokens[modality] for modality in self.config.modalities], dim=1)
-
-
-def _has(presence: torch.Tensor, modality: str) -> torch.Tensor:
-    """presence bool [B, 2] (video, audio) -> [B, 1, 1] of one modality."""
-    return presence[:, 0 if modality == "video" else 1][:, None, None]
-
-
-def _average(video: torch.Tensor | None, audio: torch.Tensor | None, presence: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the modalities present, sample by sample; the plain mean where both are."""
-    if video is None or audio is None:
-        return audio if video is None else video
-    mean = (video + audio) / 2
-    if presence is None:
-        return mean
-    shape = (-1, *[1] * (mean.dim() - 1))
-    has_video, has_audio = presence[:, 0].view(shape), presence[:, 1].view(shape)
-    return torch.where(has_video & has_audio, mean, torch.where(has_video, video, audio))
 
 
 class MBTPreTrainedModel(PreTrainedModel):
@@ -307,37 +263,12 @@ class MBTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         init_marked_layer(module, head_bias=self.config.classifier_bias_init)
         if isinstance(module, MBTEmbeddings):
-            init.normal_(module.position_embeddings, std=self.config.initializer_range)
-            if module.cls_token is not None:
-                init.zeros_(module.cls_token)
+            init_position_table(module, self.config.initializer_range)
+            for token in (module.cls_token, module.modality_token):
+                if token is not None:
+                    init.zeros_(token)
         elif isinstance(module, MBTModel) and module.bottleneck is not None:
             init.normal_(module.bottleneck, std=self.config.initializer_range)
-
-
-def _record_both_streams(forward):
-    """Let `output_hidden_states` and `output_attentions` switch the audio stream's recording as well."""
-
-    @wraps(forward)
-    def wrapper(self, *args, **kwargs):
-        return_dict = kwargs.pop("return_dict", None)
-        for name in ("hidden_states", "attentions"):
-            wanted = kwargs.get(f"output_{name}")
-            wanted = getattr(self.config, f"output_{name}", False) if wanted is None else wanted
-            kwargs[f"output_audio_{name}"] = wanted is not None and wanted is not False
-        output = forward(self, *args, return_dict=True, **kwargs)
-        absent = [
-            prefix
-            for stream, prefix in (("video", ""), ("audio", "audio_"))
-            if output.get(f"{stream}_hidden_state") is None
-        ]
-        if absent:
-            empty = {f"{prefix}{kind}" for prefix in absent for kind in ("hidden_states", "attentions")}
-            output = MBTModelOutput(**{name: value for name, value in output.items() if name not in empty})
-        if return_dict is None:
-            return_dict = getattr(self.config, "return_dict", True)
-        return output if return_dict else output.to_tuple()
-
-    return wrapper
 
 
 class MBTModel(MBTPreTrainedModel):
@@ -358,7 +289,7 @@ class MBTModel(MBTPreTrainedModel):
         self.post_init()
 
     @merge_with_config_defaults
-    @_record_both_streams
+    @record_both_streams
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -366,7 +297,7 @@ class MBTModel(MBTPreTrainedModel):
         input_features: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> MBTModelOutput:
+    ) -> AudioVisualModelOutput:
         r"""
         Args:
             pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
@@ -382,15 +313,11 @@ class MBTModel(MBTPreTrainedModel):
         Raises:
             ValueError: On missing or unknown modalities and wrong shapes.
         """
-        self._check_inputs(pixel_values, input_features, modality_mask)
-        presence = modality_mask
-        if presence is not None:
-            presence = presence.bool()
-            # Filler may be anything, NaN too, which would reach weight gradients even where the output is not used.
-            pixel_values = _blank_missing(pixel_values, presence[:, 0])
-            input_features = _blank_missing(input_features, presence[:, 1])
-            if pixel_values is None or input_features is None:
-                presence = None
+        check_streams(self.config, pixel_values, input_features, modality_mask)
+        if modality_mask is not None:
+            pixel_values = blank_missing(pixel_values, modality_mask[:, 0].bool())
+            input_features = blank_missing(input_features, modality_mask[:, 1].bool())
+        presence = presence_of(pixel_values, input_features, modality_mask)
         video = None if pixel_values is None else self.video_embeddings(pixel_values)
         audio = None if input_features is None else self.audio_embeddings(input_features)
         extra = None
@@ -403,46 +330,11 @@ class MBTModel(MBTPreTrainedModel):
         audio = None if audio is None else self.layernorm(audio)
         streams = {"video": video, "audio": audio}
         present = [streams[modality] for modality in self.config.modalities if streams[modality] is not None]
-        return MBTModelOutput(
+        return AudioVisualModelOutput(
             last_hidden_state=present[0] if len(present) == 1 else torch.cat(present, dim=1),
             video_hidden_state=video,
             audio_hidden_state=audio,
         )
-
-    def _check_inputs(
-        self,
-        pixel_values: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        modality_mask: torch.Tensor | None,
-    ) -> None:
-        given = {"video": pixel_values, "audio": input_features}
-        if pixel_values is None and input_features is None:
-            raise ValueError("Give `pixel_values` (video), `input_features` (audio) or both; got neither.")
-        for modality, name in (("video", "pixel_values"), ("audio", "input_features")):
-            if given[modality] is not None and modality not in self.config.modalities:
-                raise ValueError(
-                    f"`{name}` was given, but this model has no {modality} stream (config.modalities = "
-                    f"{tuple(self.config.modalities)}). Leave it out, or load a model with that stream."
-                )
-        if pixel_values is not None and input_features is not None and pixel_values.shape[0] != input_features.shape[0]:
-            raise ValueError(
-                f"`pixel_values` holds {pixel_values.shape[0]} samples, `input_features` {input_features.shape[0]}; "
-                "both must describe the same clips."
-            )
-        if modality_mask is None:
-            return
-        batch = (input_features if pixel_values is None else pixel_values).shape[0]
-        if tuple(modality_mask.shape) != (batch, 2):
-            raise ValueError(
-                f"`modality_mask` must be bool [batch, 2] = [{batch}, 2] (columns video, audio), got "
-                f"{tuple(modality_mask.shape)}."
-            )
-        # Reading values waits for a GPU and breaks a graph; there the processor's and the collator's check must do.
-        if modality_mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            usable = modality_mask.bool() & torch.tensor([pixel_values is not None, input_features is not None])
-            empty = (~usable.any(dim=1)).nonzero().flatten().tolist()
-            if empty:
-                raise ValueError(f"Samples {empty} have neither video nor audio by `modality_mask`; leave them out.")
 
     @classmethod
     def from_vit(cls, vit: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs) -> "MBTModel":
@@ -450,13 +342,7 @@ class MBTModel(MBTPreTrainedModel):
         return _from_vit(cls, vit, config, **kwargs)
 
 
-def _blank_missing(values: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor | None:
-    if values is None:
-        return None
-    return torch.where(present.view(-1, *[1] * (values.dim() - 1)), values, 0.0)
-
-
-class MBTForAudioVisualClassification(MBTPreTrainedModel):
+class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
     """MBT with one linear head, shared by the streams, over the readout of the config."""
 
     # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
@@ -498,29 +384,16 @@ class MBTForAudioVisualClassification(MBTPreTrainedModel):
         audio_labels = kwargs.pop("audio_labels", None)
         outputs = self.mbt(pixel_values, input_features, modality_mask, **kwargs)
         video, audio = outputs.video_hidden_state, outputs.audio_hidden_state
-        presence = (
-            modality_mask.bool() if modality_mask is not None and None not in (pixel_values, input_features) else None
-        )
-        if self.config.readout == "token":
-            video_logits = None if video is None else self._head(video[:, 0])
-            audio_logits = None if audio is None else self._head(audio[:, 0])
-            logits = _average(video_logits, audio_logits, presence)
+        presence = presence_of(pixel_values, input_features, modality_mask)
+        video_logits = audio_logits = None
+        if self.config.has_stream_logits:
+            video_logits = None if video is None else self._head(self._pool_stream(video))
+            audio_logits = None if audio is None else self._head(self._pool_stream(audio))
+            logits = average_streams(video_logits, audio_logits, presence)
         else:
-            video_logits = audio_logits = None
             logits = self._head(self._pool(outputs.last_hidden_state, video, audio, presence))
-
-        loss = None
-        if audio_labels is not None and (self.config.readout != "token" or not self.training):
-            raise ValueError('`audio_labels` needs `readout="token"` and a model in training mode.')
-        if labels is not None:
-            per_stream = self.training and self.config.readout == "token"
-            if per_stream:
-                audio_labels = labels if audio_labels is None else audio_labels
-                video_loss = None if video is None else self._loss(video_logits, labels)
-                audio_loss = None if audio is None else self._loss(audio_logits, audio_labels)
-                loss = _average(video_loss, audio_loss, presence).mean()
-            else:
-                loss = self._loss(logits, labels).mean()
+        by_stream = {"clip": logits, "video": video_logits, "audio": audio_logits}
+        loss = self._stream_loss(by_stream, labels, audio_labels, presence)
         return AudioVisualClassifierOutput(
             loss=loss,
             logits=logits,
@@ -532,10 +405,8 @@ class MBTForAudioVisualClassification(MBTPreTrainedModel):
             audio_attentions=outputs.audio_attentions,
         )
 
-    def _head(self, features: torch.Tensor) -> torch.Tensor:
-        if self.pre_logits is not None:
-            features = torch.tanh(self.pre_logits(features))
-        return self.classifier(features)
+    def _pool_stream(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 0] if self.config.readout == "token" else tokens.mean(dim=1)
 
     def _pool(
         self,
@@ -552,12 +423,6 @@ class MBTForAudioVisualClassification(MBTPreTrainedModel):
         has_video, has_audio = presence[:, :1], presence[:, 1:]
         alone = torch.where(has_video, reduce(video, dim=1), reduce(audio, dim=1))
         return torch.where(has_video & has_audio, pooled, alone)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        problem_type = infer_problem_type(config.problem_type, config.num_labels, labels)
-        smoothing = config.label_smoothing if self.training else 0.0
-        return classification_loss(logits, labels, problem_type, smoothing, config.class_splits)
 
     @classmethod
     def from_vit(
