@@ -12,6 +12,11 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it, loaded on first use: importing the package stays as cheap as importing AutoModel.
 _LAZY = {
+    "AVMAEConfig": "models.configuration_avmae",
+    "AVMAEForAudioVisualClassification": "models.modeling_avmae",
+    "AVMAEForPreTraining": "models.modeling_avmae",
+    "AVMAEModel": "models.modeling_avmae",
+    "AVMAEProcessor": "models.processing_avmae",
     "MBTConfig": "models.configuration_mbt",
     "MBTForAudioVisualClassification": "models.modeling_mbt",
     "MBTModel": "models.modeling_mbt",

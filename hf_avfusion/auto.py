@@ -14,10 +14,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from .models.configuration_avmae import AVMAEConfig
 from .models.configuration_mbt import MBTConfig
 
 AUDIO_VISUAL_CLASSIFICATION_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
@@ -42,6 +43,16 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
             AutoModel: "modeling_mbt:MBTModel",
             AutoModelForVideoClassification: "modeling_mbt:MBTForAudioVisualClassification",
             AutoModelForAudioVisualClassification: "modeling_mbt:MBTForAudioVisualClassification",
+        },
+    ),
+    (
+        AVMAEConfig,
+        "processing_avmae:AVMAEProcessor",
+        {
+            AutoModel: "modeling_avmae:AVMAEModel",
+            AutoModelForPreTraining: "modeling_avmae:AVMAEForPreTraining",
+            AutoModelForVideoClassification: "modeling_avmae:AVMAEForAudioVisualClassification",
+            AutoModelForAudioVisualClassification: "modeling_avmae:AVMAEForAudioVisualClassification",
         },
     ),
 )

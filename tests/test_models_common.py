@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModel
 
-from hf_avfusion import AutoModelForAudioVisualClassification, MBTConfig
+from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEConfig, MBTConfig
 
 MBT_TINY = {
     "hidden_size": 32,
@@ -25,6 +25,8 @@ MBT_TINY = {
     "num_labels": 5,
 }
 
+AVMAE_TINY = {key: value for key, value in MBT_TINY.items() if key != "fusion_layer"}
+
 # Name of the variant -> its config. Inputs and outputs of all architectures are the same (design: pixel_values,
 # input_features, modality_mask -> logits), so nothing else is needed.
 ARCHITECTURES = {
@@ -37,6 +39,13 @@ ARCHITECTURES = {
     "mbt-self-attention-shared": MBTConfig(**MBT_TINY, fusion="self_attention", share_encoder=True, readout="sum"),
     "mbt-late": MBTConfig(**{**MBT_TINY, "fusion_layer": 3}),
     "mbt-early": MBTConfig(**{**MBT_TINY, "fusion_layer": 0}),
+    "mbt-avmae": MBTConfig(
+        **MBT_TINY, readout="stream_mean", position_embeddings="sinusoidal", use_modality_tokens=True
+    ),
+    "avmae": AVMAEConfig(**AVMAE_TINY),
+    "avmae-early": AVMAEConfig(**AVMAE_TINY, encoder_strategy="early", position_embeddings="learned"),
+    "avmae-shared": AVMAEConfig(**AVMAE_TINY, encoder_strategy="shared", pooled_norm=True),
+    "avmae-mid-fusion": AVMAEConfig(**AVMAE_TINY, encoder_strategy="mid_fusion", use_modality_tokens=True),
 }
 
 pytestmark = pytest.mark.parametrize("name", ARCHITECTURES)

@@ -242,19 +242,22 @@ def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
     Initialise a layer marked by [`with_init`] as the JAX originals do; unmarked modules are left alone.
 
     Attention and MLP kernels Xavier-uniform, attention biases 0, MLP biases N(0, 1e-6); patch projections and
-    pre-logits LeCun-normal, biases 0; head kernel 0, head bias `head_bias`.
+    pre-logits LeCun-normal, biases 0; head kernel 0, head bias `head_bias`. Schemes "xavier" and "zero" name the kernel's
+    initialisation, with bias 0.
     """
     scheme = getattr(module, "init_scheme", None)
-    if scheme in ("attention", "mlp"):
+    if scheme in ("attention", "mlp", "xavier"):
         init.xavier_uniform_(module.weight)
     elif scheme == "lecun":
         # Flax truncates at two standard deviations and makes up for the variance lost; transformers' own version bounds the
         # values at +-2 whatever the scale, which leaves them 14 % too large.
         std = module.weight[0].numel() ** -0.5 / 0.87962566103423978
         init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-    elif scheme == "head":
+    elif scheme in ("head", "zero"):
         init.zeros_(module.weight)
     else:
+        return
+    if module.bias is None:
         return
     if scheme == "mlp":
         init.normal_(module.bias, std=1e-6)

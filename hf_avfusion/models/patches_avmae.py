@@ -1,0 +1,97 @@
+"""What a masked autoencoder reconstructs: patches cut from pixels and spectrograms, standardised, scored and put back."""
+
+import torch
+
+EPSILON = 1e-6  # added to the variance inside the root, as jax.nn.standardize does
+
+
+def video_patches(
+    pixel_values: torch.Tensor, tubelet_size: int, patch_hw: tuple[int, int], central_frame: bool = False
+) -> torch.Tensor:
+    """
+    Frames [B, T, C, H, W] -> patch vectors [B, t*h*w, values], each ordered frame, row, column, channel.
+
+    `central_frame` keeps frame `tubelet_size // 2` of each tubelet only. T, H and W must divide.
+    """
+    batch, frames, channels, height, width = pixel_values.shape
+    ph, pw = patch_hw
+    t, h, w = frames // tubelet_size, height // ph, width // pw
+    patches = pixel_values.reshape(batch, t, tubelet_size, channels, h, ph, w, pw).permute(0, 1, 4, 6, 2, 5, 7, 3)
+    if central_frame:
+        patches = patches[:, :, :, :, tubelet_size // 2 : tubelet_size // 2 + 1]
+    return patches.reshape(batch, t * h * w, -1)
+
+
+def frames_of_patches(
+    patches: torch.Tensor, grid: tuple[int, int, int], patch_hw: tuple[int, int], num_channels: int
+) -> torch.Tensor:
+    """
+    The inverse of [`video_patches`]: [B, t*h*w, values] -> frames [B, t * frames per patch, C, H, W].
+
+    Patches of central frames only give one frame per tubelet.
+    """
+    (t, h, w), (ph, pw) = grid, patch_hw
+    pixels = patches.reshape(patches.shape[0], t, h, w, -1, ph, pw, num_channels).permute(0, 1, 4, 7, 2, 5, 3, 6)
+    return pixels.reshape(patches.shape[0], -1, num_channels, h * ph, w * pw)
+
+
+def spectrogram_patches(input_features: torch.Tensor, patch_hw: tuple[int, int]) -> torch.Tensor:
+    """
+    Spectrogram [B, time, mel] or [B, C, time, mel] -> patch vectors [B, t*f, values], ordered time, mel, channel.
+
+    What the patches leave over at the end of time and mel is dropped, as in the embedding.
+    """
+    if input_features.dim() == 3:
+        input_features = input_features.unsqueeze(1)
+    batch, channels, time, mel = input_features.shape
+    ph, pw = patch_hw
+    t, f = time // ph, mel // pw
+    patches = input_features[:, :, : t * ph, : f * pw].reshape(batch, channels, t, ph, f, pw)
+    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, t * f, -1)
+
+
+def spectrogram_of_patches(
+    patches: torch.Tensor, grid: tuple[int, int], patch_hw: tuple[int, int], num_channels: int = 1
+) -> torch.Tensor:
+    """The inverse of [`spectrogram_patches`]: [B, t*f, values] -> [B, t * ph, f * pw], or with a channel axis after B."""
+    (t, f), (ph, pw) = grid, patch_hw
+    planes = patches.reshape(patches.shape[0], t, f, ph, pw, num_channels).permute(0, 5, 1, 3, 2, 4)
+    planes = planes.reshape(patches.shape[0], num_channels, t * ph, f * pw)
+    return planes.squeeze(1) if num_channels == 1 else planes
+
+
+def patch_statistics(
+    patches: torch.Tensor, standardization: str | None, num_channels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Mean and deviation that standardise patch vectors [B, N, values], of a shape that spreads over them.
+
+    `"patch"`: over the whole vector; `"patch_channels"`: of each of its interleaved channels alone; None: 0 and 1. The
+    deviation is sqrt(biased variance + 1e-6).
+    """
+    if standardization is None:
+        return patches.new_zeros(1), patches.new_ones(1)
+    if standardization == "patch":
+        variance, mean = torch.var_mean(patches, dim=-1, correction=0, keepdim=True)
+        return mean, (variance + EPSILON).sqrt()
+    pixels = patches.unflatten(-1, (-1, num_channels))
+    variance, mean = torch.var_mean(pixels, dim=-2, correction=0, keepdim=True)
+    deviation = (variance + EPSILON).sqrt()
+    return mean.expand_as(pixels).flatten(-2), deviation.expand_as(pixels).flatten(-2)
+
+
+def patch_loss(
+    predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, average_over_features: bool = True
+) -> torch.Tensor:
+    """
+    Squared error of patches, averaged over the weighted patches of the whole batch (spec section 6); float32 scalar.
+
+    Args:
+        predictions, targets: [B, N, values], computed in float32.
+        weights: [B, N]; 1 where a patch counts.
+        average_over_features: divide by the number of values of a patch, else their errors are summed.
+    """
+    errors = (predictions.float() - targets.float()).square().sum(dim=-1)
+    weights = weights.to(errors.dtype)
+    loss = (errors * weights).sum() / (weights.sum() + 1e-8)
+    return loss / predictions.shape[-1] if average_over_features else loss
