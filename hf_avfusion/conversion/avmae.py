@@ -6,16 +6,23 @@ Pretraining checkpoints become `AVMAEForPreTraining`, fine-tuned ones `MBTForAud
 place, or a place without a tensor, ends in an error.
 """
 
+import argparse
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from ..models.configuration_avmae import AVMAEConfig
-from ..models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining
+from ..models.configuration_mbt import MBTConfig
+from ..models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from ..models.modeling_mbt import MBTForAudioVisualClassification
-from .flax import ConversionError, Rule, block_rules, convolution, dense, same
+from .flax import ConversionError, Rule, block_rules, convert, convolution, dense, read_train_state, same
+from .mbt import dropped_names, mbt_rules
 
 STREAMS = {"video": "rgb", "audio": "spectrogram"}
 ENCODERS = {
@@ -269,3 +276,273 @@ def _dense(rules: Rules, source: str, target: str) -> None:
 
 def _conv(rules: Rules, source: str, target: str) -> None:
     rules[f"{source}/kernel"], rules[f"{source}/bias"] = (f"{target}.weight", convolution), (f"{target}.bias", same)
+
+
+def finetuning_rules(config: MBTConfig) -> Rules:
+    """Flax path -> (our name, layout) of the project's MBT: those of MBT's own project under its names (spec section 9.2)."""
+    rules: Rules = {}
+    for source, place in mbt_rules(config).items():
+        if source.startswith(("output_projection/", "pre_logits/")):
+            source = f"ProjectionHeadAndClassifier_0/{source}"
+        # A single modality owns the blocks without suffix, whichever it is.
+        if config.modalities == ("audio",) and not config.share_encoder:
+            source = re.sub(r"(encoderblock_\d+)_spectrogram/", r"\1/", source)
+        # Position tables stand beside the stack, not in it.
+        rules[source.replace("Transformer/posembed_input", "posembed_input")] = place
+    return rules
+
+
+def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels: int, **fields) -> MBTConfig:
+    """
+    The config of the project's MBT from its own fine-tuning config (`model`, `label_smoothing`, `model_name`).
+
+    Args:
+        sizes: As in [`config_from_scenic`].
+        num_labels: Classes.
+        **fields: Further `MBTConfig` fields; they win.
+    """
+    model = scenic["model"]
+    names = model.get("modality_fusion", ("rgb", "spectrogram"))
+    modalities = tuple(modality for modality, name in STREAMS.items() if name in names)
+    patch = [int(size) for size in model["patches"]["size"]]
+    if model.get("classifier", "gap") != "gap":
+        raise ConversionError(f"classifier {model['classifier']!r} has no counterpart in av_mae's MBT; known is 'gap'.")
+    multi_label = "multilabel" in scenic.get("model_name", "")
+    found: dict = {
+        "hidden_size": model["hidden_size"],
+        "num_hidden_layers": model["num_layers"],
+        "num_attention_heads": model["num_heads"],
+        "intermediate_size": model["mlp_dim"],
+        "hidden_dropout_prob": model.get("dropout_rate", 0.0),
+        "attention_probs_dropout_prob": model.get("attention_dropout_rate", 0.0),
+        "drop_path_rate": model.get("stochastic_droplayer_rate") or 0.0,
+        "patch_size": tuple(patch[:2]),
+        "modalities": modalities,
+        "fusion": "bottleneck" if model.get("use_bottleneck", False) else "self_attention",
+        "fusion_layer": model.get("fusion_layer", 0),
+        "num_bottleneck_tokens": model.get("n_bottlenecks", 4),
+        "test_with_bottlenecks": model.get("test_with_bottlenecks", True),
+        "share_encoder": model.get("share_encoder", False),
+        "readout": "stream_mean",
+        "position_embeddings": _known(
+            "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
+        ),
+        # The multi-label class never builds modality tokens.
+        "use_modality_tokens": bool(model.get("use_modality_tokens")) and not multi_label,
+        "representation_size": model.get("representation_size"),
+        "label_smoothing": scenic.get("label_smoothing") or 0.0,
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+        "num_labels": num_labels,
+    }
+    if "video" in modalities:
+        found.update(tubelet_size=patch[2], num_frames=sizes["num_frames"])
+        found["image_size"] = (sizes["height"], sizes["width"])
+    if "audio" in modalities:
+        found.update(spectrogram_length=sizes["spec_time"], num_mel_bins=sizes["spec_freq"])
+        found["num_audio_channels"] = sizes.get("spec_channels", 1)
+    return MBTConfig(**{**found, **fields})
+
+
+def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBTConfig:
+    """
+    Config of a checkpoint from the names and shapes of its tensors.
+
+    Not in the file, since positions are fixed: `num_frames`, `image_size`, `spectrogram_length` and `num_mel_bins` (16 frames,
+    32 once fine-tuned, of 224 x 224, and 800 x 128 unless given), mask ratios, target options and loss weights (as in the
+    config's defaults), for MBT `fusion_layer` (two thirds of the layers), for a single-modality classifier the readout if
+    pooled (mean). An early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one:
+    without `encoder_strategy` and `decoder_strategy` they are taken to be shared.
+
+    Args:
+        params: Flat Flax parameters with normalised names.
+        **known: Fields of the config that are known; they win.
+    """
+    kind = kind_of(params)
+    stacks = {name.split("/")[0] for name in params if re.match(r"(Transformer|Decoder)", name)}
+    stack = sorted(name for name in stacks if name.startswith("Transformer"))[-1]
+    if not any(name.startswith(f"{stack}/encoderblock_0/") for name in params):
+        raise ConversionError(f"No {stack}/encoderblock_0 among the tensors, e.g. {sorted(params)[:3]}.")
+    query = f"{stack}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
+    fields: dict = {
+        "hidden_size": params[query].shape[0],
+        "num_attention_heads": params[query].shape[1],
+        "intermediate_size": params[f"{stack}/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1],
+        "use_modality_tokens": any(name.startswith("Encoder_modality_token_") for name in params),
+        "position_embeddings": "learned" if any(name.startswith("posembed_input") for name in params) else "sinusoidal",
+    }
+    video = params.get("embedding_rgb/kernel", params.get("embedding/kernel"))
+    audio = params.get("embedding_spectrogram/kernel")
+    if audio is None and video is not None and video.ndim == 4:  # the single-modality classifier of spectrograms
+        video, audio = None, video
+    modalities = ("video",) * (video is not None) + ("audio",) * (audio is not None)
+    if not modalities:
+        raise ConversionError(f"No patch embedding among the tensors, e.g. {sorted(params)[:3]}.")
+    fields["modalities"] = modalities
+    if audio is not None:
+        fields.update(patch_size=tuple(audio.shape[:2]), num_audio_channels=audio.shape[2])
+    if video is not None:
+        fields.update(patch_size=tuple(video.shape[1:3]), tubelet_size=video.shape[0])
+    if kind is not AVMAEForPreTraining:
+        return _infer_classifier(kind, params, fields, known)
+    layers = {name: _layers(params, name) for name in stacks}
+    joint = layers.get("Transformer_concat", 0)
+    fields["num_hidden_layers"] = joint + max(
+        [layers[name] for name in layers if re.match(r"Transformer(_rgb|_spectrogram)?$", name)]
+    )
+    fields["encoder_strategy"] = "mid_fusion" if joint else "shared" if "Transformer" in stacks else "separate"
+    if joint:
+        fields["num_fusion_layers"] = joint
+    decoder = "Decoder" if "Decoder" in stacks else sorted(name for name in stacks if name.startswith("Decoder"))[0]
+    query = params[f"{decoder}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"]
+    own = STREAMS[modalities[0]]
+    fields.update(
+        decoder_strategy="shared" if decoder == "Decoder" else "separate",
+        decoder_hidden_size=query.shape[0],
+        decoder_num_attention_heads=query.shape[1],
+        decoder_intermediate_size=params[f"{decoder}/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1],
+        decoder_num_hidden_layers=layers[decoder],
+        decoder_projection_bias=f"decoder_projection_{own}/bias" in params,
+        final_norm=f"{decoder}/encoder_norm/scale" in params,
+    )
+    table = params.get(f"posembed_input_{own}/pos_embedding")
+    if table is not None and table.shape[-1] != fields["hidden_size"]:  # under one name with the encoder's
+        fields.update(position_embeddings="sinusoidal", decoder_position_embeddings="learned")
+    if f"posembed_decoder_{own}/pos_embedding" in params:
+        fields["decoder_position_embeddings"] = "learned"
+    if video is not None:
+        values = params["output_projection_rgb/bias"].shape[0]
+        fields["central_frame_target"] = video.shape[0] > 1 and values == video[0, ..., 0].size
+    return AVMAEConfig(**{**fields, **known})
+
+
+def _infer_classifier(
+    kind: type[PreTrainedModel], params: Mapping[str, np.ndarray], fields: dict, known: dict
+) -> AVMAEConfig | MBTConfig:
+    fields["num_hidden_layers"] = _layers(params, "Transformer")
+    fields["num_frames"] = 32
+    if kind is MBTForAudioVisualClassification:
+        head = "ProjectionHeadAndClassifier_0/"
+        both = len(fields["modalities"]) == 2
+        fields.update(
+            readout="stream_mean",
+            fusion="bottleneck" if "bottleneck" in params else "self_attention",
+            share_encoder=both and not any(re.search(r"encoderblock_\d+_spectrogram/", name) for name in params),
+        )
+        if "bottleneck" in params:
+            fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1]
+    else:
+        head = ""
+        fields.update(
+            readout="token" if "cls" in params else "mean",
+            pooled_norm="encoder_norm/scale" in params,
+            final_norm="Transformer/encoder_norm/scale" in params,
+        )
+    fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
+    if f"{head}pre_logits/bias" in params:
+        fields["representation_size"] = params[f"{head}pre_logits/bias"].shape[0]
+    config_class = MBTConfig if kind is MBTForAudioVisualClassification else AVMAEConfig
+    return config_class(**{**fields, **known})
+
+
+def _layers(params: Mapping[str, np.ndarray], stack: str) -> int:
+    found = (re.match(rf"{stack}/encoderblock_(\d+)", name) for name in params)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def convert_avmae(
+    params: Mapping[str, np.ndarray], config: AVMAEConfig | MBTConfig, model_class: type[PreTrainedModel] | None = None
+) -> dict[str, torch.Tensor]:
+    """
+    Flax parameters to the state dict of `model_class(config)`.
+
+    Args:
+        params: Flat Flax parameters.
+        model_class: By default what the names tell. `AVMAEModel` takes the encoder of a pretraining tree, with or without its
+            decoder, which is left out on purpose.
+
+    Raises:
+        ConversionError: If tensors and config do not match one to one, naming them.
+    """
+    params = normalize_names(params)
+    model_class = kind_of(params) if model_class is None else model_class
+    dropped: set[str] = set()
+    if model_class is AVMAEForPreTraining:
+        rules = pretraining_rules(config)
+    elif model_class is AVMAEModel:
+        rules = encoder_rules(config, prefix="")
+        decoding = r"(Decoder|mask_token_|decoder_projection_|output_projection_|posembed_decoder)"
+        dropped = {name for name in params if re.match(decoding, name)}
+    elif model_class is MBTForAudioVisualClassification:
+        rules, dropped = finetuning_rules(config), dropped_names(config)
+    else:
+        rules = classifier_rules(config)
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in model_class(config).state_dict().items()}
+    return convert(params, rules, shapes, dropped=dropped)
+
+
+def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping | None = None) -> PreTrainedModel:
+    """
+    A model with the weights of a checkpoint file, of the class that its tensors tell.
+
+    Args:
+        checkpoint: The MessagePack file, an old train state (pretraining) or a new one (fine-tuning).
+        config: A config, known fields of it (the rest is inferred), or nothing.
+
+    Raises:
+        ConversionError: If the file cannot be read, or does not fit the config.
+        ValueError: If the config's fields contradict each other.
+    """
+    params = normalize_names(read_train_state(checkpoint))
+    model_class = kind_of(params)
+    if not isinstance(config, (AVMAEConfig, MBTConfig)):
+        config_class = model_class.config_class
+        unknown = set(config or {}) - set(config_class().to_dict()) - {"num_labels"}
+        if unknown:
+            raise ConversionError(
+                f"The config names fields that {config_class.__name__} does not have: {sorted(unknown)}."
+            )
+        config = infer_config(params, **(config or {}))
+    elif not isinstance(config, model_class.config_class):
+        raise ConversionError(
+            f"{checkpoint} holds a {model_class.__name__}, which a {type(config).__name__} does not describe."
+        )
+    model = model_class(config)
+    model.load_state_dict(convert_avmae(params, config), strict=True)
+    return model.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: convert one file into a folder that `from_pretrained` loads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="scenic checkpoint file (MessagePack)")
+    parser.add_argument(
+        "--config",
+        help="JSON file with fields of the config that the checkpoint does not tell (encoder_strategy, fusion_layer, "
+        "num_frames, spectrogram_length, id2label, ...); the rest is inferred from names and shapes",
+    )
+    parser.add_argument("--output", required=True, help="folder to write")
+    options = parser.parse_args(arguments)
+    fields = {}
+    if options.config:
+        try:
+            fields = json.loads(Path(options.config).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            parser.error(f"--config {options.config}: {error}")
+        if not isinstance(fields, dict):
+            parser.error(
+                f"--config {options.config}: holds a JSON {type(fields).__name__}, expected an object of fields"
+            )
+    try:
+        model = load_avmae(options.checkpoint, fields)
+    except (ValueError, StrictDataclassError) as error:
+        parser.exit(1, f"error: {error}\n")
+    model.save_pretrained(options.output)
+    print(
+        f"{options.output}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, modalities "
+        f"{'+'.join(model.config.modalities)}, {model.config.num_hidden_layers} layers of {model.config.hidden_size}"
+    )
+
+
+if __name__ == "__main__":
+    main()

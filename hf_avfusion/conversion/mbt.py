@@ -167,7 +167,11 @@ def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:
         layout = frame_convolution if flat_kernel else convolution
         rules[f"embedding{suffix}/kernel"] = (f"{name}.patch_embeddings.projection.weight", layout)
         rules[f"embedding{suffix}/bias"] = (f"{name}.patch_embeddings.projection.bias", same)
-        rules[f"Transformer/posembed_input{suffix}/pos_embedding"] = (f"{name}.position_embeddings", same)
+        if config.position_embeddings == "learned":
+            rules[f"Transformer/posembed_input{suffix}/pos_embedding"] = (f"{name}.position_embeddings", same)
+        if config.use_modality_tokens:
+            token = {"video": "rgb", "audio": "spectrogram"}[modality]
+            rules[f"Encoder_modality_token_{token}"] = (f"{name}.modality_token", same)
         if config.readout == "token":
             # A single modality keeps its CLS under the plain name.
             rules["cls" if single else cls] = (f"{name}.cls_token", same)

@@ -1,11 +1,11 @@
-"""Starting MBT from an image ViT: what goes where, and how positions, kernels and bottleneck are reshaped (spec section 8)."""
+"""Starting MBT from an image ViT or from a pretrained AV-MAE: what goes where, and how tensors are reshaped."""
 
 import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .configuration_mbt import MBTConfig
 
@@ -163,6 +163,85 @@ def pre_logits_from_vit(vit_state: Mapping[str, torch.Tensor], config: MBTConfig
     if weight is None or tuple(weight.shape) != (config.representation_size, config.hidden_size):
         return {}
     return {"pre_logits.weight": weight.clone(), "pre_logits.bias": bias.clone()}
+
+
+def mbt_config_fields_of_avmae(source: PreTrainedConfig) -> dict:
+    """The fields of an MBTConfig that go on from a pretrained `AVMAEConfig`, as the project's fine-tuning has them."""
+    same = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "hidden_act",
+        "layer_norm_eps",
+        "image_size",
+        "patch_size",
+        "tubelet_size",
+        "num_frames",
+        "num_channels",
+        "num_audio_channels",
+        "num_mel_bins",
+        "spectrogram_length",
+        "modalities",
+        "position_embeddings",
+        "use_modality_tokens",
+    )
+    return {**{name: getattr(source, name) for name in same}, "readout": "stream_mean"}
+
+
+def mbt_state_from_avmae(
+    avmae_state: Mapping[str, torch.Tensor], source: PreTrainedConfig, config: MBTConfig
+) -> dict[str, torch.Tensor]:
+    """
+    The tensors of an [`MBTModel`] that a pretrained AV-MAE encoder determines (AV-MAE spec section 9.3).
+
+    A modality's own layers go to its stream, layers that modalities share to both streams, each at its own depth. The final norm
+    is that of the joint (or shared) layers; the modalities' own norms, in the middle of the network or at its end, are dropped,
+    so that after separate encoders MBT's norm is fresh. Bottleneck and head are always fresh.
+
+    Args:
+        avmae_state: State dict of an `AVMAEModel`.
+        source: Its config.
+        config: The MBT to be filled; modalities that it lacks are left out.
+
+    Raises:
+        ValueError: If a tensor does not fit or has no place, naming it and the remedy.
+    """
+    absent = sorted(set(config.modalities) - set(source.modalities))
+    if absent:
+        raise ValueError(f"The AV-MAE was pretrained on {tuple(source.modalities)}; it has nothing for {absent}.")
+    if source.num_hidden_layers != config.num_hidden_layers:
+        raise ValueError(
+            f"The AV-MAE has {source.num_hidden_layers} layers, `num_hidden_layers` is {config.num_hidden_layers}: same depth "
+            "needed."
+        )
+    if config.share_encoder and any(f".{modality}." in name for name in avmae_state for modality in config.modalities):
+        raise ValueError("Layers of separate encoders cannot fill an MBT with `share_encoder=True`; leave it at False.")
+    target: dict[str, torch.Tensor] = {}
+    for name, value in avmae_state.items():
+        owner, _, rest = name.partition(".")
+        if owner == "encoder":
+            kind, _, inner = rest.partition(".")
+            if kind == "layernorm":
+                target[rest] = value
+            elif kind == "layers":
+                index, block, parameter = inner.split(".", 2)
+                streams = ("shared",) if config.share_encoder else tuple(config.modalities)
+                for stream in streams if block == "shared" else [block] if block in config.modalities else []:
+                    target[f"layers.{index}.{stream}.{parameter}"] = value
+            continue
+        modality = owner.removesuffix("_embeddings")
+        if modality not in config.modalities or rest == "cls_token":
+            continue
+        if rest == "modality_token" and not config.use_modality_tokens:
+            continue
+        if rest == "position_embeddings" and config.position_embeddings != "learned":
+            raise ValueError('The AV-MAE learned its positions: its MBT needs `position_embeddings="learned"` as well.')
+        channels = config.num_audio_channels
+        if owner == "audio_embeddings" and rest.endswith("projection.weight") and value.shape[1] == 1 < channels:
+            value = value.repeat(1, channels, 1, 1)  # not divided, as in the original
+        target[name] = value
+    return {name: value.clone() for name, value in target.items()}
 
 
 def load_vit(name: str, with_pooler: bool) -> PreTrainedModel:

@@ -8,7 +8,7 @@ updates of supplementary A.1 in code, and the handling of missing modalities, se
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
@@ -17,7 +17,13 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_mbt import MBTConfig
-from .initialization_mbt import load_vit, mbt_state_from_vit, pre_logits_from_vit
+from .initialization_mbt import (
+    load_vit,
+    mbt_config_fields_of_avmae,
+    mbt_state_from_avmae,
+    mbt_state_from_vit,
+    pre_logits_from_vit,
+)
 from .layers_vit import (
     SpectrogramPatchEmbeddings,
     VideoPatchEmbeddings,
@@ -341,6 +347,11 @@ class MBTModel(MBTPreTrainedModel):
         """A new model whose streams start from an image ViT; see [`MBTForAudioVisualClassification.from_vit`]."""
         return _from_vit(cls, vit, config, **kwargs)
 
+    @classmethod
+    def from_avmae(cls, avmae: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs) -> "MBTModel":
+        """A new model whose streams start from a pretrained AV-MAE; see [`MBTForAudioVisualClassification.from_avmae`]."""
+        return _from_avmae(cls, avmae, config, **kwargs)
+
 
 class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
     """MBT with one linear head, shared by the streams, over the readout of the config."""
@@ -449,6 +460,68 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
             ValueError: If shapes cannot be matched or a tensor of the ViT has no place; the message names them.
         """
         return _from_vit(cls, vit, config, **kwargs)
+
+    @classmethod
+    def from_avmae(
+        cls, avmae: PreTrainedModel | str, config: MBTConfig | None = None, **config_overrides
+    ) -> "MBTForAudioVisualClassification":
+        """
+        A new model whose streams start from a pretrained AV-MAE, as the paper fine-tunes it (AV-MAE spec section 9.3).
+
+            model = MBTForAudioVisualClassification.from_avmae("folder", num_labels=309, num_frames=32, fusion_layer=8)
+
+        A modality's own layers go to its stream, layers that both share to both streams; the final norm is that of the joint or
+        shared layers and fresh after separate encoders; bottleneck and head are fresh. The original's own mapping loses the
+        spectrogram's patch projection to a misspelt name; here it is kept.
+
+        Args:
+            avmae: An `AVMAEModel` or `AVMAEFor...`, or the Hub id or folder of one.
+            config: The model to build; by default the AV-MAE's sizes, inputs and modalities, with logits from the mean of each
+                stream's tokens.
+            **config_overrides: Fields of the default config, such as `num_labels`, `num_frames` (published: 32),
+                `fusion_layer` (published for Large: 16 on VGGSound, 18 on AudioSet), `modalities` (`("audio",)` fine-tunes on
+                sound alone), `drop_path_rate` and `label_smoothing` (published: 0.3 both).
+
+        Raises:
+            ValueError: If tensors and config do not match; the message names them.
+        """
+        return _from_avmae(cls, avmae, config, **config_overrides)
+
+
+def _from_avmae(
+    cls: type[MBTPreTrainedModel], avmae: PreTrainedModel | str, config: MBTConfig | None = None, **config_overrides
+) -> MBTPreTrainedModel:
+    if not isinstance(avmae, PreTrainedModel):
+        avmae = AutoModel.from_pretrained(avmae)
+    if avmae.config.model_type != "avmae":
+        raise ValueError(
+            f"{type(avmae).__name__} is no AV-MAE. Give an `AVMAEModel`, `AVMAEFor...` or a folder of one."
+        )
+    if config is None:
+        config = cls.config_class(**{**mbt_config_fields_of_avmae(avmae.config), **config_overrides})
+    elif config_overrides:
+        raise ValueError(f"Give either `config` or single fields, not both; got config and {sorted(config_overrides)}.")
+    model = cls(config)
+    base = getattr(model, model.base_model_prefix, model)
+    state = mbt_state_from_avmae(avmae.base_model.state_dict(), avmae.config, config)
+    shapes = {name: tuple(value.shape) for name, value in base.state_dict().items()}
+    odd = [f"{name} {tuple(value.shape)}" for name, value in state.items() if shapes.get(name) != tuple(value.shape)]
+    if odd:
+        raise ValueError(
+            f"The AV-MAE's {', '.join(odd)} have no place in this config; give the fields that they follow."
+        )
+    missing = set(base.load_state_dict(state, strict=False).missing_keys)
+    fresh = {
+        "bottleneck",
+        "layernorm.weight",
+        "layernorm.bias",
+        "video_embeddings.cls_token",
+        "audio_embeddings.cls_token",
+    }
+    fresh |= {f"{modality}_embeddings.modality_token" for modality in config.modalities}
+    if missing - fresh:
+        raise ValueError(f"AV-MAE initialisation left {sorted(missing - fresh)} unset.")
+    return model
 
 
 def _from_vit(
