@@ -358,8 +358,8 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
         **known: Fields of the config that are known; they win.
     """
     kind = kind_of(params)
-    stacks = {name.split("/")[0] for name in params if re.match(r"(Transformer|Decoder)", name)}
-    stack = sorted(name for name in stacks if name.startswith("Transformer"))[-1]
+    stacks = {name.split("/")[0] for name in params if "/encoderblock_0/" in name}
+    stack = next((name for name in sorted(stacks, reverse=True) if name.startswith("Transformer")), "Transformer")
     if not any(name.startswith(f"{stack}/encoderblock_0/") for name in params):
         raise ConversionError(f"No {stack}/encoderblock_0 among the tensors, e.g. {sorted(params)[:3]}.")
     query = f"{stack}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
@@ -392,7 +392,9 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
     fields["encoder_strategy"] = "mid_fusion" if joint else "shared" if "Transformer" in stacks else "separate"
     if joint:
         fields["num_fusion_layers"] = joint
-    decoder = "Decoder" if "Decoder" in stacks else sorted(name for name in stacks if name.startswith("Decoder"))[0]
+    decoder = next((name for name in sorted(stacks) if name.startswith("Decoder")), None)
+    if decoder is None:
+        raise ConversionError("No Decoder*/encoderblock_0 among the tensors: not a pretraining checkpoint of av_mae.")
     query = params[f"{decoder}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"]
     own = STREAMS[modalities[0]]
     fields.update(
