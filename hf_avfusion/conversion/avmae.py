@@ -243,6 +243,9 @@ def classifier_rules(config: AVMAEConfig) -> Rules:
         _norm(rules, "encoder_norm", "pooled_layernorm")
     if config.representation_size is not None:
         _dense(rules, "pre_logits", "pre_logits")
+    if config.freeze_encoder:
+        for theirs, ours in (("mean", "running_mean"), ("var", "running_var")):
+            rules[f"batch_stats/BatchNorm_0/{theirs}"] = (f"probe_norms.{modality}.{ours}", same)
     _dense(rules, "output_projection", "classifier")
     return rules
 
@@ -438,6 +441,7 @@ def _infer_classifier(
             readout="token" if "cls" in params else "mean",
             pooled_norm="encoder_norm/scale" in params,
             final_norm="Transformer/encoder_norm/scale" in params,
+            freeze_encoder="batch_stats/BatchNorm_0/mean" in params,
         )
     fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
     if f"{head}pre_logits/bias" in params:

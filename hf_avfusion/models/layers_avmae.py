@@ -293,7 +293,7 @@ class SegmentPooling(nn.Module):
         else:
             self.steps, self.step_length = config.audio_grid[0], config.patch_hw[0]
             self.length = config.spectrogram_length
-        self.register_buffer("shares", torch.zeros(self.num_segments, self.steps), persistent=False)
+        self.register_buffer("shares", self.overlaps().to(torch.get_default_device()), persistent=False)
 
     def overlaps(self) -> torch.Tensor:
         """float32 [segments, steps]: the share of each part that each step covers; rows add up to 1."""

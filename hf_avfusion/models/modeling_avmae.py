@@ -65,8 +65,8 @@ class AVMAEForPreTrainingOutput(ModelOutput):
         video_predictions (float [B, N, values]): Predicted patch vectors at every position, ordered frame, row, column,
             channel; standardised where `target_standardization` says so. [`AVMAEForPreTraining.reconstruct`] makes frames.
         audio_predictions (float [B, N, values]): The same of the spectrogram, ordered time, mel.
-        video_mask, audio_mask (bool [B, N]): True where the token was hidden from the encoder.
-        video_loss_mask, audio_loss_mask (bool [B, N]): True where the prediction counted in the loss.
+        video_mask, audio_mask (float [B, N]): 1 where the token was hidden from the encoder, else 0.
+        video_loss_mask, audio_loss_mask (float [B, N]): 1 where the prediction counted in the loss, else 0.
         video_hidden_state, audio_hidden_state (float [B, k, d]): Encoder output of the visible tokens.
         hidden_states, attentions, audio_hidden_states, audio_attentions: Of the encoder; see the base model's output.
     """
@@ -76,10 +76,10 @@ class AVMAEForPreTrainingOutput(ModelOutput):
     audio_loss: torch.FloatTensor | None = None
     video_predictions: torch.FloatTensor | None = None
     audio_predictions: torch.FloatTensor | None = None
-    video_mask: torch.BoolTensor | None = None
-    audio_mask: torch.BoolTensor | None = None
-    video_loss_mask: torch.BoolTensor | None = None
-    audio_loss_mask: torch.BoolTensor | None = None
+    video_mask: torch.FloatTensor | None = None
+    audio_mask: torch.FloatTensor | None = None
+    video_loss_mask: torch.FloatTensor | None = None
+    audio_loss_mask: torch.FloatTensor | None = None
     video_hidden_state: torch.FloatTensor | None = None
     audio_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -260,8 +260,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
             modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is missing.
                 Such a sample pretrains on the track it has (inpainting needs both and leaves it out of the loss).
-            video_mask, audio_mask (bool [B, N], *optional*): True where a token is hidden, equally many in every row; the
-                visible ones keep their order. Drawn at random unless given.
+            video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is hidden, equally many in every row;
+                the visible ones keep their order. Drawn at random unless given.
             video_visible, audio_visible (long [B, k], *optional*): The same by the visible tokens' indices in the order in
                 which the encoder is to see them, as [`draw_masks`] gives them.
             sample_mask (bool [B], *optional*): False for rows that only fill the batch and must not count.
@@ -315,10 +315,9 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             if values is None:
                 continue
             hidden[modality] = self._hidden(modality, visible[modality])
-            scored[modality] = self._scored(modality, hidden[modality], visible, modality_mask)
+            scored[modality] = weights = self._scored(modality, hidden[modality], visible, modality_mask)
             if not return_loss:
                 continue
-            weights = scored[modality].float()
             if sample_mask is not None:
                 weights = weights * sample_mask.to(weights)[:, None]
             targets = self.targets(modality, values)
@@ -385,7 +384,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             if keep_visible:
                 inpainting = config.objective == "modality_inpainting"
                 predicted = getattr(output, f"{modality}_loss_mask" if inpainting else f"{modality}_mask")
-                shown = torch.where(predicted[..., None], shown, patches)
+                shown = torch.where(predicted[..., None].bool(), shown, patches)
             if modality == "video":
                 made[modality] = frames_of_patches(shown, config.video_grid, config.patch_hw, config.num_channels)
             else:
@@ -436,7 +435,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
 
     def _hidden(self, modality: str, visible: torch.Tensor) -> torch.Tensor:
         tokens = self.config.num_tokens(modality)
-        return torch.ones(visible.shape[0], tokens, dtype=torch.bool, device=visible.device).scatter(1, visible, False)
+        return torch.ones(visible.shape[0], tokens, device=visible.device).scatter(1, visible, 0.0)
 
     def _scored(
         self,
@@ -445,12 +444,12 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         visible: dict[str, torch.Tensor | None],
         modality_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Where predictions count, bool [B, N]."""
+        """1 where predictions count, float [B, N]."""
         config, scored = self.config, hidden
         if config.objective == "modality_inpainting":
             # The first places hold the other modality's tokens; it has nothing to do with what the encoder was shown.
             other = visible["audio" if modality == "video" else "video"].shape[1]
-            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).expand_as(hidden)
+            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).to(hidden).expand_as(hidden)
         if config.loss_on_visible_tokens:
             scored = torch.ones_like(hidden)
         if modality_mask is None:
@@ -459,7 +458,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         there = (
             present.all(dim=1) if config.objective == "modality_inpainting" else present[:, int(modality == "audio")]
         )
-        return scored & there[:, None]
+        return scored * there[:, None]
 
 
 class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
@@ -495,7 +494,17 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
             self.probe_norms = nn.ModuleDict({modality: BatchStandardization(width) for modality in config.modalities})
         self.classifier = with_init(nn.Linear(width, config.num_labels), "head")
         self.post_init()
-        if config.freeze_encoder:
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As transformers', whose loading makes every parameter trainable again: those of a linear probe are not."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
+
+    def _freeze(self) -> None:
+        if self.config.freeze_encoder:
             self.requires_grad_(False)
             self.classifier.requires_grad_(True)
 
