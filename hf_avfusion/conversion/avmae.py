@@ -493,7 +493,8 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
 
     Args:
         checkpoint: The MessagePack file, an old train state (pretraining) or a new one (fine-tuning).
-        config: A config, known fields of it (the rest is inferred), or nothing.
+        config: A config, known fields of it (the rest is inferred), the project's own config (a map with `model`) together
+            with the sizes of the inputs (`num_frames, height, width, spec_time, spec_freq`), or nothing.
 
     Raises:
         ConversionError: If the file cannot be read, or does not fit the config.
@@ -503,6 +504,8 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
     model_class = kind_of(params)
     if not isinstance(config, (AVMAEConfig, MBTConfig)):
         config_class = model_class.config_class
+        if config and isinstance(config.get("model"), Mapping):
+            return load_avmae(checkpoint, _of_scenic(params, model_class, config))
         unknown = set(config or {}) - set(config_class().to_dict()) - {"num_labels"}
         if unknown:
             raise ConversionError(
@@ -516,6 +519,28 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
     model = model_class(config)
     model.load_state_dict(convert_avmae(params, config), strict=True)
     return model.eval()
+
+
+def _of_scenic(
+    params: Mapping[str, np.ndarray], model_class: type[PreTrainedModel], scenic: Mapping
+) -> AVMAEConfig | MBTConfig:
+    embeddings = {"video": ("embedding_rgb/kernel", "embedding/kernel"), "audio": ("embedding_spectrogram/kernel",)}
+    modalities = tuple(name for name, places in embeddings.items() if any(place in params for place in places))
+    needed = {"num_frames", "height", "width"} if "video" in modalities else set()
+    needed |= {"spec_time", "spec_freq"} if "audio" in modalities else set()
+    if needed - set(scenic):
+        raise ConversionError(
+            f"Beside `model` the config must give the sizes of the inputs; it lacks {sorted(needed - set(scenic))}."
+        )
+    sizes = {name: scenic[name] for name in needed}
+    if "audio" in modalities:
+        sizes["spec_channels"] = params["embedding_spectrogram/kernel"].shape[2]
+    if model_class is AVMAEForPreTraining:
+        return config_from_scenic(scenic, sizes, modalities)
+    if model_class is MBTForAudioVisualClassification:
+        labels = params["ProjectionHeadAndClassifier_0/output_projection/bias"].shape[0]
+        return mbt_config_from_scenic(scenic, sizes, labels)
+    raise ConversionError("The single-modality classifier is described by fields of AVMAEConfig, not by `model`.")
 
 
 def main(arguments: list[str] | None = None) -> None:
