@@ -57,6 +57,17 @@ def build_processor(recipe: Recipe) -> Any:
     return processor_class(AVFusionVideoProcessor(**recipe.video), AVFusionFeatureExtractor(**audio), window=window)
 
 
+def input_sizes(processor: Any) -> dict[str, Any]:
+    """The fields of a configuration that say what the processor gives."""
+    crop = processor.video_processor.crop_size
+    return {
+        "image_size": crop.height if crop.height == crop.width else (crop.height, crop.width),
+        "num_frames": processor.window["num_frames"],
+        "num_mel_bins": processor.feature_extractor.num_mel_bins,
+        "spectrogram_length": processor.feature_extractor.spectrogram_length,
+    }
+
+
 def build_fresh(
     recipe: Recipe, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
@@ -75,16 +86,7 @@ def build_fresh(
         known = ", ".join(config.model_type for config in auto_class._model_mapping)
         raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
     processor = build_processor(recipe)
-    crop = processor.video_processor.crop_size
-    values = {
-        "image_size": crop.height if crop.height == crop.width else (crop.height, crop.width),
-        "num_frames": processor.window["num_frames"],
-        "num_mel_bins": processor.feature_extractor.num_mel_bins,
-        "spectrogram_length": processor.feature_extractor.spectrogram_length,
-        **head,
-        **recipe.model,
-        **recipe.regularization,
-    }
+    values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
     if recipe.init is not None:
         return processor, auto_class._model_mapping[config_class].from_vit(recipe.init, **values)
     return processor, auto_class.from_config(getattr(config_class, recipe.size)(**values))

@@ -8,6 +8,9 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .building import build_processor, input_sizes
 from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
     settings = _plain(settings)
     overridden = {}
     if run.published is not None:
-        for key, published in run.published.values().items():
+        for key, published in {**_whole_configuration(run.published), **run.published.values()}.items():
             taken = settings
             for part in key.split(".", 1):
                 taken = None if taken is None else taken.get(part)
@@ -79,6 +82,18 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         },
         "settings": settings,
     }
+
+
+# Decided by the data or by transformers, not by a recipe.
+_NOT_A_RECIPES = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
+
+
+def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
+    """{"model.field": value} of the configuration that the recipe alone gives: sizes too, which it does not list."""
+    processor = build_processor(recipe)
+    config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
+    left_out = {*_NOT_A_RECIPES, *recipe.regularization, "transformers_version", "model_type"}
+    return {f"model.{name}": value for name, value in config.to_dict().items() if name not in left_out}
 
 
 def save_record(record: dict[str, Any], folder: str | os.PathLike) -> Path:
