@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,8 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "recipe": run.name,
         "source": None if run.published is None else run.published.source,
         "start": run.checkpoint or run.recipe.init,
+        "views": run.recipe.views,
+        "versions": {name: version(name) for name in ("hf_avfusion", "torch", "transformers")},
         "flags": _plain(run.flags),
         "overridden": overridden,
         "uncertain": {} if run.published is None else dict(run.published.uncertain),
