@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ... import __version__
 from .building import build_processor, input_sizes
 from .recipe import SECTIONS, Recipe
 
@@ -73,7 +74,7 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "source": None if run.published is None else run.published.source,
         "start": run.checkpoint or run.recipe.init,
         "views": run.recipe.views,
-        "versions": {name: version(name) for name in ("hf_avfusion", "torch", "transformers")},
+        "versions": {"hf_avfusion": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "flags": _plain(run.flags),
         "overridden": overridden,
         "uncertain": {} if run.published is None else dict(run.published.uncertain),
