@@ -25,8 +25,8 @@ from hf_avfusion.models import layers_vit
 from hf_avfusion.models.configuration_avmae import AVMAEConfig
 from hf_avfusion.models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
-from hf_avfusion.training.layer_ids import layer_id
-from hf_avfusion.training.optimization import warmup_cosine_factor
+from hf_avfusion.training.layerwise_decay import layer_ids, layer_scale, layerwise_groups
+from hf_avfusion.training.optimization import momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 
 STATES = 1e-5  # of the largest reference magnitude
 ABSOLUTE = 1e-4  # of logits and predictions
@@ -393,37 +393,33 @@ def check_schedule(record: dict, rules: dict, config) -> None:
     for step, expected in enumerate(record.get("lr_at_step", ())):
         factor = warmup_cosine_factor(step, rates["warmup_steps"], rates["steps_per_cycle"])
         assert abs(rates["base_learning_rate"] * factor - expected) <= 1e-6, f"learning rate of step {step}"
-    ids = normalize_names(record.get("layer_id", {}))
+    ids, top = layer_ids(place for place, _ in rules.values()), config.num_hidden_layers + 1
+    for name, expected in normalize_names(record.get("layer_id", {})).items():
+        place = rules[name][0]
+        assert ids[place] == int(expected), f"layer id of {name}: {ids[place]} instead of {expected}"
     decay = record["config"]["optimizer_configs"].get("layerwise_decay")
-    for name, expected in ids.items():
-        ours = layer_id(rules[name][0], config.num_hidden_layers)
-        assert ours == int(expected), f"layer id of {name}: {ours} instead of {expected}"
     for number, scale in record.get("lr_scale", {}).items():
-        assert abs(decay ** (config.num_hidden_layers + 1 - int(number)) - scale) <= 1e-7, number
+        assert abs(layer_scale(int(number), top, decay) - scale) <= 1e-7, f"rate of layer id {number}"
 
 
 def check_updates(
     model: MBTForAudioVisualClassification, record: dict, tensors: dict, rules: dict, inputs: dict, norms: dict
 ) -> None:
     """Three steps: gradients clipped to global norm 1, momentum SGD, each layer at its own rate."""
-    decay = record["config"]["optimizer_configs"]["layerwise_decay"]
-    layers, momentum = model.config.num_hidden_layers, record["config"]["optimizer_configs"]["momentum"]
-    groups = [
-        {"params": [parameter], "scale": decay ** (layers + 1 - layer_id(name, layers)), "lr": 0.0}
-        for name, parameter in model.named_parameters()
-    ]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum)
-    for step, rate in enumerate(record["lr_at_step"][:3]):
+    settings, rates = record["config"]["optimizer_configs"], record["config"]["lr_configs"]
+    parameters, rate = dict(model.named_parameters()), rates["base_learning_rate"]
+    groups = layerwise_groups(parameters, layer_ids(parameters), rate, settings["layerwise_decay"])
+    optimizer = momentum_sgd(groups, rate, settings["momentum"])
+    schedule = warmup_cosine_schedule(optimizer, rates["warmup_steps"], rates["steps_per_cycle"])
+    for step in range(3):
         optimizer.zero_grad()
         model(**inputs).loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), record["config"]["max_grad_norm"])
         if f"grad_norm/{step}" in norms:
             close(f"grad_norm/{step}", norm, norms[f"grad_norm/{step}"], GRADIENTS, absolute=1e-2)
-        for each in optimizer.param_groups:
-            each["lr"] = each["scale"] * rate
         optimizer.step()
+        schedule.step()
     updated = normalize_names(group(tensors, "updated/"))
-    parameters = dict(model.named_parameters())
     for name, reference in updated.items():
         if name not in dropped_names(model.config):
             place, layout = rules[name]
