@@ -33,6 +33,8 @@ class ClipTransform:
             `FrameAugmentation`; the processor then only normalises. Used in training alone.
         num_views: windows per clip.
         num_labels: number of classes of a multi-label column.
+        num_segments: if set, the one column holds a class for each of this many segments of the clip, such as AVE's
+            `events` for its 10 seconds (event localisation), not a set of labels.
         modalities: ("video", "audio") or one of them; the other track is not decoded.
         reading: `backend`, `on_decode_error` of the media reader.
     """
@@ -46,6 +48,7 @@ class ClipTransform:
         augmentation: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
         num_views: int = 1,
         num_labels: int | None = None,
+        num_segments: int | None = None,
         modalities: Sequence[str] = MODALITIES,
         **reading: Any,
     ):
@@ -55,12 +58,15 @@ class ClipTransform:
             raise ValueError("augmentation is for mode='train'; evaluation sees clips as they are")
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise ValueError(f"modalities must be 'video', 'audio' or both, got {tuple(modalities)}")
+        if num_segments is not None and not isinstance(label_columns, str) and len(label_columns) != 1:
+            raise ValueError(f"num_segments is for one label column, got {tuple(label_columns)}")
         self.processor = processor
         self.label_columns = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
         self.mode = mode
         self.augmentation = augmentation
         self.num_views = num_views
         self.num_labels = num_labels
+        self.num_segments = num_segments
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.reading = reading
 
@@ -109,7 +115,7 @@ class ClipTransform:
         return sample
 
     def _labels(self, row: Mapping[str, Any]) -> torch.Tensor | None:
-        """long [] or [heads], or float [num_labels]."""
+        """long [], [heads] or [num_segments], or float [num_labels]."""
         if not self.label_columns:
             return None
         values = []
@@ -117,13 +123,20 @@ class ClipTransform:
             if column not in row:
                 raise ValueError(f"clip {row['clip_id']} has no column {column!r}; its columns are: {', '.join(row)}")
             values.append(row[column])
-        if len(values) == 1 and isinstance(values[0], (list, tuple)):
+        if self.num_segments is not None:
+            if not isinstance(values[0], (list, tuple)) or len(values[0]) != self.num_segments:
+                raise ValueError(
+                    f"clip {row['clip_id']}: {self.label_columns[0]!r} must hold a class for each of {self.num_segments} "
+                    f"segments, got {values[0]}"
+                )
+            values = list(values[0])
+        elif len(values) == 1 and isinstance(values[0], (list, tuple)):
             return self._multi_hot(values[0], row)
         if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
             raise ValueError(
                 f"clip {row['clip_id']}: labels must be class numbers, got {dict(zip(self.label_columns, values))}"
             )
-        return torch.tensor(values[0] if len(values) == 1 else values)
+        return torch.tensor(values[0] if len(values) == 1 and self.num_segments is None else values)
 
     def _multi_hot(self, classes: Sequence[int], row: Mapping[str, Any]) -> torch.Tensor:
         if self.num_labels is None:

@@ -38,11 +38,11 @@ class AVMAEEmbeddings(nn.Module):
         positions = self.position_embeddings
         if visible is not None:
             positions = nn.functional.embedding(visible, positions[0])
-        tokens = tokens + positions.to(tokens.dtype)
+        tokens = tokens + positions  # under autocast the sum, and so the residual stream, is float32
         if self.modality_token is not None:
             tokens = tokens + self.modality_token
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens
 
 
@@ -236,7 +236,7 @@ class AVMAEDecoderStream(nn.Module):
         return self._place(torch.cat([projected, masked], dim=1))
 
     def _place(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens + self.position_embeddings.to(tokens.dtype)
+        tokens = tokens + self.position_embeddings
         return tokens if self.modality_token is None else tokens + self.modality_token
 
 

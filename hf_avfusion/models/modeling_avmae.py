@@ -222,8 +222,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         left visible in the (random) order in which the encoder sees them. To be passed to `forward`.
 
         Args:
-            generator: By default PyTorch's global generator of the device.
-            device: Of the result; by default the model's. A generator must be of this device.
+            generator: By default PyTorch's global generator of the device. One of the CPU gives the same masks everywhere.
+            device: Of the result; by default the model's.
         """
         device = self.device if device is None else device
         config, drawn = self.config, {}
@@ -232,7 +232,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             tube = modality == "video" and config.video_masking == "tube"
             steps = config.video_grid[0] if tube else 1
             places = tokens // steps
-            noise = torch.rand(batch_size, places, generator=generator, device=device)
+            source = device if generator is None else generator.device
+            noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
             chosen = noise.argsort(dim=1)[:, places - visible // steps :]
             if tube:  # the same places in every frame group; visible tokens stay in their order
                 start = torch.arange(0, tokens, places, device=device)[None, :, None]
@@ -280,13 +281,20 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         if modality_mask is not None:
             given = {name: blank_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
         batch = (input_features if pixel_values is None else pixel_values).shape[0]
-        visible = {"video": video_visible, "audio": audio_visible}
-        masks = {"video": video_mask, "audio": audio_mask}
-        visible = {m: None if given[m] is None else self._visible(m, batch, visible[m], masks[m]) for m in given}
-        drawn = self.draw_masks(batch) if any(given[m] is not None and visible[m] is None for m in given) else {}
         visible = {
-            m: drawn[f"{m}_visible"] if given[m] is not None and visible[m] is None else visible[m] for m in given
+            "video": self._given_visible("video", batch, video_visible, video_mask),
+            "audio": self._given_visible("audio", batch, audio_visible, audio_mask),
         }
+        if any(given[modality] is not None and visible[modality] is None for modality in given):
+            drawn = self.draw_masks(batch)
+            visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
+        if config.objective == "modality_inpainting":
+            for modality, other in (("video", "audio"), ("audio", "video")):
+                if visible[other].shape[1] >= config.num_tokens(modality):
+                    raise ValueError(
+                        f"`{other}_visible` leaves {visible[other].shape[1]} tokens, among which none of the "
+                        f"{config.num_tokens(modality)} {modality} tokens would be left to inpaint. Hide more."
+                    )
 
         encoded = self.avmae(
             given["video"],
@@ -405,7 +413,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         standardization = self.config.target_standardization
         return None if modality == "audio" and standardization == "patch_channels" else standardization
 
-    def _visible(
+    def _given_visible(
         self, modality: str, batch: int, visible: torch.Tensor | None, mask: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Indices [B, k] of the tokens that a caller leaves visible, or None if it leaves that to chance."""
@@ -468,7 +476,8 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
     Each modality's tokens are pooled (`config.readout`) and give logits, which are averaged over the modalities present. With
     one modality and `pooled_norm` this is the original's single-modality classifier. `freeze_encoder` makes it a linear probe,
     `num_segments` an event localiser: pooling is then over each part of the clip, a token that lies in two parts counting
-    in both by its share.
+    in both by its share. Labels are those of the window, which should be the whole clip then: for AVE's 10 seconds
+    `AVMAEProcessor(span=10.0, audio_seconds=10.0)`.
     """
 
     accepts_loss_kwargs = False

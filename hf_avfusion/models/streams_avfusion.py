@@ -205,8 +205,8 @@ class StreamClassifier:
         of_streams = logits["video"] is not None or logits["audio"] is not None
         if audio_labels is not None and not (of_streams and self.training):
             raise ValueError(
-                "`audio_labels` needs a `readout` with logits for each stream "
-                f"(not {self.config.readout!r} alone) and a model in training mode."
+                f"`audio_labels` needs a readout with logits for each stream (here it is {self.config.readout!r}) and a model in "
+                "training mode."
             )
         if labels is None:
             return None
