@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collating import AVCollator
-from ..data.loading import ClipLoader
+from ..data.loading import COUNTED, ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
 from .arguments import AVTrainingArguments
@@ -38,9 +38,10 @@ class AVTrainer(Trainer):
     - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
       with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
       same number of processes and workers, the same batch size and stream; anything else is a ValueError.
-    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs) and
-      in the metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many
-      of them has fewer steps; with `max_steps` the next epoch then begins earlier.
+    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs; of
+      interleaved or balanced streams also `repeated_clips` and `left_out_clips`, see `ClipLoader.counts`) and in the
+      metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many of them
+      has fewer steps; with `max_steps` the next epoch then begins earlier.
     - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
       evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
     - the published optimiser and schedule (`AVTrainingArguments.optimizer`, `.schedule`, `.warmup_epochs`).
@@ -129,7 +130,7 @@ class AVTrainer(Trainer):
     def get_train_dataloader(self):
         dataloader = super().get_train_dataloader()
         self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
-        self._skipped_clips = self._skipped_earlier = 0
+        self._counts = self._counts_earlier = [0] * len(COUNTED)
         return dataloader
 
     def set_initial_training_values(self, args, dataloader):
@@ -171,8 +172,8 @@ class AVTrainer(Trainer):
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
-        batches, rows, told = self.ranks.level(batches, num_batches, (self._stream.skipped, items))
-        self._skipped_clips = self._skipped_earlier + sum(skipped for skipped, _ in told)
+        batches, rows, told = self.ranks.level(batches, num_batches, (list(self._stream.counts.values()), items))
+        self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
         if not batches:
             self._epoch_ended = True
             return [], None
@@ -202,7 +203,8 @@ class AVTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._stream is not None and ("loss" in logs or "train_loss" in logs):
-            logs["skipped_clips"] = self._skipped_clips
+            counts = {f"{name}_clips": count for name, count in zip(COUNTED, self._counts)}
+            logs |= {"skipped_clips": counts["skipped_clips"]} if self._stream.dataset.once_each else counts
         super().log(logs, start_time)
 
     # ---- optimiser ----
@@ -293,8 +295,8 @@ class AVTrainer(Trainer):
             "batches_taken": self._batches_taken,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "epoch_ended": ended,
-            "skipped_clips": self._skipped_clips,  # of all processes
-            "skipped_clips_earlier": self._skipped_earlier,  # those that no process's stream counts
+            "counts": self._counts,  # of all processes
+            "counts_earlier": self._counts_earlier,  # those that no process's stream counts
             "stream": self._stream.state_dict(),
         }
         path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
@@ -322,13 +324,13 @@ class AVTrainer(Trainer):
                         f"{resume_from_checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
                         f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
                     )
-        self._skipped_clips = state["skipped_clips"]
+        self._counts = state["counts"]
         epoch = state["stream"]["epoch"]
         if state["epoch_ended"]:
-            self._skipped_earlier = state["skipped_clips"]
+            self._counts_earlier = state["counts"]
             return epoch + 1, 0
         state = _read_stream_state(resume_from_checkpoint, self.args.process_index)
-        self._skipped_earlier = state["skipped_clips_earlier"]
+        self._counts_earlier = state["counts_earlier"]
         self._stream.load_state_dict(state["stream"])
         return epoch, state["batches_taken"]
 
