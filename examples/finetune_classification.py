@@ -24,6 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from hf_avfusion import AutoModelForAudioVisualClassification
+from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark
 from hf_avfusion.data.collating import AVCollator
@@ -51,6 +52,9 @@ class Options:
     eval_split: str = field(default="test", metadata={"help": "Split that is evaluated."})
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
+    )
+    balance_labels: bool = field(
+        default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}
     )
 
     model: str = field(default="mbt", metadata={"help": "Architecture by name, or checkpoint by folder or Hub id."})
@@ -169,6 +173,7 @@ def main() -> None:
             seed=args.seed,
             shuffle_buffer=options.shuffle_buffer,
             num_rows=train_count,
+            balance=LabelBalance.of(train_rows, columns[0]) if options.balance_labels else None,
         ),
         eval_dataset=ClipStream(eval_rows, ClipTransform(processor, **labels), num_rows=eval_count),
         processing_class=processor,

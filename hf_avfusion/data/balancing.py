@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,8 +53,7 @@ class LabelBalance:
     @classmethod
     def of(cls, rows: Any, column: str) -> LabelBalance:
         """Counts the labels of all rows. A `datasets.Dataset` has its column read; of a stream every shard is read
-        once, videos too, though nothing is decoded (of parquet shards `benchmarks.count_labels` reads the column
-        alone).
+        once, videos too, though nothing is decoded; of parquet shards `of_shards` reads the column alone.
         """
         features = getattr(rows, "features", None)
         if features is not None and column not in features:
@@ -61,6 +61,14 @@ class LabelBalance:
         if hasattr(rows, "select_columns"):
             rows = rows.select_columns([column])
         return cls.count((row[column] for row in rows), column, num_classes=_num_classes(features, column))
+
+    @classmethod
+    def of_shards(cls, shards: Iterable[str | os.PathLike], column: str) -> LabelBalance:
+        """Counts the labels of parquet shards, such as `benchmarks.find_shards` gives; only that column is read."""
+        import pyarrow.parquet as pq
+
+        batches = (batch for shard in shards for batch in pq.ParquetFile(shard).iter_batches(columns=[column]))
+        return cls.count((label for batch in batches for label in batch.column(0).to_pylist()), column)
 
     @classmethod
     def count(cls, labels: Iterable[int | Sequence[int]], column: str, num_classes: int = 0) -> LabelBalance:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hf_avfusion.data import LabelBalance, interleave
+from hf_avfusion.data.benchmarks import find_shards
 from hf_avfusion.data.loading import ClipLoader
 from hf_avfusion.data.streaming import ClipStream
 
@@ -107,6 +108,19 @@ def test_copies_are_drawn_anew_and_all_is_counted(kind):
     assert sum(count["left_out"] for count in counts) == 36 - len(set(names))
     plain = list(ClipStream(rows(kind), reading, seed=1, shuffle_buffer=50, balance=LabelBalance.of(rows(), "labels")))
     assert sorted(sample["clip_id"] for sample in plain) == sorted(names)
+
+
+def test_shards_are_counted_without_reading_the_videos(tmp_path):
+    made = rows("dataset")
+    for number in range(2):
+        made.shard(2, number).to_parquet(str(tmp_path / f"train-{number}.parquet"))
+    counted = LabelBalance.of_shards(find_shards(tmp_path, "train"), "labels")
+    assert counted.counts == COUNTS
+    assert counted.num_rows == 36
+    streamed = datasets.load_dataset(
+        "parquet", data_files=[str(path) for path in find_shards(tmp_path, "train")], split="train", streaming=True
+    )
+    assert len(list(ClipStream(streamed, reading, shuffle_buffer=9, balance=counted))) == 36
 
 
 def test_another_balance_in_the_middle_of_an_epoch_is_refused():

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from hf_avfusion.data.balancing import LabelBalance
 from hf_avfusion.data.collating import AVCollator
+from hf_avfusion.data.interleaving import interleave
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.media_avfusion import MediaError
@@ -68,7 +70,12 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_stream(number: int, broken, transform, streamed: bool, **options) -> ClipStream:
+def make_stream(number: int, broken, transform, streamed: bool, mix=None, balanced=False, **options) -> ClipStream:
+    if mix is not None:  # a second benchmark with as many rows again
+        sources = [make_stream(number, broken, None, streamed).rows for _ in range(2)]
+        for row in sources[1] if not streamed else ():
+            row["clip_id"] = "other-" + row["clip_id"]
+        return ClipStream(interleave(sources, num_rows=[number, number], **mix), transform, **options)
     rows = [
         {
             "clip_id": f"clip-{n}",
@@ -79,6 +86,10 @@ def make_stream(number: int, broken, transform, streamed: bool, **options) -> Cl
         }
         for n in range(number)
     ]
+    if balanced:
+        for row in rows:  # two rare classes
+            row["label"] = 0 if row["label"] else 1 + row["label"] % 2
+        options["balance"] = LabelBalance.of(rows, "label")
     if streamed:
         import datasets
 
@@ -88,7 +99,7 @@ def make_stream(number: int, broken, transform, streamed: bool, **options) -> Cl
 
 
 def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path=0.0, kill_at=None, resume=None,
-        mixup=0.0, eval_rows=0, eval_broken=(), foreign=False, **options) -> dict:  # fmt: skip
+        mixup=0.0, mix=None, balanced=False, eval_rows=0, eval_broken=(), foreign=False, **options) -> dict:  # fmt: skip
     folder = Path(folder)
     defaults = {
         "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05,
@@ -110,7 +121,7 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         MBTForAudioVisualClassification(config),
         args,
         AVCollator(mixup_alpha=mixup, num_labels=3),
-        train_dataset=make_stream(rows, broken, reading("train"), streamed, seed=1, shuffle_buffer=12),
+        train_dataset=make_stream(rows, broken, reading("train"), streamed, mix, balanced, seed=1, shuffle_buffer=12),
         eval_dataset=make_stream(eval_rows, eval_broken, reading("eval"), streamed) if eval_rows else None,
         callbacks=[Kill(kill_at)] if kill_at is not None and rank == args.world_size - 1 else None,
     )

@@ -89,6 +89,33 @@ def test_resuming_with_other_arguments(tmp_path, options):
         assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{number}"))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mix": {"probabilities": [0.6, 0.4], "stopping_strategy": "first_exhausted", "seed": 2}},
+        {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+        {"balanced": True},
+    ],
+)
+def test_interleaved_and_balanced_streams_are_resumed(tmp_path, options):
+    options = {"rows": 17, "streamed": False, **SAVING, **options}
+    whole = run(tmp_path, "whole", **options)
+    steps = sorted(int(path.name[11:]) for path in (tmp_path / "whole").glob("checkpoint-*"))[:-1]
+    assert any(step < whole["steps"] / 2 for step in steps)
+    counts = {name: whole["train"][name] for name in ("skipped_clips", "repeated_clips", "left_out_clips")}
+    assert sum(counts.values()) > counts["skipped_clips"] > 0
+    for step in steps:
+        again = run(tmp_path, f"again-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
+        assert {name: again["train"][name] for name in counts} == counts
+        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{step}"))
+    every, rest = (decoded(tmp_path, f"{name}-train")[0] for name in ("whole", f"again-{steps[-1]}"))
+    assert rest == every[-len(rest) :] if rest else True
+    inside = str(tmp_path / "whole" / f"checkpoint-{steps[0]}")
+    for other, message in (({"workers": 2}, "workers was 1 and is 2"), ({"mix": None, "balanced": False}, "rows was ")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, "refused", resume=inside, **{**options, **other})
+
+
 def test_an_unknown_length_is_resumed_too(tmp_path, monkeypatch):
     import stream_run
 
@@ -181,6 +208,14 @@ def two_processes(tmp_path_factory):
         # 33 clips: the last step has one, for one of the processes alone
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
         {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {
+            "name": "mixed",
+            "rows": 19,
+            "broken": BROKEN,
+            "mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.6, 0.4]},
+            "streamed": False,
+            "num_train_epochs": 1,
+        },
         {"name": "foreign", "rows": 16, "num_train_epochs": 1, "eval_rows": 13, "foreign": True},
         {"name": "killed", "kill_at": 7, **SAVING},
     ]
@@ -231,6 +266,23 @@ def test_two_processes_decode_every_row_once(two_processes):
     assert sorted(evaluated[0] + evaluated[1]) == sorted([*names, *names])  # evaluate and predict
     assert (result["eval"]["eval_clips"], result["eval"]["eval_skipped_clips"]) == (34, 3)
     assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
+
+
+@pytest.mark.slow
+def test_two_processes_divide_interleaved_rows(two_processes, tmp_path):
+    """Every draw is decoded by one process, and what is counted is counted over both."""
+    two = json.loads((two_processes / "mixed.json").read_text())
+    one = run(
+        tmp_path, "mixed", rows=19, broken=BROKEN, streamed=False, num_train_epochs=1, per_device_train_batch_size=8,
+        mix={"stopping_strategy": "all_exhausted", "probabilities": [0.6, 0.4]},
+    )  # fmt: skip
+    alone, parts = decoded(tmp_path, "mixed-train")[0], decoded(two_processes, "mixed-train", ranks=2)
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == sorted(alone)
+    for name in ("skipped_clips", "repeated_clips", "left_out_clips"):
+        assert two["train"][name] == one["train"][name]
+    assert two["train"]["skipped_clips"] >= len(BROKEN)
+    assert two["train"]["repeated_clips"] == len(alone) - len(set(alone)) > 0
 
 
 @pytest.mark.slow
