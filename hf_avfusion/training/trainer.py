@@ -79,6 +79,11 @@ class AVTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
             **kwargs,
         )
+        if self.args.fsdp and not self.is_fsdp_enabled and not self.is_fsdp_xla_enabled:
+            raise ValueError(
+                "--fsdp was asked for, but accelerate shards on several accelerators only, and would train unsharded here:"
+                " leave it out, or start on GPUs with torchrun."
+            )
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         if compute_metrics is None and getattr(self.model, "config", None) is not None:
             self.compute_metrics = build_compute_metrics(self.model.config)
@@ -223,6 +228,12 @@ class AVTrainer(Trainer):
             {"params": groups[False], "weight_decay": 0.0},
         ]
 
+    def _prepare_for_training(self, *args, **kwargs):
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
+        return super()._prepare_for_training(*args, **kwargs)
+
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             model = self.model if model is None else model
@@ -334,6 +345,18 @@ class AVTrainer(Trainer):
         self._stream.load_state_dict(state["stream"])
         return epoch, state["batches_taken"]
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's; with FSDP's SHARDED_STATE_DICT it writes whole weights too, where the Trainer's writes none.
+        Checkpoints stay sharded.
+        """
+        super().save_model(output_dir, _internal_call)
+        if not self.is_fsdp_enabled or _internal_call:
+            return
+        if "SHARDED_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            weights = self.accelerator.get_state_dict(self.model)  # every process must take part
+            if self.args.should_save:
+                self._save(output_dir, state_dict=weights)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         model = self.model if model is None else model
         if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
@@ -357,6 +380,17 @@ def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None)
     evaluation.
     """
     return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _classes_to_shard(model: torch.nn.Module) -> list[str]:
+    """The model's `_no_split_modules` without those that hold its input embeddings: accelerate 1.15 shards these by
+    themselves afterwards, which fails where the module around them was sharded already (ViTs).
+    """
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    around = {
+        type(module).__name__ for module in model.modules() if any(part is embeddings for part in module.modules())
+    }
+    return [name for name in getattr(model, "_no_split_modules", None) or [] if name not in around]
 
 
 def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:

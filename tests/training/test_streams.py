@@ -4,6 +4,7 @@ that is enough, as real processes, killed and launched by torchrun, where it is 
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,25 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_run import run
 
+from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = (5, 11, 30)
 
 
-def launch(*jobs, processes=1):
-    """The jobs one after the other in new processes; without torchrun if one is enough."""
+def start(*jobs, torchrun=()):
+    """The jobs one after the other in a new process, or those of torchrun with these options."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(["-m", "torch.distributed.run", *torchrun] if torchrun else [])]
     command += [str(Path(__file__).with_name("stream_run.py")), json.dumps(jobs)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def launch(*jobs, processes=1):
+    """As `start`, waiting for the end; without torchrun if one process is enough."""
+    started = start(*jobs, torchrun=["--standalone", "--nproc_per_node", str(processes)] if processes > 1 else [])
+    out, err = started.communicate(timeout=300)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
 def weights(folder, name):
@@ -266,6 +274,67 @@ def test_two_processes_decode_every_row_once(two_processes):
     assert sorted(evaluated[0] + evaluated[1]) == sorted([*names, *names])  # evaluate and predict
     assert (result["eval"]["eval_clips"], result["eval"]["eval_skipped_clips"]) == (34, 3)
     assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
+
+
+@pytest.mark.slow
+def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
+    """Sharded weights, checkpoints whole and sharded: the bits of DDP, without a stop and after one."""
+    sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
+    jobs = [
+        {"name": "full", "fsdp": True, "eval_rows": 37, "eval_broken": (2, 7, 20)},
+        {"name": "full-again", "fsdp": True, "resume": str(tmp_path / "full" / "checkpoint-6")},
+        {"name": "sharded", "max_steps": 9, **sharded},
+        {"name": "sharded-again", "resume": str(tmp_path / "sharded" / "checkpoint-6"), **sharded},
+        # where accelerate would not shard, and say nothing
+        {"name": "refused", "fsdp": True, "pretend": False},
+    ]
+    done = launch(*({"folder": str(tmp_path), **SAVING, **job} for job in jobs), processes=2)
+    assert done.returncode != 0
+    assert "--fsdp was asked for, but accelerate shards on several accelerators only" in done.stderr, done.stderr
+    expected = weights(two_processes, "whole")
+    for name in ("full", "full-again", "sharded-again"):
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["world_size"] == 2
+        assert set(result["sharded"]) == set(expected)  # every tensor
+        assert_same_bits(expected, weights(tmp_path, name))
+        saved = MBTForAudioVisualClassification.from_pretrained(tmp_path / f"{name}-model")
+        assert_same_bits(expected, saved.state_dict())
+    assert not list((tmp_path / "sharded" / "checkpoint-6").glob("*.safetensors"))
+    ddp = json.loads((two_processes / "whole.json").read_text())
+    full = json.loads((tmp_path / "full.json").read_text())
+    assert full["labels"] == ddp["labels"]
+    assert full["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
+    for name in ("eval_clips", "eval_skipped_clips"):
+        assert full["eval"][name] == ddp["eval"][name]
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_two_processes(two_processes, tmp_path):
+    """Two torchrun agents that meet at an address, as on two machines, with one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", "test"]
+    nodes = [
+        start(
+            {"folder": str(tmp_path), "name": "nodes", **SAVING},
+            torchrun=[
+                *options,
+                "--rdzv_endpoint",
+                f"localhost:{port}",
+                "--node_rank",
+                str(node),
+                "--local_addr",
+                "localhost",
+            ],
+        )
+        for node in range(2)
+    ]
+    errors = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert json.loads((tmp_path / "nodes.json").read_text())["world_size"] == 2
+    assert all(decoded(tmp_path, "nodes-train", ranks=2))
+    assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "nodes"))
 
 
 @pytest.mark.slow
