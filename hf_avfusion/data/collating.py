@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils.data import get_worker_info
 
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
 
@@ -156,6 +158,11 @@ def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) 
         ids = [str(sample.get("clip_id", number)) for number, sample in enumerate(samples)]
         raise ValueError(f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)})")
     if len(given) == len(samples):
-        return torch.stack(given)
+        if get_worker_info() is None:
+            return torch.stack(given)
+        # Where the other process reads it: one copy of the batch instead of two.
+        size = (len(given), *given[0].shape)
+        storage = given[0]._typed_storage()._new_shared(math.prod(size), device="cpu")
+        return torch.stack(given, out=given[0].new(storage).resize_(size))
     # Filler: modality_mask keeps it from influencing anything.
     return torch.stack([sample[name] if has else torch.zeros_like(given[0]) for sample, has in zip(samples, present)])

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .media_sources_avfusion import MediaError, MediaSource, OpenSource, one_line
-from .media_tracks_avfusion import Pictures, SeekMissed, Sound, SoundLine
+from .media_tracks_avfusion import Pictures, SeekMissed, Skipping, Sound, SoundLine
 
 Backend = Literal["auto", "pyav", "torchcodec"]
 OnDecodeError = Literal["raise", "keep"]
@@ -212,6 +212,8 @@ class ClipReader:
         if self._video is None and self._audio is None:
             raise MediaError(self._source.name, "holds neither a video nor an audio track")
         self._fresh = True
+        self._by_dts = self._container.format.name == "avi"
+        self._clocks: dict[type, tuple[int, int]] = {}
 
     def _torchcodec_agrees(self) -> bool:
         """Whether torchcodec gives the same pictures as PyAV; where not, PyAV's are given with any backend.
@@ -402,7 +404,11 @@ class ClipReader:
             line = SoundLine(wanted, rate=rate, channels=self.info.channels, sought=sought, name=self._source.name)
         before_key = sought  # pictures before the first key picture after a seek lack what they refer to
         error_of: dict[int, Exception] = {}
-        for packet in self._packets(tracks, error_of):
+        skipping = Skipping(video, pictures.times, self._zero, pictures.tolerance) if with_video else None
+        if skipping is not None and (self._by_dts or self.threads != 1 or not skipping.possible):
+            skipping = None
+        packets = self._packets(tracks, error_of)
+        for packet in packets if skipping is None else skipping.ahead(packets):
             index = packet.stream.index
             if index in error_of:
                 continue
@@ -410,6 +416,8 @@ class ClipReader:
                 if with_video and index == video.index:
                     before_key = before_key and not packet.is_keyframe
                     if not before_key and not pictures.reached:
+                        if skipping is not None:
+                            skipping.prepare(packet)
                         for frame in packet.decode():
                             pictures.offer(frame, self._time_of(frame), self._length_of(frame), sought=sought)
                 elif not line.done:
@@ -440,12 +448,23 @@ class ClipReader:
     def _time_of(self, frame: Any) -> float | None:
         # AVI stores no presentation times; those that FFmpeg makes up are misordered around B-frames, decoding times
         # are in order.
-        stamp = frame.dts if self._container.format.name == "avi" and frame.dts is not None else frame.pts
-        return None if stamp is None else float(stamp * frame.time_base) - self._zero
+        stamp = frame.dts if self._by_dts and frame.dts is not None else frame.pts
+        if stamp is None:
+            return None
+        # One rounding, as of the fraction that it is, whose arithmetic would cost more than all else here.
+        numerator, denominator = self._clock(frame)
+        return stamp * numerator / denominator - self._zero
+
+    def _clock(self, frame: Any) -> tuple[int, int]:
+        kind = type(frame)  # of one track all frames count in the same unit
+        if kind not in self._clocks:
+            self._clocks[kind] = frame.time_base.as_integer_ratio()
+        return self._clocks[kind]
 
     def _length_of(self, frame: Any) -> float:
         if frame.duration:
-            return float(frame.duration * frame.time_base)
+            numerator, denominator = self._clock(frame)
+            return frame.duration * numerator / denominator
         return 1 / self.info.fps if self.info.fps else 0.0
 
     # ------------------------------------------------------------------------------------------------- ends and errors
@@ -608,9 +627,10 @@ def probe(source: MediaSource, name: str | None = None) -> MediaInfo:
         return reader.info
 
 
-def _antiphase_share(waveform: torch.Tensor) -> float:
-    energy = waveform.square().mean().item()
-    return 1.0 if energy < 1e-10 else waveform.mean(dim=0).square().mean().item() / energy
+def _antiphase_share(waveform: torch.Tensor, mean: torch.Tensor) -> float:
+    flat = waveform.reshape(-1)
+    energy = torch.dot(flat, flat).item() / flat.numel()
+    return 1.0 if energy < 1e-10 else torch.dot(mean, mean).item() / mean.numel() / energy
 
 
 def _loudest(waveform: torch.Tensor) -> torch.Tensor:
@@ -635,10 +655,11 @@ def to_mono(waveform: torch.Tensor, how: str = "mean") -> torch.Tensor:
         raise ValueError(f"to_mono takes a waveform [channels, samples], got shape {tuple(waveform.shape)}")
     if how not in TO_MONO:
         raise ValueError(f"how must be one of {', '.join(TO_MONO)}, not {how!r}")
-    if how == "mean" and waveform.shape[0] > 1 and waveform.shape[1] and _antiphase_share(waveform) < ANTIPHASE:
+    mono = TO_MONO[how](waveform)
+    if how == "mean" and waveform.shape[0] > 1 and waveform.shape[1] and _antiphase_share(waveform, mono) < ANTIPHASE:
         warnings.warn(
             "the channels cancel: their mean is nearly silent although they are not (opposite phase); "
             "to_mono(waveform, how='left') or how='max_energy' keeps the sound",
             stacklevel=2,
         )
-    return TO_MONO[how](waveform)
+    return mono

@@ -303,8 +303,9 @@ class AVFusionProcessor(ProcessorMixin):
         extractor's are mixed to mono and resampled (`torchaudio.functional.resample`).
         """
         self._refuse_unknown(kwargs)
-        merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
-        video_kwargs = {**merged["videos_kwargs"], "input_data_format": "channels_first"}
+        if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
+            kwargs = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)["videos_kwargs"]
+        video_kwargs = {**kwargs, "input_data_format": "channels_first"}
         audio_kwargs = {"sampling_rate": self.feature_extractor.sampling_rate}
         frames = [clip.frames for clip in clips]
         return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
