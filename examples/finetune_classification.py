@@ -31,6 +31,7 @@ from hf_avfusion.data.folders import load_folder
 from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.trainer import AVTrainer
@@ -170,7 +171,7 @@ def main() -> None:
             shuffle_buffer=options.shuffle_buffer,
             num_rows=train_count,
         ),
-        eval_dataset=ClipStream(eval_rows, ClipTransform(processor, **labels), num_rows=eval_count),
+        eval_dataset=ClipStream(eval_rows, view_transform(processor, args.eval_views, **labels), num_rows=eval_count),
         processing_class=processor,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
