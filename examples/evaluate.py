@@ -86,66 +86,76 @@ def is_results(name: str) -> bool:
     return path.suffix == ".json" or ((path / reports.RESULTS).is_file() and not (path / "config.json").is_file())
 
 
+def prepare(options: Options):
+    """Everything read and checked before the work: each checkpoint is loaded once, so that one that does not fit is told
+    at once, and not after the others were evaluated.
+    """
+    spans, samplings, given = (
+        [float(part) for part in parts(options.spans)],
+        parts(options.sampling),
+        parts(options.modalities),
+    )
+    runs.conditions_of(spans, samplings)
+    names = [*([options.checkpoint] if options.checkpoint else []), *options.runs]
+    checkpoints = [name for name in names if not is_results(name)]
+    if not checkpoints:
+        raise ValueError("give a checkpoint to evaluate: --checkpoint X, or --runs X Y ...")
+    if options.top_classes < 1 or options.batch_size < 1 or options.views_per_step < 1:
+        raise ValueError("--top_classes, --batch_size and --views_per_step must be at least 1")
+
+    clips, classes, jobs = None, None, []
+    where = {"source": options.source, "variant": options.variant, "label_columns": options.label_columns}
+    numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
+    for name in checkpoints:
+        model, processor = runs.load_checkpoint(name)
+        runs.check_given(given, model.config)
+        if clips is None:
+            clips = runs.load_evaluation_set(options.benchmark, options.split, **where, config=model.config)
+        own = runs.Heads.fitted(model.config, clips).classes
+        if classes is not None and own != classes:
+            raise ValueError(
+                f"{name} has other heads or classes than {checkpoints[0]}: their scores cannot be averaged"
+            )
+        classes = own
+        protocol = runs.protocol_for(model.config, options.benchmark, **numbers)
+        jobs.append((name, protocol, runs.conditions_of(spans, samplings, processor)))
+
+    earlier = []
+    for path in filter(is_results, names):
+        results = reports.read_results(path)
+        reports.check_same(results, path, clips, classes)
+        earlier += results["evaluations"]
+    return clips, classes, given, jobs, earlier
+
+
 def main() -> int:
     (options,) = HfArgumentParser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
     state = PartialState(cpu=options.device == "cpu")  # under torchrun one process of several
     console = Console(quiet=not state.is_main_process)
     try:
-        spans = [float(part) for part in parts(options.spans)]
-        given = parts(options.modalities)
-        names = [*([options.checkpoint] if options.checkpoint else []), *options.runs]
-        checkpoints = [name for name in names if not is_results(name)]
-        if not checkpoints:
-            raise ValueError("give a checkpoint to evaluate: --checkpoint X, or --runs X Y ...")
-        runs.conditions_of(spans, parts(options.sampling))  # wrong ones are told before anything is loaded
-
-        # Every checkpoint is loaded once before the work, so that one that does not fit is told at once.
-        clips = classes = None
-        for name in checkpoints:
-            model, processor = runs.load_checkpoint(name)
-            if clips is None:
-                where = {"source": options.source, "variant": options.variant, "label_columns": options.label_columns}
-                clips = runs.load_evaluation_set(options.benchmark, options.split, **where, config=model.config)
-            own = runs.Heads.fitted(model.config, clips).classes
-            runs.check_given(given, model.config)
-            if classes is not None and own != classes:
-                raise ValueError(
-                    f"{name} has other heads or classes than {checkpoints[0]}: their scores cannot be averaged"
-                )
-            classes = own
-        evaluations = []
-        for path in filter(is_results, names):
-            earlier = reports.read_results(path)
-            reports.check_same(earlier, path, clips, classes)
-            evaluations += earlier["evaluations"]
-
-        for name in checkpoints:
-            model, processor = runs.load_checkpoint(name, state.device)
-            protocol = runs.protocol_for(
-                model.config, options.benchmark,
-                num_views=options.views, num_crops=options.crops, aggregation=options.aggregation,
-            )  # fmt: skip
-            conditions = runs.conditions_of(spans, parts(options.sampling), processor)
-            console.print(
-                f"{name}: {model.num_parameters():,} parameters, {len(conditions)} evaluations over {protocol.num_views} views"
-                f" x {protocol.num_crops} crops",
-                markup=False,
-            )
-            evaluations += runs.evaluate_checkpoint(
-                name, model, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=options.seed,
-                batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
-                progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
-            )  # fmt: skip
-        if state.is_main_process:
-            results = reports.make_results(clips, classes, evaluations, options.seed)
-            written = reports.write_report(results, options.output, options.top_classes)
-            print((Path(options.output) / reports.TABLE).read_text())
-            console.print("written: " + ", ".join(str(path) for path in written), markup=False)
+        clips, classes, given, jobs, evaluations = prepare(options)
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if state.is_main_process:
+            print(f"error: {error}", file=sys.stderr)
         return 1
-    finally:
-        state.destroy_process_group()
+
+    for name, protocol, conditions in jobs:
+        model, processor = runs.load_checkpoint(name, state.device)
+        size, views = (
+            f"{model.num_parameters():,} parameters",
+            f"{protocol.num_views} views x {protocol.num_crops} crops",
+        )
+        console.print(f"{name}: {size}, {len(conditions)} evaluations over {views}", markup=False)
+        evaluations += runs.evaluate_checkpoint(
+            name, model, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=options.seed,
+            batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
+            progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
+        )  # fmt: skip
+    if state.is_main_process:
+        results = reports.make_results(clips, classes, evaluations, options.seed)
+        written = reports.write_report(results, options.output, options.top_classes)
+        print("", reports.markdown(results), *(f"written: {path}" for path in written), sep="\n")
+    state.destroy_process_group()
     return 0
 
 

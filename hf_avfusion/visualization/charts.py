@@ -213,7 +213,7 @@ def _figure(width: float, height: float, title: str, dpi: int, legend: bool = Fa
     figure = Figure(figsize=(width, height + 0.2 * len(lines) + 0.3 * legend), layout="constrained")
     FigureCanvasAgg(figure)
     if lines:
-        figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left")
+        figure.suptitle(_literal("\n".join(lines)), fontsize=11, x=0.01, ha="left")
     return figure
 
 
@@ -225,7 +225,12 @@ def _deviations(axis: Axes, places: Sequence[float], values: Sequence[Value], ac
 
 
 def _broken(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, LINE)) or name
+    return _literal("\n".join(textwrap.wrap(name, LINE)) or name)
+
+
+def _literal(text: str) -> str:
+    """Without the meaning that matplotlib gives to a dollar: formulae."""
+    return text.replace("$", r"\$")
 
 
 def _dress(axis: Axes, grid: str) -> None:
@@ -238,7 +243,15 @@ def _dress(axis: Axes, grid: str) -> None:
 def _legend(figure: Figure, axis: Axes, series: Mapping) -> None:
     if len(series) > 1:
         handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(series), frameon=False, fontsize=9)
+        found = dict(zip(labels, handles))  # lines with deviations come after those without
+        figure.legend(
+            [found[name] for name in series],
+            list(series),
+            loc="outside lower center",
+            ncols=len(series),
+            frameon=False,
+            fontsize=9,
+        )
 
 
 def _save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
