@@ -47,7 +47,7 @@ def draw_bars(
     """
     _check_groups(names, series)
     bar = 0.15 if len(series) > 1 else 0.22
-    group = bar * len(series) + 0.13
+    group = max(bar * len(series) + 0.13, _height(names))
     figure = _figure(WIDTH, group * len(names) + 0.9, title, dpi, legend=len(series) > 1)
     axis = figure.subplots()
     thick = bar / group
@@ -85,7 +85,8 @@ def draw_ranked_bars(
     if not panels or not all(panels.values()):
         raise ValueError(f"Nothing to draw in {[name for name, bars in panels.items() if not bars] or 'no panels'}.")
     most = max(map(len, panels.values()))
-    figure = _figure(WIDTH if len(panels) == 1 else 1.45 * WIDTH, 0.27 * most + 1.3, title, dpi)
+    row = max(0.27, _height([name for bars in panels.values() for name, _ in bars]))
+    figure = _figure(WIDTH if len(panels) == 1 else 1.45 * WIDTH, row * most + 1.3, title, dpi)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (heading, bars) in zip(axes, panels.items()):
         values = [value for _, value in bars]
@@ -226,6 +227,11 @@ def _deviations(axis: Axes, places: Sequence[float], values: Sequence[Value], ac
 
 def _broken(name: str) -> str:
     return _literal("\n".join(textwrap.wrap(name, LINE)) or name)
+
+
+def _height(names: Sequence[str]) -> float:
+    """Inches that the tallest of these names takes, broken into lines."""
+    return 0.16 * max(_broken(name).count("\n") + 1 for name in names) + 0.04
 
 
 def _literal(text: str) -> str:

@@ -89,7 +89,9 @@ def test_headlines():
 def test_table():
     results = make_results(CLIPS, CLASSES, [*all_given("a", 0.5), *all_given("b", 0.75)], seed=3)
     text = markdown(results)
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
     assert cells[0] == [
         "given", "span of the frames", "windows", "views", "clips", "runs", "top-1 (%)", "top-5 (%)"
     ]  # fmt: skip
