@@ -108,7 +108,7 @@ def prepare(options: Options):
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
     for name in checkpoints:
         model, processor = runs.load_checkpoint(name)
-        runs.check_given(given, model.config)
+        runs.check_given(given, model.config, options.benchmark)
         if clips is None:
             clips = runs.load_evaluation_set(options.benchmark, options.split, **where, config=model.config)
         own = runs.Heads.fitted(model.config, clips).classes

@@ -288,11 +288,12 @@ def protocol_for(config: PreTrainedConfig, data: str, **numbers: Any) -> ViewPro
     return choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", "no published protocol")
 
 
-def check_given(given: Sequence[str], config: PreTrainedConfig) -> tuple[str, ...]:
+def check_given(given: Sequence[str], config: PreTrainedConfig, data: str = "") -> tuple[str, ...]:
     """The keys of `GIVEN` that were asked for, once each.
 
     Raises:
-        ValueError: none, an unknown one, or one that needs a stream the model does not have.
+        ValueError: none, an unknown one, one that needs a stream the model does not have, or pictures of a benchmark
+            (`data`) that has none.
     """
     given = tuple(dict.fromkeys(given))
     unknown = [name for name in given if name not in GIVEN]
@@ -303,6 +304,8 @@ def check_given(given: Sequence[str], config: PreTrainedConfig) -> tuple[str, ..
     for name in given:
         if lacking := needs[name] - set(streams):
             raise ValueError(f"modalities {name}: the model has no {' and no '.join(sorted(lacking))} stream")
+        if name != "a" and data in BENCHMARKS and BENCHMARKS[data].task == "audio classification":
+            raise ValueError(f"modalities {name}: {BENCHMARKS[data].title} has no pictures, only a can be given")
     return given
 
 

@@ -318,7 +318,7 @@ class AVTrainer(Trainer):
         """Loss, logits [B, classes] and labels of a batch with views; the inputs stay where they are, their parts go to
         the model's device in turn.
         """
-        views, config = self._views, self.model.config
+        views, config = self._views, getattr(self.model, "config", None)
         at_once, passes = self.args.eval_views_per_step or self.args.per_device_eval_batch_size, None
         if self._evaluated is not None:  # sharded weights: every process must take as many forward passes
             passes = -(-self._evaluated.most_rows * views.total // at_once)
@@ -342,7 +342,7 @@ class AVTrainer(Trainer):
         if self.compute_loss_func is not None:
             items = self._get_num_items_in_batch([inputs], self.args.device)
             return self.compute_loss_func({"logits": logits}, labels, num_items_in_batch=items).mean(), logits, labels
-        problem_type = infer_problem_type(config.problem_type, logits.shape[1], labels)
+        problem_type = infer_problem_type(getattr(config, "problem_type", None), logits.shape[1], labels)
         losses = classification_loss(logits, labels, problem_type, class_splits=class_splits)
         return losses.mean(), logits, labels
 

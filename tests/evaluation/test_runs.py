@@ -182,6 +182,9 @@ def test_modalities_that_a_model_can_be_given():
         check_given([], config())
     with pytest.raises(ValueError, match="modalities av: the model has no video stream"):
         check_given(["a", "av"], config(modalities=("audio",)))
+    assert check_given(["a"], config(), "esc50") == ("a",)
+    with pytest.raises(ValueError, match="modalities v: ESC-50 has no pictures"):
+        check_given(["a", "v"], config(), "esc50")
 
 
 @pytest.mark.parametrize(
