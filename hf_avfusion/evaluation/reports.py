@@ -317,9 +317,14 @@ def figures(
     results: Mapping[str, Any], top_classes: int = 30
 ) -> dict[str, tuple[list[dict[str, Any]], Callable[[Path], None]]]:
     """File name -> rows of its CSV and a function that draws it; without rows where the evaluations do not hold them."""
-    evaluations, summary = results["evaluations"], results["summary"]
+    evaluations = results["evaluations"]
     if not evaluations:
         return {}
+
+    def alike(row: Mapping[str, Any]) -> bool:  # results of an earlier time may be of other views
+        return all(row[name] == evaluations[0][name] for name in ("views", "crops", "aggregation"))
+
+    evaluations, summary = list(filter(alike, evaluations)), list(filter(alike, results["summary"]))
     first = _frozen(evaluations[0]["settings"])
     own = [each for each in evaluations if _frozen(each["settings"]) == first]
     of_first = [row for row in summary if _frozen(row["settings"]) == first]

@@ -421,6 +421,7 @@ def predict_given(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
     )
     collected = {name: _Collected() for name in given}
+    before = getattr(samples, "skipped", 0)
     number = getattr(samples, "num_rows", None)
     training = model.training
     model.eval()
@@ -442,7 +443,7 @@ def predict_given(
                 bar.update(len(ids))
     finally:
         model.train(training)
-    skipped = loader.skipped if isinstance(loader, ClipLoader) else 0
+    skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
     of_ranks = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
     skipped = sum(number for _, number in of_ranks)
     return {name: _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped) for name in given}

@@ -96,6 +96,9 @@ class AVTrainer(Trainer):
         self._stream: ClipLoader | None = None  # of the training set
         self._evaluated: LevelBatches | None = None
         self._views: ViewProtocol | None = None  # of the evaluation under way
+        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        for dataset in sets:
+            self._views_of(dataset)  # one that does not fit is told now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
 

@@ -179,6 +179,13 @@ def test_models_that_were_trained_differently():
     assert [(row["windows"], row["top1"]) for row in trained] == [("sync", 0.5), ("async", 0.6)]
 
 
+def test_evaluations_of_other_views_are_in_the_table_alone():
+    other = {**evaluation("b", 0.9, shift=0.1), "views": 1}
+    results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5), other], 0)
+    assert [row["views"] for row in results["summary"]] == [4, 1]
+    assert rows_of(results, "per_class_ap")[0]["ap_av_n"] == 1
+
+
 def test_files(tmp_path):
     evaluations = [*all_given("a", 0.5), *all_given("b", 0.6, shift=0.05), *all_given("a", 0.4, span=2.0)]
     evaluations += [evaluation("a", 0.5, sampling="sync"), evaluation("a", 0.4, sampling="async")]

@@ -303,8 +303,11 @@ def test_wrong_numbers_of_views_are_told(tmp_path):
 
     transform.num_views = 2
     stream = ClipStream([{"clip_id": "clip", "video": None}], transform)
-    with pytest.raises(ValueError, match=r"ask for 4 views per clip.*transform makes 2.*view_transform"):
+    message = r"ask for 4 views per clip.*transform makes 2.*view_transform"
+    with pytest.raises(ValueError, match=message):
         trainer.evaluate(stream)
+    with pytest.raises(ValueError, match=message):
+        AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset={"mine": stream})
 
 
 def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
