@@ -425,6 +425,7 @@ def _sweep(rows, of, metric, title, label, column):
     series = defaultdict(list)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]].append((of(row), *_percent_of(row["metrics"][metric], metric)))
+    title += _given_text(series)
     table = [{column: of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_lines(path, series, label, axis_text(metric), title=title)
 
@@ -437,10 +438,16 @@ def _choices(rows, of, metric, title, label, names):
     series: dict[str, dict[str, tuple]] = defaultdict(dict)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]][names[of(row)]] = _percent_of(row["metrics"][metric], metric)
+    title += _given_text(series)
     table = [{"windows": of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_columns(
         path, [names[each] for each in chosen], series, label, axis_text(metric), title=title
     )
+
+
+def _given_text(series: Mapping[str, Any]) -> str:
+    """What the model was given, where no legend says so."""
+    return f"\ngiven {next(iter(series))}" if len(series) == 1 else ""
 
 
 def _sharing(plain, metric, about):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,8 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     from ..auto import AutoModelForAudioVisualClassification
     from ..models.processing_avfusion import AVFusionProcessor
 
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(f"{name} is no checkpoint: neither a folder nor the id of a Hub repository (owner/name)")
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -96,6 +96,7 @@ def draw_ranked_bars(
         axis.set_xlim(low - (room if low < 0 else 0), high + room)
         for place, value in enumerate(values):
             text = {"ha": "left" if value >= 0 else "right", "va": "center", "fontsize": 8, "color": GREY}
+            text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # over the grid
             offset = room * (0.08 if value >= 0 else -0.08)
             axis.text(value + offset, place, f"{value:+.1f}", **text)
         axis.axvline(0, color=GREY, linewidth=0.8, zorder=3)
