@@ -29,6 +29,7 @@ from hf_avfusion.data.folders import load_folder
 from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
@@ -109,7 +110,7 @@ def main() -> None:
             num_rows=train_count,
             balance=LabelBalance.of(train_rows, columns[0]) if options.balance_labels else None,
         ),
-        eval_dataset=ClipStream(eval_rows, ClipTransform(processor, **labels), num_rows=eval_count),
+        eval_dataset=ClipStream(eval_rows, view_transform(processor, args.eval_views, **labels), num_rows=eval_count),
         processing_class=processor,
     )
     record = record_run(run, trainer, augmentation)

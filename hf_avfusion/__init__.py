@@ -29,6 +29,10 @@ _LAZY = {
     "load_folder": "data.folders",
     "AVTrainer": "training.trainer",
     "AVTrainingArguments": "training.arguments",
+    "mean_average_precision": "evaluation.metrics",
+    "multi_head_accuracies": "evaluation.metrics",
+    "top_k_accuracy": "evaluation.metrics",
+    "predict_views": "evaluation.views",
 }
 
 __all__ = ["AutoModelForAudioVisualClassification", *_LAZY]

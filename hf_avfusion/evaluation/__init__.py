@@ -1,1 +1,1 @@
-"""Metrics as plain functions and as `evaluate` modules, and evaluation over several views of a clip."""
+"""Metrics as plain functions and as `evaluate` modules, evaluation over several views of a clip, and reports of checkpoints."""

@@ -1,6 +1,6 @@
 """Evaluation over several views of each clip, as published: windows spread in time, crops in space, scores aggregated.
 
-    transform = ClipTransform(processor, "label", num_views=4)
+    transform = view_transform(processor, PROTOCOLS["mbt"], "label")
     predictions = predict_views(model, ClipStream(rows, transform))
     top_k_accuracies(predictions.logits, predictions.labels)
 
@@ -8,20 +8,37 @@ Whatever the aggregation, its result stands where the logits of a single view wo
 turns it into probabilities, and every metric takes it as it is.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
+from ..data.collating import MODALITIES as TRACKS
 from ..data.collating import AVCollator
+from ..data.loading import ClipLoader
+from ..data.streaming import ClipStream
+from ..data.transforms import ClipTransform
+
+if TYPE_CHECKING:
+    from ..models.processing_avfusion import AVFusionProcessor
+    from ..training.ranks import Ranks
 
 Aggregation = Literal["mean_logits", "mean_probabilities", "max_logits"]
 
 # Axes of one view of a clip.
 INPUTS = {"pixel_values": ("frame", "channel", "height", "width"), "input_features": ("time", "mel")}
+
+# What a model is given: both tracks of a clip, its sound alone, its pictures alone.
+GIVEN = {"av": ("pixel_values", "input_features"), "a": ("input_features",), "v": ("pixel_values",)}
+
+
+def _check_aggregation(name: str) -> None:
+    if name not in get_args(Aggregation):
+        raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,18 @@ class ViewProtocol:
     num_crops: int
     aggregation: Aggregation
     source: str
+
+    def __post_init__(self) -> None:
+        if self.num_views < 1 or self.num_crops not in (1, 3):
+            raise ValueError(
+                f"a protocol has at least one view and 1 or 3 crops, got {self.num_views} and {self.num_crops}."
+            )
+        _check_aggregation(self.aggregation)
+
+    @property
+    def total(self) -> int:
+        """Views of a clip, all its crops counted."""
+        return self.num_views * self.num_crops
 
 
 # Key: architecture, or architecture and benchmark where its paper says so.
@@ -48,13 +77,70 @@ PROTOCOLS: dict[str, ViewProtocol] = {
 }
 
 
+def choose_protocol(
+    name: str | None = None,
+    *,
+    num_views: int | None = None,
+    num_crops: int | None = None,
+    aggregation: Aggregation | None = None,
+) -> ViewProtocol | None:
+    """The protocol of a name in `PROTOCOLS` with these of its numbers replaced; None where nothing is asked for.
+
+    Without a name: `num_views` windows (1), `num_crops` crops (1), logits averaged.
+
+    Raises:
+        ValueError: a name that is not in `PROTOCOLS`, or numbers that `ViewProtocol` refuses.
+    """
+    if name is not None and name not in PROTOCOLS:
+        raise ValueError(f"there is no protocol {name!r}; there are: {', '.join(PROTOCOLS)}.")
+    given = {"num_views": num_views, "num_crops": num_crops, "aggregation": aggregation}
+    given = {field: value for field, value in given.items() if value is not None}
+    if name is None and not given:
+        return None
+    return replace(PROTOCOLS[name] if name is not None else ViewProtocol(1, 1, "mean_logits", "chosen"), **given)
+
+
+def view_transform(
+    processor: "AVFusionProcessor",
+    protocol: ViewProtocol | None,
+    label_columns: Sequence[str] | str = ("label",),
+    **options: Any,
+) -> "ClipTransform | CropViews":
+    """The `ClipTransform` whose samples have the views of a protocol, with `CropViews` around it for several crops.
+
+    Args:
+        processor: for several crops a copy of it resizes without cropping; the crops have the size of its own crop.
+        protocol: None is the single view in the middle of the clip.
+        label_columns, options: of `ClipTransform`.
+
+    Raises:
+        ValueError: several crops, and a processor whose pictures leave no room for them.
+    """
+    if protocol is None or protocol.num_crops == 1:
+        views = 1 if protocol is None else protocol.num_views
+        return ClipTransform(processor, label_columns, num_views=views, **options)
+    side, size = processor.video_processor.crop_size, processor.video_processor.size
+    if side["height"] != side["width"] or not size.get("shortest_edge"):
+        raise ValueError(
+            f"num_crops={protocol.num_crops} needs a processor that resizes the short side (size={{'shortest_edge': n}}) and "
+            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1."
+        )
+    processor = copy.deepcopy(processor)
+    processor.video_processor.do_center_crop = False
+    transform = ClipTransform(processor, label_columns, num_views=protocol.num_views, **options)
+    return CropViews(transform, side["height"], protocol.num_crops)
+
+
 class ViewPredictions(NamedTuple):
-    """One row per clip, in the order in which the clips came (with several workers not that of the rows)."""
+    """One row per clip, in the order of the rows, whatever the number of workers and processes, where all clips decode;
+    behind one that does not, the order may differ, and `clip_ids` tells it.
+    """
 
     logits: torch.Tensor  # float32 [clips, classes], on the CPU; see the module's first lines
     labels: torch.Tensor | None  # as collated: long [clips] or [clips, heads], or float [clips, classes]
     clip_ids: list[Any]
     skipped: int  # clips that the stream left out because they did not decode
+    lacking: int = 0  # clips that decode, but have nothing of what the model was to be given
 
 
 def mean_logits(logits: torch.Tensor) -> torch.Tensor:
@@ -119,19 +205,18 @@ def aggregate_views(
         ValueError: an unknown name, another shape, no views, or the maximum over views of anything but multi-label
             scores.
     """
+    _check_aggregation(aggregation)
     if logits.dim() != 3 or logits.shape[1] == 0:
         raise ValueError(f"Expected logits [clips, views, classes] with at least one view, got {tuple(logits.shape)}.")
     if aggregation == "mean_logits":
         return mean_logits(logits)
     if aggregation == "mean_probabilities":
         return mean_probabilities(logits, multi_label=multi_label, class_splits=class_splits)
-    if aggregation == "max_logits":
-        if not multi_label:
-            raise ValueError(
-                "aggregation='max_logits' is for multi-label scores (sigmoids); views of single-label clips are averaged."
-            )
-        return max_logits(logits)
-    raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}.")
+    if not multi_label:
+        raise ValueError(
+            "aggregation='max_logits' is for multi-label scores (sigmoids); views of single-label clips are averaged."
+        )
+    return max_logits(logits)
 
 
 def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.Tensor:
@@ -191,6 +276,11 @@ class CropViews:
         self.size = size
         self.num_crops = num_crops
 
+    @property
+    def num_views(self) -> int:
+        """Views of a sample: windows times crops."""
+        return getattr(self.transform, "num_views", 1) * self.num_crops
+
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         sample = self.transform(row, generator)
         if "pixel_values" in sample:
@@ -204,7 +294,13 @@ class CropViews:
 
 
 @torch.no_grad()
-def view_logits(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, views_per_step: int = 16) -> torch.Tensor:
+def view_logits(
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    views_per_step: int = 16,
+    passes: int | None = None,
+) -> torch.Tensor:
     """Logits of every view of a collated batch, `views_per_step` views at a time, so that the model's memory is bounded.
 
     Args:
@@ -213,6 +309,8 @@ def view_logits(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, vi
             `[B, views, time, mel]`, either or both, `modality_mask` `[B, 2]`; without the axis of views a single view
             is meant. Chunks go to the model's device and floating-point type.
         views_per_step: rows of one forward pass.
+        passes: at least this many forward passes, the last one repeated, for models whose processes must take equally
+            many (sharded weights) with batches that differ.
 
     Returns:
         float32 `[B, views, classes]` on the CPU.
@@ -240,6 +338,8 @@ def view_logits(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], *, vi
         chunk = {name: tensor[start : start + views_per_step].to(weight.device) for name, tensor in rows.items()}
         chunk = {name: value.to(weight.dtype) if value.is_floating_point() else value for name, value in chunk.items()}
         logits.append(model(**chunk).logits.float().cpu())
+    for _ in range((passes or 0) - len(logits)):
+        model(**chunk)
     return torch.cat(logits).unflatten(0, (clips, views))
 
 
@@ -253,6 +353,7 @@ def predict_views(
     num_workers: int = 0,
     collator: Callable[[Sequence[dict[str, Any]]], Mapping[str, torch.Tensor]] | None = None,
     progress: bool = False,
+    ranks: "Ranks | None" = None,
 ) -> ViewPredictions:
     """Runs a model over every view of every clip and aggregates each clip's logits.
 
@@ -262,7 +363,7 @@ def predict_views(
     Args:
         model: gives `.logits`; put into evaluation mode for the time, then back. Whether scores are sigmoids or heads
             with a softmax each is read from its `config.problem_type` (or float labels) and `config.class_splits`.
-        samples: a `ClipStream`, or anything a DataLoader takes, of samples of `ClipTransform(..., num_views=n)` or
+        samples: a `ClipStream`, or anything a DataLoader takes, of samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
         batch_size: clips per batch of the loader.
@@ -270,47 +371,145 @@ def predict_views(
         num_workers: processes that decode.
         collator: default `AVCollator()`.
         progress: show a bar of clips.
+        ranks: several processes share the clips, `Ranks(rank, world_size)` in each: every clip is decoded and scored by
+            one of them, and all of them return all predictions. Each process holds the whole model.
 
     Raises:
-        ValueError: no clips, or as `view_logits` and `aggregate_views`.
+        ValueError: no clips, another iterable dataset than a `ClipStream` in several processes, or as `view_logits` and
+            `aggregate_views`.
+    """
+    predictions = predict_given(
+        model, samples, ("av",), aggregation=aggregation, batch_size=batch_size, views_per_step=views_per_step,
+        num_workers=num_workers, collator=collator, progress=progress, ranks=ranks,
+    )  # fmt: skip
+    return predictions["av"]
+
+
+def predict_given(
+    model: torch.nn.Module,
+    samples: Dataset | Sequence[dict[str, Any]],
+    given: Sequence[str] = ("av", "a", "v"),
+    *,
+    aggregation: Aggregation = "mean_logits",
+    batch_size: int = 4,
+    views_per_step: int = 16,
+    num_workers: int = 0,
+    collator: Callable[[Sequence[dict[str, Any]]], Mapping[str, torch.Tensor]] | None = None,
+    progress: bool = False,
+    ranks: "Ranks | None" = None,
+) -> dict[str, ViewPredictions]:
+    """`predict_views` of one model that is given both tracks ("av"), the sound alone ("a") or the pictures alone ("v"),
+    each clip decoded once for all of them.
+
+    What is not given is absent, as for a clip without that track. A clip that lacks the only track given is left out
+    there and counted in `lacking`; "av" takes every clip with what it has.
+
+    Args:
+        given: keys of `GIVEN`. The rest, and the errors, as in `predict_views`; additionally a ValueError for an unknown
+            key, or where no clip has what is given.
     """
     from tqdm import tqdm
 
-    if aggregation not in get_args(Aggregation):
-        raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {aggregation!r}.")
+    _check_aggregation(aggregation)
+    if unknown := [name for name in given if name not in GIVEN] or not given:
+        raise ValueError(f"modalities are {', '.join(GIVEN)} (both, audio, video), got {unknown if given else 'none'}.")
     config = getattr(model, "config", None)
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     class_splits = getattr(config, "class_splits", None)
-    loader = DataLoader(
-        samples,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_WithIds(collator if collator is not None else AVCollator()),
+    rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
+    loader = _loader(
+        samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
     )
-    skipped = getattr(samples, "skipped", 0)
-    logits, labels, clip_ids = [], [], []
+    collected = {name: _Collected() for name in given}
+    before = getattr(samples, "skipped", 0)
+    number = getattr(samples, "num_rows", None)
     training = model.training
     model.eval()
     try:
-        with tqdm(unit=" clips", disable=not progress, total=getattr(samples, "num_rows", None)) as bar:
-            for ids, batch in loader:
-                of_views = view_logits(model, batch, views_per_step=views_per_step)
+        with tqdm(unit=" clips", disable=not progress, total=number and -(-number // world_size)) as bar:
+            for step, (ids, batch) in enumerate(loader):
                 target = batch.get("labels")
-                if target is not None:
-                    labels.append(target.cpu())
-                    # Without a problem_type, labels tell, as they tell the model which loss to take.
-                    multi_label = multi_label or (target.is_floating_point() and target.dim() == 2)
-                logits.append(
-                    aggregate_views(of_views, aggregation, multi_label=multi_label, class_splits=class_splits)
-                )
-                clip_ids.extend(ids)
+                # Without a problem_type, labels tell, as they tell the model which loss to take.
+                multi_label = multi_label or (target is not None and target.is_floating_point() and target.dim() == 2)
+                for name in given:
+                    part, rows = _given_only(batch, name, len(ids))
+                    collected[name].lacking += len(ids) - len(rows)
+                    if not len(rows):
+                        continue
+                    of_views = view_logits(model, part, views_per_step=views_per_step)
+                    logits = aggregate_views(of_views, aggregation, multi_label=multi_label, class_splits=class_splits)
+                    places = [(step, row, rank) for row in rows]
+                    collected[name].add(places, logits, part.get("labels"), [ids[row] for row in rows])
                 bar.update(len(ids))
     finally:
         model.train(training)
-    skipped = getattr(samples, "skipped", 0) - skipped
-    if not logits:
-        raise ValueError(f"There are no clips to evaluate ({skipped} did not decode).")
-    return ViewPredictions(torch.cat(logits), torch.cat(labels) if labels else None, clip_ids, skipped)
+    skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
+    of_ranks = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
+    skipped = sum(number for _, number in of_ranks)
+    return {name: _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped) for name in given}
+
+
+def _loader(samples: Any, batch_size: int, num_workers: int, collator: Callable, rank: int, world_size: int) -> Any:
+    """This process's batches: row number n of the clips is row n // world_size of process n % world_size."""
+    if isinstance(samples, ClipStream):
+        return ClipLoader(samples, batch_size, collator, rank=rank, world_size=world_size, num_workers=num_workers)
+    if world_size > 1:
+        if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
+            raise ValueError(
+                f"{type(samples).__name__} cannot be divided among {world_size} processes: give a ClipStream, or samples with "
+                "a length and random access."
+            )
+        samples = Subset(samples, range(rank, len(samples), world_size))
+    return DataLoader(samples, batch_size=batch_size, num_workers=num_workers, collate_fn=collator)
+
+
+def _given_only(batch: Mapping[str, torch.Tensor], given: str, clips: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The batch as a model sees it that is given one modality alone, and which of its rows that leaves."""
+    if given == "av":
+        return dict(batch), list(range(clips))
+    (name,) = GIVEN[given]
+    if batch.get(name) is None:
+        return {}, []
+    mask = batch.get("modality_mask")
+    column = [track for track, _ in TRACKS].index(name)
+    keep = torch.ones(clips, dtype=torch.bool) if mask is None else mask[:, column].bool()
+    part = {key: batch[key][keep] for key in (name, "labels") if batch.get(key) is not None}
+    return part, keep.nonzero().flatten().tolist()
+
+
+class _Collected:
+    """What one process has predicted so far, with the place of every row in the order of all processes' rows."""
+
+    def __init__(self) -> None:
+        self.places: list[tuple[int, int, int]] = []  # step, row of the batch, process
+        self.logits: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+        self.clip_ids: list[Any] = []
+        self.lacking = 0
+
+    def add(self, places: list, logits: torch.Tensor, labels: torch.Tensor | None, clip_ids: list[Any]) -> None:
+        self.places += places
+        self.logits.append(logits)
+        if labels is not None:
+            self.labels.append(labels.cpu())
+        self.clip_ids += clip_ids
+
+    @staticmethod
+    def joined(parts: "list[_Collected]", given: str, skipped: int) -> ViewPredictions:
+        """The rows of all processes, in order."""
+        places = [place for part in parts for place in part.places]
+        lacking = sum(part.lacking for part in parts)
+        if not places:
+            what = {"av": "", "a": " with sound", "v": " with pictures"}[given]
+            lack = f", {lacking} lack that track" if lacking else ""
+            raise ValueError(f"There are no clips{what} to evaluate ({skipped} did not decode{lack}).")
+        order = sorted(range(len(places)), key=places.__getitem__)
+        logits = torch.cat([logits for part in parts for logits in part.logits])[order]
+        labels = [labels for part in parts for labels in part.labels]
+        clip_ids = [clip for part in parts for clip in part.clip_ids]
+        return ViewPredictions(
+            logits, torch.cat(labels)[order] if labels else None, [clip_ids[i] for i in order], skipped, lacking
+        )
 
 
 class _WithIds:

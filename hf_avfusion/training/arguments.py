@@ -1,10 +1,13 @@
 """The Trainer's arguments plus the published choices it does not know: optimisers, layer-wise decay, warm-up in epochs with
-a cosine.
+a cosine, evaluation over several views of a clip.
 """
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 from transformers import TrainingArguments
+
+from ..evaluation.views import PROTOCOLS, Aggregation, ViewProtocol, choose_protocol
 
 OPTIMIZERS = ("trainer", "momentum_sgd", "adam_decoupled")
 SCHEDULES = ("trainer", "warmup_cosine")
@@ -22,6 +25,9 @@ class AVTrainingArguments(TrainingArguments):
 
     with `max_grad_norm=1.0`, the Trainer's own default, and 64 the batch over all devices. `training.recipes` holds the
     published values.
+
+    Evaluation over several views: build the evaluation set with `evaluation.views.view_transform(processor,
+    args.eval_views, ...)`; `AVTrainer` joins each clip's views.
 
     Differences of default: `remove_unused_columns` is off, because the collator needs columns that no `forward` names;
     `label_names` is `["labels"]`.
@@ -60,6 +66,33 @@ class AVTrainingArguments(TrainingArguments):
         metadata={
             "help": "Warm-up of `--schedule warmup_cosine` in epochs, fractions allowed (published: 2.5 of 50 epochs). "
             "Without it --warmup_steps counts."
+        },
+    )
+    eval_protocol: str | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate over the views of a published evaluation: windows, crops and how scores are joined.",
+            "choices": list(PROTOCOLS),
+        },
+    )
+    eval_num_views: int | None = field(
+        default=None, metadata={"help": "Windows in time per clip in evaluation; MBT was published with 4."}
+    )
+    eval_num_crops: int | None = field(
+        default=None, metadata={"help": "Crops in space of each window in evaluation: 1 or 3."}
+    )
+    eval_aggregation: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the scores of a clip's views are joined; without a protocol their logits are averaged.",
+            "choices": list(get_args(Aggregation)),
+        },
+    )
+    eval_views_per_step: int | None = field(
+        default=None,
+        metadata={
+            "help": "Views of one forward pass in evaluation. By default per_device_eval_batch_size, so that a model needs no "
+            "more memory than with single views."
         },
     )
     remove_unused_columns: bool = field(
@@ -104,3 +137,18 @@ class AVTrainingArguments(TrainingArguments):
                 f"label_smoothing_factor={self.label_smoothing_factor}: set `label_smoothing` in the model's "
                 "configuration instead; it covers several heads, several labels and logits per modality."
             )
+        self.eval_views  # noqa: B018  (a contradiction is told now, not after the training)
+        if self.eval_views_per_step is not None and self.eval_views_per_step < 1:
+            raise ValueError(f"eval_views_per_step must be at least 1, got {self.eval_views_per_step}.")
+
+    @property
+    def eval_views(self) -> ViewProtocol | None:
+        """The views that `eval_protocol`, `eval_num_views`, `eval_num_crops` and `eval_aggregation` ask for; None if none
+        of them is given.
+        """
+        return choose_protocol(
+            self.eval_protocol,
+            num_views=self.eval_num_views,
+            num_crops=self.eval_num_crops,
+            aggregation=self.eval_aggregation,
+        )

@@ -82,6 +82,11 @@ class LevelBatches:
         """Clips of this process's current batch that count."""
         return self._rows[self._ranks.rank]
 
+    @property
+    def most_rows(self) -> int:
+        """Clips of the longest current batch of any process."""
+        return max(self._rows)
+
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
         while True:

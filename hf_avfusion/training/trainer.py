@@ -20,6 +20,8 @@ from ..data.collating import AVCollator
 from ..data.loading import COUNTED, ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
+from ..evaluation.views import ViewProtocol, aggregate_views, view_logits
+from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_schedule
@@ -45,6 +47,12 @@ class AVTrainer(Trainer):
       has fewer steps; with `max_steps` the next epoch then begins earlier.
     - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
       evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
+    - several views per clip in evaluation and prediction, where the arguments ask for them (`eval_num_views`,
+      `eval_protocol`, ...) or the transform of the evaluated `ClipStream` makes them (`num_views`): they pass through the
+      model `eval_views_per_step` at a time, each clip's logits are joined as the protocol says and count once, and
+      `eval_views` in the metrics says how many there were. The loss is that of the joined logits against the clip's
+      labels, the model's own loss in evaluation, so it belongs to the same scores as the metrics; it is not the mean of
+      the views' losses.
     - the published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
     - checkpoints: `processing_class` is saved with each; weights are loaded through `from_pretrained` and every
       tensor must match. The Trainer's own loading ignores what it can't name, and checkpoints of models with a Hub
@@ -94,6 +102,10 @@ class AVTrainer(Trainer):
         self.ranks = Ranks(self.args.process_index, self.args.world_size)
         self._stream: ClipLoader | None = None  # of the training set
         self._evaluated: LevelBatches | None = None
+        self._views: ViewProtocol | None = None  # of the evaluation under way
+        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        for dataset in sets:
+            self._views_of(dataset)  # one that does not fit is told now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
 
@@ -285,6 +297,7 @@ class AVTrainer(Trainer):
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         self._loss_sum, self._loss_clips, self._clips = 0.0, 0, 0
         self._evaluated = None
+        self._views = self._views_of(getattr(dataloader, "dataset", None))
         stream = dataloader if isinstance(dataloader, ClipLoader) else None
         if stream is not None and self.args.world_size > 1:
             dataloader = self._evaluated = LevelBatches(stream, self.ranks)
@@ -293,6 +306,8 @@ class AVTrainer(Trainer):
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self._evaluated, self.gather_function = None, self.accelerator.gather_for_metrics
+        if self._views is not None:
+            output.metrics[f"{metric_key_prefix}_views"] = self._views.total
         skipped = stream.skipped if stream is not None else 0
         of_ranks = self.ranks.all((self._loss_sum, self._loss_clips, self._clips, skipped))
         loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*of_ranks))
@@ -304,14 +319,66 @@ class AVTrainer(Trainer):
             output = output._replace(num_samples=clips)
         return output
 
+    def _views_of(self, dataset: Any) -> ViewProtocol | None:
+        """The views of an evaluation set; None where its clips have one."""
+        wanted = self.args.eval_views
+        made = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
+        if wanted is None:
+            wanted = ViewProtocol(made or 1, 1, "mean_logits", "the transform of the evaluation set")
+        elif made is not None and made != wanted.total:
+            raise ValueError(
+                f"The arguments ask for {wanted.total} views per clip in evaluation, but the evaluation set's transform makes "
+                f"{made}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+            )
+        return wanted if wanted.total > 1 else None
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        if self._views is not None:
+            loss, logits, labels = self._predict_views(model, inputs)
+            if prediction_loss_only:
+                logits = labels = None
+        else:
+            loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
             self._loss_sum += loss.item() * clips
             self._loss_clips += clips
         return loss, logits, labels
+
+    def _predict_views(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+        """Loss, logits [B, classes] and labels of a batch with views; the inputs stay where they are, their parts go to
+        the model's device in turn.
+        """
+        views, config = self._views, getattr(self.model, "config", None)
+        at_once, passes = self.args.eval_views_per_step or self.args.per_device_eval_batch_size, None
+        if self._evaluated is not None:  # sharded weights: every process must take as many forward passes
+            passes = -(-self._evaluated.most_rows * views.total // at_once)
+        with self.compute_loss_context_manager():
+            of_views = view_logits(model, inputs, views_per_step=at_once, passes=passes)
+        if of_views.shape[1] != views.total:
+            raise ValueError(
+                f"Expected {views.total} views per clip in evaluation, but a batch holds {of_views.shape[1]}: build the "
+                "evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+            )
+        labels = inputs.get(self.label_names[0]) if self.label_names else None
+        multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+        if labels is not None:
+            labels = labels.to(self.args.device)
+            multi_label = multi_label or (labels.is_floating_point() and labels.dim() == 2)
+        class_splits = getattr(config, "class_splits", None)
+        logits = aggregate_views(of_views, views.aggregation, multi_label=multi_label, class_splits=class_splits)
+        logits = logits.to(self.args.device)
+        if labels is None:
+            return None, logits, None
+        if self.compute_loss_func is not None:
+            items = self._get_num_items_in_batch([inputs], self.args.device)
+            return self.compute_loss_func({"logits": logits}, labels, num_items_in_batch=items).mean(), logits, labels
+        problem_type = infer_problem_type(getattr(config, "problem_type", None), logits.shape[1], labels)
+        losses = classification_loss(logits, labels, problem_type, class_splits=class_splits)
+        return losses.mean(), logits, labels
 
     # ---- checkpoints ----
 

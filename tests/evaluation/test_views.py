@@ -15,10 +15,13 @@ from hf_avfusion.evaluation.views import (
     PROTOCOLS,
     CropViews,
     aggregate_views,
+    choose_protocol,
     mean_probabilities,
+    predict_given,
     predict_views,
     spatial_crops,
     view_logits,
+    view_transform,
 )
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
@@ -273,14 +276,107 @@ def test_clips_that_do_not_decode_are_counted_and_the_mode_is_kept(rows):
         predict_views(model, ClipStream([broken], ClipTransform(processor())))
 
 
-def test_workers_change_nothing_but_the_order(rows):
+def test_workers_change_nothing(rows):
     model, transform = tiny_model(), ClipTransform(processor(), num_views=2)
     alone = predict_views(model, ClipStream(rows, transform))
     shared_out = predict_views(model, ClipStream(rows, transform), num_workers=2)
-    assert sorted(shared_out.clip_ids) == sorted(alone.clip_ids)
-    places = [shared_out.clip_ids.index(name) for name in alone.clip_ids]
-    torch.testing.assert_close(shared_out.logits[places], alone.logits, atol=1e-5, rtol=1e-5)
-    assert torch.equal(shared_out.labels[places], alone.labels)
+    assert shared_out.clip_ids == alone.clip_ids
+    torch.testing.assert_close(shared_out.logits, alone.logits, atol=1e-5, rtol=1e-5)
+    assert torch.equal(shared_out.labels, alone.labels)
+
+
+def test_each_modality_alone_from_one_decoding(rows):
+    """The same as decoding that track only; clips that lack it are left out and counted."""
+    model, decoded = tiny_model(), []
+
+    def transform(row, generator):
+        decoded.append(row["clip_id"])
+        return ClipTransform(processor(), num_views=3)(row, generator)
+
+    results = predict_given(model, ClipStream(rows, transform), batch_size=3, views_per_step=4)
+    assert decoded == [row["clip_id"] for row in rows]
+    assert torch.equal(
+        results["av"].logits, predict_views(model, ClipStream(rows, transform), batch_size=3, views_per_step=4).logits
+    )
+    for given, track, lacks in (("a", "audio", "clip-1"), ("v", "video", "clip-3")):
+        alone = ClipTransform(processor(), num_views=3, modalities=(track,))
+        expected = predict_views(model, ClipStream(rows, alone))
+        assert expected.skipped == 1  # it has none of the tracks that are decoded
+        assert (results[given].skipped, results[given].lacking) == (0, 1)
+        assert results[given].clip_ids == [row["clip_id"] for row in rows if row["clip_id"] != lacks]
+        assert torch.equal(results[given].labels, expected.labels)
+        torch.testing.assert_close(results[given].logits, expected.logits, atol=1e-5, rtol=1e-5)
+    silent = ClipStream([rows[1]], ClipTransform(processor()))
+    with pytest.raises(ValueError, match=r"no clips with sound to evaluate \(0 did not decode, 1 lack that track\)"):
+        predict_given(model, silent, ("a",))
+    with pytest.raises(ValueError, match=r"got \['audio'\]"):
+        predict_given(model, silent, ("audio",))
+
+
+class TwoInOne:
+    """Stands for `Ranks` of one of two processes that run one after the other; the second sees what the first said."""
+
+    world_size = 2
+
+    def __init__(self, rank, said):
+        self.rank, self.said = rank, said
+
+    def all(self, value):
+        self.said.append(value)
+        return self.said
+
+
+@pytest.mark.parametrize("random_access", [False, True])
+def test_processes_share_the_clips(rows, random_access):
+    """Seven clips, four and three, one of which does not decode; every clip is scored once, in the order of the rows."""
+    model, transform = tiny_model(), ClipTransform(processor(), num_views=2)
+    samples = [transform(row) for row in rows] if random_access else ClipStream(rows, transform)
+    whole = predict_given(model, samples, ("av", "a"), batch_size=2)
+    said = []
+    first = predict_given(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(0, said))
+    assert 0 < len(first["av"].clip_ids) < 7
+    both = predict_given(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(1, said))
+    for given in ("av", "a"):
+        assert both[given].clip_ids == whole[given].clip_ids
+        assert torch.equal(both[given].labels, whole[given].labels)
+        assert both[given].lacking == whole[given].lacking
+        torch.testing.assert_close(both[given].logits, whole[given].logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_stream_that_cannot_be_divided_is_refused(rows):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValueError, match="Stream cannot be divided among 2 processes"):
+        predict_views(tiny_model(), Stream(), ranks=TwoInOne(0, []))
+
+
+def test_protocols_are_chosen_and_built(rows):
+    assert choose_protocol() is None
+    assert choose_protocol("mbt") == PROTOCOLS["mbt"]
+    mine = choose_protocol("avbert/ucf101", num_views=2)
+    assert (mine.num_views, mine.num_crops, mine.total, mine.aggregation) == (2, 3, 6, "mean_probabilities")
+    assert choose_protocol(num_crops=3).total == 3
+    for wrong, message in (
+        ({"name": "mtb"}, "there are: mbt"),
+        ({"num_views": 0}, "at least one view"),
+        ({"num_crops": 2}, "1 or 3 crops"),
+        ({"aggregation": "median"}, "aggregation must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose_protocol(**wrong)
+
+    assert view_transform(processor(), None)(rows[0])["pixel_values"].shape == (2, 3, 16, 16)
+    assert view_transform(processor(), choose_protocol("mbt"))(rows[0])["pixel_values"].shape == (4, 2, 3, 16, 16)
+    whole = processor(do_center_crop=True)
+    sample = view_transform(whole, mine)(rows[0])
+    assert sample["pixel_values"].shape == (6, 2, 3, 16, 16)
+    assert not torch.equal(sample["pixel_values"][0], sample["pixel_values"][2])
+    assert whole.video_processor.do_center_crop  # a copy was changed
+    fixed = processor(size={"height": 16, "width": 16})
+    with pytest.raises(ValueError, match="resizes the short side"):
+        view_transform(fixed, mine)
 
 
 def test_never_more_views_at_once_than_asked_for():

@@ -166,3 +166,91 @@ def test_quickstart_from_rendering_to_picture(tmp_path):
     again = run("quickstart.py", "--output", tmp_path, "--clip", tmp_path / "clip.mp4")
     assert "clip.mp4" in again.stdout
     assert "training" not in again.stdout
+
+
+EVALUATE = ["--label_columns", "shape", "sound", "--views", "2", "--device", "cpu", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint, shards, tmp_path_factory):
+    """Two checkpoints of one run, a sweep, both samplings."""
+    folder = tmp_path_factory.mktemp("report")
+    done = run(
+        "evaluate.py", "--checkpoint", checkpoint, "--runs", checkpoint / "checkpoint-1", "--benchmark", "sounding_shapes",
+        "--source", shards, *EVALUATE, "--modalities", "av,a,v", "--spans", "1,2", "--sampling", "sync,async", "--output", folder,
+    )  # fmt: skip
+    assert "audio and video" in done.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_evaluating_checkpoints(report, checkpoint):
+    results = json.loads((report / "results.json").read_text())
+    # The checkpoint was trained on a span of 2 s, so that one is not evaluated twice.
+    conditions = [(each["given"], each["span"], each["sampling"]) for each in results["evaluations"]]
+    assert conditions[: len(conditions) // 2] == [
+        *((given, span, "spread") for span in (2.0, 1.0) for given in ("av", "a", "v")),
+        ("av", 2.0, "sync"), ("av", 2.0, "async"),
+    ]  # fmt: skip
+    assert [row["n"] for row in results["summary"]] == [2] * 8
+    assert {each["checkpoint"] for each in results["evaluations"]} == {
+        str(checkpoint),
+        str(checkpoint / "checkpoint-1"),
+    }
+    for each in results["evaluations"]:
+        assert (each["clips"], each["skipped"], each["views"]) == (16, 0, 2)
+        assert {"top1_shape", "top1_sound", "top1_joint"} <= set(each["metrics"])
+    assert results["benchmark"]["coverage"]["present"] == 16
+    heads = [f"{name}_{head}" for name in ("per_class_ap", "fusion_gain") for head in ("shape", "sound")]
+    assert {path.name for path in report.iterdir()} == {
+        "results.json", "table.md", *(f"{n}.{kind}" for n in [*heads, "span_sweep", "sampling"] for kind in ("csv", "png"))
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, shards, tmp_path):
+    """Every clip once, the same scores; what is in results.json is not computed again."""
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        ROOT / "examples" / "evaluate.py",
+    ]
+    command += ["--runs", checkpoint / "checkpoint-2", report, "--benchmark", "sounding_shapes", "--source", shards]
+    command += [*EVALUATE, "--modalities", "av,a", "--output", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("written: ") == len(list(tmp_path.iterdir()))  # by one of them
+    results = json.loads((tmp_path / "results.json").read_text())
+    earlier = json.loads((report / "results.json").read_text())["evaluations"]
+    assert results["evaluations"][: len(earlier)] == earlier
+    new = results["evaluations"][len(earlier) :]
+    assert [each["given"] for each in new] == ["av", "a"]
+    for each in new:  # checkpoint-2 holds the weights of the finished run
+        (same,) = [
+            other for other in earlier
+            if other["checkpoint"] == str(checkpoint) and all(other[k] == each[k] for k in ("given", "span", "sampling"))
+        ]  # fmt: skip
+        assert (each["clips"], each["skipped"]) == (16, 0)
+        assert each["metrics"] == same["metrics"]
+        for head, scores in each["per_class"].items():
+            assert scores["average_precision"] == pytest.approx(same["per_class"][head]["average_precision"], abs=1e-6)
+    assert results["summary"][0]["n"] == 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_is_told_before_the_work(checkpoint, folder_of_clips, tmp_path):
+    done = run(
+        "evaluate.py", "--checkpoint", checkpoint, "--benchmark", folder_of_clips, "--output", tmp_path / "report",
+        "--label_columns", "label", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: label_columns label are 1, but the model has 2 heads: shape, sound"
+    )  # fmt: skip
+    assert not (tmp_path / "report").exists()

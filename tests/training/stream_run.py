@@ -23,27 +23,31 @@ from hf_avfusion.data.balancing import LabelBalance
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.interleaving import interleave
 from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.evaluation.views import predict_views
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.media_avfusion import MediaError
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.ranks import Ranks
 from hf_avfusion.training.trainer import AVTrainer
 
 
 class Reading:
     """Stands for decoding, quickly: a clip's tensors come from its generator. Writes down which clips it was given."""
 
-    def __init__(self, folder: Path, name: str, rank: int):
+    def __init__(self, folder: Path, name: str, rank: int, num_views: int = 1):
         self.folder, self.name, self.rank = folder, name, rank
+        self.num_views = num_views
 
     def __call__(self, row, generator):
         with open(self.folder / f"{self.name}-{self.rank}.log", "a") as log:
             log.write(row["clip_id"] + "\n")
         if row["video"]["bytes"] == b"broken":
             raise MediaError(row["clip_id"], "broken on purpose")
+        views = () if self.num_views == 1 else (self.num_views,)
         return {
-            "pixel_values": torch.randn(2, 3, 16, 16, generator=generator),
-            "input_features": torch.randn(16, 16, generator=generator),
+            "pixel_values": torch.randn(*views, 2, 3, 16, 16, generator=generator),
+            "input_features": torch.randn(*views, 16, 16, generator=generator),
             "has_video": True,
             "has_audio": True,
             "labels": torch.tensor(row["label"]),
@@ -102,7 +106,7 @@ def make_stream(number: int, broken, transform, streamed: bool, mix=None, balanc
 
 
 def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path=0.0, kill_at=None, resume=None,
-        mixup=0.0, mix=None, balanced=False, pretend=True, eval_rows=0, eval_broken=(),
+        mixup=0.0, mix=None, balanced=False, pretend=True, eval_rows=0, eval_broken=(), eval_views=1,
         foreign=False, **options) -> dict:  # fmt: skip
     folder = Path(folder)
     defaults = {
@@ -121,15 +125,15 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
     )  # fmt: skip
     rank = args.process_index
 
-    def reading(what):
-        return Reading(folder, f"{name}-{what}", rank)
+    def reading(what, num_views=1):
+        return Reading(folder, f"{name}-{what}", rank, num_views)
 
     trainer = AVTrainer(
         MBTForAudioVisualClassification(config),
         args,
         AVCollator(mixup_alpha=mixup, num_labels=3),
         train_dataset=make_stream(rows, broken, reading("train"), streamed, mix, balanced, seed=1, shuffle_buffer=12),
-        eval_dataset=make_stream(eval_rows, eval_broken, reading("eval"), streamed) if eval_rows else None,
+        eval_dataset=make_stream(eval_rows, eval_broken, reading("eval", eval_views), streamed) if eval_rows else None,
         callbacks=[Kill(kill_at)] if kill_at is not None and rank == args.world_size - 1 else None,
     )
     if foreign:
@@ -143,6 +147,11 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         predicted = trainer.predict(trainer.eval_dataset)
         result["labels"] = predicted.label_ids.tolist()
         result["predictions"] = predicted.predictions.tolist()
+    if eval_views > 1:
+        views = predict_views(
+            trainer.model, trainer.eval_dataset, batch_size=3, num_workers=workers, ranks=Ranks(rank, args.world_size)
+        )
+        result["views"] = {"logits": views.logits.tolist(), "clips": views.clip_ids, "skipped": views.skipped}
     tensors = trainer.model.state_dict()
     if trainer.is_fsdp_enabled:
         result["sharded"] = [name for name, tensor in tensors.items() if isinstance(tensor, DTensor)]

@@ -54,6 +54,12 @@ def decoded(folder, name, ranks=1):
 SAVING = {"save_strategy": "steps", "save_steps": 3, "drop_path": 0.3, "broken": BROKEN, "mixup": 0.4}
 
 
+# A step that changes nothing, since the size of its batch would be another in two processes.
+VIEWS = {
+    "rows": 8, "max_steps": 1, "learning_rate": 0.0, "eval_rows": 13, "eval_views": 3, "eval_views_per_step": 5,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, streamed):
     """Ten batches an epoch, less for broken clips; from checkpoints inside the first and the second epoch."""
@@ -225,12 +231,13 @@ def two_processes(tmp_path_factory):
             "num_train_epochs": 1,
         },
         {"name": "foreign", "rows": 16, "num_train_epochs": 1, "eval_rows": 13, "foreign": True},
+        {"name": "views", **VIEWS},
         {"name": "killed", "kill_at": 7, **SAVING},
     ]
     done = launch(*({"folder": str(folder), **job} for job in jobs), processes=2)
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr or "-9" in done.stderr, done.stderr
-    assert (folder / "foreign.json").exists(), done.stderr  # what came before the kill
+    assert (folder / "views.json").exists(), done.stderr  # what came before the kill
     return folder
 
 
@@ -259,6 +266,34 @@ def test_two_processes_equal_one(two_processes, tmp_path):
         torch.testing.assert_close(
             torch.tensor(two["predictions"]), torch.tensor(one["predictions"]), rtol=1e-3, atol=1e-5
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_device", [4, 8])
+def test_views_in_two_processes_are_those_of_one(two_processes, tmp_path, per_device):
+    """13 clips of three views: the last batch has five clips, three for one process and two for the other."""
+    one = run(tmp_path, "views", **{**VIEWS, "per_device_eval_batch_size": per_device})
+    two = json.loads((two_processes / "views.json").read_text())
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    for metric in ("eval_loss", "eval_top1"):
+        assert two["eval"][metric] == pytest.approx(one["eval"][metric], rel=1e-4)
+    assert one["labels"] == two["labels"] == [n % 3 for n in range(13)]
+    for done in (one, two):
+        assert (done["eval"]["eval_views"], done["eval"]["eval_clips"], done["eval"]["eval_skipped_clips"]) == (
+            3,
+            13,
+            0,
+        )
+        assert done["views"]["clips"] == [f"clip-{n}" for n in range(13)]
+        assert done["views"]["skipped"] == 0
+        for logits in (done["predictions"], done["views"]["logits"]):
+            torch.testing.assert_close(torch.tensor(logits), torch.tensor(one["predictions"]), rtol=1e-3, atol=1e-5)
+
+
+def test_broken_clips_of_several_views_are_counted(tmp_path):
+    done = run(tmp_path, "one", **{**VIEWS, "eval_broken": (2, 7)})
+    assert (done["eval"]["eval_clips"], done["eval"]["eval_skipped_clips"], done["eval"]["eval_views"]) == (11, 2, 3)
+    assert (len(done["views"]["clips"]), done["views"]["skipped"]) == (11, 2)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 from transformers import AutoProcessor
+from transformers.trainer_utils import EvalPrediction
 
 from hf_avfusion import AutoModelForAudioVisualClassification
 from hf_avfusion.data.benchmarks import count_rows, load_benchmark
@@ -12,6 +13,7 @@ from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation.metrics import build_compute_metrics
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
@@ -223,6 +225,91 @@ def test_evaluation_with_several_labels(tmp_path):
     assert {"eval_loss", "eval_map", "eval_auc", "eval_d_prime", "eval_classes_without_positives"} <= set(metrics)
 
 
+def with_views(clips, views, labels=None, tracks=("pixel_values", "input_features")):
+    """Samples of several views that differ."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"pixel_values": (views, 2, 3, 16, 16), "input_features": (views, 16, 16)}
+    return [
+        {
+            **{name: torch.randn(shapes[name], generator=generator) for name in tracks},
+            "has_video": "pixel_values" in tracks,
+            "has_audio": "input_features" in tracks,
+            "labels": torch.tensor([index % 3, index % 2]) if labels is None else labels[index],
+            "clip_id": f"clip-{index}",
+        }
+        for index in range(clips)
+    ]
+
+
+MULTI_HOT = (torch.rand(9, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+MULTI_LABEL = {"class_splits": None, "num_labels": 4, "problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "config", "labels"),
+    [("mean_logits", {}, None), ("mean_probabilities", {}, None), ("max_logits", MULTI_LABEL, MULTI_HOT)],
+)
+def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, config, labels):
+    """Nine clips in batches of 4, 4, 1; the views of a clip lie in different forward passes."""
+    model, samples, seen = tiny_model(**config), with_views(9, 3, labels), []
+    options = {"eval_num_views": 3, "eval_aggregation": aggregation, "eval_views_per_step": 5}
+    trainer = AVTrainer(model, arguments(tmp_path, **options), eval_dataset=samples)
+    handle = model.register_forward_hook(lambda module, inputs, output: seen.append(len(output.logits)))
+    metrics = trainer.evaluate()
+    assert seen == [5, 5, 2, 5, 5, 2, 3]
+    handle.remove()
+    assert metrics["eval_views"] == 3
+
+    # One view at a time, each as a clip of its own.
+    with torch.no_grad():
+        single = torch.stack(
+            [model(pixel_values=each["pixel_values"], input_features=each["input_features"]).logits for each in samples]
+        )
+    targets = torch.stack([each["labels"] for each in samples])
+    if aggregation == "max_logits":
+        expected = single.amax(1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(expected, targets, reduction="none").sum(1).mean()
+    else:
+        joined = single.mean(1)
+        if aggregation == "mean_probabilities":
+            joined = torch.cat([part.softmax(-1).mean(1).log() for part in single.split([3, 2], dim=-1)], dim=1)
+        expected = joined
+        heads = zip(expected.split([3, 2], dim=1), targets.T)
+        loss = sum(torch.nn.functional.cross_entropy(scores, target) for scores, target in heads) / 2
+    predicted = trainer.predict(samples)
+    torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected, atol=1e-5, rtol=1e-5)
+    assert predicted.label_ids.tolist() == targets.tolist()
+    assert metrics["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    own = build_compute_metrics(model.config)(EvalPrediction(expected.numpy(), targets.numpy()))
+    for name, value in own.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(value), name
+
+
+def test_views_of_the_sound_alone(tmp_path):
+    model, samples = tiny_model(), with_views(5, 2, tracks=("input_features",))
+    predicted = AVTrainer(model, arguments(tmp_path, eval_num_views=2), eval_dataset=samples).predict(samples)
+    with torch.no_grad():
+        expected = torch.stack([model(input_features=each["input_features"]).logits.mean(0) for each in samples])
+    torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_wrong_numbers_of_views_are_told(tmp_path):
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset=with_views(5, 2))
+    with pytest.raises(ValueError, match="Expected 4 views per clip in evaluation, but a batch holds 2"):
+        trainer.evaluate()
+
+    def transform(row, generator):
+        raise AssertionError("told before anything is decoded")
+
+    transform.num_views = 2
+    stream = ClipStream([{"clip_id": "clip", "video": None}], transform)
+    message = r"ask for 4 views per clip.*transform makes 2.*view_transform"
+    with pytest.raises(ValueError, match=message):
+        trainer.evaluate(stream)
+    with pytest.raises(ValueError, match=message):
+        AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset={"mine": stream})
+
+
 def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
     seen = {"train": 0, "eval": 0}
     trainer = AVTrainer(
@@ -258,6 +345,10 @@ def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
         ({"schedule": "warmup_cosine", "warmup_epochs": -1.0}, "must not be negative"),
         ({"remove_unused_columns": True}, "before the collator sees them"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing"),
+        ({"eval_protocol": "mtb"}, "there is no protocol 'mtb'"),
+        ({"eval_num_crops": 2}, "1 or 3 crops"),
+        ({"eval_aggregation": "median"}, "aggregation must be one of"),
+        ({"eval_views_per_step": 0}, "eval_views_per_step must be at least 1"),
     ],
 )
 def test_contradicting_arguments_are_refused(tmp_path, options, message):

@@ -1,0 +1,274 @@
+"""Reports from evaluations made up by hand: means and deviations, tables, figures' numbers, files."""
+
+import csv
+import json
+import math
+import os
+from statistics import stdev
+
+import pytest
+
+from hf_avfusion.evaluation import reports
+from hf_avfusion.evaluation.reports import (
+    check_same,
+    figures,
+    headline,
+    make_results,
+    markdown,
+    read_results,
+    summarise,
+    write_report,
+)
+from hf_avfusion.evaluation.runs import EvaluationSet
+
+CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
+CLIPS = EvaluationSet(
+    "vggsound", "VGGSound", "test", "clips/", None, None, 20, ("label",), {"label": CLASSES["label"]}, False, "top-1",
+    {"present": 20, "expected": 22, "vanished": 2},
+)  # fmt: skip
+SETTINGS = {
+    "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,
+    "hidden_size": 768, "modalities": ["audio", "video"], "trained_span": 8.0, "trained_synchronous": True,
+}  # fmt: skip
+PRECISIONS = {"av": [0.9, 0.6, 0.5], "a": [0.5, 0.7, 0.5], "v": [0.3, 0.2, 0.1]}
+
+
+def evaluation(checkpoint, top1, given="av", shift=0.0, span=8.0, sampling="spread", **settings):
+    precision = [*(value + shift for value in PRECISIONS[given]), math.nan]
+    return {
+        "checkpoint": checkpoint, "revision": None, "settings": {**SETTINGS, **settings}, "given": given, "span": span,
+        "sampling": sampling, "views": 4, "crops": 1, "aggregation": "mean_logits", "seed": 0, "clips": 18, "skipped": 2,
+        "lacking": 0, "metrics": {"top1": top1, "top5": 1.0},
+        "per_class": {"label": {"average_precision": precision, "positives": [8, 6, 4, 0]}},
+    }  # fmt: skip
+
+
+def all_given(checkpoint, top1, **options):
+    return [evaluation(checkpoint, top1 - 0.1 * number, given, **options) for number, given in enumerate(PRECISIONS)]
+
+
+def rows_of(results, name, top=30):
+    return figures(results, top)[name][0]
+
+
+def test_mean_and_spread_of_runs_by_hand():
+    both, audio, late = summarise(
+        [
+            evaluation("a", 0.5), evaluation("a", 0.2, "a"), evaluation("b", 0.6), evaluation("c", 0.7),
+            evaluation("d", 0.4, fusion_layer=12),
+        ]
+    )  # fmt: skip
+    assert both["runs"] == ["a", "b", "c"]
+    # (0.5 + 0.6 + 0.7) / 3, and the root of ((0.1^2 + 0 + 0.1^2) / 2)
+    assert both["metrics"]["top1"] == {"mean": pytest.approx(0.6), "std": pytest.approx(0.1), "n": 3}
+    assert both["metrics"]["top5"] == {"mean": 1.0, "std": 0.0, "n": 3}
+    assert (both["clips"], both["skipped"], both["n"]) == ([18, 18, 18], [2, 2, 2], 3)
+    # One run has no spread; runs that were trained otherwise are not averaged with others.
+    assert (audio["given"], audio["metrics"]["top1"]) == ("a", {"mean": 0.2, "std": None, "n": 1})
+    assert (late["settings"]["fusion_layer"], late["n"]) == (12, 1)
+
+
+def test_runs_under_other_conditions_are_not_averaged():
+    rows = summarise([evaluation("a", 0.5), evaluation("b", 0.6, span=4.0), evaluation("c", 0.7, sampling="sync")])
+    assert [row["n"] for row in rows] == [1, 1, 1]
+
+
+def test_a_checkpoint_counts_once(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="evaluated twice under the same condition"):
+        make_results(CLIPS, CLASSES, [evaluation(str(tmp_path), 0.5), evaluation(str(tmp_path / "link"), 0.5)], 0)
+
+
+def test_headlines():
+    assert headline({"auc": 0.9, "map": 0.4}) == "map"
+    assert headline({"top1_verb": 0.9, "top1_action": 0.4}) == "top1_action"
+    assert headline({"top1_shape": 0.9, "top1_joint": 0.4}) == "top1_joint"
+    assert headline({"top5": 0.9, "top1": 0.4}) == "top1"
+
+
+def test_table():
+    results = make_results(CLIPS, CLASSES, [*all_given("a", 0.5), *all_given("b", 0.75)], seed=3)
+    text = markdown(results)
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    assert cells[0] == [
+        "given", "span of the frames", "windows", "views", "clips", "runs", "top-1 (%)", "top-5 (%)"
+    ]  # fmt: skip
+    assert cells[2] == [
+        "audio and video", "8 s", "spread evenly", "4", "18 (2 skipped)", "2", "62.50 ± 17.68", "100.00 ± 0.00"
+    ]  # fmt: skip
+    assert [row[0] for row in cells[3:]] == ["audio only", "video only"]
+    assert len({len(row) for row in cells}) == 1
+    assert "20 of 22 clips; 2 annotated clips are not there" in text
+    assert "MBT, bottleneck-fusion" not in text
+    assert "MBT, bottleneck fusion from layer 8 of 12, separate encoders, frames over 8 s" in text
+    assert "Seed 3" in text
+
+    several = markdown(make_results(CLIPS, CLASSES, [evaluation("a", 0.5), evaluation("b", 0.5, fusion_layer=12)], 0))
+    assert "late fusion, separate encoders" in several
+
+
+def test_names_of_metrics():
+    assert reports.metric_text("top1_verb") == "top-1 verb (%)"
+    assert reports.metric_text("d_prime") == "d-prime"
+    assert reports.axis_text("top1_joint") == "top-1 accuracy, all heads together (%)"
+    assert reports.axis_text("map") == "mAP (%)"
+    assert reports.metric_value("map", {"mean": 0.4392, "std": 0.0026}) == "43.92 ± 0.26"
+    assert reports.metric_value("d_prime", {"mean": 2.5, "std": None}) == "2.500"
+    assert reports.metric_value("classes_without_positives", {"mean": 3, "std": 0.0}) == "3 ± 0.0"
+
+
+def test_precision_of_classes_and_gain_by_hand():
+    results = make_results(CLIPS, CLASSES, [*all_given("a", 0.5), *all_given("b", 0.6, shift=0.1)], 0)
+    rows = rows_of(results, "per_class_ap")
+    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # best first; without positives: none
+    assert rows[0]["positives"] == 8
+    assert rows[0]["ap_av"] == pytest.approx((0.9 + 1.0) / 2)
+    assert rows[0]["ap_av_std"] == pytest.approx(stdev([0.9, 1.0]))
+    gains = rows_of(results, "fusion_gain")
+    assert [row["gain_over_a"] for row in gains] == pytest.approx([0.4, -0.1, 0.0])
+    assert [row["gain_over_v"] for row in gains] == pytest.approx([0.6, 0.4, 0.4])
+    # Without both tracks there is no gain.
+    alone = make_results(CLIPS, CLASSES, [evaluation("a", 0.5, "a")], 0)
+    assert rows_of(alone, "fusion_gain") == []
+    assert rows_of(alone, "per_class_ap")[0]["class"] == "cat"
+
+
+def test_only_the_plain_evaluation_counts_for_classes():
+    other = evaluation("a", 0.5, shift=-0.3, span=2.0), evaluation("a", 0.5, shift=-0.2, sampling="async")
+    results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5), *other], 0)
+    assert rows_of(results, "per_class_ap")[0]["ap_av"] == 0.9
+
+
+def test_sweeps_of_one_model():
+    evaluations = [
+        *all_given("a", 0.5), *all_given("a", 0.4, span=2.0), *all_given("a", 0.45, span=4.0),
+        evaluation("a", 0.3, sampling="sync"), evaluation("a", 0.2, sampling="async"),
+    ]  # fmt: skip
+    results = make_results(CLIPS, CLASSES, evaluations, 0)
+    spans = rows_of(results, "span_sweep")
+    assert [(row["given"], row["span_s"]) for row in spans][:3] == [("av", 2.0), ("av", 4.0), ("av", 8.0)]
+    assert [row["top1"] for row in spans][:3] == pytest.approx([0.4, 0.45, 0.5])
+    assert [(row["windows"], row["top1"]) for row in rows_of(results, "sampling")] == [("sync", 0.3), ("async", 0.2)]
+    # None of these can be drawn of one model.
+    assert not any(rows_of(results, name) for name in ("weight_sharing", "trained_span", "trained_sampling"))
+
+
+def test_models_that_were_trained_differently():
+    evaluations = [
+        evaluation("a", 0.5), evaluation("b", 0.7), evaluation("c", 0.4, share_encoder=True),
+        evaluation("d", 0.3, fusion_layer=12), evaluation("e", 0.2, fusion_layer=12, share_encoder=True),
+    ]  # fmt: skip
+    results = make_results(CLIPS, CLASSES, evaluations, 0)
+    rows = rows_of(results, "weight_sharing")
+    assert [(row["share_encoder"], row["fusion_layer"], row["runs"]) for row in rows] == [
+        (False, 8, 2), (False, 12, 1), (True, 8, 1), (True, 12, 1)
+    ]  # fmt: skip
+    assert rows[0]["top1"] == pytest.approx(0.6)
+    wider = evaluation("f", 0.9, fusion_layer=4, hidden_size=1024)
+    assert rows_of(make_results(CLIPS, CLASSES, [*evaluations, wider], 0), "weight_sharing") == []  # not of one kind
+
+    evaluations = [
+        evaluation("a", 0.5), evaluation("b", 0.4, span=2.0, trained_span=2.0),
+        evaluation("c", 0.6, trained_synchronous=False),
+    ]  # fmt: skip
+    results = make_results(CLIPS, CLASSES, evaluations, 0)
+    assert [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")] == [(2.0, 0.4), (8.0, 0.5)]
+    trained = rows_of(results, "trained_sampling")
+    assert [(row["windows"], row["top1"]) for row in trained] == [("sync", 0.5), ("async", 0.6)]
+
+
+def test_evaluations_of_other_views_are_in_the_table_alone():
+    other = {**evaluation("b", 0.9, shift=0.1), "views": 1}
+    results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5), other], 0)
+    assert [row["views"] for row in results["summary"]] == [4, 1]
+    assert rows_of(results, "per_class_ap")[0]["ap_av_n"] == 1
+
+
+def test_files(tmp_path):
+    evaluations = [*all_given("a", 0.5), *all_given("b", 0.6, shift=0.05), *all_given("a", 0.4, span=2.0)]
+    evaluations += [evaluation("a", 0.5, sampling="sync"), evaluation("a", 0.4, sampling="async")]
+    evaluations.append(evaluation("c", 0.4, share_encoder=True))
+    results = make_results(CLIPS, CLASSES, evaluations, 0)
+    written = write_report(results, tmp_path / "new" / "report", top_classes=2)
+    names = ["per_class_ap", "fusion_gain", "span_sweep", "sampling", "weight_sharing"]
+    expected = ["results.json", "table.md", *(f"{name}.{kind}" for name in names for kind in ("csv", "png"))]
+    assert [path.name for path in written] == expected
+    assert sorted(path.name for path in (tmp_path / "new" / "report").iterdir()) == sorted(expected)
+    for path in written:
+        if path.suffix == ".png":
+            assert path.read_bytes().startswith(b"\x89PNG")
+    with open(tmp_path / "new" / "report" / "per_class_ap.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # all of them, whatever is drawn
+    assert float(rows[1]["ap_a"]) == pytest.approx(0.725)
+    assert {"versions", "commit", "seed", "created"} <= set(results)
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    perfect = evaluation("a", 0.5)
+    perfect["metrics"] = {"map": 0.5, "d_prime": math.inf}
+    write_report(make_results(CLIPS, CLASSES, [perfect], 0), tmp_path)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not strict JSON")
+
+    text = (tmp_path / "results.json").read_text()
+    json.loads(text, parse_constant=refuse)
+    again = read_results(tmp_path)
+    assert again == read_results(tmp_path / "results.json")
+    (back,) = again["evaluations"]
+    assert back["metrics"] == {"map": 0.5, "d_prime": math.inf}
+    assert math.isnan(back["per_class"]["label"]["average_precision"][3])
+    check_same(again, "results.json", CLIPS, CLASSES)
+    # Put together with a new run they are one group.
+    new = evaluation("b", 0.7)
+    new["metrics"] = {"map": 0.7, "d_prime": 2.0}
+    (row,) = make_results(CLIPS, CLASSES, [back, new], 0)["summary"]
+    assert row["n"] == 2
+    assert row["metrics"]["map"]["mean"] == pytest.approx(0.6)
+    assert math.isnan(row["metrics"]["d_prime"]["std"])
+    with pytest.raises(ValueError, match="its split is 'test', here it is 'train'"):
+        check_same(again, "results.json", EvaluationSet(**{**vars(CLIPS), "split": "train"}), CLASSES)
+    with pytest.raises(ValueError, match="other heads or classes"):
+        check_same(again, "results.json", CLIPS, {"label": CLASSES["label"][::-1]})
+
+
+def test_files_that_are_no_results(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"benchmark": {}}')
+    with pytest.raises(ValueError, match="lacks classes, evaluations"):
+        read_results(tmp_path)
+    with pytest.raises(ValueError, match="top_classes"):
+        write_report(make_results(CLIPS, CLASSES, [evaluation("a", 0.5)], 0), tmp_path, top_classes=0)
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    write_report(make_results(CLIPS, CLASSES, [evaluation("a", 0.5)], 0), tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_report(make_results(CLIPS, CLASSES, [evaluation("a", 0.9)], 0), tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_the_commit_is_that_of_this_repository(monkeypatch):
+    import subprocess
+
+    found = reports.commit()
+    assert found is None or len(found.removesuffix("+changes")) == 40
+
+    def gone(*arguments, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", gone)
+    assert reports.commit() is None
