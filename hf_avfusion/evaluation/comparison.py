@@ -11,21 +11,25 @@ import csv
 import io
 import json
 import os
+import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.table import Table
+
 COSTS = {  # heading and how a value is written
     "parameters": ("parameters", "{:,}"),
-    "trainable_parameters": ("trainable", "{:,}"),
-    "flops_per_clip": ("MFLOPs/clip", "{:,.1f}"),
+    "trainable_parameters": ("of them trained", "{:,}"),
+    "flops_per_clip": ("GFLOPs per clip", "{:,.4g}"),
     "inference_clips_per_s": ("clips/s inference", "{:,.0f}"),
     "training_clips_per_s": ("clips/s training", "{:,.0f}"),
     "inference_mib": ("peak MiB inference", "{:,.0f}"),
     "training_mib": ("peak MiB training", "{:,.0f}"),
 }
 RATES = ("inference_clips_per_s", "training_clips_per_s")  # with their ratio to the first variant's
+ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips")  # no scores
 
 
 class Spread(NamedTuple):
@@ -114,25 +118,24 @@ class Comparison:
 
     def report(
         self,
+        title: str,
         runs: Mapping[str, Mapping[int, Mapping[str, float]]],
         costs: Mapping[str, Mapping[str, Any]],
-        about: Mapping[str, Any],
-    ) -> tuple[list[str], list[list[str]]]:
-        """Writes `comparison.md`, `.csv` and `.json`.
+        measured: Mapping[str, Any],
+    ) -> Table:
+        """Writes `comparison.md`, `.csv` and `.json`; returns the table to print.
 
         Args:
-            runs: variant -> seed -> metric -> value. costs: variant -> what `compare_costs` says of it.
-            about: what else belongs into the JSON file: versions, device, command.
-
-        Returns:
-            headings and rows of the table, to print.
+            runs: variant -> seed -> metric -> value. costs: variant -> what `compare_costs` says of it; `measured`: as
+                for `keep_costs`.
         """
         summary = summarize(runs)
         headings, rows = table(summary, costs)
         write_whole(self.folder / "comparison.md", markdown(headings, rows))
         write_whole(self.folder / "comparison.csv", as_csv(summary, costs))
         everything = {
-            **about,
+            "versions": versions(),
+            "measured": measured,
             "settings": self.settings,
             "seeds": {variant: sorted(by_seed) for variant, by_seed in runs.items()},
             "summary": {
@@ -143,7 +146,27 @@ class Comparison:
             "runs": runs,
         }
         write_whole(self.folder / "comparison.json", json.dumps(everything, indent=2) + "\n")
-        return headings, rows
+        printed = Table(*headings, title=title)
+        for row in rows:
+            printed.add_row(*row)
+        return printed
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and the libraries that compute."""
+    import torch
+    import transformers
+
+    import hf_avfusion
+
+    modules = (hf_avfusion, torch, transformers)
+    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
+
+
+def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:
+    """The scores among what `Trainer.evaluate` returns, without their prefix."""
+    named = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return {name: value for name, value in named.items() if name not in ABOUT_THE_RUN}
 
 
 def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[str, Spread]]:
@@ -154,6 +177,29 @@ def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str
         if results:
             summary[variant] = {metric: spread([run[metric] for run in results]) for metric in results[0]}
     return summary
+
+
+def table(
+    summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, a column per variant: the metrics (the loss only in the files) over n seeds, then the costs;
+    rates with their ratio to the first variant's. What is not known is `-`.
+    """
+    variants = list(dict.fromkeys([*costs, *summary]))
+    metrics = list(dict.fromkeys(name for scores in summary.values() for name in scores if name != "loss"))
+    rows = []
+    for metric in metrics:
+        scores = [summary.get(variant, {}).get(metric) for variant in variants]
+        name = f"{metric} %" if _is_share(metric) else metric
+        rows.append([name, *("-" if score is None else _written(metric, score) for score in scores)])
+    if metrics:
+        counts = [[score.n for score in summary.get(variant, {}).values()] for variant in variants]
+        rows.append(["seeds (n)", *(str(max(count, default=0)) for count in counts)])
+    for name, (heading, _) in COSTS.items():
+        values = [costs.get(variant, {}).get(name) for variant in variants]
+        if any(value is not None for value in values):
+            rows.append([heading, *(_cost(name, value, values[0]) for value in values)])
+    return ["", *variants], rows
 
 
 def _written(metric: str, value: Spread) -> str:
@@ -167,33 +213,10 @@ def _is_share(metric: str) -> bool:
     return metric.startswith("top") or metric in ("map", "auc")
 
 
-def table(
-    summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells: the metrics (the loss only in the files) with n, then costs; rates with their ratio to the
-    first variant's.
-    """
-    variants = list(dict.fromkeys([*costs, *summary]))
-    metrics = list(dict.fromkeys(m for of_variant in summary.values() for m in of_variant if m != "loss"))
-    known = [name for name in COSTS if any(name in of_variant for of_variant in costs.values())]
-    units = [f"{metric} %" if _is_share(metric) else metric for metric in metrics]
-    headings = ["fusion", *units, *(["n"] if summary else []), *(COSTS[name][0] for name in known)]
-    rows = []
-    for variant in variants:
-        scores = summary.get(variant, {})
-        row = [variant, *(_written(metric, scores[metric]) if metric in scores else "-" for metric in metrics)]
-        if summary:
-            row.append(str(max((score.n for score in scores.values()), default=0)))
-        for name in known:
-            row.append(_cost(name, costs.get(variant, {}).get(name), costs[variants[0]].get(name)))
-        rows.append(row)
-    return headings, rows
-
-
 def _cost(name: str, value: float | None, first: float | None) -> str:
     if value is None:
-        return "?"
-    text = COSTS[name][1].format(value / 1e6 if name == "flops_per_clip" else value)
+        return "-"
+    text = COSTS[name][1].format(value / 1e9 if name == "flops_per_clip" else value)
     return f"{text} (x {value / first:.2f})" if name in RATES and first else text
 
 

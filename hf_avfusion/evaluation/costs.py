@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +82,7 @@ def timed(call: Callable[[], Any], device: str | torch.device) -> float:
     return time.perf_counter() - start
 
 
-def best_time(
-    call: Callable[[], Any], device: str | torch.device, repeats: int, seconds: float
-) -> tuple[float, int]:
+def best_time(call: Callable[[], Any], device: str | torch.device, repeats: int, seconds: float) -> tuple[float, int]:
     """Least seconds of `call` over `repeats` calls, fewer (at least 2) once `seconds` are spent, and how many there
     were; no warm-up here.
     """
@@ -95,12 +93,12 @@ def best_time(
 
 
 def best_times_in_turn(
-    calls: Mapping[str, Callable[[], Any]], device: str | torch.device, rounds: int
-) -> dict[str, float]:
+    calls: Mapping[Hashable, Callable[[], Any]], device: str | torch.device, rounds: int
+) -> dict[Any, float]:
     """Least seconds of each call; every round makes each of them once, and one more round before them warms up."""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Any, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
             elapsed = timed(call, device)
