@@ -96,11 +96,13 @@ def make_processor(options: Options):
     """As published, but for the fields given."""
     kind, side = PROCESSOR_MAPPING[CONFIG_MAPPING[options.model]], options.image_size
     size = {"size": {"shortest_edge": round(side * 256 / 224)}, "crop_size": {"height": side, "width": side}}
-    audio = from_json(options, "feature_extractor")
+    video, audio = from_json(options, "video_processor"), from_json(options, "feature_extractor")
+    if unknown := [name for name in video if not hasattr(AVFusionVideoProcessor, name)]:
+        raise ValueError(f"--video_processor: AVFusionVideoProcessor has no fields {', '.join(unknown)}")
     if audio and "spectrogram_length" not in audio:
         raise ValueError("--feature_extractor: give spectrogram_length too, the frames that fill --audio_seconds")
     return kind(
-        AVFusionVideoProcessor(**{**size, **from_json(options, "video_processor")}),
+        AVFusionVideoProcessor(**{**size, **video}),
         AVFusionFeatureExtractor.from_preset(kind.audio_preset, **audio) if audio else None,
         num_frames=options.num_frames, span=options.span, audio_seconds=options.audio_seconds,
     )  # fmt: skip
@@ -165,7 +167,6 @@ def main() -> None:
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)
 
-    title = f"{options.data}: mean ± standard deviation over n seeds"
     wanted = [] if options.costs_only else [(seed, fusion) for seed in options.seeds for fusion in fusions]
     todo = [(seed, fusion) for seed, fusion in wanted if seed not in runs[fusion]]
     streams = {name: ClipStream(some, transforms[name], num_rows=count) for name, (some, count) in rows.items()}
@@ -188,11 +189,8 @@ def main() -> None:
         runs[fusion][seed] = scores_of(trainer.evaluate())
         print("  ".join(f"{name} {value:.4g}" for name, value in runs[fusion][seed].items()))
         comparison.keep(fusion, seed, configs[fusion], runs[fusion][seed])
-        comparison.report(title, runs, costs, measured)
-    print(
-        comparison.report(title, runs, costs, measured),
-        f"written to {comparison.folder}/comparison.md, .csv and .json",
-    )
+        comparison.report(runs, costs, measured)
+    print(comparison.report(runs, costs, measured), f"also in {comparison.folder}: comparison.md, .csv and .json")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,6 @@ class Comparison:
 
     def report(
         self,
-        title: str,
         runs: Mapping[str, Mapping[int, Mapping[str, float]]],
         costs: Mapping[str, Mapping[str, Any]],
         measured: Mapping[str, Any],
@@ -146,7 +145,7 @@ class Comparison:
             "runs": runs,
         }
         write_whole(self.folder / "comparison.json", json.dumps(everything, indent=2) + "\n")
-        printed = Table(*headings, title=title)
+        printed = Table(*headings, title="mean ± standard deviation over n seeds; x: relative to the first")
         for row in rows:
             printed.add_row(*row)
         return printed

@@ -58,7 +58,7 @@ def test_costs_alone_and_a_variant_without_runs():
 
 def test_reports_hold_the_unrounded_numbers(tmp_path):
     comparison = Comparison(tmp_path / "new", {"data": "x"})
-    comparison.report("title", RUNS, COSTS, {"device": "CPU"})
+    comparison.report(RUNS, COSTS, {"device": "CPU"})
     rows = {row["fusion"]: row for row in csv.DictReader((tmp_path / "new" / "comparison.csv").open())}
     values = [run["loss"] for run in RUNS["bottleneck"].values()]
     assert float(rows["bottleneck"]["loss_mean"]) == pytest.approx(np.mean(values))

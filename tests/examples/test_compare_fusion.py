@@ -37,13 +37,15 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compare(settings, tmp_path_factory):
-    """The first seed in a process of its own, since costs are measured in forks of it; then main(...) in this one."""
+    """The costs in a process of their own, since they are measured in forks of it; then main(...) in this one."""
     output = tmp_path_factory.mktemp("comparison")
     command = ["--args_file", settings, "--output_dir", output, "--disable_tqdm", "True"]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, EXAMPLES / "compare_fusion.py", *command, "--seeds", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    script = [sys.executable, EXAMPLES / "compare_fusion.py", *command, "--costs_only", "True"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "clips/s training" in done.stdout
+    assert not (output / "runs").exists()
 
     def main(*more):
         with pytest.MonkeyPatch.context() as patch:
@@ -52,14 +54,15 @@ def compare(settings, tmp_path_factory):
             importlib.import_module("compare_fusion").main()
         return {path.name: json.loads(path.read_text()) for path in (output / "runs").iterdir()}
 
-    return main, output, done.stdout
+    return main, output
 
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compare, capsys):
-    main, output, first = compare
-    assert "run 2 of 2: late, seed 0" in first
-    first_costs = (output / "costs.json").read_text()
+    main, output = compare
+    costs = (output / "costs.json").read_text()
+    assert len(main("--seeds", "0")) == 2
+    assert "run 2 of 2: late, seed 0" in capsys.readouterr().out
     finished = output / "runs" / "late-seed0.json"
     run = json.loads(finished.read_text())
     run["metrics"]["top1_shape"] = 0.123  # no training would give this, so it stays only if nothing is trained
@@ -70,9 +73,10 @@ def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compar
     printed = capsys.readouterr().out
     assert "run 2 of 2: late, seed 1" in printed
     assert "seed 0" not in printed
-    assert (output / "costs.json").read_text() == first_costs
+    assert runs["late-seed0.json"]["metrics"]["top1_shape"] == 0.123
     assert runs["late-seed0.json"]["config"]["fusion_layer"] == 2
     assert {"top1_shape", "top1_sound", "top1_label", "top1_joint"} <= set(runs["bottleneck-seed1.json"]["metrics"])
+    assert (output / "costs.json").read_text() == costs  # nor were the costs
 
     table = {row["fusion"]: row for row in csv.DictReader((output / "comparison.csv").open())}
     for fusion, row in table.items():
@@ -88,14 +92,19 @@ def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compar
 
 @pytest.mark.slow
 def test_other_settings_are_refused_and_named(compare):
-    main, _, _ = compare
+    main, output = compare
+    (output / "runs").mkdir(exist_ok=True)
+    run = {"settings": {"training": {"learning_rate": 0.1}}, "config": {}, "metrics": {}}
+    (output / "runs" / "late-seed7.json").write_text(json.dumps(run))
     with pytest.raises(
-        ValueError, match=r"seed0.json is a run with other settings .*learning_rate.*another output folder"
+        ValueError, match=r"seed7.json is a run with other settings .*learning_rate.*another output folder"
     ):
-        main("--seeds", "0", "--learning_rate", "0.1")
+        main("--seeds", "7")
     with pytest.raises(ValueError, match="--fusions middle: the variants of mbt are bottleneck,"):
         main("--fusions", "middle")
     with pytest.raises(ValueError, match="--feature_extractor 'hop' is not JSON"):
         main("--feature_extractor", "hop")
+    with pytest.raises(ValueError, match="--video_processor: AVFusionVideoProcessor has no fields sise"):
+        main("--video_processor", '{"sise": 3}')
     with pytest.raises(ValueError, match="--augment False"):
         main("--augment", "True")
