@@ -127,6 +127,8 @@ def make_model(options: Options, head: dict, fields: dict, seed: int):
 def decoded(stream: ClipStream, name: str) -> ClipStream:
     """The same clips from memory, decoded once; sharing their tensors, each run shuffles and seeds them anew."""
     samples = list(track(stream, f"decoding {name}", total=stream.num_rows))
+    if stream.skipped:
+        print(f"[yellow]{stream.skipped} clips of {name} did not decode and are left out; the log above names them.[/]")
     return ClipStream(samples, lambda sample, generator: dict(sample))
 
 

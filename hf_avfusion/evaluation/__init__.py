@@ -1,1 +1,3 @@
-"""Metrics as plain functions and as `evaluate` modules, and evaluation over several views of a clip."""
+"""Metrics as plain functions and as `evaluate` modules, evaluation over several views of a clip, costs of a model, and
+comparisons of variants over seeds.
+"""

@@ -33,8 +33,8 @@ def count_flops(function: Callable[[], Any]) -> int:
     """FLOPs of a call as torch.utils.flop_counter counts them: two per multiply-add of every matrix product.
 
     The call is made once, with gradients recorded (the counter fails without); tensors on the meta device cost nothing.
-    Attention is counted in its plain form, since the counter does not know the CPU's fused kernel and would take its
-    two products for nothing.
+    Attention must be "eager" or "sdpa"; the latter is counted in its plain form, since the counter does not know the CPU's
+    fused kernel and would take its two products for nothing.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
@@ -209,8 +209,8 @@ def compare_costs(
         AdamW; `inference_mib` and `training_mib`, the peak beyond the loaded model, optimiser state included (None where
         the system cannot tell).
     """
-    # On a GPU the allocator counts exactly, and a forked process could not use the device.
-    run = (lambda function, *given: function(*given)) if torch.device(device).type == "cuda" else in_own_process
+    # An accelerator's allocator counts exactly, and a forked process could not use the device.
+    run = in_own_process if torch.device(device).type == "cpu" else (lambda function, *given: function(*given))
     costs = run(_counts_and_times, builders, inputs, device, rounds)
     for name, build in builders.items():
         costs[name] |= run(_peaks, name, build, inputs, device)
