@@ -105,16 +105,21 @@ class Comparison:
         write_whole(self.run_file(variant, seed), json.dumps(run, indent=2) + "\n")
 
     def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
-        """Keeps what `costs.compare_costs` returned; `measured` says with what (device, batch size, variants)."""
+        """Keeps what `costs.compare_costs` returned; `measured` says with what: `configs` of the variants, and the rest."""
         write_whole(self.folder / "costs.json", json.dumps({"measured": measured, "costs": costs}, indent=2) + "\n")
 
     def costs(self, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-        """The costs kept, None if there are none or they were measured with something else."""
+        """The costs kept of the variants in `measured["configs"]`; None if one of them was not measured, or with
+        something else. Only costs that were measured together are comparable, so they are never put together.
+        """
         path = self.folder / "costs.json"
         if not path.exists():
             return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return kept["costs"] if kept["measured"] == json.loads(json.dumps(measured)) else None
+        kept, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(measured))
+        known, variants = kept["measured"].pop("configs"), wanted.pop("configs")
+        if kept["measured"] != wanted or any(known.get(variant) != config for variant, config in variants.items()):
+            return None
+        return {variant: kept["costs"][variant] for variant in variants}
 
     def report(
         self,

@@ -91,10 +91,14 @@ def test_a_finished_run_is_found_only_with_its_settings(tmp_path):
 
 def test_costs_are_kept_for_what_they_were_measured_with(tmp_path):
     comparison = Comparison(tmp_path, {})
-    measured = {"device": "CPU, 1 threads", "configs": {"late": {"patch_size": (8, 8)}}}
+    configs = {"bottleneck": {"patch_size": (8, 8)}, "late": {"patch_size": (4, 4)}}
+    measured = {"device": "CPU, 1 threads", "configs": configs}
     assert comparison.costs(measured) is None
     comparison.keep_costs(COSTS, measured)
     assert comparison.costs(measured) == COSTS
+    assert comparison.costs({**measured, "configs": {"late": configs["late"]}}) == {"late": COSTS["late"]}
+    assert comparison.costs({**measured, "configs": {"late": configs["bottleneck"]}}) is None
+    assert comparison.costs({**measured, "configs": {**configs, "early": {}}}) is None
     assert comparison.costs({**measured, "device": "a GPU"}) is None
 
 
