@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["BENCHMARKS", "Benchmark", "count_rows", "coverage", "find_shards", "get_record", "load_benchmark", "row_features"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "count_rows",
+    "coverage",
+    "find_shards",
+    "get_record",
+    "load_benchmark",
+    "row_features",
+]
 
 
 def row_features(record: Benchmark) -> datasets.Features:

@@ -138,7 +138,10 @@ def _shards(path: Path) -> dict[str, list[Path]]:
     """The parquet shards of each split in a prepared folder; a folder of clips has none."""
     if not path.is_dir():
         return {}
-    found = {split: sorted([*path.glob(f"{split}-*.parquet"), *path.glob(f"data/{split}-*.parquet")]) for split in SPLIT_NAMES}
+    found = {
+        split: sorted([*path.glob(f"{split}-*.parquet"), *path.glob(f"data/{split}-*.parquet")])
+        for split in SPLIT_NAMES
+    }
     return {split: shards for split, shards in found.items() if shards}
 
 

@@ -2,8 +2,9 @@
 
     DIR/data/<split>-0000k-of-0000n.parquet    rows as `load_benchmark` gives them, the clips' bytes inside
     DIR/coverage.json, .csv, .md               what was annotated, is there, has vanished, does not decode, per class
-    DIR/README.md                              a dataset card with the splits, for the Hub (see `pushing`)
     DIR/preparation.json                       the settings, which a second run must repeat
+
+`pushing.push_shards` puts such a folder on the Hub.
 
 The rows of a split are divided over its shards in the order of the annotations before anything is decoded; clips that
 do not decode are left out of their shard and listed in its footer with the reason. So every shard is a function of its
@@ -171,9 +172,7 @@ def _prepare(
     with _alone(output):
         shards = _claim(output, splits, what, root, settings, rows_per_shard, overwrite)
         _write_missing(shards, splits, root, settings, rows_per_shard, num_proc, progress)
-        reports = {
-            split: _report(split, part, shards[split], record, root) for split, part in splits.items()
-        }
+        reports = {split: _report(split, part, shards[split], record, root) for split, part in splits.items()}
         write_reports(output, reports)
     return reports
 
@@ -220,7 +219,9 @@ def _claim(
     except (ValueError, KeyError, TypeError) as error:
         raise FileExistsError(f"{note} cannot be read ({error}); choose another folder") from error
     if theirs is None and any((output / "data").glob("*.parquet")):
-        raise FileExistsError(f"{output / 'data'} holds parquet files that were not prepared here; choose another folder")
+        raise FileExistsError(
+            f"{output / 'data'} holds parquet files that were not prepared here; choose another folder"
+        )
     changed = [
         f"{key} was {before.get(key)!r} and is {common.get(key)!r}"
         for key in sorted({*before, *common})
@@ -266,7 +267,6 @@ def _fingerprint(part: _Split, root: Path) -> dict[str, Any]:
 def _below(path: str | os.PathLike, root: Path) -> str:
     """A file as it is named in reports: relative to the source, so that shards tell nothing of this machine."""
     return Path(os.path.relpath(path, root)).as_posix()
-
 
 
 # ------------------------------------------------------------------------------------------------------- the shards
@@ -377,10 +377,13 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
             notes = check_clip(path, start, end, name=file) if settings.check else ()
             data, name = Path(path).read_bytes(), Path(file).name
         masks = [
-            {"bytes": Path(mask["path"]).read_bytes(), "path": Path(mask["path"]).name} for mask in row.get("masks") or ()
+            {"bytes": Path(mask["path"]).read_bytes(), "path": Path(mask["path"]).name}
+            for mask in row.get("masks") or ()
         ]
         if len(data) > MAX_CLIP_BYTES:
-            raise MediaError(file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; cut or shrink it")
+            raise MediaError(
+                file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; cut or shrink it"
+            )
     except MediaError as error:
         # That a reader could keep what comes before damage is no remedy here.
         outcome.reason = error.cause.partition("; on_decode_error=")[0]

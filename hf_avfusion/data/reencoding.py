@@ -165,7 +165,11 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
         gop = max(round(GOP_SECONDS * float(rate)), 1)
         # cpu-independent: without it x264's rate control (mbtree) gives other bits now and then, even on one machine.
         video.options = {
-            **{"preset": "veryfast", "tune": "fastdecode", "crf": str(settings.crf), "bf": "0", "g": str(gop)},
+            "preset": "veryfast",
+            "tune": "fastdecode",
+            "crf": str(settings.crf),
+            "bf": "0",
+            "g": str(gop),
             "x264-params": "cpu-independent=1",
         }
         video.pix_fmt = "yuv420p"

@@ -194,9 +194,7 @@ class PassedPictures(Pictures):
         height, width = stored if self._fit is None else self._fit(*stored)
         scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
         picture = scaled.to_ndarray()
-        self._picture = (
-            picture if self._matrix is None else np.ascontiguousarray(_upright(picture, self._matrix))
-        )
+        self._picture = picture if self._matrix is None else np.ascontiguousarray(_upright(picture, self._matrix))
 
 
 def _size_changes(name: str, old: tuple[int, int], new: tuple[int, int], time: float) -> MediaError:
