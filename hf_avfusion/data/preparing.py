@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "preparation.json"
 LOCK = ".preparing.lock"
+LOCK_WAIT = 10.0  # s; the processes of a run that was just killed need a moment to notice
 VERSION = 1  # of the layout and of the way clips are encoded
 ROWS_PER_SHARD = 256
 ROW_GROUP = 8  # rows; small groups stream with small range reads, and a group is what one process does at a time
@@ -187,7 +188,7 @@ def _alone(output: Path) -> Iterator[None]:
 
     lock = filelock.FileLock(output / LOCK)
     try:
-        lock.acquire(timeout=10)  # the processes of a run that was just killed need a moment to notice
+        lock.acquire(timeout=LOCK_WAIT)
     except filelock.Timeout:
         raise FileExistsError(f"another process is preparing clips in {output}; wait for it, or stop it") from None
     try:

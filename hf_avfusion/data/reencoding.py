@@ -81,7 +81,7 @@ def reencode(
     Pictures come at a constant rate from the start of the clip on: each is the one shown at its time in the source, so
     that a track of variable rate keeps its timing, and late or missing parts of a track stay late or missing. Sound
     keeps its rate and channels and is cut to the sample. Sides are rounded to even numbers; pixels that are not square
-    stay as they are stored. One thread and no versions in the file: equal input gives equal bytes.
+    stay as they are stored. Equal input gives equal bytes.
 
     Args:
         source: path, URL, bytes or binary file object.
