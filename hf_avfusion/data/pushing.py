@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.media_sources_avfusion import one_line
 from .benchmarks import find_shards, get_record
 from .coverage_report import REPORT, read_reports, write_text
 from .preparing import MANIFEST
@@ -187,7 +188,7 @@ def _patiently(call: Callable[[], Any], wait: float) -> Any:
             if refused or attempt == ATTEMPTS:
                 raise
             pause = wait * 2 ** (attempt - 1)
-            logger.warning("the Hub: %s; again in %g s (%d of %d)", error, pause, attempt, ATTEMPTS - 1)
+            logger.warning("the Hub: %s; again in %g s (%d of %d)", one_line(error), pause, attempt, ATTEMPTS - 1)
             time.sleep(pause)
     raise AssertionError  # the last attempt returns or raises
 
