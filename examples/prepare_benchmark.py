@@ -20,8 +20,6 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import print
-from rich.markup import escape
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
@@ -92,9 +90,7 @@ def main() -> int:
         for report in reports.values():
             print(report)
         if reports:
-            print(
-                f"shards in {escape(options.output)}; what is missing, and why: {Path(options.output) / 'coverage.md'}"
-            )
+            print(f"shards in {options.output}; what is missing, and why: {Path(options.output) / 'coverage.md'}")
 
         if options.push is not None:
             name = positional.data if known else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What AAC can hold; sound at another rate is resampled to the next higher one of these (Hz).
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-AAC_BITS = (3, 96_000)  # bits per second and channel: so many per sample of a second, at most so many
+AAC_BITS = (3, 64_000)  # bits per second and channel: so many per sample, at most so many
 GOP_SECONDS = 2.0  # between key pictures: a window in the middle of a clip is reached soon
 DEFAULT_FPS = 25.0  # for a file that tells no rate
 CHECK_STEP = 1.0  # s; pictures asked for when a file is only checked (all between them are decoded too)
