@@ -81,8 +81,17 @@ def write_reports(folder: str | os.PathLike, reports: Mapping[str, SplitReport])
 
     Reports of other splits that are in the folder already stay in them.
     """
-    folder = Path(folder)
-    reports = {**read_reports(folder), **reports}
+    _write(Path(folder), {**read_reports(folder), **reports})
+
+
+def drop_reports(folder: str | os.PathLike, splits: Iterable[str]) -> None:
+    """Takes splits whose shards are replaced out of the files."""
+    reports, splits = read_reports(folder), set(splits)
+    if splits & set(reports):
+        _write(Path(folder), {split: report for split, report in reports.items() if split not in splits})
+
+
+def _write(folder: Path, reports: Mapping[str, SplitReport]) -> None:
     as_dict = {split: asdict(report) for split, report in reports.items()}
     write_text(folder / f"{REPORT}.json", json.dumps(as_dict, indent=1, ensure_ascii=False) + "\n")
     table = io.StringIO()

@@ -35,11 +35,12 @@ from typing import TYPE_CHECKING, Any
 from ..models.media_avfusion import MediaError
 from .annotations import read_annotations
 from .benchmarks import get_record, row_features
-from .coverage_report import SplitReport, count_classes, write_reports, write_text
+from .coverage_report import SplitReport, count_classes, drop_reports, write_reports, write_text
 from .folders import find_splits, load_folder
 from .raw_clips import find_annotations, find_clips
 from .records import Benchmark
 from .reencoding import ClipSettings, check_clip, reencode
+from .sounding_shapes import usable_cores
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +51,7 @@ LOCK_WAIT = 10.0  # s; the processes of a run that was just killed need a moment
 VERSION = 1  # of the layout and of the way clips are encoded
 ROWS_PER_SHARD = 256
 ROW_GROUP = 8  # rows; small groups stream with small range reads, and a group is what one process does at a time
-MAX_GROUP_BYTES = 2**29  # larger groups are written row by row: a column of a group holds at most 2 GiB
+MAX_GROUP_BYTES = 2**26  # of clips that stay as they are: fewer rows make a group where files are large
 MAX_CLIP_BYTES = 2**31 - 2**16  # what one parquet value can hold
 FOOTER = "hf_avfusion"  # key in a shard's footer: the clips that were left out, and notes, as JSON
 
@@ -163,9 +164,7 @@ def _prepare(
     overwrite: bool,
     progress: bool,
 ) -> dict[str, SplitReport]:
-    from .sounding_shapes import _usable_cores
-
-    num_proc = num_proc if num_proc is not None else _usable_cores()
+    num_proc = num_proc if num_proc is not None else usable_cores()
     for name, value in (("rows_per_shard", rows_per_shard), ("num_proc", num_proc)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -238,12 +237,14 @@ def _claim(
             f"{output} was prepared otherwise: {'; '.join(changed)}. Repeat the settings to go on, choose another folder,"
             " or pass overwrite=True (--overwrite) to start again"
         )
-    if changed:
-        gone = known if before != common else ours  # other settings touch every split, other clips theirs alone
-        for split in gone:
-            for old in (output / "data").glob(f"{split}-*-of-*"):
-                old.unlink()
-        known = {} if before != common else known
+    if before != common:  # other settings touch every split, other clips theirs alone
+        stale, known = list(known), {}
+    else:
+        stale = [split for split in ours if split in known and known[split] != ours[split]]
+    for split in stale:
+        for old in (output / "data").glob(f"{split}-*-of-*"):
+            old.unlink()
+    drop_reports(output, stale)
     write_text(note, json.dumps({**common, "splits": {**known, **ours}}, indent=2) + "\n")
     names = {}
     for split, part in splits.items():
@@ -291,19 +292,20 @@ def _write_missing(
         if not path.exists()
     ]
     _check_space([row for _, _, rows in missing for row in rows], settings, next(iter(shards.values()))[0].parent)
-    jobs = [rows[at : at + ROW_GROUP] for _, _, rows in missing for at in range(0, len(rows), ROW_GROUP)]
+    work = [_groups(rows, settings) for _, _, rows in missing]
     total, left = sum(len(part.rows) for part in splits.values()), sum(len(rows) for _, _, rows in missing)
-    groups = _in_order(partial(_prepare_group, root=root, settings=settings), jobs, num_proc)
+    jobs = [group for shard in work for group in shard]
+    results = _in_order(partial(_prepare_group, root=root, settings=settings), jobs, num_proc)
     failed = 0
     with tqdm(total=total, initial=total - left, unit="clip", desc="preparing", disable=not progress) as bar:
-        for split, path, rows in missing:
+        for (split, path, _), groups in zip(missing, work):
             bar.set_postfix_str(f"{split}, {failed} do not decode")
             schema = splits[split].features.arrow_schema
             left_out, notes = [], []
             part = path.with_suffix(".partial")
             with _parquet(part, schema) as writer:
-                for _ in range(0, len(rows), ROW_GROUP):
-                    outcomes = next(groups)
+                for _ in groups:
+                    outcomes = next(results)
                     _write_group(writer, [outcome.row for outcome in outcomes if outcome.row is not None])
                     left_out += [(o.clip_id, o.file, o.reason) for o in outcomes if o.row is None]
                     notes += [(o.clip_id, o.file, note) for o in outcomes for note in o.notes]
@@ -314,19 +316,33 @@ def _write_missing(
             os.replace(part, path)  # a shard is there whole or not at all
 
 
+def _bytes_kept(row: Mapping[str, Any], settings: ClipSettings) -> int:
+    """Size of a clip that stays as it is; what encoding makes of the others is not known, but small."""
+    path = row["video"]["path"]
+    return 0 if settings.encodes(row["start"], row["end"]) or not os.path.exists(path) else os.stat(path).st_size
+
+
 def _check_space(rows: Sequence[Mapping[str, Any]], settings: ClipSettings, folder: Path) -> None:
-    """Clips that stay as they are take the room they take now; what encoding makes of the others is not known."""
-    sizes = [
-        os.stat(row["video"]["path"]).st_size
-        for row in rows
-        if not settings.encodes(row["start"], row["end"]) and os.path.exists(row["video"]["path"])
-    ]
-    free = shutil.disk_usage(folder).free
-    if sum(sizes) > free:
+    needed, free = sum(_bytes_kept(row, settings) for row in rows), shutil.disk_usage(folder).free
+    if needed > free:
         raise OSError(
-            f"the shards would take {sum(sizes) / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; rows that are parts of"
+            f"the shards would take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; rows that are parts of"
             " one long video each hold all of it unless they are cut (trim=True, --trim); short_side makes clips smaller"
         )
+
+
+def _groups(rows: Sequence[dict[str, Any]], settings: ClipSettings) -> list[list[dict[str, Any]]]:
+    """The row groups of a shard, decided by its rows alone."""
+    groups: list[list[dict[str, Any]]] = []
+    size = 0
+    for row in rows:
+        more = _bytes_kept(row, settings)
+        if not groups or len(groups[-1]) == ROW_GROUP or size + more > MAX_GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(row)
+        size += more
+    return groups
 
 
 def _parquet(path: Path, schema: Any) -> Any:
@@ -339,10 +355,8 @@ def _parquet(path: Path, schema: Any) -> Any:
 def _write_group(writer: Any, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
-    size = sum(len(row["video"]["bytes"]) for row in rows)
-    for part in [rows] if size <= MAX_GROUP_BYTES else [[row] for row in rows]:
-        if part:
-            writer.write_table(pa.Table.from_pylist(part, schema=writer.schema), row_group_size=len(part))
+    if rows:
+        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema), row_group_size=len(rows))
 
 
 # ---------------------------------------------------------------------------------------------------- the processes
@@ -420,7 +434,7 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
         try:
             for job in jobs:
                 waiting.append(pool.submit(work, job))
-                if len(waiting) >= 3 * num_proc:
+                if len(waiting) >= 2 * num_proc:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 SHARD = re.compile(r"(?:data/)?(\w+)-\d+-of-\d+\.parquet")
 COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # of one commit: many shards make few commits, a stop loses little
 ATTEMPTS = 5
+LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # those with a name on the Hub; others: "other"
 TASKS = {  # a benchmark's task -> the Hub's category
     "classification": "video-classification",
     "multi-label classification": "video-classification",
@@ -207,7 +208,9 @@ def write_card(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
     else:
         data = {"configs": configs}
         if record is not None:
-            data |= {"pretty_name": record.title, "license": "other", "license_name": "see-text"}
+            data |= {"pretty_name": record.title, "license": LICENSES.get(record.license, "other")}
+            if data["license"] == "other":
+                data["license_name"] = "see-text"
             if record.task in TASKS:
                 data["task_categories"] = [TASKS[record.task]]
         text = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n\n{_card_body(folder, shards, repo_id, record)}"

@@ -178,6 +178,12 @@ def test_other_settings_or_clips_are_refused(clips, film, prepared, tmp_path):
         "train-00000-of-00002.parquet",
         "train-00001-of-00002.parquet",
     ]
+    prepare(clips, tmp_path, splits=["test"], rows_per_shard=1)
+    prepare(tmp_path / "more", tmp_path, splits=["train"], rows_per_shard=1, overwrite=True)  # other clips of one split
+    assert {split: report.present for split, report in read_reports(tmp_path).items()} == {"test": 8, "train": 1}
+    prepare(clips, tmp_path, splits=["train"], overwrite=True)  # other settings: nothing of the old ones stays
+    assert read_reports(tmp_path).keys() == {"train"}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["train-00000-of-00001.parquet"]
     put(tmp_path / "foreign/data/train-00000-of-00001.parquet", b"")
     with pytest.raises(FileExistsError, match="not prepared here"):
         prepare(clips, tmp_path / "foreign")
@@ -410,6 +416,31 @@ def test_one_preparation_at_a_time(clips, tmp_path, monkeypatch):
 def test_a_process_that_dies_is_an_error():
     with pytest.raises(RuntimeError, match="a process died while it prepared clips"):
         list(preparing._in_order(os._exit, [1, 2, 3], 2))
+
+
+def test_a_shard_of_which_nothing_decodes_is_there_and_empty(film, tmp_path):
+    for number in range(4):
+        put(tmp_path / f"raw/v{number}_000000.mp4", b"junk" if number < 2 else film)
+    put(tmp_path / "raw/vggsound.csv", b"".join(b"v%d,0,air horn,test\n" % number for number in range(4)))
+    prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "out", splits=["test"], rows_per_shard=2, **QUIET)
+    for streaming in (True, False):
+        rows = load_benchmark("vggsound", "test", streaming, tmp_path / "out")
+        assert [row["clip_id"] for row in rows] == ["v2_000000", "v3_000000"]
+    assert count_rows(tmp_path / "out", "test") == 2
+
+
+def test_large_clips_make_small_groups(film, tmp_path, monkeypatch):
+    for number in range(4):
+        put(tmp_path / f"raw/v{number}_000000.mp4", film)
+    put(tmp_path / "raw/vggsound.csv", b"".join(b"v%d,0,air horn,test\n" % number for number in range(4)))
+    monkeypatch.setattr(preparing, "MAX_GROUP_BYTES", 2.5 * len(film))
+    prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "out", splits=["test"], **QUIET)
+    footer = pq.read_metadata(tmp_path / "out/data/test-00000-of-00001.parquet")
+    assert [footer.row_group(k).num_rows for k in range(footer.num_row_groups)] == [2, 2]
+    monkeypatch.setattr(preparing, "MAX_CLIP_BYTES", len(film) - 1)
+    report = prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "none", splits=["test"], **QUIET)["test"]
+    assert report.present == 0
+    assert "more than a parquet value can hold" in report.undecodable[0][2]
 
 
 def test_wrong_arguments(clips, tmp_path):

@@ -198,5 +198,5 @@ def test_shards_that_this_package_rendered(hub, tmp_path):
     render(tmp_path, num_train=2, num_validation=0, num_test=2, num_proc=1, progress=False)
     push(tmp_path, "me/shapes", name="sounding_shapes")
     assert hub.commits == [["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], ["README.md"]]
-    assert "Apache-2.0" in (tmp_path / "README.md").read_text()
+    assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
     assert len(list(load_benchmark("sounding_shapes", "test", source=tmp_path))) == 2  # the card is in nobody's way
