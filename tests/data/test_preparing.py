@@ -216,6 +216,12 @@ def test_killed_and_resumed_gives_the_same_bytes(clips, tmp_path, monkeypatch):
     assert done.returncode == -signal.SIGKILL, done.stderr
     children = [int(word) for word in done.stdout.split()]
     assert len(children) == 2
+    for _ in range(600):  # its processes end with it, soon
+        if not any(Path(f"/proc/{child}").exists() and not _is_zombie(child) for child in children):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail(f"the processes {children} of the killed run are still there")
     left = sorted(path.name for path in (tmp_path / "killed/data").iterdir())
     assert left == [*(f"test-0000{k}-of-00004.parquet" for k in range(2)), "test-00002-of-00004.partial"]
     stamps = {name: (tmp_path / "killed/data" / name).stat().st_mtime_ns for name in left[:2]}
@@ -224,12 +230,6 @@ def test_killed_and_resumed_gives_the_same_bytes(clips, tmp_path, monkeypatch):
         prepare(clips, tmp_path / folder, splits=["test"], rows_per_shard=3)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert {name: (tmp_path / "killed/data" / name).stat().st_mtime_ns for name in stamps} == stamps
-    for _ in range(600):  # its processes end with it, soon
-        if not any(Path(f"/proc/{child}").exists() and not _is_zombie(child) for child in children):
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail(f"the processes {children} of the killed run are still there")
 
 
 def _is_zombie(process):
