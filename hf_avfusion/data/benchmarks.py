@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["BENCHMARKS", "Benchmark", "count_rows", "coverage", "find_shards", "load_benchmark", "row_features"]
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "count_rows",
+    "coverage",
+    "find_shards",
+    "get_record",
+    "load_benchmark",
+    "row_features",
+]
 
 
 def row_features(record: Benchmark) -> datasets.Features:
@@ -83,7 +92,7 @@ def load_benchmark(
     """
     import datasets
 
-    record = _record(name, split, variant)
+    record = get_record(name, variant, split)
     if source is None:
         verified = [repository.id for repository in record.hub_ids if repository.verified]
         if not verified:
@@ -128,7 +137,7 @@ def coverage(
     trimmed: bool | None = None,
 ) -> Coverage:
     """How much of a split a folder holds, and of raw clips the ids that vanished; arguments as `load_benchmark`."""
-    record = _record(name, split, variant)
+    record = get_record(name, variant, split)
     folder = Path(source)
     if not folder.is_dir():
         raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
@@ -140,11 +149,16 @@ def coverage(
     return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[1]
 
 
-def _record(name: str, split: str, variant: str | None) -> Benchmark:
+def get_record(name: str, variant: str | None = None, split: str | None = None) -> Benchmark:
+    """The record of a benchmark's variant (None: its first), of which `split` must be a split.
+
+    Raises:
+        ValueError: for a name, variant or split that does not exist; the message lists those that do.
+    """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {name!r}; there are: {', '.join(sorted(BENCHMARKS))}")
     record = BENCHMARKS[name].variant(variant)
-    if split not in record.splits:
+    if split is not None and split not in record.splits:
         raise ValueError(f"{record.title} has no split {split!r}; its splits are: {', '.join(record.splits)}")
     return record
 

@@ -36,10 +36,15 @@ def describe(record: Benchmark, variant: str | None = None, labels: bool = False
     add("clip length", f"{shown.clip_seconds:g} s" if shown.clip_seconds else "varies")
     add("splits", [f"{name}: {_count(count)}" for name, count in shown.splits.items()])
     add("columns", [_column(shown, column) for column in shown.columns])
+    add("label", ", ".join(shown.label_columns))
     add("variants", ", ".join(record.variants))
     add("annotations", [f"{split}: {file}" for split, file in shown.annotations.items()])
     add("  columns", ", ".join(shown.annotation_columns))
+    add("  reading", [f"{name}: {value}" for name, value in shown.options.items()])
     add("how to get it", shown.obtain)
+    if shown.parser:
+        option = f" --variant {variant}" if variant else ""
+        add("to shards", f"python examples/prepare_benchmark.py {shown.name}{option} --source DIR --output DIR2")
     add("Hub", [f"{hub.id} ({'verified' if hub.verified else 'not verified'}; {hub.note})" for hub in shown.hub_ids])
     add("licence", shown.license)
     add("cite", shown.citation)

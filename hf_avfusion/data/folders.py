@@ -48,6 +48,8 @@ def load_folder(
 
     Where the labels come from, the first that applies:
 
+    - the folder, or its `data`, holds parquet shards `<split>-*.parquet` that `preparing.prepare_folder` made (clips are
+      then bytes; the rows are copied once to the cache of `datasets`).
     - `path` is a CSV file, or the folder holds CSV files: `train.csv`, `validation.csv`, `test.csv` (also val, eval),
       or a single other one. Columns `file,label[,start,end][,split]`; files are relative to the CSV.
     - the folder holds split folders (`train`, `test`, ...), each with a sub-folder per class.
@@ -76,6 +78,8 @@ def load_folder(
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    if found := _shards(Path(path)):
+        return _load_shards(Path(path), found, split)
     splits = _read(Path(path))
     if set(splits) == {None}:
         train, test = _divide(splits[None], holdout, seed)
@@ -112,6 +116,51 @@ def load_folder(
         },
         features=features,
     )
+
+
+def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
+    """The splits of a folder or CSV file that `load_folder` reads; of one without splits those it is divided into.
+
+    Raises as `load_folder`.
+    """
+    if found := _shards(Path(path)):
+        return tuple(found)
+    splits = _read(Path(path))
+    if set(splits) != {None}:
+        return tuple(split for split in SPLIT_NAMES if split in splits)
+    files: dict[str, set[Path]] = defaultdict(set)
+    for entry in splits[None]:
+        files[entry.label].add(entry.path)
+    return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
+
+
+def _shards(path: Path) -> dict[str, list[Path]]:
+    """The parquet shards of each split in a prepared folder; a folder of clips has none."""
+    if not path.is_dir():
+        return {}
+    found = {
+        split: sorted([*path.glob(f"{split}-*.parquet"), *path.glob(f"data/{split}-*.parquet")])
+        for split in SPLIT_NAMES
+    }
+    return {split: shards for split, shards in found.items() if shards}
+
+
+def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datasets.Dataset:
+    import datasets
+
+    from .benchmarks import find_shards
+
+    if split not in found:
+        raise ValueError(f"{path} has no split {split!r}; its shards have: {', '.join(found)}")
+    shards = [str(shard) for shard in find_shards(path, split)]
+    rows = datasets.load_dataset("parquet", data_files={split: shards}, split=split)
+    missing = [column for column in ("clip_id", "video", "label") if column not in rows.features]
+    if missing or not isinstance(rows.features["label"], datasets.ClassLabel):
+        raise ValueError(
+            f"{path}: its shards are not those of a folder of clips (columns {', '.join(rows.features)}); a benchmark's are"
+            " read by its name: load_benchmark(name, split, source=...)"
+        )
+    return rows.cast_column("video", datasets.Video(decode=False))
 
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:

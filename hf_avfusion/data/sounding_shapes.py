@@ -262,7 +262,7 @@ def render(
             raise ValueError(f"num_{split} must not be negative, got {count}")
     if not any(counts.values()):
         raise ValueError("nothing to render: num_train, num_validation and num_test are all 0")
-    num_proc = num_proc if num_proc is not None else _usable_cores()
+    num_proc = num_proc if num_proc is not None else usable_cores()
     if num_proc < 1:
         raise ValueError(f"num_proc must be at least 1, got {num_proc}")
     folder = Path(output)
@@ -294,7 +294,8 @@ def render(
     return {split: paths for split, paths in shards.items() if paths}
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .media_sources_avfusion import MediaError, MediaSource, OpenSource, one_line
-from .media_tracks_avfusion import Pictures, SeekMissed, Skipping, Sound, SoundLine
+from .media_tracks_avfusion import PassedPictures, Pictures, SeekMissed, Skipping, Sound, SoundLine
 
 Backend = Literal["auto", "pyav", "torchcodec"]
 OnDecodeError = Literal["raise", "keep"]
@@ -332,6 +332,38 @@ class ClipReader:
             height, width = pictures.size
             self.info = replace(self.info, width=width, height=height, rotation=pictures.rotation)
         return self._assemble(requests, pictures, sounds, cuts)
+
+    def pass_on(
+        self,
+        frame_times: Sequence[float] = (),
+        audio_window: tuple[float, float] | None = None,
+        show: Callable[[np.ndarray], None] | None = None,
+        fit: Callable[[int, int], tuple[int, int]] | None = None,
+    ) -> Clip:
+        """Reads as `read` does, but hands every picture on as it comes, so that a long clip is never held whole.
+
+        Args:
+            frame_times: s, ascending, without repetitions; for each the frame shown then goes to `show`.
+            audio_window: [start, end) in s of the sound.
+            show: takes uint8 [height, width, 3], upright; None: pictures are decoded and go nowhere, which finds damage.
+            fit: (height, width) as stored -> the size that pictures are scaled to; default: as they are.
+
+        Returns:
+            The clip's sound and warnings; its `frames` are None.
+
+        Raises:
+            MediaError: as `read`.
+        """
+        self._warnings = []
+        request = ClipRequest(audio_pieces=None if audio_window is None else [audio_window])
+        cuts = [self._sample_ranges(request.audio_pieces or ()) if self._audio is not None else []]
+        sounds = {place: Sound(*place, self.info.channels) for place in cuts[0]}
+        tick = float(self._video.time_base) if self._video is not None else 0.0
+        times = list(frame_times) if self._video is not None else []
+        name = self._source.name
+        pictures = PassedPictures(times, tolerance=min(tick / 2, 5e-4), name=name, show=show, fit=fit)
+        self._read_clusters(pictures, list(sounds.values()))
+        return self._assemble([request], pictures, sounds, cuts)[0]
 
     def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         """Pieces in s -> sample indices [first, last) on the clock of the clip, whose lengths sum to the rounded

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,11 +126,7 @@ class Pictures:
         if self.size is None:
             self.size = size
         elif self.size != size:
-            raise MediaError(
-                self._name,
-                f"the size of its pictures changes from {self.size[1]}x{self.size[0]} to {size[1]}x{size[0]} "
-                f"at {time:.3f} s; read the parts before and after by themselves",
-            )
+            raise _size_changes(self._name, self.size, size, time)
         if self._buffer is None:
             self._buffer = torch.empty(len(self.times), 3, *size, dtype=torch.uint8)
         self._buffer[len(self._stamps)] = torch.from_numpy(picture).permute(2, 0, 1)
@@ -213,6 +209,60 @@ class Skipping:
         start = -math.inf if place <= 1 else stamp - 1
         first = bisect_left(self._times, start)
         return first < len(self._times) and self._times[first] <= self._stamps[place] + 1
+
+
+class PassedPictures(Pictures):
+    """Hands the picture of every asked time on, in the order of the times, and holds none: for clips of any length.
+
+    show: takes a picture, uint8 [height, width, 3], upright; None: pictures are decoded, not converted.
+    fit: (height, width) as stored -> (height, width) that pictures are scaled to (bicubic) before they are turned.
+    """
+
+    def __init__(
+        self,
+        times: Sequence[float],
+        *,
+        tolerance: float,
+        name: str,
+        show: Callable[[np.ndarray], None] | None = None,
+        fit: Callable[[int, int], tuple[int, int]] | None = None,
+    ):
+        self._hand_on, self._fit = show, fit
+        self._stored: tuple[int, int] | None = None
+        self._picture: np.ndarray | None = None
+        super().__init__(times, tolerance=tolerance, name=name)
+
+    def _show(self, frame: Any, time: float) -> None:
+        if not self._stamps or self._stamps[-1] != time:
+            self._convert(frame, time)
+            self._stamps = [time]
+        if self._hand_on is not None:
+            self._hand_on(self._picture)
+        self._slot_of.append(0)
+
+    def _convert(self, frame: Any, time: float) -> None:
+        stored = frame.height, frame.width
+        if self._stored is None:
+            self._stored = stored
+            self._matrix = _display_matrix(frame)
+            self.rotation = round(frame.rotation / 90) * 90 % 360
+            self.size = stored[::-1] if self.rotation % 180 else stored
+        elif self._stored != stored:
+            raise _size_changes(self._name, self._stored, stored, time)
+        if self._hand_on is None:
+            return
+        height, width = stored if self._fit is None else self._fit(*stored)
+        scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+        picture = scaled.to_ndarray()
+        self._picture = picture if self._matrix is None else np.ascontiguousarray(_upright(picture, self._matrix))
+
+
+def _size_changes(name: str, old: tuple[int, int], new: tuple[int, int], time: float) -> MediaError:
+    return MediaError(
+        name,
+        f"the size of its pictures changes from {old[1]}x{old[0]} to {new[1]}x{new[0]} at {time:.3f} s; read the parts"
+        " before and after by themselves",
+    )
 
 
 def as_float(frame: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Official annotation files: real rows of each, made-up ones where none are at hand, and whole files where they are."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -254,3 +255,46 @@ def test_whole_esc10(shared, fold):
     }
     assert {split: len(rows) for split, rows in splits.items()} == BENCHMARKS["esc10"].splits
     assert set(Counter(row.values["label"] for row in splits["test"]).values()) == {8}
+
+
+def test_label_files_are_the_official_lists(shared):
+    """Names in the order of the official files, which the gathered facts (tested elsewhere) were made from."""
+    folder = shared / "benchmarks/annotations"
+
+    def column(name, key):
+        with (folder / name).open(newline="", encoding="utf-8") as file:
+            return [row[key] for row in csv.DictReader(file)]
+
+    assert column("audioset_class_labels_indices.csv", "display_name") == list(read_labels("audioset"))
+    assert column("audioset_class_labels_indices.csv", "mid") == list(read_labels("audioset_mids"))
+    assert column("audioset_class_labels_indices.csv", "index") == [str(index) for index in range(527)]
+    for kind in ("verb", "noun"):
+        assert column(f"EPIC_100_{kind}_classes.csv", "key") == list(read_labels(f"epic_kitchens_100_{kind}"))
+    with (folder / "vggsound_stat.csv").open(newline="", encoding="utf-8") as file:
+        names = [row[0] for row in csv.reader(file)]
+    assert names == list(read_labels("vggsound_stat_order"))
+    assert sorted(names) == list(read_labels("vggsound"))
+
+
+def test_whole_ave_splits_and_questions_hold_what_their_benchmarks_say(shared):
+    """Events in whole seconds within 10 s, of the clip's own class or background; every answer and type comes up."""
+    folder, ave = shared / "benchmarks/annotations", record("ave")
+    background, seen, ids = 28, set(), []
+    for split, file in (("train", "ave_trainSet"), ("validation", "ave_valSet"), ("test", "ave_testSet")):
+        for row in read_annotations(folder / f"{file}.txt", ave, split):
+            assert len(row.values["events"]) == 10
+            assert set(row.values["events"]) <= {row.values["label"], background}
+            seen.add(row.values["label"])
+            ids.append((row.trimmed[0], tuple(row.values["events"]), row.values["label"]))
+    assert seen == set(range(28))
+    assert len(ids) == sum(ave.splits.values()) == 4143
+    rows = read_annotations(folder / "music_avqa_val.json", record("music_avqa"), "validation")
+    assert {row.values["question_type"] for row in rows} == set(range(9))
+    assert {row.values["answer"] for row in rows} <= set(range(42))
+    official = json.loads((folder / "music_avqa_val.json").read_text(encoding="utf-8"))
+    answers = read_labels("music_avqa_answers")
+    kept = [question for question in official if not question["question_deleted"]]
+    assert [answers[row.values["answer"]] for row in rows] == [question["anser"] for question in kept]
+    for row, question in zip(rows, kept):
+        for filler in json.loads(question["templ_values"]):
+            assert filler in row.values["question"]

@@ -157,6 +157,25 @@ def test_describe(capsys, monkeypatch):
     assert "no variant '33'" in capsys.readouterr().err
 
 
+def test_describe_leaves_nothing_out(capsys, monkeypatch):
+    """Whatever a record or a variant of it says is on the page, whichever field it stands in."""
+    monkeypatch.setenv("COLUMNS", "2000")
+    for record in BENCHMARKS.values():
+        for variant in (None, *record.variants):
+            describe.describe(record, variant)
+            page = capsys.readouterr().out
+            shown = record.variant(variant)
+            texts = [shown.title, shown.name, shown.task, shown.metric, shown.license, shown.citation, shown.obtain]
+            texts += [*shown.columns, *shown.label_columns, *shown.splits, *shown.annotations.values(), *shown.variants]
+            texts += [*shown.annotation_columns, *shown.sources, *shown.notes, *shown.uncertain, *shown.options]
+            texts += [text for hub in shown.hub_ids for text in (hub.id, hub.note)]
+            texts += [f"{count:,}" for count in shown.splits.values() if count is not None]
+            texts += [f"of {len(shown.label_names(column))}" for column in shown.labels]
+            missing = [text for text in texts if text not in page]
+            assert not missing, (record.name, variant)
+            assert (f"prepare_benchmark.py {shown.name}" in page) == bool(shown.parser)
+
+
 # ---- raw clips
 
 

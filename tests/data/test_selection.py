@@ -1,5 +1,6 @@
 """The capped selection: no class above its cap, nothing left out without need, decided by the seed."""
 
+import csv
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from hf_avfusion.data.annotations import read_annotations
 from hf_avfusion.data.records import BENCHMARKS, read_labels
-from hf_avfusion.data.selection import main, select_capped
+from hf_avfusion.data.selection import draw_selection, main, select_capped
 
 
 def clips(count=2000, seed=0):
@@ -57,3 +58,33 @@ def test_the_file_that_is_written_is_the_variant_as500k(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(source), str(output)])
     assert "exists already" in capsys.readouterr().err
+
+
+def test_the_classes_before_and_after_as_picture_and_table(tmp_path, capsys):
+    mids, source = read_labels("audioset_mids"), tmp_path / "unbalanced_train_segments.csv"
+    labels = clips(200)
+    lines = [f'v{k}, 0.000, 10.000, "{",".join(mids[c] for c in classes)}"' for k, classes in enumerate(labels)]
+    source.write_text("\n".join(lines) + "\n")
+    output, picture = tmp_path / "as500k_train_segments.csv", tmp_path / "classes.png"
+    main([str(source), str(output), "--cap", "20", "--histogram", str(picture)])
+    assert "classes before and after" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "classes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 527
+    before = Counter(label for classes in labels for label in classes)
+    after = Counter(
+        label for row in read_annotations(output, BENCHMARKS["audioset"], "train") for label in row.values["labels"]
+    )
+    names = read_labels("audioset")
+    assert {row["class"]: int(row["unbalanced_train_segments"]) for row in rows} == {
+        name: before[index] for index, name in enumerate(names)
+    }
+    assert [int(row["as500k_train_segments"]) for row in rows] == [after[names.index(row["class"])] for row in rows]
+    again = tmp_path / "again.csv"
+    with pytest.raises(SystemExit):
+        main([str(source), str(again), "--histogram", str(tmp_path / "again.png")])
+    assert "the csv beside it would be" in capsys.readouterr().err
+    assert not again.exists()
+    with pytest.raises(FileExistsError, match="would overwrite a list of clips"):
+        draw_selection(source, output, source.with_suffix(".png"))

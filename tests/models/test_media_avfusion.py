@@ -686,3 +686,52 @@ def test_memory_goes_with_the_frames_asked_for(tmp_path):
     assert run.returncode == 0, run.stderr
     grown = float(run.stdout)
     assert grown < 30, f"{grown:.0f} MiB for 13 frames (3 MiB); all 1000 decoded frames would be 110 MiB, in RGB 220"
+
+
+# ---- handing on, for clips that are too long to be held
+
+
+@pytest.mark.parametrize(
+    ("quirks", "window"),
+    [
+        ({}, (0.3, 1.7)),
+        ({"rotation": 270, "size": (96, 64)}, (0.0, 2.0)),
+        ({"num_frames": 250, "container": "avi", "video_codec": "mpeg4", "b_frames": 2, "audio_codec": "mp3"}, (4.0, 6.0)),
+        ({"frame_times": [0.0, 0.1, 0.9, 1.0, 1.6], "seconds": 2.0}, (0.0, 2.0)),
+        ({"num_frames": 300, "container": "mpegts"}, (9.0, 11.0)),
+    ],
+)  # fmt: skip
+def test_what_is_handed_on_is_what_is_read(quirks, window):
+    data = render_clip(**quirks)
+    times = np.arange(window[0], window[1], 0.07).tolist()
+    read = read_clip(data, frame_times=times, audio_window=window)
+    pictures = []
+    with ClipReader(data) as reader:
+        clip = reader.pass_on(times, window, pictures.append)
+        reader.pass_on(times, window)  # once more, to nowhere
+    assert clip.frames is None
+    assert torch.equal(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), read.frames)
+    assert torch.equal(clip.waveform, read.waveform)
+    assert (clip.audio_start, clip.sampling_rate, clip.warnings) == (
+        read.audio_start,
+        read.sampling_rate,
+        read.warnings,
+    )
+
+
+def test_handed_on_smaller_and_upright():
+    data = render_clip(rotation=90, size=(96, 64))
+    pictures, asked = [], []
+    with ClipReader(data) as reader:
+        reader.pass_on([0.0, 0.5], None, pictures.append, fit=lambda *size: asked.append(size) or (32, 48))
+    assert set(asked) == {(64, 96)}  # as stored
+    assert [picture.shape for picture in pictures] == [(48, 32, 3)] * 2
+    assert read_rotation(torch.from_numpy(pictures[0]).permute(2, 0, 1)) == 90
+
+
+def test_handing_on_finds_damage():
+    broken = truncated(faststart(num_frames=100, audio="chirp"), 0.5)
+    with ClipReader(broken) as reader, pytest.raises(MediaError, match=r"the video track .* is damaged"):
+        reader.pass_on([0.0, 1.0, 2.0, 3.0, 3.9])
+    with ClipReader(render_clip(num_frames=0)) as reader:  # without a video track there are no pictures to hand on
+        assert reader.pass_on([0.0], (0.0, 1.0)).waveform.shape == (1, 16000)

@@ -1,0 +1,164 @@
+"""What of a benchmark is there: per split and class how many clips were annotated, are present, vanished, do not decode."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FATES = ("present", "vanished", "undecodable")
+SHOWN = 20  # clips and classes that the page for a person lists of each kind
+REPORT = "coverage"
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What became of the clips of a split.
+
+    Args:
+        expected: official number of clips, None where it is not known; annotated: rows of the annotation file.
+        present: clips in the shards; vanished: ids of those that have no file.
+        undecodable: (clip id, file, reason) of those whose file cannot be read.
+        notes: (clip id, file, what is worth knowing) of present clips, such as a part that is shorter than annotated.
+        classes: label column -> class name -> {"annotated", "present", "vanished", "undecodable"}: numbers of clips. A
+            clip with several labels counts for each.
+    """
+
+    split: str
+    expected: int | None
+    annotated: int
+    present: int
+    vanished: tuple[str, ...]
+    undecodable: tuple[tuple[str, str, str], ...]
+    notes: tuple[tuple[str, str, str], ...]
+    classes: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+    def __str__(self) -> str:
+        text = f"{self.split}: {self.present:,} of {self.annotated:,} annotated clips are there"
+        if self.expected is not None and self.expected != self.annotated:
+            text += f" (officially {self.expected:,})"
+        return f"{text}, {len(self.vanished):,} vanished, {len(self.undecodable):,} do not decode"
+
+
+def count_classes(
+    column: str, feature: Any, fates: Iterable[tuple[str, Mapping[str, Any]]]
+) -> dict[str, dict[str, int]]:
+    """Class name -> numbers of clips, in the order of the classes.
+
+    Args:
+        column: of the label; feature: its ClassLabel, or List of one.
+        fates: (one of `FATES`, the clip's annotation columns) of every annotated clip.
+    """
+    names = getattr(feature, "feature", feature).names
+    counts = {fate: Counter() for fate in FATES}
+    for fate, values in fates:
+        labels = values[column]
+        counts[fate].update(set(labels) if isinstance(labels, (list, tuple)) else (labels,))
+    return {
+        name: {
+            "annotated": sum(counts[fate][index] for fate in FATES),
+            **{fate: counts[fate][index] for fate in FATES},
+        }
+        for index, name in enumerate(names)
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    part = path.with_name(path.name + ".partial")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_reports(folder: str | os.PathLike, reports: Mapping[str, SplitReport]) -> None:
+    """Writes `coverage.json` (all of it), `.csv` (a line per split and class) and `.md` (for a person).
+
+    Reports of other splits that are in the folder already stay in them.
+    """
+    _write(Path(folder), {**read_reports(folder), **reports})
+
+
+def drop_reports(folder: str | os.PathLike, splits: Iterable[str]) -> None:
+    """Takes splits whose shards are replaced out of the files."""
+    reports, splits = read_reports(folder), set(splits)
+    if splits & set(reports):
+        _write(Path(folder), {split: report for split, report in reports.items() if split not in splits})
+
+
+def _write(folder: Path, reports: Mapping[str, SplitReport]) -> None:
+    as_dict = {split: asdict(report) for split, report in reports.items()}
+    write_text(folder / f"{REPORT}.json", json.dumps(as_dict, indent=1, ensure_ascii=False) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("split", "column", "class", "annotated", *FATES))
+    for report in reports.values():
+        for column, classes in report.classes.items():
+            for name, counts in classes.items():
+                writer.writerow((report.split, column, name, counts["annotated"], *(counts[fate] for fate in FATES)))
+    write_text(folder / f"{REPORT}.csv", table.getvalue())
+    write_text(folder / f"{REPORT}.md", as_markdown(reports))
+
+
+def read_reports(folder: str | os.PathLike) -> dict[str, SplitReport]:
+    """The reports of a folder, none where it has no `coverage.json`."""
+    file = Path(folder) / f"{REPORT}.json"
+    if not file.exists():
+        return {}
+    reports = json.loads(file.read_text(encoding="utf-8"))
+    for report in reports.values():
+        report["vanished"] = tuple(report["vanished"])
+        for key in ("undecodable", "notes"):
+            report[key] = tuple(map(tuple, report[key]))
+    return {split: SplitReport(**report) for split, report in reports.items()}
+
+
+def as_markdown(reports: Mapping[str, SplitReport]) -> str:
+    """A page for a person: totals, classes that lost most, reasons, clips."""
+    lines = ["# Coverage", "", "| split | official | annotated | present | vanished | do not decode |"]
+    lines.append("|---|---|---|---|---|---|")
+    for report in reports.values():
+        official = "not known" if report.expected is None else f"{report.expected:,}"
+        missing = f"{len(report.vanished):,} | {len(report.undecodable):,}"
+        lines.append(f"| {report.split} | {official} | {report.annotated:,} | {report.present:,} | {missing} |")
+    for report in reports.values():
+        lines += _markdown_of(report)
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_of(report: SplitReport) -> list[str]:
+    lines = ["", f"## {report.split}"]
+    for column, classes in report.classes.items():
+        lost = {name: counts for name, counts in classes.items() if counts["present"] < counts["annotated"]}
+        empty = sum(counts["present"] == 0 for counts in classes.values())
+        lines += ["", f"`{column}`: {len(lost)} of {len(classes)} classes lack clips, {empty} have none."]
+        worst = sorted(lost, key=lambda name: lost[name]["present"] / lost[name]["annotated"])
+        if worst:
+            lines += ["", "| class | present | annotated | vanished | do not decode |", "|---|---|---|---|---|"]
+        for name in worst[:SHOWN]:
+            counts = lost[name]
+            numbers = " | ".join(str(counts[key]) for key in ("present", "annotated", "vanished", "undecodable"))
+            lines.append(f"| {_cell(name)} | {numbers} |")
+        lines += _more(len(worst), "classes")
+    for title, entries in (("Do not decode", report.undecodable), ("Notes", report.notes)):
+        if entries:
+            lines += ["", f"### {title}", "", "| clip | file | what |", "|---|---|---|"]
+            lines += [f"| {' | '.join(map(_cell, entry))} |" for entry in entries[:SHOWN]]
+            lines += _more(len(entries), "entries")
+    if report.vanished:
+        lines += ["", "### Vanished", "", ", ".join(f"`{clip}`" for clip in report.vanished[:SHOWN])]
+        lines += _more(len(report.vanished), "clips")
+    return lines
+
+
+def _more(count: int, what: str) -> list[str]:
+    return ["", f"... and {count - SHOWN:,} more {what}, in {REPORT}.json."] if count > SHOWN else []
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,73 @@
+"""The preparing example as a user calls it: a benchmark and a folder to shards, and what it refuses."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from rendering import render_clip
+
+from hf_avfusion.data import pushing
+from hf_avfusion.data.benchmarks import load_benchmark
+from hf_avfusion.data.folders import load_folder
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples/prepare_benchmark.py"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Calls the script's `main` with a command line; its exit code."""
+    spec = importlib.util.spec_from_file_location("prepare_benchmark", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "prepare_benchmark", script)  # dataclasses look their module up
+    spec.loader.exec_module(script)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        try:
+            return script.main()
+        except SystemExit as stop:
+            return stop.code
+
+    call.script = script
+    return call
+
+
+@pytest.fixture
+def clips(tmp_path):
+    film = render_clip(num_frames=50)
+    for name in ("cat/a", "cat/b", "dog/a", "dog/b", "x"):
+        path = tmp_path / f"clips/{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(film if name != "dog/b" else b"junk")
+    (tmp_path / "vggsound.csv").write_text("x,1,air horn,test\ngone,1,air horn,test\n")
+    return tmp_path / "clips"
+
+
+def test_a_benchmark(run, clips, tmp_path, capsys):
+    command = ["vggsound", "--source", clips, "--annotations", tmp_path / "vggsound.csv", "--splits", "test"]
+    command += ["--trimmed", "false", "--trim", "--output", tmp_path / "out", "--num_proc", "1"]
+    assert run(*command, "--short_side", "32") == 0
+    told = capsys.readouterr()
+    assert "test: 1 of 2 annotated clips are there (officially 15,446), 1 vanished, 0 do not decode" in told.out
+    assert "clip/s" in told.err  # its rate, and the time left
+    (row,) = load_benchmark("vggsound", "test", source=tmp_path / "out")
+    assert (row["start"], row["end"]) == (0.0, 1.0)
+    assert run(*command, "--short_side", "48") == 2
+    assert "error: " in (told := capsys.readouterr().err)
+    assert "short_side was 32 and is 48" in told
+    assert run("vggsound", "--output", tmp_path / "out") == 2
+    assert "pass --source, the folder of the clips of vggsound" in capsys.readouterr().err
+
+
+def test_a_folder_of_your_own_and_its_push(run, clips, tmp_path, capsys, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(run.script, "push_shards", lambda *where, **how: pushed.append((where, how)) or "its address")
+    options = ["--output", tmp_path / "out", "--holdout", "0.5", "--num_proc", "2", "--push", "me/pets"]
+    assert run(clips, *options) == 0
+    assert "pushed to its address" in capsys.readouterr().out
+    assert pushed == [((str(tmp_path / "out"), "me/pets"), {"name": None, "variant": None, "private": True})]
+    assert sum(len(load_folder(tmp_path / "out", split)) for split in ("train", "test")) == 3
+    assert pushing.folder_shards(tmp_path / "out").keys() == {"train", "test"}
+    assert run("vggsound", "--output", tmp_path / "out", "--push", "me/vgg", "--private", "false") == 0
+    assert pushed[1][1] == {"name": "vggsound", "variant": None, "private": False}
