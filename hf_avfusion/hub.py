@@ -322,6 +322,8 @@ def _from_http(error: BaseException) -> bool:
 def _passing(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in RETRIED
+    if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError by its class
+        return False
     return _from_http(error) or isinstance(error, (ConnectionError, TimeoutError))
 
 

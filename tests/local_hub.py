@@ -147,6 +147,7 @@ class LocalHub:
         import huggingface_hub.constants
         import huggingface_hub.hf_api
         import transformers.dynamic_module_utils
+        import transformers.utils.hub
         from huggingface_hub import HfFileSystem
 
         home = Path(home)
@@ -162,6 +163,7 @@ class LocalHub:
                 HF_HUB_CACHE=str(home / "hub"),
             )
             patch(huggingface_hub.hf_api.api, endpoint=self.url)
+            patch(transformers.utils.hub, _hf_api=None)  # made once, with the address of then
             patch(transformers.dynamic_module_utils, HF_MODULES_CACHE=str(home / "modules"))
             patch(
                 datasets.config,
@@ -180,6 +182,10 @@ class LocalHub:
         connection, in the middle of the content where there is some.
         """
         self._failures += [(method, path, how)] * times
+
+    def mend(self) -> None:
+        """No request fails any more."""
+        self._failures.clear()
 
     def files(self, repo_id: str, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
         """The files of a repository by their paths."""
@@ -427,7 +433,8 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for asked in json.loads(self.body())["files"]:
             large = asked["size"] > 1 << 20 or any(fnmatch(asked["path"], pattern) for pattern in LARGE)
-            there = files[asked["path"]].oid if asked["path"] in files else None
+            held = files.get(asked["path"])
+            there = held and (held.sha256 if held.large else held.oid)
             mode = "lfs" if large else "regular"
             answers.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False, "oid": there})
         self.send({"files": answers})
