@@ -115,7 +115,12 @@ class AudioVisualClassificationPipeline(Pipeline):
             )
         else:
             inputs = self._row(clip, views)
-        return {name: inputs[name] for name in INPUTS.values() if name in inputs}
+        streams = [modality for modality in INPUTS if modality in getattr(self.model.config, "modalities", INPUTS)]
+        taken = {INPUTS[modality]: inputs[INPUTS[modality]] for modality in streams if INPUTS[modality] in inputs}
+        if not taken:
+            name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
+            raise MediaError(str(name), f"has no {' and no '.join(streams)}, and this model takes nothing else")
+        return taken
 
     def _row(self, row: dict[str, Any], views: int) -> Any:
         video, audio = row.get("video"), row.get("audio")
