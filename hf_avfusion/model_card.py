@@ -5,6 +5,7 @@ card in `model_cards/`. What is not known is said to be so; no figure is made up
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
 
 CARDS = Path(__file__).parent / "model_cards"
-REQUIREMENTS = "transformers torch torchvision torchaudio av"  # what the code that travels imports
+REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # what the code that travels imports
 LICENCE_OF_CODE = "apache-2.0"
 
 # Figures of a run that say nothing about the model.
 _NOT_MEASURES = re.compile(
     r"(_|^)(runtime|samples_per_second|steps_per_second|model_preparation_time|epoch|total_flos|loss)$"
 )
-_COUNTS = {"clips": "num_clips", "skipped_clips": "skipped_clips"}
-_METRIC_TYPES = {"top1": "accuracy", "accuracy": "accuracy", "map": "mean_average_precision"}
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,16 @@ class Evaluation:
 
     dataset: its name; dataset_id: its repository on the Hub, if there is one; split: which part of it.
     metrics: name -> value, as printed by the evaluation.
-    views: windows per clip; seeds: of the trained models that the figures are of; num_clips: clips scored; skipped_clips: clips
-        that did not decode. None where it is not known.
+    condition: what the model was given, where that is not simply both tracks: "audio only".
+    views: windows per clip; seeds: of the runs that the figures are of; num_clips: clips scored; skipped_clips: clips that did
+        not decode. None where it is not known.
     """
 
     dataset: str
     split: str
     metrics: Mapping[str, float]
     dataset_id: str | None = None
+    condition: str | None = None
     views: int | None = None
     seeds: tuple[int, ...] | None = None
     num_clips: int | None = None
@@ -139,7 +140,7 @@ def build_card(
         or "Not stated.",
         licence=(f"Weights: {details.license}. " if details.license else "The licence of the weights is not stated. ")
         + f"Code: {LICENCE_OF_CODE}.",
-        citation=sections.get("Licence and citation", "No citation is recorded for this architecture."),
+        citation=_citation(sections.get("Licence and citation", "")),
     )
     card.content = card.content.rstrip() + "\n"
     return card
@@ -167,16 +168,21 @@ def architecture_sections(model_type: str) -> dict[str, str]:
     return sections
 
 
-def read_results(path: str | Path, dataset: str | None = None, split: str | None = None) -> list[Evaluation]:
-    """Evaluations from a JSON file.
+def read_results(
+    path: str | Path, dataset: str | None = None, split: str | None = None, checkpoint: str | Path | None = None
+) -> list[Evaluation]:
+    """Evaluations from a JSON file. Times and losses are left out, and so is what is undefined (null).
 
-    Either as an evaluation writes it, one object or a list of them (or such a list under "results"):
-
-        {"dataset": "sounding_shapes", "split": "test", "metrics": {"top1": 0.91}, "views": 4, "seeds": [0], "num_clips": 480}
-
-    ("benchmark" for "dataset", "num_views" for "views", "seed" for "seeds" and "clips" for "num_clips" are understood), or the
-    metrics of a Trainer (`test_results.json`: {"eval_top1": 0.91, "eval_clips": 480}), with `dataset` given here and the split,
-    unless given, from the file's name. Times and losses are left out.
+    Args:
+        path: one of
+            - `results.json` of examples/evaluate.py: {"benchmark": {"title", "split"}, "evaluations": [{"checkpoint", "given",
+              "views", "seed", "clips", "metrics"}, ...]};
+            - your own: {"dataset": "SoundingShapes", "split": "test", "metrics": {"top1": 0.91}, "views": 4, "seeds": [0],
+              "num_clips": 480}, or a list of such;
+            - the metrics of a Trainer (`test_results.json`: {"eval_top1": 0.91, "eval_clips": 480}).
+        dataset, split: where the file does not name them; a Trainer's split is also read from the file's name.
+        checkpoint: whose evaluations of a results.json are meant, as it was named or where it lies; may be left out where
+            there is one only.
 
     Raises:
         ValueError: the file is no such JSON, or does not say what was measured on what.
@@ -186,40 +192,125 @@ def read_results(path: str | Path, dataset: str | None = None, split: str | None
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    entries = content.get("results", content) if isinstance(content, dict) else content
-    entries = entries if isinstance(entries, list) else [entries]
-    if not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{path} holds no results: an object, or a list of objects, is expected")
     try:
-        return [_read_entry(entry, path, dataset, split) for entry in entries]
+        if isinstance(content, dict) and "evaluations" in content:
+            return _of_checkpoint(content, checkpoint)
+        entries = content if isinstance(content, list) else [content]
+        if not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("it holds no results: an object, or a list of objects, is expected")
+        default_split = split or path.name.removesuffix(".json").removesuffix("_results")
+        return [_of_entry(entry, dataset, split, default_split) for entry in entries]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not written as results are: {type(error).__name__} {error}") from error
 
 
-def _read_entry(entry: dict[str, Any], path: Path, dataset: str | None, split: str | None) -> Evaluation:
-    flat = "metrics" not in entry
-    values = {re.sub(r"^(eval|test|predict)_", "", k): v for k, v in (entry if flat else entry["metrics"]).items()}
-    about = {name: values.pop(key) for key, name in _COUNTS.items() if key in values}
-    if flat:
-        split = split or path.name.removesuffix(".json").removesuffix("_results")
-    else:
-        about |= {"num_clips": entry.get("num_clips", entry.get("clips", about.get("num_clips")))}
-        about |= {"skipped_clips": entry.get("skipped_clips", about.get("skipped_clips"))}
-        dataset = entry.get("dataset") or entry.get("benchmark") or dataset
-        split = entry.get("split") or split
-        seeds = entry.get("seeds", entry.get("seed"))
-        about["seeds"] = (seeds,) if isinstance(seeds, int) else tuple(seeds) if seeds is not None else None
-        about |= {"dataset_id": entry.get("dataset_id"), "views": entry.get("views", entry.get("num_views"))}
-    if not dataset:
-        raise ValueError('it does not say which data set was measured: add "dataset" to it, or name it beside the file')
-    metrics = {
+def _of_checkpoint(content: dict[str, Any], checkpoint: str | Path | None) -> list[Evaluation]:
+    evaluated = list(dict.fromkeys(each["checkpoint"] for each in content["evaluations"]))
+    wanted = evaluated if checkpoint is None else [str(checkpoint)]
+    chosen = [
+        name for name in evaluated if any(name == w or os.path.realpath(name) == os.path.realpath(w) for w in wanted)
+    ]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"it holds evaluations of {', '.join(evaluated) or 'nothing'}: say which of them this checkpoint is"
+            + ("" if checkpoint is None else f"; {checkpoint} is none")
+        )
+    about, results = content["benchmark"], []
+    for each in content["evaluations"]:
+        if each["checkpoint"] != chosen[0]:
+            continue
+        condition = [{"av": "", "a": "audio only", "v": "video only"}[each["given"]]]
+        if each.get("sampling", "spread") != "spread":
+            condition.append(f"windows drawn ({each['sampling']}), span {each['span']:g} s")
+        if each.get("crops", 1) != 1:
+            condition.append(f"{each['crops']} crops per view")
+        results.append(
+            Evaluation(
+                dataset=about["title"] or about["name"],
+                split=about["split"],
+                metrics=_measured(each["metrics"]),
+                condition=", ".join(filter(None, condition)) or None,
+                views=each["views"],
+                seeds=(each["seed"],),
+                num_clips=each["clips"],
+                skipped_clips=each["skipped"],
+            )
+        )
+    return results
+
+
+def _of_entry(entry: dict[str, Any], dataset: str | None, split: str | None, default_split: str) -> Evaluation:
+    if "metrics" in entry:
+        seeds = entry.get("seeds")
+        return Evaluation(
+            entry.get("dataset") or _required(dataset),
+            entry.get("split") or _required(split, "split"),
+            _measured(entry["metrics"]),
+            entry.get("dataset_id"),
+            entry.get("condition"),
+            entry.get("views"),
+            None if seeds is None else tuple(seeds),
+            entry.get("num_clips"),
+            entry.get("skipped_clips"),
+        )
+    values = {name.removeprefix("eval_"): value for name, value in entry.items()}
+    counts = {"num_clips": values.pop("clips", None), "skipped_clips": values.pop("skipped_clips", None)}
+    return Evaluation(_required(dataset), default_split, _measured(values), **counts)
+
+
+def _required(value: str | None, what: str = "dataset") -> str:
+    if not value:
+        raise ValueError(f"it does not say on which {what} was measured: name it beside the file ({what}=)")
+    return value
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
+    measured = {
         name: value
-        for name, value in values.items()
+        for name, value in metrics.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not _NOT_MEASURES.search(name)
     }
-    if not metrics:
+    if not measured:
         raise ValueError("it holds no metric")
-    return Evaluation(dataset, split, metrics, **about)
+    return measured
+
+
+def read_recipe(path: str | Path) -> dict[str, str]:
+    """Settings of a training run for the card, from the `recipe.json` that a run leaves beside its model, or from an object of
+    your own, {setting: value}, which is taken as it is.
+
+    Raises:
+        ValueError: the file holds no JSON object.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds no settings: an object is expected")
+    if "overridden" not in record or "settings" not in record:
+        return {str(name): str(value) for name, value in record.items()}
+    lines = {"recipe": record.get("recipe") or "none", "source": record.get("source"), "start": record.get("start")}
+    for name, values in record["overridden"].items():
+        lines[name] = f"{values['run']} (the recipe has {values['recipe']})"
+    training = record["settings"].get("training", {})
+    for name in (
+        "optim",
+        "optimizer",
+        "learning_rate",
+        "weight_decay",
+        "schedule",
+        "num_train_epochs",
+        "max_steps",
+        "seed",
+    ):
+        if name in training and f"training.{name}" not in lines:
+            lines[name] = training[name]
+    if "batch" in record:
+        lines["clips per step"] = record["batch"].get("global")
+    return {name: str(value) for name, value in lines.items() if value is not None}
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
@@ -274,6 +365,11 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
     ]
 
 
+def _citation(text: str) -> str:
+    found = re.search(r"^```bibtex$.*?^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return found.group(0) if found else text or "No citation is recorded for this architecture."
+
+
 def _size(size: Any) -> str:
     sides = {name: value for name, value in dict(size).items() if value is not None}
     return f"{sides['height']} x {sides['width']}" if "height" in sides else f"short side {sides['shortest_edge']}"
@@ -305,12 +401,14 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
     if evaluation.skipped_clips:
         clips += f" (and {evaluation.skipped_clips} that did not decode)"
     seeds = known(None if evaluation.seeds is None else ", ".join(map(str, evaluation.seeds)))
-    about = [_cell(evaluation.dataset), _cell(evaluation.split), known(evaluation.views), seeds, clips]
+    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both tracks")]
+    about += [known(evaluation.views), seeds, clips]
     return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
 
 
 def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
     known = {
+        "condition": evaluation.condition,
         "views": evaluation.views,
         "seeds": None if evaluation.seeds is None else list(evaluation.seeds),
         "clips": evaluation.num_clips,
@@ -323,8 +421,8 @@ def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
             dataset_type=evaluation.dataset_id or evaluation.dataset,
             dataset_name=evaluation.dataset,
             dataset_split=evaluation.split,
-            metric_type=_METRIC_TYPES.get(name, name),
-            metric_name=name,
+            metric_type="accuracy" if name.startswith("top1") else name,
+            metric_name=f"{name} ({evaluation.condition})" if evaluation.condition else name,
             metric_value=value,
             metric_args={key: value for key, value in known.items() if value is not None} or None,
         )
