@@ -100,7 +100,8 @@ class LocalHub:
         token: what writing and `whoami` require, and reading of private repositories.
         user: whose token it is.
 
-    `requests` lists (method, path, status) of everything that was asked; `fail` prepares failures.
+    `requests` lists (method, path, status) of everything that was asked, status 0 where no answer was given; `fail` prepares
+    failures.
     """
 
     def __init__(self, token: str = "hf_of_the_tests", user: str = "tester"):
@@ -309,14 +310,14 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         address = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(address.query).items()}
-        self._body_read, self._status = False, 0
-        self._cut = False
+        self._body_read = self._cut = False
         try:
             failure = self.hub.failure(self.command, unquote(address.path))
             if isinstance(failure, int):
                 raise Refusal(failure, "a failure that the test asked for")
             self._cut = failure == "cut"
             if self._cut and self.command not in ("GET", "HEAD"):
+                self.note(0)
                 return self.hang_up()
             for method, pattern, route in ROUTES:
                 found = re.fullmatch(pattern, address.path)
@@ -328,10 +329,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send({"error": refusal.message}, refusal.status, headers)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            self.hub.requests.append((self.command, unquote(address.path), self._status))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def note(self, status: int) -> None:
+        """Before the answer goes out: who has it finds the request in the list."""
+        self.hub.requests.append((self.command, unquote(urlsplit(self.path).path), status))
 
     def hang_up(self) -> None:
         self.close_connection = True
@@ -342,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._body_read:
             self.body()  # or the next request on this connection would begin with it
         data = data if data is not None else json.dumps(value).encode()
-        self._status = status
+        self.note(status)
         self.send_response(status)
         for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
             self.send_header(name, text)
