@@ -39,8 +39,8 @@ __all__ = ["AutoModelForAudioVisualClassification", *_LAZY]
 
 
 def __getattr__(name: str):
-    if name == "data":  # hf_avfusion.data.BENCHMARKS works without a second import
-        return import_module(".data", __name__)
+    if name in ("data", "hub"):  # hf_avfusion.data.BENCHMARKS works without a second import
+        return import_module(f".{name}", __name__)
     if name in _LAZY:
         return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -115,24 +115,48 @@ def _register_processors() -> None:
 def _register_video_processors() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
+    video_processor = _load("video_processing_avfusion:AVFusionVideoProcessor")
+    _forget_code(video_processor)
     for config, *_ in ARCHITECTURES:
-        AutoVideoProcessor.register(
-            config, video_processor_class=_load("video_processing_avfusion:AVFusionVideoProcessor"), exist_ok=True
-        )
+        AutoVideoProcessor.register(config, video_processor_class=video_processor, exist_ok=True)
 
 
 def _register_feature_extractors() -> None:
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
+    feature_extractor = _load("feature_extraction_avfusion:AVFusionFeatureExtractor")
+    _forget_code(feature_extractor)
     for config, *_ in ARCHITECTURES:
-        AutoFeatureExtractor.register(
-            config, _load("feature_extraction_avfusion:AVFusionFeatureExtractor"), exist_ok=True
-        )
+        AutoFeatureExtractor.register(config, feature_extractor, exist_ok=True)
+
+
+def _register_pipeline() -> None:
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .models.pipeline_avfusion import TASK, AudioVisualClassificationPipeline
+
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, AudioVisualClassificationPipeline, AutoModelForAudioVisualClassification, type="multimodal"
+    )
+
+
+def _forget_code(loaded: type) -> None:
+    """A checkpoint that came with code (hub.export) is loaded by the package's classes. What its files say about the code is
+    left out then: `pipeline` would insist on running it, and a folder that is saved without it would point to files not there.
+    """
+    inherited = loaded.from_dict.__func__
+
+    def from_dict(cls, saved: dict[str, Any], **kwargs: Any):
+        about_code = ("auto_map", "custom_pipelines")
+        return inherited(cls, {name: value for name, value in saved.items() if name not in about_code}, **kwargs)
+
+    loaded.from_dict = classmethod(from_dict)
 
 
 def register() -> None:
     """Make every architecture known to the Auto classes."""
     for config, _, models in ARCHITECTURES:
+        _forget_code(config)
         AutoConfig.register(config.model_type, config, exist_ok=True)
         for auto_class, model in models.items():
             auto_class.register(config, _ModelOnDemand(auto_class, config, model), exist_ok=True)
@@ -140,3 +164,4 @@ def register() -> None:
     _when_imported(f"{auto}.processing_auto", _register_processors)
     _when_imported(f"{auto}.video_processing_auto", _register_video_processors)
     _when_imported(f"{auto}.feature_extraction_auto", _register_feature_extractors)
+    _when_imported("transformers.pipelines", _register_pipeline)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(TESTS))  # the test folders are no packages; this is what
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from local_hub import LocalHub  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors on shared cores: a second thread only costs
 
@@ -29,3 +30,10 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder ../shared beside the repository: this test needs the real clips or recorded cases in it")
     return folder
+
+
+@pytest.fixture
+def local_hub(tmp_path_factory) -> LocalHub:
+    """A Hub on loopback that this process is connected to, empty, with fresh caches: `.url`, `.token`, see `local_hub.py`."""
+    with LocalHub() as hub, hub.connected(tmp_path_factory.mktemp("hf_home")):
+        yield hub

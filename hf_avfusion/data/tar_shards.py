@@ -45,6 +45,11 @@ def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
             for member in archive:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
+                # Nothing is unpacked here, but keys become paths of clips, which others may write or read.
+                if member.name.startswith("/") or ".." in folder.split("/") or "\\" in member.name:
+                    raise ValueError(
+                        f"{path}: the name {member.name!r} leads out of the archive; such a shard is not read"
+                    )
                 if not member.isfile() or not stem:
                     continue
                 key = f"{folder}/{stem}".removeprefix("./") if folder else stem

@@ -6,6 +6,8 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .bounds_avfusion import check_num_labels, check_num_parameters, check_sizes
+
 MODALITIES = ("video", "audio")
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
@@ -149,6 +151,7 @@ class MBTConfig(PreTrainedConfig):
             self.fusion_layer = 2 * self.num_hidden_layers // 3
         if isinstance(self.class_splits, list):
             self.class_splits = dict(self.class_splits)
+        check_num_labels(kwargs.get("num_labels"), self.class_splits)
         if self.class_splits:
             if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and self.id2label is None:
                 kwargs["num_labels"] = sum(self.class_splits.values())
@@ -158,6 +161,8 @@ class MBTConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Cross-field checks, run at construction. Raises ValueError naming the fields."""
+        sizes = (*_COUNTS, "image_size", "patch_size", "num_sampled_frames", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in (*sizes, "num_bottleneck_tokens")})
         height, width = self.image_hw
         patch_height, patch_width = self.patch_hw
         _one_of("fusion", self.fusion, FUSIONS)
@@ -207,6 +212,11 @@ class MBTConfig(PreTrainedConfig):
                 f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x "
                 f"{self.num_mel_bins} holds no patch of `patch_size` {self.patch_hw}."
             )
+        check_num_parameters(
+            self._num_parameters(),
+            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, `image_size`, `patch_size`, `num_frames`, "
+            "`spectrogram_length`, `num_mel_bins` and `num_labels`",
+        )
         for name in ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
@@ -256,6 +266,18 @@ class MBTConfig(PreTrainedConfig):
             # The original folds sampled frames into the height before cutting patches.
             rows = len(indices) * height // patch_height
         return rows, width // patch_width
+
+    def _num_parameters(self) -> int:
+        """All weight matrices, positions and the head; without biases and norms."""
+        width, patch = self.hidden_size, self.patch_hw[0] * self.patch_hw[1]
+        encoders = 1 if self.share_encoder else len(self.modalities)
+        layers = encoders * self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
+        rows, columns = self.video_patch_grid if "video" in self.modalities else (0, 0)
+        tokens = rows * columns + self.num_bottleneck_tokens
+        tokens += (self.spectrogram_length // self.patch_hw[0]) * (self.num_mel_bins // self.patch_hw[1])
+        kernels = patch * (self.tubelet_size * self.num_channels + self.num_audio_channels)
+        representation = self.representation_size or 0
+        return layers + width * (tokens + kernels + representation) + self.num_labels * (representation or width)
 
     @property
     def uses_bottleneck(self) -> bool:

@@ -30,6 +30,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import AudioKwargs
 from transformers.utils import TensorType, logging
 
+from .bounds_avfusion import check_input_values, check_sizes
+
 logger = logging.get_logger(__name__)
 
 # What the Kaldi-style front ends share: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
@@ -279,6 +281,8 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         for name in ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in lengths})
         length = self.spectrogram_length
         if length is not None and (not isinstance(length, int) or length < 1):
             raise ValueError(f"spectrogram_length={length!r} must be None or a whole number of at least 1 frame")
@@ -288,6 +292,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"{name}={value!r} must be a finite number")
         if self.power <= 0 or self.dither < 0:
             raise ValueError(f"power={self.power} must be above 0 and dither={self.dither} not below")
+        check_input_values(
+            self.num_mel_bins * max(self.n_fft // 2, length or 0), "n_fft, num_mel_bins, spectrogram_length"
+        )
         if self.n_fft < self.win_length or self.n_fft % 2:
             raise ValueError(f"n_fft={self.n_fft} must be even and at least win_length={self.win_length}")
         top = self.sampling_rate / 2 if self.fmax is None else self.fmax
@@ -389,6 +396,8 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         """Steps 1 to 8 of the module's docstring: float32 [samples] at `sampling_rate` to float32 [time, mel]."""
         if self.subtract_mean:
             waveform = waveform - waveform.mean()
+        lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in lengths})
         length = self.spectrogram_length
         if length is not None and self.padding in ("wrap", "waveform"):
             missing = self._samples_for(length) - waveform.shape[-1]

@@ -14,6 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import TensorType, logging
 from transformers.video_utils import make_batched_videos
 
+from .bounds_avfusion import check_input_values, check_sizes
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .media_avfusion import TO_MONO, Clip, MediaError, MediaSource, to_mono
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
@@ -94,6 +95,12 @@ class AVFusionProcessor(ProcessorMixin):
         self.window = policy.to_dict()
         self.channel_mix = channel_mix
         self._check_lengths()
+        sizes = (dict(video_processor.size), dict(video_processor.crop_size or {}))
+        for name, size in zip(("size", "crop_size"), sizes):
+            check_sizes({f"{name}.{side}": value for side, value in size.items()})
+            sides = [value for value in size.values() if value] or [1]
+            values = policy.num_frames * 3 * sides[0] * sides[-1]
+            check_input_values(values, f"num_frames and {name} of the video processor")
 
     def _check_lengths(self) -> None:
         """A window that does not fill the spectrogram would be wrapped or cut each time, which no one can want."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from .bounds_avfusion import LONGEST_SECONDS, check_sizes
 from .media_avfusion import Backend, Clip, ClipReader, ClipRequest, MediaError, MediaInfo, MediaSource, OnDecodeError
 
 Mode = Literal["train", "eval"]
@@ -52,11 +53,14 @@ class WindowPolicy:
     def __post_init__(self) -> None:
         if not isinstance(self.num_frames, int) or self.num_frames < 1:
             raise ValueError(f"num_frames must be a positive integer, got {self.num_frames!r}")
+        check_sizes({"num_frames": self.num_frames})
         for name in ("frame_rate", "span", "audio_seconds", "video_grid", "audio_grid"):
             value = getattr(self, name)
             optional = name in ("span", "video_grid", "audio_grid")
             if not (optional and value is None) and not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number{' or None' if optional else ''}, got {value!r}")
+        if self.audio_seconds > LONGEST_SECONDS:
+            raise ValueError(f"audio_seconds={self.audio_seconds} is beyond {LONGEST_SECONDS:,}, a day")
         if self.shared_start not in ("proportion", "seconds"):
             raise ValueError(f"shared_start must be 'proportion' or 'seconds', got {self.shared_start!r}")
         if self.short not in ("wrap", "hold"):

@@ -1,0 +1,143 @@
+"""Puts a trained model on the Hub, with the code that runs it and a model card that says what it is.
+
+    # what would be pushed: files, sizes and the card; nothing is sent
+    python examples/push_to_hub.py runs/mine org/mbt-mine --dry_run
+
+    # from the output folder of examples/finetune_classification.py, with what examples/evaluate.py measured
+    hf auth login
+    python examples/push_to_hub.py runs/mine org/mbt-mine --license cc-by-4.0 --results evaluation/results.json \
+        --training_data "1,200 videos of our own, filmed in 2024" --label_source "the folders' names"
+
+The folder holds a model and its processor, or an adapter (peft) and the processor. What a run left beside them is read too:
+`recipe.json` for the recipe, and, with `--dataset`, the metrics of a `*_results.json`. Everybody can then load it:
+
+    pipeline("audio-visual-classification", model="org/mbt-mine", trust_remote_code=True)("clip.mp4")
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import print
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoConfig, AutoProcessor, HfArgumentParser
+
+import hf_avfusion
+from hf_avfusion import hub
+from hf_avfusion.model_card import CardDetails, Evaluation, read_recipe, read_results
+
+
+@dataclass
+class Options:
+    dry_run: bool = field(default=False, metadata={"help": "Show what would be pushed, and push nothing."})
+    private: bool = field(default=False, metadata={"help": "Make a repository that is created private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch; created where it does not exist."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
+    message: str | None = field(default=None, metadata={"help": "Message of the commit."})
+    max_shard_size: str = field(default="5GB", metadata={"help": "Weights beyond it become several files."})
+
+    title: str | None = field(default=None, metadata={"help": "Heading of the card; the repository's name by default."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, such as cc-by-4.0."})
+    training_data: str | None = field(default=None, metadata={"help": "A sentence on what it was trained on."})
+    datasets: list[str] = field(default_factory=list, metadata={"help": "Hub repositories of that data."})
+    label_source: str | None = field(default=None, metadata={"help": "Where the label names come from."})
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the checkpoint training started from."})
+    limits: str | None = field(default=None, metadata={"help": "What it should not be used for, or does badly."})
+    results: list[str] = field(default_factory=list, metadata={"help": "Result files (JSON) for the card."})
+    results_checkpoint: str | None = field(
+        default=None, metadata={"help": "This model's name in a results.json that holds several; default: the folder."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "What results that do not say so were measured on, such as VGGSound."}
+    )
+    recipe: str | None = field(default=None, metadata={"help": "JSON of settings; FOLDER/recipe.json by default."})
+
+
+def load(folder: Path):
+    """The model of the class that was saved, and its processor."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: give the output folder of a training run")
+    processor = AutoProcessor.from_pretrained(folder)
+    if (folder / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        model = getattr(hf_avfusion, AutoConfig.from_pretrained(base).architectures[0]).from_pretrained(base)
+        return PeftModel.from_pretrained(model, folder), processor
+    name = (AutoConfig.from_pretrained(folder).architectures or [None])[0]
+    if name not in hf_avfusion.__all__:
+        raise ValueError(f"{folder} holds a {name}, which is no model of hf_avfusion")
+    return getattr(hf_avfusion, name).from_pretrained(folder), processor
+
+
+def find_results(folder: Path, options: Options) -> list[Evaluation]:
+    """From the named files; without any, what the run measured itself, if it is said on what."""
+    files = [Path(file) for file in options.results]
+    if not files and options.dataset:
+        files = [
+            f for f in sorted(folder.glob("*_results.json")) if f.name not in ("train_results.json", "all_results.json")
+        ]
+    if not files and list(folder.glob("*_results.json")):
+        print(f"[yellow]{folder} holds results; give --dataset to have them on the card[/]")
+    evaluations = []
+    for file in files:
+        content = json.loads(file.read_text())
+        several = isinstance(content, dict) and len({e["checkpoint"] for e in content.get("evaluations", [])}) > 1
+        checkpoint = options.results_checkpoint or (folder if several else None)
+        if not several and "evaluations" in content and options.results_checkpoint is None:
+            print(f"{file} holds evaluations of {content['evaluations'][0]['checkpoint']}, taken to be this model")
+        evaluations += read_results(file, options.dataset, checkpoint=checkpoint)
+    return evaluations
+
+
+def main() -> int:
+    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("folder", help="Output folder of a training run.")
+    parser.add_argument("repo_id", help="Repository on the Hub, org/name.")
+    options, where = parser.parse_args_into_dataclasses()
+    folder = Path(where.folder)
+
+    try:
+        model, processor = load(folder)
+        recipe = options.recipe or (folder / "recipe.json" if (folder / "recipe.json").is_file() else None)
+        card = CardDetails(
+            title=options.title,
+            license=options.license,
+            training_data=options.training_data,
+            datasets=options.datasets,
+            recipe=read_recipe(recipe) if recipe else {},
+            label_source=options.label_source,
+            evaluation=find_results(folder, options),
+            base_model=options.base_model,
+            limits=options.limits,
+        )
+        size = {"max_shard_size": options.max_shard_size}
+        if options.dry_run:
+            with tempfile.TemporaryDirectory() as temporary:
+                exported = hub.export(
+                    model, processor, Path(temporary) / "export", card=card, repo_id=where.repo_id, **size
+                )
+                table = Table("file", "bytes", title=f"would be pushed to {where.repo_id}")
+                for name, bytes_ in hub.exported_files(exported):
+                    table.add_row(name, f"{bytes_:,}")
+                text = (exported / "README.md").read_text()
+            print(table)
+            sys.stdout.write(text + "\n")  # as it is: no line broken, nothing taken for markup
+            print("nothing was pushed (--dry_run)")
+            return 0
+        done = hub.push(
+            model, processor, where.repo_id, card=card, private=options.private, revision=options.revision,
+            create_pr=options.create_pr, commit_message=options.message, **size,
+        )  # fmt: skip
+    except (ValueError, hub.HubError) as error:
+        print(f"[red]{escape(str(error))}[/]", file=sys.stderr)
+        return 1
+    print(f"pushed: {done.pr_url or done.commit_url}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,379 @@
+"""
+A checkpoint that travels: weights, preprocessing, label names, model card, and the code that runs it without this package.
+
+    from hf_avfusion import hub
+
+    hub.export(model, processor, "folder")                        # a folder that loads anywhere
+    hub.push(model, processor, "org/mbt-sounding-shapes")         # the same as one commit of a Hub repository
+
+    AutoModelForVideoClassification.from_pretrained("org/mbt-sounding-shapes", trust_remote_code=True)   # no hf_avfusion needed
+    AutoModelForVideoClassification.from_pretrained("org/mbt-sounding-shapes")                           # after import hf_avfusion
+
+Nothing is registered on classes: the maps to the code are written into the exported files alone, so that ordinary saves, in
+training for example, stay as they are.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
+
+from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
+from .model_card import CardDetails, build_card, is_classifier
+
+logger = logging.get_logger(__name__)
+
+MODELS = Path(__file__).parent / "models"
+TASK, PIPELINE = "audio-visual-classification", "pipeline_avfusion.AudioVisualClassificationPipeline"
+OWN_FILES = ("*.safetensors", "*.py", "*.json", "README.md")  # what an export consists of
+# Those that would be loaded beside a new export: of another sharding, or code under an older name.
+STALE_FILES = ("*.safetensors", "*.safetensors.index.json", "*.py")
+RETRIED = (408, 429, 500, 502, 503, 504)
+
+
+class HubError(OSError):
+    """A push that did not happen: which repository, why, and what to do."""
+
+
+def export(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: str | os.PathLike,
+    *,
+    card: CardDetails | ModelCard | None = None,
+    repo_id: str | None = None,
+    max_shard_size: int | str = "5GB",
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model and its processor into a folder that loads with and without this package.
+
+    Args:
+        model: one of this package's models, or a `peft.PeftModel` around one (then the adapter alone is written).
+        processor: its processor.
+        folder: where to; must not exist, or be empty. It appears when all of it is written, or not at all.
+        card: what the model card is to say of this checkpoint, or a card of your own.
+        repo_id: the name under which the card's lines load it; default: the folder's.
+        max_shard_size: weights beyond it are split into several files.
+        overwrite: replace an earlier export in that folder; a folder that holds anything else is never touched.
+
+    Returns:
+        The folder: `model*.safetensors`, `config.json` and `processor_config.json` with maps to the code, the code (`*.py`),
+        `README.md`.
+
+    Raises:
+        ValueError: a model or processor whose code would not travel, a folder that is not free, or details of the card that
+            contradict each other.
+    """
+    folder = Path(folder)
+    _check_free(folder, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        written, replaced = Path(temporary) / "new", Path(temporary) / "old"
+        _write(model, processor, written, card, repo_id or str(folder), max_shard_size)
+        if folder.exists():
+            os.replace(folder, replaced)
+        try:
+            os.replace(written, folder)
+        except OSError:
+            if replaced.exists():
+                os.replace(replaced, folder)
+            raise
+    return folder
+
+
+def push(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    repo_id: str,
+    *,
+    card: CardDetails | ModelCard | None = None,
+    private: bool | None = None,
+    create_repo: bool = True,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    token: str | bool | None = None,
+    max_shard_size: int | str = "5GB",
+    attempts: int = 4,
+) -> CommitInfo:
+    """Exports a model and its processor and uploads the result as one commit: all of it arrives, or nothing.
+
+    Args:
+        model, processor, card, max_shard_size: see `export`.
+        repo_id: "org/name", or "name" in the namespace of the token's user.
+        private: of a repository that is created.
+        create_repo: create it where it does not exist; a pull request never creates one.
+        revision: branch, created where it does not exist; default "main".
+        create_pr: open a pull request instead of committing to the branch.
+        commit_message: default "Upload <class of the model>".
+        token: default: the one of `hf auth login` or `HF_TOKEN`.
+        attempts: how often an upload is tried when the server fails (5xx, 429) or the connection is lost, with growing
+            pauses. What was uploaded is not sent again.
+
+    Returns:
+        What `HfApi.upload_folder` returns: `.oid` of the commit, `.pr_url` of a pull request.
+
+    Raises:
+        ValueError: as `export`, and a `repo_id` that is none. HubError: the Hub refused, or stayed out of reach.
+    """
+    _check_repo_id(repo_id)
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, got {attempts}")
+    api = HfApi(token=token, library_name="hf_avfusion")
+    message = commit_message or f"Upload {type(_without_adapter(model)).__name__}"
+    with tempfile.TemporaryDirectory(prefix="hf_avfusion-push-") as temporary:
+        folder = Path(temporary) / "export"
+        _write(model, processor, folder, card, repo_id, max_shard_size)  # before anything is asked of the Hub
+        with _told_plainly(repo_id, api.endpoint):
+            if create_repo and not create_pr:
+                made = _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), attempts)
+                repo_id = made.repo_id
+            if revision is not None and not create_pr and not revision.startswith("refs/"):
+                _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), attempts)
+            listed = _retried(lambda: api.list_repo_files(repo_id, revision=revision), attempts)
+            stale = [name for name in listed if _is(name, STALE_FILES) and not (folder / name).exists()]
+            return _retried(
+                lambda: api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    revision=revision,
+                    create_pr=create_pr,
+                    commit_message=message,
+                    delete_patterns=stale if _without_adapter(model) is model and stale else None,
+                ),
+                attempts,
+            )
+
+
+def exported_files(folder: str | os.PathLike) -> list[tuple[str, int]]:
+    """Names and sizes (bytes) of the files of a folder, as `push` would send them."""
+    return [(file.name, file.stat().st_size) for file in sorted(Path(folder).iterdir()) if file.is_file()]
+
+
+# ------------------------------------------------------------------------------------------------------------ the folder
+
+
+def _write(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: Path,
+    card: CardDetails | ModelCard | None,
+    repo_id: str,
+    max_shard_size: int | str,
+) -> None:
+    base = _without_adapter(model)
+    for name, value, kind in (("model", base, PreTrainedModel), ("processor", processor, ProcessorMixin)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+        if type(value).__module__.rpartition(".")[0] != f"{__package__}.models":
+            raise ValueError(
+                f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code would not travel: "
+                "give an instance of the package's own class (load the checkpoint after `import hf_avfusion`), or use "
+                "transformers' register_for_auto_class and push_to_hub"
+            )
+    row = next((row for row in ARCHITECTURES if row[0] is type(base.config)), None)
+    if row is None:
+        known = ", ".join(config.model_type for config, *_ in ARCHITECTURES)
+        raise ValueError(
+            f"{type(base).__name__} has the config {type(base.config).__name__}; architectures are {known}"
+        )
+    _tell_unnamed_labels(base)
+
+    folder.mkdir(parents=True)
+    processor.save_pretrained(folder)
+    references = _processor_references(processor)
+    if base is model:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        references |= _model_references(row)
+        about_code = {"auto_map": _model_references(row)}
+        if is_classifier(model):
+            names = [
+                auto.__name__ for auto, reference in row[2].items() if reference.endswith(f":{type(model).__name__}")
+            ]
+            pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
+            about_code["custom_pipelines"] = {TASK: {"impl": PIPELINE, "pt": pt, "type": "multimodal"}}
+            references["pipeline"] = PIPELINE
+        _add_to_json(folder / "config.json", about_code)
+    else:
+        _write_adapter(model, folder)
+    _add_to_json(folder / "processor_config.json", {"auto_map": _processor_references(processor)})
+    for file in _code_files(references.values()):
+        shutil.copyfile(file, folder / file.name)
+    text = card if isinstance(card, ModelCard) else build_card(base, processor, card or CardDetails(), repo_id, model)
+    (folder / "README.md").write_text(str(text), encoding="utf-8")
+
+
+def _without_adapter(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def _write_adapter(model: Any, folder: Path) -> None:
+    """The adapter of a PeftModel, and which checkpoint it belongs to."""
+    model.save_pretrained(folder)
+    saved = json.loads((folder / "adapter_config.json").read_text())
+    if not saved.get("base_model_name_or_path"):
+        raise ValueError(
+            "the adapter does not say which checkpoint it was trained on: load the base model with from_pretrained before "
+            "get_peft_model, or set model.peft_config['default'].base_model_name_or_path"
+        )
+
+
+def _dotted(reference: str) -> str:
+    return reference.replace(":", ".")
+
+
+def _model_references(row: tuple) -> dict[str, str]:
+    """`auto_map` of a model: its config, and every class that the architecture has under an Auto class of transformers."""
+    config, _, models = row
+    references = {"AutoConfig": f"{config.__module__.rpartition('.')[2]}.{config.__name__}"}
+    for auto_class, reference in models.items():
+        if auto_class is not AutoModelForAudioVisualClassification:  # transformers has no name for it
+            references[auto_class.__name__] = _dotted(reference)
+    return references
+
+
+def _processor_references(processor: ProcessorMixin) -> dict[str, str]:
+    parts = {"AutoProcessor": processor}
+    parts |= {"AutoVideoProcessor": processor.video_processor, "AutoFeatureExtractor": processor.feature_extractor}
+    return {name: f"{type(part).__module__.rpartition('.')[2]}.{type(part).__name__}" for name, part in parts.items()}
+
+
+def _code_files(references: Any) -> list[Path]:
+    """The files of the referenced classes and of everything that they import from beside them, as transformers finds them."""
+    files = {MODELS / f"{reference.partition('.')[0]}.py" for reference in references}
+    return sorted(files | {Path(needed) for file in files for needed in get_relative_import_files(file)})
+
+
+def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
+    content = {**json.loads(path.read_text(encoding="utf-8")), **entries}
+    if path.name == "processor_config.json":
+        by_part = {"video_processor": "AutoVideoProcessor", "feature_extractor": "AutoFeatureExtractor"}
+        for part, auto_class in by_part.items():
+            content[part]["auto_map"] = {auto_class: entries["auto_map"][auto_class]}
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _tell_unnamed_labels(model: PreTrainedModel) -> None:
+    names = model.config.id2label or {}
+    if hasattr(model, "classifier") and names and all(name == f"LABEL_{i}" for i, name in names.items()):
+        logger.warning(
+            "the labels have no names (LABEL_0, LABEL_1, ...): set model.config.id2label = dict(enumerate(names)) before, "
+            "or no one will know what the scores mean"
+        )
+
+
+def _is(name: str, patterns: tuple[str, ...]) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder that does not exist yet")
+    there = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    if not there:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{folder} is not empty: name another folder, or pass overwrite=True to replace an earlier export"
+        )
+    if foreign := [name for name in there if not _is(name, OWN_FILES)]:
+        raise ValueError(
+            f"{folder} holds more than an export ({', '.join(foreign[:5])}), which overwrite=True would delete: name another "
+            "folder"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- the Hub
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name of a Hub repository ('name' or 'org/name'): {error}") from error
+
+
+def _from_http(error: BaseException) -> bool:
+    """Whether an error came from the HTTP library (huggingface_hub's choice of it, not ours): a lost connection, a timeout."""
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+
+
+def _passing(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in RETRIED
+    if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError by its class
+        return False
+    return _from_http(error) or isinstance(error, (ConnectionError, TimeoutError))
+
+
+def _retried(action: Callable[[], Any], attempts: int) -> Any:
+    """What `action` returns, tried again after failures that pass. A commit is all or nothing, and one that had arrived
+    before the connection was lost is found to change nothing.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except Exception as error:
+            if attempt == attempts or not _passing(error):
+                raise
+            wait = 0.5 * 2**attempt
+            logger.warning(f"attempt {attempt} of {attempts} failed ({_reason(error)}); again in {wait:g} s")
+            time.sleep(wait)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+@contextmanager
+def _told_plainly(repo_id: str, endpoint: str) -> Iterator[None]:
+    """Whatever the Hub answers, one message: which repository, why, what to do."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise HubError(f"{repo_id} was not pushed: HF_HUB_OFFLINE is set; unset it") from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{repo_id} was not pushed: it has no such revision ({_reason(error)})") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status == 401:
+            why = "it does not know the token (401): log in with `hf auth login`, set HF_TOKEN, or pass token="
+        elif status == 403:
+            why = "the token may not write there (403): use one with the right to write to this repository"
+        elif isinstance(error, RepositoryNotFoundError) or status == 404:
+            why = "there is no such repository, or the token may not see it (404): create it, or pass create_repo=True"
+        else:
+            why = _reason(error)
+        raise HubError(f"{repo_id} was not pushed, nothing was committed. {endpoint}: {why}") from error
+    except Exception as error:
+        if not _passing(error):
+            raise
+        raise HubError(
+            f"{repo_id} was not pushed: {endpoint} cannot be reached ({_reason(error)}); push again, what is there already is "
+            "not sent twice"
+        ) from error
+
+
+__all__ = ["CardDetails", "HubError", "export", "exported_files", "push"]

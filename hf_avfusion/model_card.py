@@ -1,0 +1,435 @@
+"""
+The model card of an exported checkpoint: what is known of it, from the model, its processor, its results and its architecture's
+card in `model_cards/`. What is not known is said to be so; no figure is made up.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
+
+CARDS = Path(__file__).parent / "model_cards"
+REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # what the code that travels imports
+LICENCE_OF_CODE = "apache-2.0"
+
+# Figures of a run that say nothing about the model.
+_NOT_MEASURES = re.compile(
+    r"(_|^)(runtime|samples_per_second|steps_per_second|model_preparation_time|epoch|total_flos|loss)$"
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics measured on one split.
+
+    dataset: its name; dataset_id: its repository on the Hub, if there is one; split: which part of it.
+    metrics: name -> value, as printed by the evaluation.
+    condition: what the model was given, where that is not simply both tracks: "audio only".
+    views: windows per clip; seeds: of the runs that the figures are of; num_clips: clips scored; skipped_clips: clips that did
+        not decode. None where it is not known.
+    """
+
+    dataset: str
+    split: str
+    metrics: Mapping[str, float]
+    dataset_id: str | None = None
+    condition: str | None = None
+    views: int | None = None
+    seeds: tuple[int, ...] | None = None
+    num_clips: int | None = None
+    skipped_clips: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "split"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise ValueError(f"an evaluation needs its {name}, got {getattr(self, name)!r}")
+        for name, value in self.metrics.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(
+                    f"{self.dataset}, {self.split}: {name}={value!r} is not a measured number: leave it out"
+                )
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """What only the one who trained a checkpoint knows. Everything is optional; what is left out the card calls not stated.
+
+    title: heading; default: the name of the repository.
+    license: of the weights, as the Hub spells licences ("apache-2.0", "cc-by-4.0", "other").
+    training_data: a sentence; datasets: repositories of it on the Hub.
+    recipe: setting -> value.
+    label_source: where the label names come from.
+    evaluation: what was measured.
+    base_model: Hub id of the checkpoint that training started from.
+    limits: a sentence or more, beside those of the architecture.
+    """
+
+    title: str | None = None
+    license: str | None = None
+    training_data: str | None = None
+    datasets: Sequence[str] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    label_source: str | None = None
+    evaluation: Sequence[Evaluation] = ()
+    base_model: str | None = None
+    limits: str | None = None
+
+
+def build_card(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    details: CardDetails,
+    repo_id: str,
+    saved: Any = None,
+) -> ModelCard:
+    """The card of a checkpoint, made from `model_cards/template.md`.
+
+    Args:
+        model: the model itself (the base one of an adapter).
+        processor: its processor; the table of inputs is read from it.
+        details: what neither of them knows.
+        repo_id: what the card's lines load.
+        saved: what is saved, where that is not the model: an adapter around it.
+    """
+    config = model.config
+    adapter = saved is not None and saved is not model
+    classifies = is_classifier(model)
+    sections = architecture_sections(config.model_type)
+    title = details.title or repo_id.rstrip("/").rpartition("/")[2]
+    base_model = details.base_model
+    if adapter and base_model is None:
+        base_model = next(iter(saved.peft_config.values())).base_model_name_or_path
+    results = [result for evaluation in details.evaluation for result in _eval_results(evaluation)]
+    data = ModelCardData(
+        license=details.license,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="video-classification" if classifies else None,
+        tags=["hf_avfusion", config.model_type, "audio-visual"],
+        datasets=list(details.datasets) or None,
+        # The Hub links ids; a folder of this machine would mean nothing there.
+        base_model=base_model if base_model and not Path(base_model).is_dir() else None,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
+        title=title,
+        introduction=sections.get("", f"A model of the architecture `{config.model_type}`."),
+        usage=_usage(type(model).__name__, repo_id, classifies, adapter, base_model),
+        requirements=REQUIREMENTS + " peft" * adapter,
+        pipeline=classifies and not adapter,
+        adapter=adapter,
+        inputs=_inputs(processor),
+        labels=_labels(config, details.label_source) if classifies else "This checkpoint has no labels.",
+        training_data=details.training_data or "not stated.",
+        recipe=[(_cell(name), _cell(value)) for name, value in details.recipe.items()],
+        evaluation=[row for evaluation in details.evaluation for row in _rows(evaluation)],
+        limits="\n\n".join(
+            text for text in (details.limits, sections.get("Limits") or sections.get("Different, and why")) if text
+        )
+        or "Not stated.",
+        licence=(f"Weights: {details.license}. " if details.license else "The licence of the weights is not stated. ")
+        + f"Code: {LICENCE_OF_CODE}.",
+        citation=_citation(sections.get("Licence and citation", "")),
+    )
+    card.content = card.content.rstrip() + "\n"
+    return card
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Whether it has the head for audio-visual classification of its architecture, and so a pipeline."""
+    return any(
+        reference.endswith(f":{type(model).__name__}")
+        for config, _, models in ARCHITECTURES
+        for auto_class, reference in models.items()
+        if config is type(model.config) and auto_class is AutoModelForAudioVisualClassification
+    )
+
+
+def architecture_sections(model_type: str) -> dict[str, str]:
+    """Heading -> text of the architecture's card in `model_cards/`, "" for what stands under its title; {} without a card."""
+    path = CARDS / f"{model_type}.md"
+    if not path.is_file():
+        return {}
+    title, *parts = re.split(r"^## +(.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sections = {heading.strip(): text.strip() for heading, text in zip(parts[::2], parts[1::2])}
+    prose = re.sub(r"^```.*?^```$", "", title.partition("\n")[2], flags=re.MULTILINE | re.DOTALL)
+    sections[""] = re.sub(r"\n{3,}", "\n\n", re.sub(r"^`AutoModel`.*$", "", prose, flags=re.MULTILINE)).strip()
+    return sections
+
+
+def read_results(
+    path: str | Path, dataset: str | None = None, split: str | None = None, checkpoint: str | Path | None = None
+) -> list[Evaluation]:
+    """Evaluations from a JSON file. Times and losses are left out, and so is what is undefined (null).
+
+    Args:
+        path: one of
+            - `results.json` of examples/evaluate.py: {"benchmark": {"title", "split"}, "evaluations": [{"checkpoint", "given",
+              "views", "seed", "clips", "metrics"}, ...]};
+            - your own: {"dataset": "SoundingShapes", "split": "test", "metrics": {"top1": 0.91}, "views": 4, "seeds": [0],
+              "num_clips": 480}, or a list of such;
+            - the metrics of a Trainer (`test_results.json`: {"eval_top1": 0.91, "eval_clips": 480}).
+        dataset, split: where the file does not name them; a Trainer's split is also read from the file's name.
+        checkpoint: whose evaluations of a results.json are meant, as it was named or where it lies; may be left out where
+            there is one only.
+
+    Raises:
+        ValueError: the file is no such JSON, or does not say what was measured on what.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        if isinstance(content, dict) and "evaluations" in content:
+            return _of_checkpoint(content, checkpoint)
+        entries = content if isinstance(content, list) else [content]
+        if not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("it holds no results: an object, or a list of objects, is expected")
+        default_split = split or path.name.removesuffix(".json").removesuffix("_results")
+        return [_of_entry(entry, dataset, split, default_split) for entry in entries]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not written as results are: {type(error).__name__} {error}") from error
+
+
+def _of_checkpoint(content: dict[str, Any], checkpoint: str | Path | None) -> list[Evaluation]:
+    evaluated = list(dict.fromkeys(each["checkpoint"] for each in content["evaluations"]))
+    wanted = evaluated if checkpoint is None else [str(checkpoint)]
+    chosen = [
+        name for name in evaluated if any(name == w or os.path.realpath(name) == os.path.realpath(w) for w in wanted)
+    ]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"it holds evaluations of {', '.join(evaluated) or 'nothing'}: say which of them this checkpoint is"
+            + ("" if checkpoint is None else f"; {checkpoint} is none")
+        )
+    about, results = content["benchmark"], []
+    for each in content["evaluations"]:
+        if each["checkpoint"] != chosen[0]:
+            continue
+        condition = [{"av": "", "a": "audio only", "v": "video only"}[each["given"]]]
+        if each.get("sampling", "spread") != "spread":
+            condition.append(f"windows drawn ({each['sampling']}), span {each['span']:g} s")
+        if each.get("crops", 1) != 1:
+            condition.append(f"{each['crops']} crops per view")
+        results.append(
+            Evaluation(
+                dataset=about["title"] or about["name"],
+                split=about["split"],
+                metrics=_measured(each["metrics"]),
+                condition=", ".join(filter(None, condition)) or None,
+                views=each["views"],
+                seeds=(each["seed"],),
+                num_clips=each["clips"],
+                skipped_clips=each["skipped"],
+            )
+        )
+    return results
+
+
+def _of_entry(entry: dict[str, Any], dataset: str | None, split: str | None, default_split: str) -> Evaluation:
+    if "metrics" in entry:
+        seeds = entry.get("seeds")
+        return Evaluation(
+            entry.get("dataset") or _required(dataset),
+            entry.get("split") or _required(split, "split"),
+            _measured(entry["metrics"]),
+            entry.get("dataset_id"),
+            entry.get("condition"),
+            entry.get("views"),
+            None if seeds is None else tuple(seeds),
+            entry.get("num_clips"),
+            entry.get("skipped_clips"),
+        )
+    values = {name.removeprefix("eval_"): value for name, value in entry.items()}
+    counts = {"num_clips": values.pop("clips", None), "skipped_clips": values.pop("skipped_clips", None)}
+    return Evaluation(_required(dataset), default_split, _measured(values), **counts)
+
+
+def _required(value: str | None, what: str = "dataset") -> str:
+    if not value:
+        raise ValueError(f"it does not say on which {what} was measured: name it beside the file ({what}=)")
+    return value
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
+    measured = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not _NOT_MEASURES.search(name)
+    }
+    if not measured:
+        raise ValueError("it holds no metric")
+    return measured
+
+
+def read_recipe(path: str | Path) -> dict[str, str]:
+    """Settings of a training run for the card, from the `recipe.json` that a run leaves beside its model, or from an object of
+    your own, {setting: value}, which is taken as it is.
+
+    Raises:
+        ValueError: the file holds no JSON object.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds no settings: an object is expected")
+    if "overridden" not in record or "settings" not in record:
+        return {str(name): str(value) for name, value in record.items()}
+    lines = {"recipe": record.get("recipe") or "none", "source": record.get("source"), "start": record.get("start")}
+    for name, values in record["overridden"].items():
+        lines[name] = f"{values['run']} (the recipe has {values['recipe']})"
+    training = record["settings"].get("training", {})
+    for name in (
+        "optim",
+        "optimizer",
+        "learning_rate",
+        "weight_decay",
+        "schedule",
+        "num_train_epochs",
+        "max_steps",
+        "seed",
+    ):
+        if name in training and f"training.{name}" not in lines:
+            lines[name] = training[name]
+    if "batch" in record:
+        lines["clips per step"] = record["batch"].get("global")
+    return {name: str(value) for name, value in lines.items() if value is not None}
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+
+
+def _usage(class_name: str, repo_id: str, classifies: bool, adapter: bool, base_model: str | None) -> str:
+    name = json.dumps(repo_id)
+    if adapter:
+        return (
+            "import hf_avfusion\nfrom peft import PeftModel\n"
+            "from transformers import AutoModelForVideoClassification, AutoProcessor\n"
+            f"model = AutoModelForVideoClassification.from_pretrained({json.dumps(base_model)})\n"
+            f"model = PeftModel.from_pretrained(model, {name})\n"
+            f"processor = AutoProcessor.from_pretrained({name})\n"
+            'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
+        )
+    if classifies:
+        return (
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("audio-visual-classification", model={name}, trust_remote_code=True)\n'
+            'answer = classify("clip.mp4", top_k=5)\nprint(answer)'
+        )
+    return (
+        "from transformers import AutoModel, AutoProcessor\n\n"
+        f"processor = AutoProcessor.from_pretrained({name}, trust_remote_code=True)\n"
+        f"model = AutoModel.from_pretrained({name}, trust_remote_code=True)  # the base of {class_name}\n"
+        'outputs = model(**processor(videos="clip.mp4", return_tensors="pt"))'
+    )
+
+
+def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
+    window, video, audio = processor.window, processor.video_processor, processor.feature_extractor
+    rate = f"{window['frame_rate']:g} per second" if window["span"] is None else f"spread over {window['span']:g} s"
+    steps = []
+    if video.do_resize:
+        steps.append(f"resized to {_size(video.size)}")
+    if video.do_center_crop:
+        steps.append(f"centre crop {_size(video.crop_size)}")
+    if video.do_normalize:
+        steps.append(f"[0, 1] normalised with mean {list(video.image_mean)} and deviation {list(video.image_std)}")
+    milliseconds = 1000 / audio.sampling_rate
+    rows = f", {audio.spectrogram_length} rows" if audio.spectrogram_length else ""
+    return [
+        ("`pixel_values`", f"{window['num_frames']} RGB frames, {rate}; {', '.join(steps)}"),
+        (
+            "`input_features`",
+            f"{window['audio_seconds']:g} s of sound, {audio.sampling_rate} Hz mono ({processor.channel_mix} of the channels); "
+            f"window {audio.win_length * milliseconds:g} ms, hop {audio.hop_length * milliseconds:g} ms, FFT {audio.n_fft}, "
+            f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
+        ),
+        ("short clips", "go on at their start" if window["short"] == "wrap" else "the last frame stays"),
+    ]
+
+
+def _citation(text: str) -> str:
+    found = re.search(r"^```bibtex$.*?^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return found.group(0) if found else text or "No citation is recorded for this architecture."
+
+
+def _size(size: Any) -> str:
+    sides = {name: value for name, value in dict(size).items() if value is not None}
+    return f"{sides['height']} x {sides['width']}" if "height" in sides else f"short side {sides['shortest_edge']}"
+
+
+def _labels(config: Any, source: str | None) -> str:
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    if names == [f"LABEL_{index}" for index in range(len(names))]:
+        return f"{len(names)} labels, whose names are not stated."
+    heads, start, lines = getattr(config, "class_splits", None) or {"": len(names)}, 0, []
+    kind = {"multi_label_classification": "several per clip, each with its own probability"}.get(
+        config.problem_type, "one per clip"
+    )
+    for head, size in heads.items():
+        part = names[start : start + size]
+        shown = ", ".join(f"`{_cell(name)}`" for name in part[:20])
+        more = f" and {size - 20} more (`id2label` in `config.json`)" if size > 20 else ""
+        lines.append(f"{f'{head}: ' if head else ''}{size} ({kind}): {shown}{more}.")
+        start += size
+    lines.append(f"Source of the names: {source or 'not stated.'}")
+    return "\n\n".join(lines)
+
+
+def _rows(evaluation: Evaluation) -> list[list[str]]:
+    def known(value: Any) -> str:
+        return "not recorded" if value is None else str(value)
+
+    clips = known(evaluation.num_clips)
+    if evaluation.skipped_clips:
+        clips += f" (and {evaluation.skipped_clips} that did not decode)"
+    seeds = known(None if evaluation.seeds is None else ", ".join(map(str, evaluation.seeds)))
+    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both tracks")]
+    about += [known(evaluation.views), seeds, clips]
+    return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
+
+
+def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
+    known = {
+        "condition": evaluation.condition,
+        "views": evaluation.views,
+        "seeds": None if evaluation.seeds is None else list(evaluation.seeds),
+        "clips": evaluation.num_clips,
+        "skipped_clips": evaluation.skipped_clips,
+    }
+    return [
+        EvalResult(
+            task_type="video-classification",
+            task_name="Audio-visual classification",
+            dataset_type=evaluation.dataset_id or evaluation.dataset,
+            dataset_name=evaluation.dataset,
+            dataset_split=evaluation.split,
+            metric_type="accuracy" if name.startswith("top1") else name,
+            metric_name=f"{name} ({evaluation.condition})" if evaluation.condition else name,
+            metric_value=value,
+            metric_args={key: value for key, value in known.items() if value is not None} or None,
+        )
+        for name, value in evaluation.metrics.items()
+    ]
+
+
+def _cell(value: Any) -> str:
+    """Text that does not break out of a table or of its line."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")

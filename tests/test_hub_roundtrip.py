@@ -1,0 +1,110 @@
+"""What was exported or pushed loads where hf_avfusion cannot be imported, and gives the same outputs, for every architecture."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from rendering import render_clip
+from safetensors.torch import load_file
+from transformers import pipeline
+from travellers import TRAVELLERS, traveller
+
+from hf_avfusion import hub
+from hf_avfusion.auto import ARCHITECTURES
+from hf_avfusion.model_card import is_classifier
+
+ELSEWHERE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_avfusion":
+            raise ModuleNotFoundError("No module named 'hf_avfusion'", name=name)
+sys.meta_path.insert(0, Refuse())
+
+import json, torch, transformers
+from safetensors.torch import save_file
+torch.set_num_threads(1)  # as in the tests, whose numbers are to be met to the last bit
+job = json.load(open("job.json"))
+trusted = {"trust_remote_code": True}
+for where, source in job["sources"].items():
+    processor = transformers.AutoProcessor.from_pretrained(source, **trusted)
+    transformers.AutoVideoProcessor.from_pretrained(source, **trusted)
+    transformers.AutoFeatureExtractor.from_pretrained(source, **trusted)
+    inputs = processor(videos="clip.mp4", return_tensors="pt")
+    save_file({name: value.contiguous() for name, value in inputs.items()}, f"{where}-inputs.safetensors")
+    for auto_class in job["auto_classes"]:
+        model, info = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True, **trusted)
+        assert type(model).__module__.startswith("transformers_modules"), type(model)
+        if type(model).__name__ == job["class"]:
+            assert not any(info.values()), info
+            torch.manual_seed(1)
+            with torch.no_grad():
+                outputs = {n: v.contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
+            save_file(outputs, f"{where}-outputs.safetensors")
+    if job["classifies"]:
+        by_task = transformers.pipeline("audio-visual-classification", model=source, **trusted)
+        assert type(by_task).__module__.startswith("transformers_modules"), type(by_task)
+        answers = by_task("clip.mp4", return_modalities=True, top_k=None)
+        assert transformers.pipeline(model=source, **trusted)(["clip.mp4"], return_modalities=True, top_k=None) == [answers]
+        json.dump(answers, open(f"{where}-answers.json", "w"))
+assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
+"""
+
+
+def test_every_architecture_travels():
+    """A new architecture is a line in travellers.py."""
+    travelling = {type(traveller(name)[0].config) for name in TRAVELLERS}
+    assert {config for config, *_ in ARCHITECTURES} <= travelling
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAVELLERS)
+def test_loads_without_the_package_from_folder_and_hub(name, local_hub, tmp_path):
+    model, processor = traveller(name)
+    folder = hub.export(model, processor, tmp_path / "exported")
+    hub.push(model, processor, f"org/{name}")
+    away = tmp_path / "away"  # none of this repository's folders is in the path of a process that starts here
+    away.mkdir()
+    (away / "clip.mp4").write_bytes(render_clip(seconds=0.8))
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    job = {
+        "sources": {"folder": str(folder), "hub": f"org/{name}"},
+        "auto_classes": [auto_class for auto_class in auto_map if auto_class != "AutoConfig"],
+        "class": type(model).__name__,
+        "classifies": is_classifier(model),
+    }
+    (away / "job.json").write_text(json.dumps(job))
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE")}
+    environment |= local_hub.environment(tmp_path / "fresh_home")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", ELSEWHERE], cwd=away, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    inputs = processor(videos=str(away / "clip.mp4"), return_tensors="pt")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        outputs = {key: value for key, value in model(**inputs).items() if torch.is_tensor(value)}
+    for where in job["sources"]:
+        for kind, expected in (("inputs", dict(inputs)), ("outputs", outputs)):
+            found = load_file(away / f"{where}-{kind}.safetensors")
+            assert set(found) == set(expected)
+            for key, value in expected.items():
+                assert torch.equal(found[key], value), (where, kind, key)
+        if is_classifier(model):
+            here = pipeline("audio-visual-classification", model=model, processor=processor, device="cpu")
+            expected = here(str(away / "clip.mp4"), return_modalities=True, top_k=None)
+            assert json.loads((away / f"{where}-answers.json").read_text()) == expected
+
+
+def test_outputs_do_differ_between_clips():
+    """Or the equality above would show little."""
+    model, processor = traveller("mbt")
+    clips = [
+        processor(videos=render_clip(seconds=0.8, audio=sound), return_tensors="pt") for sound in ("chirp", "clicks")
+    ]
+    first, second = (model(**clip).logits for clip in clips)
+    assert (first - second).abs().max() > 1e-3

@@ -1,0 +1,154 @@
+"""What comes from strangers is data: nothing unpickles, no name leads out of its place, no size takes the machine down."""
+
+import ast
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor
+from travellers import processor, traveller
+
+import hf_avfusion
+from hf_avfusion import AVFusionFeatureExtractor, AVFusionVideoProcessor, MBTConfig, MBTProcessor
+from hf_avfusion.auto import ARCHITECTURES
+from hf_avfusion.data.tar_shards import read_samples
+
+PACKAGE = Path(hf_avfusion.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "boom")
+
+
+def test_the_bomb_works(tmp_path):
+    pickle.loads(pickle.dumps(Bomb(tmp_path / "boom")))
+    assert (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_unpickles_or_evaluates_text(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = getattr(node, "module", None) or ""
+            imported = {module, *(alias.name for alias in node.names)}
+            assert not imported & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, node.lineno
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        assert called not in ("eval", "exec", "os.system"), node.lineno
+        if called == "torch.load":
+            assert options.get("weights_only") == "True", node.lineno
+            assert "conversion" in path.parts, "only converters read .pt and .bin files"
+        if called in ("np.load", "numpy.load"):
+            assert options.get("allow_pickle", "False") == "False", node.lineno
+        if called.startswith("yaml."):
+            assert called in ("yaml.safe_load", "yaml.safe_dump"), node.lineno
+        assert not called.endswith((".extractall", ".extract", "unpack_archive")), node.lineno
+        assert options.get("shell") != "True", node.lineno
+
+
+def test_a_checkpoint_that_is_a_pickle_runs_nothing(tmp_path):
+    model, its_processor = traveller("mbt")
+    model.config.save_pretrained(tmp_path)
+    its_processor.save_pretrained(tmp_path)
+    torch.save({"classifier.weight": Bomb(tmp_path / "boom")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(Exception, match=r"(?i)weights_only|unpickl|unsupported"):
+        AutoModelForVideoClassification.from_pretrained(tmp_path)
+    assert not (tmp_path / "boom").exists()
+
+
+# Sizes that would take the machine down, one at a time and together.
+ABSURD = [
+    {"hidden_size": 2**40, "num_attention_heads": 1},
+    {"num_hidden_layers": 10**9},
+    {"num_labels": 10**12},
+    {"num_frames": 10**12},
+    {"num_frames": 10**12, "num_sampled_frames": 10**11, "tubelet_size": 1},
+    {"image_size": 10**9},
+    {"image_size": 2**18, "patch_size": 1},
+    {"spectrogram_length": 10**12},
+    {"num_bottleneck_tokens": 10**12},
+    {"intermediate_size": 10**12},
+    {"class_splits": {"verb": 10**12, "noun": 1}},
+    {"hidden_size": 2**18, "num_attention_heads": 1, "intermediate_size": 2**18},
+    {"representation_size": 2**20, "num_labels": 2**17},
+]
+# Every architecture refuses the first three, whatever else its sizes are called.
+COMMON = ABSURD[1:3]
+
+
+@pytest.mark.parametrize("fields", ABSURD, ids=lambda fields: "-".join(fields))
+def test_absurd_sizes_of_mbt_fail_before_memory_is_taken(fields, tmp_path):
+    with pytest.raises(Exception, match=r"beyond|not supported") as caught:
+        MBTConfig(**fields)
+    assert "is this configuration what it says it is?" in str(caught.value)
+    saved = {**MBTConfig().to_dict(), **fields}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(Exception, match=r"beyond|not supported"):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", [row[0] for row in ARCHITECTURES], ids=lambda config: config.model_type)
+@pytest.mark.parametrize("fields", COMMON, ids=lambda fields: "-".join(fields))
+def test_absurd_sizes_of_every_architecture(config, fields):
+    with pytest.raises(Exception, match="is this configuration what it says it is"):
+        config(**fields)
+
+
+def test_published_sizes_are_far_inside(tmp_path):
+    large = MBTConfig.large(num_labels=527)
+    with torch.device("meta"):
+        count = hf_avfusion.MBTForAudioVisualClassification(large).num_parameters()
+    assert abs(large._num_parameters() / count - 1) < 0.01
+    assert count < 2**36 / 50
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: AVFusionFeatureExtractor.from_preset("mbt", n_fft=2**40),
+        lambda: AVFusionFeatureExtractor.from_preset("mbt", num_mel_bins=2**20, n_fft=2**20),
+        lambda: AVFusionFeatureExtractor.from_preset("mbt", spectrogram_length=10**12),
+        lambda: MBTProcessor(num_frames=10**12),
+        lambda: MBTProcessor(audio_seconds=1e12),
+        lambda: MBTProcessor(AVFusionVideoProcessor(crop_size={"height": 10**9, "width": 10**9})),
+        lambda: MBTProcessor(AVFusionVideoProcessor(crop_size={"height": 2**16, "width": 2**16}), num_frames=2**10),
+        lambda: MBTProcessor(AVFusionVideoProcessor(size={"shortest_edge": 2**19})),
+    ],
+)
+def test_absurd_sizes_of_inputs(build):
+    with pytest.raises(ValueError, match=r"beyond"):
+        build()
+
+
+def test_a_saved_processor_with_absurd_sizes_is_not_loaded(tmp_path):
+    processor().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    saved["window"]["num_frames"] = 10**12
+    (tmp_path / "processor_config.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="`num_frames`=1000000000000 is beyond"):
+        AutoProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../outside.mp4", "/etc/outside.mp4", "a/../../outside.mp4", "..\\outside.mp4"])
+def test_names_in_archives_that_lead_out_are_refused(name, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for each in ("inside.mp4", name):
+            member = tarfile.TarInfo(each)
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"x"))
+    with pytest.raises(ValueError, match=r"shard\.tar.*leads out of the archive"):
+        list(read_samples(tmp_path / "shard.tar"))

@@ -1,0 +1,56 @@
+"""One tiny checkpoint per architecture for the tests of what travels: export, push, load elsewhere. A new one adds one line."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from hf_avfusion import (
+    AVFusionFeatureExtractor,
+    AVFusionVideoProcessor,
+    MBTConfig,
+    MBTForAudioVisualClassification,
+    MBTProcessor,
+)
+
+SIDE, ROWS, MELS, FRAMES = 16, 32, 16, 4
+LABELS = ("a dog", "a | bar", "{{ curly }}", "`tick`", "rain")
+
+
+def processor(kind: type = MBTProcessor) -> ProcessorMixin:
+    """4 frames of 16 x 16 pixels over 0.32 s, and as long a spectrogram, 32 x 16."""
+    side = {"height": SIDE, "width": SIDE}
+    audio = AVFusionFeatureExtractor.from_preset("mbt", num_mel_bins=MELS, spectrogram_length=ROWS)
+    video = AVFusionVideoProcessor(size=side, crop_size=side)
+    return kind(video, audio, num_frames=FRAMES, span=0.32, audio_seconds=0.32)
+
+
+def mbt(kind: type = MBTForAudioVisualClassification, **fields) -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    inputs = {
+        "image_size": SIDE,
+        "patch_size": 8,
+        "num_frames": FRAMES,
+        "num_mel_bins": MELS,
+        "spectrogram_length": ROWS,
+    }
+    if "class_splits" not in fields:
+        fields = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}, **fields}
+    return kind(MBTConfig(**sizes, **inputs, fusion_layer=1, **fields))
+
+
+# Name -> what makes the model and its processor. The model is saved from, and compared under, its own Auto class.
+TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], ProcessorMixin]]] = {
+    "mbt": (mbt, processor),
+}
+
+
+def traveller(name: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model, in evaluation mode, with weights that make its outputs differ from clip to clip, and its processor."""
+    make_model, make_processor = TRAVELLERS[name]
+    torch.manual_seed(0)
+    model = make_model().eval()
+    with torch.no_grad():  # published heads start at zero, which would make equal logits prove nothing
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model, make_processor()
