@@ -438,6 +438,7 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
         return
     # Where fork exists it saves each child the seconds that importing torch takes.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(num_proc, context, _start_worker, (os.getpid(),)) as pool:
         waiting: deque[Any] = deque()
         try:
@@ -454,6 +455,9 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            if waiting:  # stopped in the middle: what the processes are at is of no use any more
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
 
 
 def _start_worker(parent: int) -> None:
