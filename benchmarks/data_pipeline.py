@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -358,11 +359,13 @@ def main() -> None:
                         middle = {
                             way: f"{statistics.median(rate[number] for rate in of):.1f}" for way, of in rates.items()
                         }
-                        table.add_row(
+                        row = (
                             name, backend, str(workers), label, middle["bare"], middle.get("preprocess", ""),
                             middle["loader"], middle["training"], ratio(rates["loader"], rates["bare"], number),
                             ratio(rates["training"], rates["loader"], number),
                         )  # fmt: skip
+                        table.add_row(*row)
+                        print("\t".join(row), file=sys.stderr, flush=True)  # the whole takes minutes
     console.print(table)
 
 
