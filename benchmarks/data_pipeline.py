@@ -352,6 +352,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.clips:
             case = make_case(name, arguments.number or {"small": 320, "large": 32}[name])
+            if len(case.clips) < 2 * case.batch_size:
+                raise SystemExit(
+                    f"--number {arguments.number}: {name} clips come in batches of {case.batch_size}, two at least"
+                )
             for backend in backends:
                 for workers in arguments.workers:
                     rates = measure(Pipelines(case, backend, workers, Path(folder)), arguments.rounds)
