@@ -42,6 +42,7 @@ from .patches_avmae import (
     video_patches,
 )
 from .streams_avfusion import (
+    REDUCTIONS,
     AudioVisualClassifierOutput,
     AudioVisualModelOutput,
     StreamClassifier,
@@ -566,7 +567,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         elif readout == "token":
             features = tokens[:, 0]
         else:
-            features = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}[readout](tokens, dim=1)
+            features = REDUCTIONS[readout](tokens, dim=1)
         if self.pooled_layernorm is not None:
             features = self.pooled_layernorm(features)
         if self.pre_logits is not None:

@@ -547,7 +547,7 @@ def test_pretraining_compiles_to_one_graph():
     given = {**inputs(), **masks(model)}
     expected = model(**given)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # graph capture is what is at stake
     torch.testing.assert_close(compiled(**given).loss, expected.loss)
     assert torch.isfinite(compiled(**inputs()).loss)  # masks drawn inside the graph
 
