@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -351,6 +352,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.clips:
             case = make_case(name, arguments.number or {"small": 320, "large": 32}[name])
+            if len(case.clips) < 2 * case.batch_size:
+                raise SystemExit(
+                    f"--number {arguments.number}: {name} clips come in batches of {case.batch_size}, two at least"
+                )
             for backend in backends:
                 for workers in arguments.workers:
                     rates = measure(Pipelines(case, backend, workers, Path(folder)), arguments.rounds)
@@ -358,11 +363,13 @@ def main() -> None:
                         middle = {
                             way: f"{statistics.median(rate[number] for rate in of):.1f}" for way, of in rates.items()
                         }
-                        table.add_row(
+                        row = (
                             name, backend, str(workers), label, middle["bare"], middle.get("preprocess", ""),
                             middle["loader"], middle["training"], ratio(rates["loader"], rates["bare"], number),
                             ratio(rates["training"], rates["loader"], number),
                         )  # fmt: skip
+                        table.add_row(*row)
+                        print("\t".join(row), file=sys.stderr, flush=True)  # the whole takes minutes
     console.print(table)
 
 

@@ -9,6 +9,7 @@
 
     # shards that are there already (from above, or rendered by this package), to the Hub
     python examples/prepare_benchmark.py vggsound --output shards/ --push org/vggsound
+    python examples/prepare_benchmark.py shards/ --output shards/ --push me/my_videos
 
 Clips stay as they are unless they are cut (`--trim`) or made smaller; every one is decoded once, so that `coverage.md`,
 written beside the shards, can tell for every class how many clips are there, have vanished, or do not decode and why. A
@@ -82,11 +83,11 @@ def main() -> int:
         if known and options.source is not None:
             where = {"variant": options.variant, "annotations": options.annotations, "trimmed": options.trimmed}
             reports = prepare_benchmark(positional.data, options.source, options.output, **where, **work)
-        elif not known:
+        elif not known and Path(positional.data) != Path(options.output):
             division = {"holdout": options.holdout, "seed": options.seed}
             reports = prepare_folder(positional.data, options.output, **division, **work)
         elif options.push is None:
-            parser.error(f"pass --source, the folder of the clips of {positional.data}, or --push to send shards")
+            parser.error(f"pass --source, the folder of the clips of {positional.data}, or --push to send its shards")
         for report in reports.values():
             print(report)
         if reports:

@@ -135,7 +135,7 @@ def main() -> int:
     except (ValueError, hub.HubError) as error:
         print(f"[red]{escape(str(error))}[/]", file=sys.stderr)
         return 1
-    print(f"pushed: {done.pr_url or done.commit_url}")
+    sys.stdout.write(f"pushed: {done.pr_url or done.commit_url}\n")
     return 0
 
 

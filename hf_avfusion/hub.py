@@ -44,9 +44,15 @@ logger = logging.get_logger(__name__)
 
 MODELS = Path(__file__).parent / "models"
 TASK, PIPELINE = "audio-visual-classification", "pipeline_avfusion.AudioVisualClassificationPipeline"
-OWN_FILES = ("*.safetensors", "*.py", "*.json", "README.md")  # what an export consists of
-# Those that would be loaded beside a new export: of another sharding, or code under an older name.
-STALE_FILES = ("*.safetensors", "*.safetensors.index.json", "*.py")
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+OWN_FILES = (
+    *WEIGHTS,
+    *ADAPTER,
+    "config.json",
+    "processor_config.json",
+    "README.md",
+)  # what an export holds, beside code
 RETRIED = (408, 429, 500, 502, 503, 504)
 
 
@@ -140,17 +146,20 @@ def push(
         raise ValueError(f"attempts must be at least 1, got {attempts}")
     api = HfApi(token=token, library_name="hf_avfusion")
     message = commit_message or f"Upload {type(_without_adapter(model)).__name__}"
+    if "/" not in repo_id:  # the card's lines need the whole name
+        with _told_plainly(repo_id, api.endpoint):
+            repo_id = f"{_retried(api.whoami, attempts)['name']}/{repo_id}"
     with tempfile.TemporaryDirectory(prefix="hf_avfusion-push-") as temporary:
         folder = Path(temporary) / "export"
         _write(model, processor, folder, card, repo_id, max_shard_size)  # before anything is asked of the Hub
         with _told_plainly(repo_id, api.endpoint):
             if create_repo and not create_pr:
-                made = _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), attempts)
-                repo_id = made.repo_id
+                _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), attempts)
             if revision is not None and not create_pr and not revision.startswith("refs/"):
                 _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), attempts)
             listed = _retried(lambda: api.list_repo_files(repo_id, revision=revision), attempts)
-            stale = [name for name in listed if _is(name, STALE_FILES) and not (folder / name).exists()]
+            # Of another sharding: they would be loaded in place of these.
+            stale = [name for name in listed if _is(name, WEIGHTS) and not (folder / name).exists()]
             return _retried(
                 lambda: api.upload_folder(
                     repo_id=repo_id,
@@ -274,7 +283,7 @@ def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
 
 def _tell_unnamed_labels(model: PreTrainedModel) -> None:
     names = model.config.id2label or {}
-    if hasattr(model, "classifier") and names and all(name == f"LABEL_{i}" for i, name in names.items()):
+    if is_classifier(model) and all(name == f"LABEL_{i}" for i, name in names.items()):
         logger.warning(
             "the labels have no names (LABEL_0, LABEL_1, ...): set model.config.id2label = dict(enumerate(names)) before, "
             "or no one will know what the scores mean"
@@ -297,7 +306,8 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{folder} is not empty: name another folder, or pass overwrite=True to replace an earlier export"
         )
-    if foreign := [name for name in there if not _is(name, OWN_FILES)]:
+    code = tuple(file.name for file in MODELS.glob("*.py"))
+    if foreign := [name for name in there if not _is(name, (*OWN_FILES, *code))]:
         raise ValueError(
             f"{folder} holds more than an export ({', '.join(foreign[:5])}), which overwrite=True would delete: name another "
             "folder"

@@ -155,10 +155,11 @@ def test_a_folder_that_is_not_free_is_left_alone(exported):
     with pytest.raises(ValueError, match="checkpoint-5/"):
         hub.export(model, processor, exported, overwrite=True)
     (exported / "checkpoint-5").rmdir()
-    (exported / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"notes\.txt"):
-        hub.export(model, processor, exported, overwrite=True)
-    (exported / "notes.txt").unlink()
+    for mine in ("notes.txt", "train.py", "recipe.json"):
+        (exported / mine).write_text("mine")
+        with pytest.raises(ValueError, match=mine):
+            hub.export(model, processor, exported, overwrite=True)
+        (exported / mine).unlink()
     hub.export(model, processor, exported, overwrite=True, max_shard_size="10KB")
     assert "model.safetensors" not in names(exported)
     with pytest.raises(ValueError, match="is a file"):

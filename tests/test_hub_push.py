@@ -51,16 +51,23 @@ def test_one_commit_holds_all_and_loads_by_name(local_hub):
     assert len(local_hub.titles(REPO)) == 2
 
 
+def test_a_name_alone_is_in_the_namespace_of_the_user(local_hub):
+    hub.push(*traveller("mbt"), "shapes")
+    card = local_hub.files(f"{local_hub.user}/shapes")["README.md"].decode()
+    assert f'model="{local_hub.user}/shapes"' in card
+
+
 def test_a_later_push_takes_away_what_would_be_loaded_instead(local_hub):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO)
-    HfApi().upload_file(repo_id=REPO, path_in_repo="notes/kept.py", path_or_fileobj=b"# not ours")
+    HfApi().upload_file(repo_id=REPO, path_in_repo="kept.py", path_or_fileobj=b"# not ours")
+    HfApi().upload_file(repo_id=REPO, path_in_repo="a/model.safetensors", path_or_fileobj=b"not ours")
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
     hub.push(model, processor, REPO, max_shard_size="10KB")
     files = set(local_hub.files(REPO))
     assert "model.safetensors" not in files
-    assert {"model.safetensors.index.json", "notes/kept.py", "README.md"} <= files
+    assert {"model.safetensors.index.json", "kept.py", "a/model.safetensors", "README.md"} <= files
     assert equal(AutoModelForVideoClassification.from_pretrained(REPO), model)
 
 

@@ -33,7 +33,7 @@ ENCODERS = {
 }
 DECODERS = {"same_decoder": "shared", "separate_decoders": "separate", "concat_and_decode": "concatenated"}
 POSITIONS = {"sinusoidal_1d": "sinusoidal", "learned_1d": "learned"}
-READOUTS = {"gap": "mean", "gmp": "max", "gsp": "sum", "token": "token", "none": "mean"}
+READOUTS = {"gap": "stream_mean", "gmp": "stream_max", "gsp": "stream_sum"}  # of its MBT
 
 Rules = dict[str, tuple[str, Rule]]
 
@@ -287,8 +287,9 @@ def finetuning_rules(config: MBTConfig) -> Rules:
     for source, place in mbt_rules(config).items():
         if source.startswith(("output_projection/", "pre_logits/")):
             source = f"ProjectionHeadAndClassifier_0/{source}"
-        # A single modality owns the blocks without suffix, whichever it is.
-        if config.modalities == ("audio",) and not config.share_encoder:
+        # The first modality (or the only one) owns the blocks without suffix, whichever it is.
+        if config.modalities[0] == "audio" and not config.share_encoder:
+            source = re.sub(r"(encoderblock_\d+)/", r"\1_rgb/", source)
             source = re.sub(r"(encoderblock_\d+)_spectrogram/", r"\1/", source)
         # Position tables stand beside the stack, not in it.
         rules[source.replace("Transformer/posembed_input", "posembed_input")] = place
@@ -306,10 +307,12 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
     """
     model = scenic["model"]
     names = model.get("modality_fusion", ("rgb", "spectrogram"))
-    modalities = tuple(modality for modality, name in STREAMS.items() if name in names)
+    modalities = tuple(
+        _known("modality_fusion", name, {theirs: ours for ours, theirs in STREAMS.items()}) for name in names
+    )
     patch = [int(size) for size in model["patches"]["size"]]
-    if model.get("classifier", "gap") != "gap":
-        raise ConversionError(f"classifier {model['classifier']!r} has no counterpart in av_mae's MBT; known is 'gap'.")
+    dataset = scenic.get("dataset_configs") or {}
+    splits = dict(zip(dataset.get("split_names") or map(str, range(1, 99)), dataset.get("class_splits") or ()))
     multi_label = "multilabel" in scenic.get("model_name", "")
     found: dict = {
         "hidden_size": model["hidden_size"],
@@ -326,7 +329,7 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
         "num_bottleneck_tokens": model.get("n_bottlenecks", 4),
         "test_with_bottlenecks": model.get("test_with_bottlenecks", True),
         "share_encoder": model.get("share_encoder", False),
-        "readout": "stream_mean",
+        "readout": _known("classifier", model.get("classifier", "gap"), READOUTS),
         "position_embeddings": _known(
             "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
         ),
@@ -337,6 +340,8 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
         "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
         "num_labels": num_labels,
     }
+    if splits:
+        found.update(class_splits=splits, problem_type="multi_head_classification")
     if "video" in modalities:
         found.update(tubelet_size=patch[2], num_frames=sizes["num_frames"])
         found["image_size"] = (sizes["height"], sizes["width"])
@@ -352,9 +357,9 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
 
     Not in the file, since positions are fixed: `num_frames`, `image_size`, `spectrogram_length` and `num_mel_bins` (16 frames,
     32 once fine-tuned, of 224 x 224, and 800 x 128 unless given), mask ratios, target options and loss weights (as in the
-    config's defaults), for MBT `fusion_layer` (two thirds of the layers), for a single-modality classifier the readout if
-    pooled (mean). An early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one:
-    without `encoder_strategy` and `decoder_strategy` they are taken to be shared.
+    config's defaults), for MBT `fusion_layer` (two thirds of the layers), of classifiers the readout if pooled (mean). An
+    early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one: without
+    `encoder_strategy` and `decoder_strategy` they are taken to be shared.
 
     Args:
         params: Flat Flax parameters with normalised names.
@@ -428,10 +433,12 @@ def _infer_classifier(
     if kind is MBTForAudioVisualClassification:
         head = "ProjectionHeadAndClassifier_0/"
         both = len(fields["modalities"]) == 2
+        if any(re.search(r"encoderblock_\d+_rgb/", name) for name in params):  # the second modality's blocks
+            fields["modalities"] = ("audio", "video")
         fields.update(
             readout="stream_mean",
             fusion="bottleneck" if "bottleneck" in params else "self_attention",
-            share_encoder=both and not any(re.search(r"encoderblock_\d+_spectrogram/", name) for name in params),
+            share_encoder=both and not any(re.search(r"encoderblock_\d+_\w+/", name) for name in params),
         )
         if "bottleneck" in params:
             fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1]

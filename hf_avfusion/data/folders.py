@@ -134,6 +134,11 @@ def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
     return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
 
 
+def has_shards(path: str | os.PathLike) -> bool:
+    """Whether a folder holds parquet shards of splits rather than clips."""
+    return bool(_shards(Path(path)))
+
+
 def _shards(path: Path) -> dict[str, list[Path]]:
     """The parquet shards of each split in a prepared folder; a folder of clips has none."""
     if not path.is_dir():

@@ -36,7 +36,7 @@ from ..models.media_avfusion import MediaError
 from .annotations import read_annotations
 from .benchmarks import get_record, row_features
 from .coverage_report import SplitReport, count_classes, drop_reports, write_reports, write_text
-from .folders import find_splits, load_folder
+from .folders import find_splits, has_shards, load_folder
 from .raw_clips import find_annotations, find_clips
 from .records import Benchmark
 from .reencoding import ClipSettings, check_clip, reencode
@@ -107,12 +107,15 @@ def prepare_benchmark(
         raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
     for split in splits or record.splits:
         get_record(name, variant, split)
-        file = find_annotations(record, split, folder, annotations)
+        try:
+            file = find_annotations(record, split, folder, annotations)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; splits= (--splits) leaves a split out") from error
         rows, coverage = find_clips(record, split, folder, file, trimmed)
         if not rows:
             raise FileNotFoundError(
                 f"{folder} holds none of the {coverage.annotated} clips of the split {split!r} in {file};"
-                f" looked for names such as {', '.join(coverage.examples)}"
+                f" looked for names such as {', '.join(coverage.examples)}; splits= (--splits) leaves a split out"
             )
         gone = set(coverage.vanished)
         vanished = {row.clip_id: row.values for row in read_annotations(file, record, split) if row.clip_id in gone}
@@ -139,9 +142,15 @@ def prepare_folder(
 
     Args and errors as `prepare_benchmark`; splits: by default those the folder has, or the two it is divided into;
     holdout, seed: of that division.
+
+    Raises:
+        ValueError: also where `output` lies in the source, or the source holds shards already.
     """
-    path = Path(source)
-    found = {}
+    path, found = Path(source), {}
+    if Path(output).resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"output {output} lies in the folder of the clips, {path}; choose one outside of it")
+    if has_shards(path):
+        raise ValueError(f"{path} holds parquet shards already; push_shards puts them on the Hub")
     for split in splits or find_splits(path):
         rows = load_folder(path, split, holdout=holdout, seed=seed)
         found[split] = _Split([dict(row) for row in rows], rows.features)
@@ -429,6 +438,7 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
         return
     # Where fork exists it saves each child the seconds that importing torch takes.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(num_proc, context, _start_worker, (os.getpid(),)) as pool:
         waiting: deque[Any] = deque()
         try:
@@ -445,6 +455,9 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            if waiting:  # stopped in the middle: what the processes are at is of no use any more
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
 
 
 def _start_worker(parent: int) -> None:

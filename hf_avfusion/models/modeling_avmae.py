@@ -31,6 +31,7 @@ from .layers_avmae import (
     AVMAEVideoEmbeddings,
     BatchStandardization,
     SegmentPooling,
+    fixed_noise,
 )
 from .layers_vit import init_marked_layer, init_position_table, with_init
 from .patches_avmae import (
@@ -42,6 +43,7 @@ from .patches_avmae import (
     video_patches,
 )
 from .streams_avfusion import (
+    REDUCTIONS,
     AudioVisualClassifierOutput,
     AudioVisualModelOutput,
     StreamClassifier,
@@ -198,7 +200,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
 
     `model.avmae` is the encoder alone; `AVMAEForAudioVisualClassification.from_pretrained(folder)` and
     `MBTForAudioVisualClassification.from_avmae(folder)` go on from a saved checkpoint. As in the original, evaluation masks
-    too.
+    too; here by masks that are the same each time, so that two evaluations can be compared.
     """
 
     # The loss is a mean over the batch's masked patches: the Trainer, not the model, accounts for gradient accumulation.
@@ -216,6 +218,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         batch_size: int,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
+        fixed: bool = False,
     ) -> dict[str, torch.Tensor]:
         """
         Random masks for a batch, by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
@@ -224,16 +227,20 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         Args:
             generator: By default PyTorch's global generator of the device. One of the CPU gives the same masks everywhere.
             device: Of the result; by default the model's.
+            fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
         """
         device = self.device if device is None else device
         config, drawn = self.config, {}
-        for modality in config.modalities:
+        for salt, modality in enumerate(config.modalities):
             visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
             tube = modality == "video" and config.video_masking == "tube"
             steps = config.video_grid[0] if tube else 1
             places = tokens // steps
-            source = device if generator is None else generator.device
-            noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
+            if fixed:
+                noise = fixed_noise(batch_size, places, salt << 40, device)
+            else:
+                source = device if generator is None else generator.device
+                noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
             chosen = noise.argsort(dim=1)[:, places - visible // steps :]
             if tube:  # the same places in every frame group; visible tokens stay in their order
                 start = torch.arange(0, tokens, places, device=device)[None, :, None]
@@ -262,7 +269,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is missing.
                 Such a sample pretrains on the track it has (inpainting needs both and leaves it out of the loss).
             video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is hidden, equally many in every row;
-                the visible ones keep their order. Drawn at random unless given.
+                the visible ones keep their order. Unless given drawn at random, in evaluation always alike.
             video_visible, audio_visible (long [B, k], *optional*): The same by the visible tokens' indices in the order in
                 which the encoder is to see them, as [`draw_masks`] gives them.
             sample_mask (bool [B], *optional*): False for rows that only fill the batch and must not count.
@@ -286,7 +293,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             "audio": self._given_visible("audio", batch, audio_visible, audio_mask),
         }
         if any(given[modality] is not None and visible[modality] is None for modality in given):
-            drawn = self.draw_masks(batch)
+            drawn = self.draw_masks(batch, fixed=not self.training)
             visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
         if config.objective == "modality_inpainting":
             for modality, other in (("video", "audio"), ("audio", "video")):
@@ -566,7 +573,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         elif readout == "token":
             features = tokens[:, 0]
         else:
-            features = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}[readout](tokens, dim=1)
+            features = REDUCTIONS[readout](tokens, dim=1)
         if self.pooled_layernorm is not None:
             features = self.pooled_layernorm(features)
         if self.pre_logits is not None:

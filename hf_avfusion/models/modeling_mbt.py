@@ -34,6 +34,7 @@ from .layers_vit import (
     with_init,
 )
 from .streams_avfusion import (
+    REDUCTIONS,
     AudioVisualClassifierOutput,
     AudioVisualModelOutput,
     StreamClassifier,
@@ -417,7 +418,8 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         )
 
     def _pool_stream(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, 0] if self.config.readout == "token" else tokens.mean(dim=1)
+        readout = self.config.readout
+        return tokens[:, 0] if readout == "token" else REDUCTIONS[readout.removeprefix("stream_")](tokens, dim=1)
 
     def _pool(
         self,
@@ -427,7 +429,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         presence: torch.Tensor | None,
     ) -> torch.Tensor:
         # Over all tokens of all streams together, so the longer stream weighs more; not the mean of the streams' means.
-        reduce = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}[self.config.readout]
+        reduce = REDUCTIONS[self.config.readout]
         pooled = reduce(tokens, dim=1)
         if presence is None:
             return pooled

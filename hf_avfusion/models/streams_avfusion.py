@@ -9,6 +9,9 @@ from transformers.utils import ModelOutput
 
 from .losses_classification import classification_loss, infer_problem_type
 
+# How a readout makes one feature of many tokens.
+REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+
 
 @dataclass
 class AudioVisualModelOutput(ModelOutput):

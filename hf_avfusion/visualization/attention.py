@@ -165,7 +165,7 @@ def attention_rollout(
         relevance_of: whose view is told. "prediction": as the readout weighs them, the mean over the present streams'
             CLS tokens, over all patch tokens of the present streams where the head pools them together (for "max" and
             "sum" that mean stands in for the pooling), or over each stream's patch tokens and then over the streams
-            ("stream_mean"). "video" or "audio": that stream's readout alone.
+            ("stream_mean" and its like). "video" or "audio": that stream's readout alone.
 
     Returns:
         ModalityMaps on the CPU. The model's attention implementation and training mode are as before afterwards.
@@ -220,7 +220,7 @@ def _patch_relevance(
         start[name] = torch.zeros(batch, 1, cls + grids[name].numel(), device=device)
         if relevance_of in ("prediction", name):
             start[name][..., : cls or None] = 1
-        if config.readout == "stream_mean":  # streams weigh alike, however many tokens they have
+        if config.readout.startswith("stream_"):  # streams weigh alike, however many tokens they have
             start[name] /= start[name].shape[-1]
     total = sum(rows.sum(dim=-1, keepdim=True) for rows in start.values())
     start = {name: rows / total for name, rows in start.items()}

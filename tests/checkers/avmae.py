@@ -324,6 +324,7 @@ def check_finetune_mbt(folder: Path, record: dict, case: str) -> None:
 def check_inferred_mbt(params: dict[str, np.ndarray], config) -> None:
     assert kind_of(params) is MBTForAudioVisualClassification
     untold = ("image_size", "num_frames", "spectrogram_length", "num_mel_bins", "fusion_layer")
+    untold += ("readout",) if config.readout != "stream_mean" else ()
     inferred = infer_config(params, **{name: getattr(config, name) for name in untold})
     told = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "modalities")
     told += (
@@ -375,6 +376,7 @@ def mixed_batch(tensors: dict, modalities: tuple[str, ...], found: dict[str, tor
     labels, inputs = torch.from_numpy(tensors["input/label"]), {}
     weights = tensors["input/mixup_weight"].tolist()
     weights = weights * len(modalities) if len(weights) == 1 else weights
+    modalities = tuple(modality for modality in STREAMS if modality in modalities)  # weights are in this order
     for modality, weight in zip(modalities, weights, strict=True):
         name = STREAMS[modality]
         values = mix(torch.from_numpy(tensors[f"input/{name}"]), weight)

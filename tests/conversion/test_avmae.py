@@ -143,6 +143,16 @@ def test_one_modality_owns_the_blocks_without_suffix(tmp_path, modality):
     assert loaded.config.modalities == (modality,)
 
 
+def test_the_first_modality_owns_the_blocks_without_suffix(tmp_path):
+    model = finetuned(modalities=("audio", "video"), readout="stream_max")
+    params = params_of(model)
+    assert "Transformer/encoderblock_0_rgb/LayerNorm_0/scale" in params
+    write(tmp_path / "checkpoint", params, "params")
+    loaded = load_avmae(tmp_path / "checkpoint", {**KNOWN, "fusion_layer": 1, "readout": "stream_max"})
+    check_same(loaded, model)
+    assert loaded.config.modalities == ("audio", "video")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -210,6 +220,8 @@ def test_the_project_s_own_configs_are_understood(tmp_path):
     loaded = load_avmae(tmp_path / "finetuned", scenic)
     check_same(loaded, model)
     assert (loaded.config.fusion_layer, loaded.config.label_smoothing) == (1, 0.3)
+    two_heads = {**scenic, "dataset_configs": {"class_splits": [1, 2], "split_names": ["verb", "noun"]}}
+    assert load_avmae(tmp_path / "finetuned", two_heads).config.class_splits == {"verb": 1, "noun": 2}
     with pytest.raises(ConversionError, match=r"lacks \['spec_time'\]"):
         load_avmae(tmp_path / "finetuned", {name: value for name, value in scenic.items() if name != "spec_time"})
     scenic["model"]["classifier"] = "token"

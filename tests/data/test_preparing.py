@@ -448,6 +448,14 @@ def test_wrong_arguments(clips, tmp_path):
         prepare(clips, tmp_path, num_proc=0)
     with pytest.raises(ValueError, match="has no split 'validation'"):
         prepare(clips, tmp_path, splits=["validation"])
+    with pytest.raises(FileNotFoundError, match=r"annotation file trainSet.txt of AVE.*--splits"):
+        prepare_benchmark("ave", clips, tmp_path, **QUIET)
+    put(tmp_path / "mine/cat/a.mp4", b"")
+    with pytest.raises(ValueError, match="lies in the folder of the clips"):
+        prepare_folder(tmp_path / "mine", tmp_path / "mine/out", **QUIET)
+    put(tmp_path / "shards/data/train-00000-of-00001.parquet", b"")
+    with pytest.raises(ValueError, match="holds parquet shards already"):
+        prepare_folder(tmp_path / "shards", tmp_path / "out", **QUIET)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         prepare(clips / "nowhere", tmp_path)
     put(tmp_path / "none/vggsound.csv", b"gone,1,air horn,test\n")

@@ -69,5 +69,7 @@ def test_a_folder_of_your_own_and_its_push(run, clips, tmp_path, capsys, monkeyp
     assert pushed == [((str(tmp_path / "out"), "me/pets"), {"name": None, "variant": None, "private": True})]
     assert sum(len(load_folder(tmp_path / "out", split)) for split in ("train", "test")) == 3
     assert pushing.folder_shards(tmp_path / "out").keys() == {"train", "test"}
+    assert run(tmp_path / "out", "--output", tmp_path / "out", "--push", "me/pets") == 0  # what is there, once more
+    assert pushed.pop() == pushed[0]
     assert run("vggsound", "--output", tmp_path / "out", "--push", "me/vgg", "--private", "false") == 0
     assert pushed[1][1] == {"name": "vggsound", "variant": None, "private": False}

@@ -100,7 +100,7 @@ def test_pushing_a_run_in_a_process_of_its_own(local_hub, run_folder, tmp_path):
     command = [sys.executable, str(SCRIPT), str(run_folder), "org/mine", *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"pushed: {local_hub.url}/org/mine/commit/" in done.stdout.replace("\n", "")
+    assert f"pushed: {local_hub.url}/org/mine/commit/" in done.stdout
     files = local_hub.files("org/mine")
     assert {"model.safetensors", "modeling_mbt.py", "README.md"} <= set(files)
     assert not any(name.startswith("checkpoint-5") or name.endswith("_results.json") for name in files)

@@ -283,6 +283,26 @@ def test_random_masks_follow_the_ratio_and_the_generator():
     assert torch.equal(model.draw_masks(2)["audio_visible"], drawn["audio_visible"])
 
 
+@torch.no_grad()
+def test_evaluation_masks_alike_each_time():
+    model, given = tiny(), inputs()
+    first, second = model(**given), model(**given)
+    assert torch.equal(first.video_mask, second.video_mask)
+    assert torch.equal(first.loss, second.loss)
+    alone = model(**{name: value[:1] for name, value in given.items()})
+    assert torch.equal(alone.video_mask[0], first.video_mask[0])  # whatever else is in the batch
+    visible = model.draw_masks(512, fixed=True)["video_visible"]
+    assert torch.equal(visible[:2], model.draw_masks(2, fixed=True)["video_visible"])
+    counts = torch.bincount(visible.flatten(), minlength=32).float()
+    assert counts.mean() == 128
+    assert (counts - 128).abs().max() < 5 * (512 * 0.25 * 0.75) ** 0.5  # five deviations of a fair draw
+    together = torch.zeros(512, 32).scatter(1, visible, 1.0)
+    pairs = (together.T @ together).fill_diagonal_(0)[~torch.eye(32, dtype=torch.bool)]
+    assert (pairs - 512 * 8 * 7 / (32 * 31)).abs().max() < 30
+    model.train()
+    assert not torch.equal(model(**given).video_mask, model(**given).video_mask)
+
+
 def test_tube_masks_hide_the_same_places_in_every_frame_group():
     model = tiny(video_masking="tube", video_mask_ratio=0.8)  # int(0.8 * 16) = 12 of each of 2 groups
     visible = masks(model, 8)["video_visible"]
@@ -547,7 +567,7 @@ def test_pretraining_compiles_to_one_graph():
     given = {**inputs(), **masks(model)}
     expected = model(**given)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # graph capture is what is at stake
     torch.testing.assert_close(compiled(**given).loss, expected.loss)
     assert torch.isfinite(compiled(**inputs()).loss)  # masks drawn inside the graph
 
