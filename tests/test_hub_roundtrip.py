@@ -42,7 +42,7 @@ for where, source in job["sources"].items():
             assert not any(info.values()), info
             torch.manual_seed(1)
             with torch.no_grad():
-                outputs = {n: v.contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
+                outputs = {n: v.clone().contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
             save_file(outputs, f"{where}-outputs.safetensors")
     if job["classifies"]:
         options = {"model": source, "device": "cpu", **trusted}

@@ -2,8 +2,9 @@
 MBT, the Multimodal Bottleneck Transformer of "Attention Bottlenecks for Multimodal Fusion" (Nagrani et al., NeurIPS 2021).
 
 Equal to the scenic project `mbt` in every fusion variant and readout (recorded cases in tests/goldens/mbt), and to its repaired
-form where that code cannot run (pooled readouts together with bottlenecks). Not in the original: the asymmetric bottleneck
-updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
+form where that code cannot run (pooled readouts together with bottlenecks). With fixed positions and a readout of each stream
+it is the MBT that the project `av_mae` fine-tunes (recorded cases in tests/goldens/avmae). Not in the originals: the asymmetric
+bottleneck updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
 """
 
 import torch
