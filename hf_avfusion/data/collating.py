@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,11 @@ class AVCollator:
         spec_augment: applied to the spectrograms.
         time_shift: rolls each spectrogram by a random number of rows (AV-MAE on AudioSet).
         mixup_alpha: lambda ~ Beta(alpha, alpha), one for the batch; the partner of item i is item B - 1 - i. Labels
-            are mixed alike, so integer labels become class probabilities; several heads have no such labels and are
-            refused. A pair that does not have the same tracks is left unmixed, since filler must not leak in.
+            are mixed alike, so integer labels become class probabilities, of several heads side by side. A pair that does
+            not have the same tracks is left unmixed, since filler must not leak in.
         mixup_per_modality: MBT's `mixmod`: a lambda for each modality; `audio_labels` then holds the audio's labels.
         num_labels: number of classes, needed for mixup with integer labels.
+        class_splits: head -> number of classes, needed for mixup with several heads; in the order of the labels' columns.
         modality_dropout: probability that a clip which has both tracks loses one of them, never both: one number,
             shared equally, or two, (video, audio).
         mask_always: emit `modality_mask` even when nothing is missing, so that all batches take one path of the model.
@@ -45,6 +46,7 @@ class AVCollator:
         mixup_alpha: float = 0.0,
         mixup_per_modality: bool = False,
         num_labels: int | None = None,
+        class_splits: Mapping[str, int] | None = None,
         modality_dropout: float | tuple[float, float] = 0.0,
         mask_always: bool = False,
         seed: int = 0,
@@ -62,6 +64,7 @@ class AVCollator:
         self.mixup_alpha = mixup_alpha
         self.mixup_per_modality = mixup_per_modality
         self.num_labels = num_labels
+        self.class_splits = dict(class_splits) if class_splits else None
         self.modality_dropout = drop
         self.mask_always = mask_always
         self.generator = torch.Generator().manual_seed(seed)
@@ -126,10 +129,14 @@ class AVCollator:
         if labels.is_floating_point():
             return labels
         if labels.dim() > 1:
-            raise ValueError(
-                f"mixup has no meaning for several heads (labels are indices of shape {tuple(labels.shape)}): train"
-                " without mixup_alpha, or give one label per clip"
-            )
+            heads = list((self.class_splits or {}).values())
+            if len(heads) != labels.shape[1]:
+                raise ValueError(
+                    f"mixup of several heads (labels are indices of shape {tuple(labels.shape)}) needs"
+                    f" AVCollator(class_splits=...) with as many heads, got {self.class_splits}"
+                )
+            one_hot = torch.nn.functional.one_hot
+            return torch.cat([one_hot(labels[:, head], size) for head, size in enumerate(heads)], dim=1).float()
         if self.num_labels is None:
             raise ValueError("mixup with integer labels needs AVCollator(num_labels=...), the number of classes")
         return torch.nn.functional.one_hot(labels, self.num_labels).float()

@@ -33,8 +33,8 @@ def classification_loss(
             `"single_label_classification"`: class indices, long [B], or class probabilities, float [B, C] (mixup);
             `"multi_label_classification"`: multi-hot (or mixed) targets, float [B, C]; the loss is **summed over
             classes** as in scenic, where transformers would average;
-            `"multi_head_classification"`: one index per head, long [B, heads], in the order of `class_splits`; the
-            loss is the mean over heads;
+            `"multi_head_classification"`: one index per head, long [B, heads], in the order of `class_splits`, or the
+            heads' class probabilities side by side, float [B, C] (mixup); the loss is the mean over heads;
             `"regression"`: targets, float [B] or [B, C]; squared error averaged over outputs.
         label_smoothing: s in `y <- y (1 - s) + s / C`, applied to soft and multi-hot targets alike (not to regression).
         class_splits: head name -> classes; logits are the heads' logits side by side.
@@ -57,13 +57,14 @@ def classification_loss(
         _check(fits, problem_type, f"indices [{batch}] or probabilities [{batch}, {classes}]", labels)
         return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     if problem_type == "multi_head_classification":
-        heads = len(class_splits)
-        fits = labels.shape == (batch, heads) and not labels.is_floating_point()
-        _check(fits, problem_type, f"one index per head of {list(class_splits)}, integers [{batch}, {heads}]", labels)
-        parts = logits.split(list(class_splits.values()), dim=1)
+        sizes = list(class_splits.values())
+        fits = labels.shape == ((batch, classes) if labels.is_floating_point() else (batch, len(sizes)))
+        wanted = f"one index per head of {list(class_splits)}, integers [{batch}, {len(sizes)}], or probabilities"
+        _check(fits, problem_type, f"{wanted} [{batch}, {classes}]", labels)
+        targets = labels.split(sizes, dim=1) if labels.is_floating_point() else labels.unbind(dim=1)
         losses = [
-            nn.functional.cross_entropy(part, labels[:, i], reduction="none", label_smoothing=label_smoothing)
-            for i, part in enumerate(parts)
+            nn.functional.cross_entropy(part, target, reduction="none", label_smoothing=label_smoothing)
+            for part, target in zip(logits.split(sizes, dim=1), targets)
         ]
         return torch.stack(losses).mean(dim=0)
     raise ValueError(f"Unknown problem_type {problem_type!r}.")

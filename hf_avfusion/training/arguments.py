@@ -1,12 +1,12 @@
-"""The Trainer's arguments plus the published choices it does not know: momentum SGD, warm-up in epochs with a
-cosine.
+"""The Trainer's arguments plus the published choices it does not know: optimisers, layer-wise decay, warm-up in epochs with
+a cosine.
 """
 
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-OPTIMIZERS = ("trainer", "momentum_sgd")
+OPTIMIZERS = ("trainer", "momentum_sgd", "adam_decoupled")
 SCHEDULES = ("trainer", "warmup_cosine")
 
 
@@ -20,7 +20,8 @@ class AVTrainingArguments(TrainingArguments):
         AVTrainingArguments(optimizer="momentum_sgd", learning_rate=0.5, schedule="warmup_cosine", warmup_epochs=2.5,
                             num_train_epochs=50, per_device_train_batch_size=64, dataloader_drop_last=True)
 
-    with `max_grad_norm=1.0`, the Trainer's own default, and 64 the batch over all devices.
+    with `max_grad_norm=1.0`, the Trainer's own default, and 64 the batch over all devices. `training.recipes` holds the
+    published values.
 
     Differences of default: `remove_unused_columns` is off, because the collator needs columns that no `forward` names;
     `label_names` is `["labels"]`.
@@ -33,11 +34,19 @@ class AVTrainingArguments(TrainingArguments):
         default="trainer",
         metadata={
             "help": "`trainer`: what --optim names (AdamW by default). `momentum_sgd`: as MBT was published, with "
-            "--momentum 0.9 and no weight decay.",
+            "--momentum 0.9 and no weight decay. `adam_decoupled`: as AV-MAE was pretrained, Adam of --adam_beta1, "
+            "--adam_beta2, --adam_epsilon, after whose update --weight_decay shrinks kernels.",
             "choices": list(OPTIMIZERS),
         },
     )
     momentum: float = field(default=0.9, metadata={"help": "Momentum of `--optimizer momentum_sgd`."})
+    layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Layer-wise decay of the learning rate, with any optimizer: each layer learns at this factor of the rate of "
+            "the one above it (AV-MAE is fine-tuned with 0.75)."
+        },
+    )
     schedule: str = field(
         default="trainer",
         metadata={
@@ -78,6 +87,8 @@ class AVTrainingArguments(TrainingArguments):
                 f"weight_decay={self.weight_decay} has no meaning with optimizer='momentum_sgd', which was published "
                 "without; set it to 0, or use optimizer='trainer' with --optim sgd and --optim_args."
             )
+        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if self.warmup_epochs is not None and self.schedule != "warmup_cosine":
             raise ValueError(
                 "warmup_epochs belongs to schedule='warmup_cosine'; with the Trainer's schedules give warmup_steps."

@@ -1,4 +1,4 @@
-"""transformers' Trainer for audio-visual clips: streams, metrics, the published optimiser, strict resuming."""
+"""transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, strict resuming."""
 
 import json
 import os
@@ -21,7 +21,8 @@ from ..data.loading import ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
 from .arguments import AVTrainingArguments
-from .optimization import momentum_sgd, warmup_cosine_schedule
+from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
+from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_schedule
 from .ranks import LevelBatches, Ranks, loss_weights
 
 
@@ -43,7 +44,7 @@ class AVTrainer(Trainer):
       of them has fewer steps; with `max_steps` the next epoch then begins earlier.
     - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
       evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
-    - the published optimiser and schedule (`AVTrainingArguments.optimizer`, `.schedule`, `.warmup_epochs`).
+    - the published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
     - checkpoints: `processing_class` is saved with each; weights are loaded through `from_pretrained` and every
       tensor must match. The Trainer's own loading ignores what it can't name, and checkpoints of models with a Hub
       backbone are written under other names than the module's.
@@ -208,14 +209,23 @@ class AVTrainer(Trainer):
     # ---- optimiser ----
 
     def parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups of the optimiser: those that decay and those that don't. Override for rates that differ
-        by layer.
+        """Parameter groups of the optimiser: those that decay and those that don't; with `layer_decay` one of each per layer.
+
+        What decays: with `adam_decoupled` the kernels (as published), else what the Trainer takes (no biases and norms).
         """
-        decaying = set(self.get_decay_parameter_names(model))
+        args = self.args
+        published = args.optimizer == "adam_decoupled"
+        decaying = kernel_names(model) if published else set(self.get_decay_parameter_names(model))
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if args.layer_decay is not None:
+            # Ids of all names: a frozen layer is a layer still.
+            ids = layer_ids(name for name, _ in model.named_parameters())
+            return layerwise_groups(
+                trained, ids, args.learning_rate, args.layer_decay, decaying=decaying, weight_decay=args.weight_decay
+            )
         groups = {True: [], False: []}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups[name in decaying].append(parameter)
+        for name, parameter in trained.items():
+            groups[name in decaying].append(parameter)
         return [
             {"params": groups[True], "weight_decay": self.args.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},
@@ -227,6 +237,9 @@ class AVTrainer(Trainer):
             groups = self.parameter_groups(model)
             if self.args.optimizer == "momentum_sgd":
                 self.optimizer = momentum_sgd(groups, self.args.learning_rate, self.args.momentum)
+            elif self.args.optimizer == "adam_decoupled":
+                betas = (self.args.adam_beta1, self.args.adam_beta2)
+                self.optimizer = AdamDecoupled(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
                 # Some of the Trainer's optimisers bring parameter groups of their own; those stay.

@@ -91,7 +91,14 @@ def test_mixup_of_multi_hot_labels_and_refusals():
     weight = batch["labels"][0, 0].item()
     assert batch["labels"][0].tolist() == pytest.approx([weight, weight, 1 - weight])
     heads = [torch.tensor([0, 1]), torch.tensor([1, 0])]
-    with pytest.raises(ValueError, match="several heads"):
+    mixed = AVCollator(mixup_alpha=5, class_splits={"verb": 2, "noun": 3})(samples(["av", "av"], labels=heads))[
+        "labels"
+    ]
+    weight = mixed[0, 0].item()
+    assert 0 < weight < 1
+    assert mixed[0].tolist() == pytest.approx([weight, 1 - weight, 1 - weight, weight, 0])
+    assert mixed[1].tolist() == pytest.approx([1 - weight, weight, weight, 1 - weight, 0])
+    with pytest.raises(ValueError, match=r"several heads.*class_splits"):
         AVCollator(mixup_alpha=0.3, num_labels=4)(samples(["av", "av"], labels=heads))
     with pytest.raises(ValueError, match="num_labels"):
         AVCollator(mixup_alpha=0.3)(samples(["av", "av"]))

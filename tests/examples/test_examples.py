@@ -39,11 +39,12 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(shards, tmp_path_factory):
-    """Two heads, two steps, stopped and resumed."""
+    """Two heads, by a recipe in miniature, two steps, stopped and resumed."""
     folder = tmp_path_factory.mktemp("run")
     command = [
         "--data", "sounding_shapes", "--source", shards, "--label_columns", "shape", "sound", "--output_dir", folder, *TINY,
-        "--spec_augment", "True", "--modality_dropout", "0.2", "--save_steps", "1",
+        "--recipe", "mbt/vggsound", "--from_vit", "none", "--global_batch_size", "16", "--warmup_epochs", "0",
+        "--modality_dropout", "0.2", "--save_steps", "1",
     ]  # fmt: skip
     done = run("finetune_classification.py", *command, "--max_steps", "1")
     assert re.search(r"MBTForAudioVisualClassification: [\d,]+ parameters, 8 classes", done.stdout), done.stdout
@@ -64,6 +65,17 @@ def test_finetuning_saves_model_processor_and_metrics(checkpoint):
     assert {"eval_loss", "eval_top1_shape", "eval_top1_sound", "eval_top1_joint"} <= set(metrics)
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     assert state["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_finetuning_by_a_recipe_tells_what_was_overridden(checkpoint):
+    record = json.loads((checkpoint / "recipe.json").read_text())
+    assert record["recipe"] == "mbt/vggsound"
+    assert record["batch"] == {"global": 16, "devices": 1, "per_device": 8, "accumulated": 2}
+    assert record["overridden"]["training.learning_rate"] == {"recipe": 0.5, "run": 0.001}
+    assert record["overridden"]["batch_size"] == {"recipe": 64, "run": 16}
+    assert "training.momentum" not in record["overridden"]
+    assert json.loads((checkpoint / "config.json").read_text())["label_smoothing"] == 0.3
 
 
 @pytest.fixture(scope="module")

@@ -267,6 +267,15 @@ def test_heads_of_a_multi_head_model():
     verb, noun = output.logits.split([3, 4], dim=1)
     ce = torch.nn.functional.cross_entropy
     torch.testing.assert_close(output.loss, (ce(verb, labels[:, 0]) + ce(noun, labels[:, 1])) / 2)
+    # Mixed labels: the heads' probabilities side by side.
+    one_hot = torch.nn.functional.one_hot
+    soft = torch.cat([one_hot(labels[:, 0], 3), one_hot(labels[:, 1], 4)], dim=1).float()
+    torch.testing.assert_close(model(**inputs(), labels=soft).loss, output.loss)
+    mixed = 0.3 * soft + 0.7 * soft.flip(0)
+    torch.testing.assert_close(
+        model(**inputs(), labels=mixed).loss,
+        -((mixed[:, :3] * verb.log_softmax(1)).sum(1) + (mixed[:, 3:] * noun.log_softmax(1)).sum(1)).mean() / 2,
+    )
     with pytest.raises(ValueError, match=r"one index per head of \['verb', 'noun'\]"):
         model(**inputs(), labels=torch.tensor([1, 2]))
 

@@ -1,0 +1,113 @@
+"""Layer-wise decay of the learning rate as AV-MAE is fine-tuned with (after BEiT and MAE): early layers learn slower.
+
+Source: supplementary tables A15 and A17 (0.75) and scenic `projects/av_mae`. With L layers, a parameter with the id i learns at
+decay ** (L + 1 - i) times the rate: id 0 are patch projections, positions, CLS and modality tokens; id l + 1 is layer l, of
+both streams alike; id L + 1, the full rate, is everything else: final norms, head, bottleneck.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# As the modules of models/ are called. Joint layers of a mid-fusion encoder are numbered on from those of the modalities, so
+# their ids follow the depth. (The original adds a fixed 11, which is right for Base with two joint layers only.)
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_EMBEDDINGS = re.compile(r"(?:^|[._])embeddings\.")
+_DECODER = re.compile(r"(?:^|\.)decoder\.")
+
+
+def layer_ids(names: Iterable[str]) -> dict[str, int]:
+    """The id of every parameter, from 0 to L + 1, where L is the number of encoder layers that the names have.
+
+    The CLS token of the audio stream gets 0 like the video's. (The original's rule knows only the name `cls`, and fine-tunes no
+    model that has both.)
+
+    Args:
+        names: of parameters, as `model.named_parameters()` gives them.
+
+    Raises:
+        ValueError: no name has a numbered layer, so that depth means nothing.
+    """
+    names = list(names)
+    layers = {name: int(match[1]) for name in names if (match := _LAYER.search(name)) and not _DECODER.search(name)}
+    if not layers:
+        raise ValueError(
+            f"layer_decay needs parameters of numbered layers (`layers.0.`), but there are none among {names[:3]}: leave it out."
+        )
+    top = max(layers.values()) + 2
+    return {
+        name: layers[name] + 1 if name in layers else 0 if _is_embedding(name) else top
+        for name in names
+    }  # fmt: skip
+
+
+def layer_scale(layer_id: int, top: int, decay: float) -> float:
+    """decay ** (top - layer_id): what the learning rate of an id is multiplied by; `top` is the highest id, L + 1.
+
+    Raises:
+        ValueError: an id outside 0..top, or a decay outside (0, 1].
+    """
+    if not 0 <= layer_id <= top:
+        raise ValueError(f"layer_id must lie between 0 and {top}, got {layer_id}.")
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"layer_decay must lie in (0, 1], got {decay}.")
+    return decay ** (top - layer_id)
+
+
+def layerwise_groups(
+    parameters: Mapping[str, torch.Tensor],
+    ids: Mapping[str, int],
+    learning_rate: float,
+    decay: float,
+    *,
+    decaying: Iterable[str] = (),
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups for any PyTorch optimiser, one for each id and weight decay, each with an `lr` of its own.
+
+    Args:
+        parameters: name -> tensor.
+        ids: name -> id, such as of `layer_ids`; the highest one has the full rate.
+        learning_rate: the full rate.
+        decay: in (0, 1].
+        decaying: names to which `weight_decay` applies.
+
+    Returns:
+        Groups from the highest id down, so that the rate that a Trainer logs, that of the first group, is the full one.
+
+    Raises:
+        ValueError: a parameter without id.
+    """
+    if missing := sorted(set(parameters) - set(ids)):
+        raise ValueError(f"These parameters have no layer id: {', '.join(missing)}.")
+    top = max(ids.values())
+    decaying = set(decaying)
+    groups: dict[tuple[int, bool], list[torch.Tensor]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((ids[name], name in decaying), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "lr": learning_rate * layer_scale(layer_id, top, decay),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (layer_id, decays), members in sorted(groups.items(), key=lambda entry: entry[0], reverse=True)
+    ]
+
+
+def kernel_names(model: nn.Module) -> set[str]:
+    """The parameters that the original calls kernels, those of its weight decay: weights of dense layers and convolutions.
+
+    No bias, norm, position, mask, CLS, modality or bottleneck token.
+    """
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {
+        f"{name}.weight" if name else "weight" for name, module in model.named_modules() if isinstance(module, kinds)
+    }
+
+
+def _is_embedding(name: str) -> bool:
+    return _EMBEDDINGS.search(name) is not None and not _DECODER.search(name)

@@ -1,0 +1,110 @@
+"""From a recipe to the things that it describes: processor, fresh model, augmentation, collator."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+import hf_avfusion  # noqa: F401  (registers the architectures)
+
+from ...auto import AutoModelForAudioVisualClassification
+from ...data.augmentation import FrameAugmentation, SpecAugment
+from ...data.collating import AVCollator
+from ...models.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
+from ...models.video_processing_avfusion import AVFusionVideoProcessor
+from ...models.windows_avfusion import WindowPolicy
+from ..arguments import AVTrainingArguments
+from .recipe import Recipe
+
+
+def known_fields(section: str, architecture: str) -> set[str]:
+    """Names that a section of a recipe may hold: what is there to be set."""
+    if section in ("model", "regularization"):
+        config = CONFIG_MAPPING[architecture]()
+        return {name for name in config.to_dict() if name not in ("model_type", "transformers_version")}
+    if section == "window":
+        return {field.name for field in fields(WindowPolicy)}
+    if section == "audio":
+        return set(inspect.signature(AVFusionFeatureExtractor.__init__).parameters) - {"self", "kwargs"}
+    if section == "video":
+        return set(AVFusionVideoProcessor().to_dict()) - {"video_processor_type"}
+    if section == "frame_augmentation":
+        return {field.name for field in fields(FrameAugmentation)}
+    if section == "spec_augment":
+        return {field.name for field in fields(SpecAugment)}
+    if section == "collator":
+        return {"time_shift", "mixup_alpha", "mixup_per_modality"}
+    if section == "training":
+        return {field.name for field in fields(AVTrainingArguments) if field.init}
+    raise ValueError(f"A recipe has no section {section!r}.")
+
+
+def build_processor(recipe: Recipe) -> Any:
+    """The architecture's processor with the recipe's window, front end and pictures.
+
+    Raises:
+        ValueError: fields that contradict each other, as the processor's parts say.
+    """
+    processor_class = PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]]
+    window = WindowPolicy.from_dict({**processor_class.default_window.to_dict(), **recipe.window})
+    audio = {**PRESETS[processor_class.audio_preset], **recipe.audio}
+    if "spectrogram_length" not in recipe.audio:
+        audio["spectrogram_length"] = round(window.audio_seconds * audio["sampling_rate"] / audio["hop_length"])
+    return processor_class(AVFusionVideoProcessor(**recipe.video), AVFusionFeatureExtractor(**audio), window=window)
+
+
+def input_sizes(processor: Any) -> dict[str, Any]:
+    """The fields of a configuration that say what the processor gives."""
+    crop = processor.video_processor.crop_size
+    return {
+        "image_size": crop.height if crop.height == crop.width else (crop.height, crop.width),
+        "num_frames": processor.window["num_frames"],
+        "num_mel_bins": processor.feature_extractor.num_mel_bins,
+        "spectrogram_length": processor.feature_extractor.spectrogram_length,
+    }
+
+
+def build_fresh(
+    recipe: Recipe, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
+) -> tuple[Any, Any]:
+    """Processor and a model that does not come from a checkpoint of its own kind; the processor decides its input sizes.
+
+    Args:
+        recipe: `architecture`, `size`, `init` (None, or an image ViT that the architecture's `from_vit` takes), sections.
+        head: fields of the configuration that the labels decide (`data.heads.head_fields`).
+        auto_class: which of the architecture's models.
+
+    Raises:
+        ValueError: the architecture has no such model; fields that its configuration refuses.
+    """
+    config_class = CONFIG_MAPPING[recipe.architecture]
+    if config_class not in auto_class._model_mapping:
+        known = ", ".join(config.model_type for config in auto_class._model_mapping)
+        raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
+    processor = build_processor(recipe)
+    values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
+    if recipe.init is not None:
+        return processor, auto_class._model_mapping[config_class].from_vit(recipe.init, **values)
+    return processor, auto_class.from_config(getattr(config_class, recipe.size)(**values))
+
+
+def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentation | None:
+    """At the processor's crop and short side; None where the recipe has none."""
+    if recipe.frame_augmentation is None:
+        return None
+    return FrameAugmentation.for_processor(processor.video_processor, **recipe.frame_augmentation)
+
+
+def build_collator(recipe: Recipe, config: Any, seed: int, **options: Any) -> AVCollator:
+    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`."""
+    return AVCollator(
+        spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
+        num_labels=config.num_labels,
+        class_splits=getattr(config, "class_splits", None),
+        seed=seed,
+        **{**recipe.collator, **options},
+    )

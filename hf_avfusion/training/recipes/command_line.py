@@ -1,0 +1,227 @@
+"""A recipe on the command line: its values are the defaults of the flags, and a flag that is given replaces one."""
+
+import json
+import sys
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from . import get_recipe
+from .batches import learning_rate_for, share_batch
+from .building import known_fields
+from .recipe import Recipe
+
+SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
+
+# What a run takes without --recipe: a fresh MBT-Base as released, its augmentation, no mixup, the Trainer's own training.
+PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
+
+
+@dataclass
+class RecipeOptions:
+    """What a recipe decides, as flags; with `--recipe` their defaults are the recipe's values."""
+
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "Published recipe to train by (`python -m hf_avfusion.training.recipes` lists them); flags replace "
+            "its values."
+        },
+    )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Clips of one update, over all devices and accumulated batches. What of it "
+            "--per_device_train_batch_size leaves over is accumulated. Default: the recipe's."
+        },
+    )
+    model: str = field(default="mbt", metadata={"help": "Architecture by name, or checkpoint by folder or Hub id."})
+    size: str = field(
+        default="base", metadata={"help": "Size of a fresh model.", "choices": ["small", "base", "large"]}
+    )
+    from_vit: str | None = field(
+        default=None,
+        metadata={"help": "Image ViT checkpoint that a fresh model starts from; `none` for random weights."},
+    )
+    config: str = field(default="{}", metadata={"help": "JSON of further configuration fields of a fresh model."})
+    image_size: int = field(default=224, metadata={"help": "Fresh model: side of the frames, pixels."})
+    num_frames: int = field(default=32, metadata={"help": "Fresh model: frames per clip."})
+    span: float | None = field(
+        default=None, metadata={"help": "Fresh model: spread the frames over this many seconds."}
+    )
+    audio_seconds: float = field(default=8.0, metadata={"help": "Fresh model: length of the sound, seconds."})
+
+    augment: bool = field(default=True, metadata={"help": "Published frame augmentation (scale, crop, flip, colour)."})
+    spec_augment: bool = field(default=True, metadata={"help": "Published SpecAugment (one frequency mask)."})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; MBT was published with 0.5."})
+    set: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Further values as SECTION.FIELD=VALUE, such as spec_augment.time_mask_max_ratio=1.0; sections: "
+            f"{', '.join(SETTABLE)}."
+        },
+    )
+
+
+FRESH_ONLY = ("size", "from_vit", "config", "image_size", "num_frames", "span", "audio_seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command line comes to.
+
+    recipe: the values to train by, those of the flags included.
+    name, published: the recipe that was named and its own values; None without `--recipe`.
+    checkpoint: folder or Hub id of the model to go on from; None for a fresh model.
+    flags: what the command line gave, by name.
+    devices: processes, or devices of one process, that share a batch.
+    """
+
+    recipe: Recipe
+    name: str | None
+    published: Recipe | None
+    checkpoint: str | None
+    flags: dict[str, Any]
+    devices: int
+
+
+def parse_with_recipe(
+    options_class: type, arguments_class: type[TrainingArguments], args: Sequence[str] | None = None
+) -> tuple[Run, Any, Any]:
+    """Parses the flags of `RecipeOptions` and of two dataclasses: (the run, options, training arguments).
+
+    The batch of the training arguments is divided such that devices x `per_device_train_batch_size` x
+    `gradient_accumulation_steps` is the recipe's (or `--global_batch_size`).
+
+    Raises:
+        ValueError: an unknown recipe (the message lists them), flags that contradict it or each other, a batch that
+            cannot be divided, or one for which the recipe has no learning rate.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    types = (RecipeOptions, options_class, arguments_class)
+    flags = _given(types, args)
+    name = flags.get("recipe")
+    published = get_recipe(name) if name is not None else None
+    base = published if published is not None else PLAIN
+    if published is not None and published.task != "classification":
+        raise ValueError(f"--recipe {name} is for {published.task}, not for classification.")
+
+    parser = HfArgumentParser(types)
+    # Of another benchmark's labels the recipe knows nothing.
+    of_benchmark = flags.get("data") == base.benchmark is not None
+    names = {action.dest for action in parser._actions}
+    defaults = _defaults(base) | (_benchmark_defaults(base) if of_benchmark else {})
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name in names})
+    options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    # Known only now: asking for it starts the processes' communication.
+    devices = arguments.world_size * max(1, arguments.n_gpu)
+    batch = options.global_batch_size or base.batch_size
+    if batch is not None:
+        if published is not None and "learning_rate" not in flags:
+            parser.set_defaults(learning_rate=learning_rate_for(published, name, batch))
+        given = [flags.get(flag) for flag in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+        per_device, accumulation = share_batch(batch, devices, *given)
+        parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
+        # From the beginning, since other fields may have been derived from the batch.
+        options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    if options.mixup_alpha and arguments.train_batch_size < 2:
+        raise ValueError(
+            f"--mixup_alpha {options.mixup_alpha:g} mixes the clips of one forward pass with each other, but"
+            " --per_device_train_batch_size is 1: make it 2 or more, or give --mixup_alpha 0."
+        )
+    checkpoint = options.model if options.model not in CONFIG_MAPPING else None
+    if checkpoint is not None:
+        if ignored := [flag for flag in FRESH_ONLY if flag in flags]:
+            raise ValueError(f"--{', --'.join(ignored)}: for a fresh model only; {checkpoint} is a checkpoint")
+    elif published is not None and options.model != base.architecture:
+        raise ValueError(f"--recipe {name} is for {base.architecture}, not for --model {options.model}.")
+    recipe = _with_flags(replace(base, architecture=base.architecture if checkpoint else options.model), options, flags)
+    recipe = replace(recipe, batch_size=batch)
+    return Run(recipe, name, published, checkpoint, flags, devices), own, arguments
+
+
+def _given(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
+    """The flags that the command line names, with their values: a parse in which nothing has a default."""
+    parser = HfArgumentParser(types)
+    for action in parser._actions:
+        action.default = SUPPRESS
+    namespace, _ = parser.parse_known_args(args)
+    return vars(namespace)
+
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's values under the names of the flags."""
+    values = {
+        "model": recipe.architecture,
+        "size": recipe.size,
+        "from_vit": recipe.init,
+        "augment": recipe.frame_augmentation is not None,
+        "spec_augment": recipe.spec_augment is not None,
+        "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
+        **{name: recipe.window[name] for name in ("num_frames", "span", "audio_seconds") if name in recipe.window},
+        **recipe.training,
+    }
+    if "crop_size" in recipe.video:
+        values["image_size"] = recipe.video["crop_size"]["height"]
+    return values
+
+
+def _benchmark_defaults(recipe: Recipe) -> dict[str, Any]:
+    values = {"variant": recipe.variant, "label_columns": recipe.label_columns and list(recipe.label_columns)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
+    init = None if options.from_vit is None or options.from_vit.lower() == "none" else options.from_vit
+    if init is not None and "size" in flags:
+        raise ValueError(
+            f"--size {options.size}: the size is that of the ViT that the model starts from, {init}. Leave --size out, name"
+            " another ViT with --from_vit, or start from random weights with --from_vit none."
+        )
+    try:
+        config = json.loads(options.config)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
+    class_name = CONFIG_MAPPING[recipe.architecture].__name__
+    if unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]:
+        raise ValueError(f"--config: {class_name} has no fields {', '.join(unknown)}")
+    changes = {
+        "model": {name: value for name, value in config.items() if name not in recipe.regularization},
+        "regularization": {name: value for name, value in config.items() if name in recipe.regularization},
+        "window": {name: getattr(options, name) for name in ("num_frames", "span", "audio_seconds")},
+        "collator": {"mixup_alpha": options.mixup_alpha},
+    }
+    if "image_size" in flags or not recipe.video:
+        side = options.image_size  # the published 256 : 224 between the short side and the crop
+        changes["video"] = {
+            "size": {"shortest_edge": round(side * 256 / 224)},
+            "crop_size": {"height": side, "width": side},
+        }
+    # Sections that may be switched off, and on again where a recipe has none.
+    for section, on in (("frame_augmentation", options.augment), ("spec_augment", options.spec_augment)):
+        changes[section] = None if not on else (getattr(recipe, section) or {})
+    for text in options.set or []:
+        section, name, value = _setting(text, recipe.architecture)
+        if changes.get(section, {}) is None:
+            raise ValueError(f"--set {text}: {section} is switched off")
+        changes[section] = {**changes.get(section, {}), name: value}
+    return replace(recipe, size=options.size, init=init).but(**changes)
+
+
+def _setting(text: str, architecture: str) -> tuple[str, str, Any]:
+    """ "window.frame_rate=25" -> ("window", "frame_rate", 25); what is not JSON is a string."""
+    place, equals, value = text.partition("=")
+    section, dot, name = place.partition(".")
+    if not equals or not dot or section not in SETTABLE:
+        raise ValueError(f"--set {text}: expected SECTION.FIELD=VALUE with one of the sections {', '.join(SETTABLE)}")
+    known = known_fields(section, architecture)
+    if name not in known:
+        raise ValueError(f"--set {text}: {section} has no field {name}; it has {', '.join(sorted(known))}")
+    try:
+        return section, name, json.loads(value)
+    except json.JSONDecodeError:
+        return section, name, value

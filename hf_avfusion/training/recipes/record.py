@@ -1,0 +1,188 @@
+"""What a run really trained with, beside its recipe: written to `recipe.json`, and printed for a person."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from .building import build_processor, input_sizes
+from .recipe import SECTIONS, Recipe
+
+if TYPE_CHECKING:
+    from ..trainer import AVTrainer
+    from .command_line import Run
+
+FILE = "recipe.json"
+
+
+def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[str, Any]:
+    """The record of a run: recipe, flags, every value that is not the recipe's, and all settings as they came out.
+
+    What was overridden is found by comparing the recipe with the objects that train, not by reading the flags: a value that a
+    checkpoint brought along shows too.
+
+    Args:
+        run: of `parse_with_recipe`.
+        trainer: before training; its model, processor, collator and arguments are read.
+        augmentation: the `FrameAugmentation` of the training frames.
+    """
+    args, config, processor, collator = (
+        trainer.args,
+        trainer.model.config,
+        trainer.processing_class,
+        trainer.data_collator,
+    )
+    settings = {
+        "model": config.to_dict(),
+        "window": processor.window,
+        "audio": processor.feature_extractor.to_dict(),
+        "video": processor.video_processor.to_dict(),
+        "frame_augmentation": None if augmentation is None else asdict(augmentation),
+        "spec_augment": None if collator.spec_augment is None else asdict(collator.spec_augment),
+        "collator": {
+            "time_shift": collator.time_shift,
+            "mixup_alpha": collator.mixup_alpha,
+            "mixup_per_modality": collator.mixup_per_modality,
+            "modality_dropout": collator.modality_dropout,
+        },
+        "training": args.to_dict(),
+        "batch_size": run.devices * args.per_device_train_batch_size * args.gradient_accumulation_steps,
+    }
+    settings["regularization"] = settings["model"]
+    settings = _plain(settings)
+    overridden = {}
+    if run.published is not None:
+        for key, published in {**_whole_configuration(run.published), **run.published.values()}.items():
+            taken = settings
+            for part in key.split(".", 1):
+                taken = None if taken is None else taken.get(part)
+            if not _same(_plain(published), taken):
+                overridden[key] = {"recipe": _plain(published), "run": taken}
+        start = run.checkpoint or run.recipe.init
+        if start != run.published.init:
+            overridden["init"] = {"recipe": run.published.init, "run": start}
+    del settings["regularization"]
+    return {
+        "recipe": run.name,
+        "source": None if run.published is None else run.published.source,
+        "start": run.checkpoint or run.recipe.init,
+        "flags": _plain(run.flags),
+        "overridden": overridden,
+        "uncertain": {} if run.published is None else dict(run.published.uncertain),
+        "batch": {
+            "global": settings.pop("batch_size"),
+            "devices": run.devices,
+            "per_device": args.per_device_train_batch_size,
+            "accumulated": args.gradient_accumulation_steps,
+        },
+        "settings": settings,
+    }
+
+
+# Decided by the data or by transformers, not by a recipe.
+_NOT_A_RECIPES = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
+
+
+def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
+    """{"model.field": value} of the configuration that the recipe alone gives: sizes too, which it does not list."""
+    processor = build_processor(recipe)
+    config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
+    left_out = {*_NOT_A_RECIPES, *recipe.regularization, "transformers_version", "model_type"}
+    return {f"model.{name}": value for name, value in config.to_dict().items() if name not in left_out}
+
+
+def save_record(record: dict[str, Any], folder: str | os.PathLike) -> Path:
+    """Writes `recipe.json` into the folder, whole or not at all."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def read_record(place: str | os.PathLike) -> dict[str, Any]:
+    """The record of a run by its folder or file.
+
+    Raises:
+        ValueError: there is no such file, or it is not the record of a run.
+    """
+    path = Path(place) / FILE if Path(place).is_dir() else Path(place)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} does not hold the record of a run: {error}") from error
+    if not isinstance(record, dict) or "overridden" not in record:
+        raise ValueError(f"{path} does not hold the record of a run: it has no 'overridden'.")
+    return record
+
+
+def print_recipe(name: str, recipe: Recipe) -> None:
+    """Prints every value of a recipe, by section, with its source and doubts."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{escape(name)}[/bold]  {recipe.task} on {recipe.benchmark or 'any data'}", end="")
+    console.print(f" ({recipe.variant})" if recipe.variant else "")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("source", escape(recipe.source))
+    table.add_row("reported", escape(recipe.reported or "nothing"))
+    table.add_row("model", escape(f"{recipe.architecture} {recipe.size}, from {recipe.init or 'random weights'}"))
+    for key, value in recipe.values().items():
+        doubt = recipe.uncertain.get(key)
+        shown = "none" if value is None and key in SECTIONS else json.dumps(_plain(value))
+        table.add_row(key, escape(shown) + (f"  [yellow]uncertain: {escape(doubt)}[/]" if doubt else ""))
+    table.add_row("learning rate at other batches", recipe.learning_rate_rule or "no rule in the source")
+    table.add_row("views", str(recipe.views))
+    table.add_row("notes", "\n".join(f"- {escape(note)}" for note in recipe.notes))
+    console.print(table)
+
+
+def print_record(record: dict[str, Any]) -> None:
+    """Prints what a run was trained by and every value that is not its recipe's."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"recipe [bold]{escape(str(record['recipe']))}[/bold], from {escape(str(record['start'] or 'random weights'))}"
+    )
+    batch = record["batch"]
+    console.print(
+        f"batch {batch['global']} = {batch['devices']} devices x {batch['per_device']} clips x {batch['accumulated']} accumulated"
+    )
+    if not record["overridden"]:
+        console.print("every value is the recipe's" if record["recipe"] else "no recipe was named")
+        return
+    table = Table("overridden", "recipe", "run", box=None)
+    for key, values in record["overridden"].items():
+        table.add_row(key, escape(json.dumps(values["recipe"])), escape(json.dumps(values["run"])))
+    console.print(table)
+
+
+def _same(published: Any, taken: Any) -> bool:
+    """Whether what was taken is what was published; of a dictionary (`size`) the fields that were published count."""
+    if isinstance(published, dict) and isinstance(taken, dict):
+        return all(_same(value, taken.get(name)) for name, value in published.items())
+    return published == taken
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if hasattr(value, "items"):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,337 @@
+"""Recipes: every value names something that exists and acts, flags replace values, the batch comes out exactly."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.evaluation.views import PROTOCOLS
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.optimization import warmup_cosine_factor
+from hf_avfusion.training.recipes import RECIPES, Recipe, get_recipe
+from hf_avfusion.training.recipes.__main__ import main
+from hf_avfusion.training.recipes.batches import learning_rate_for, share_batch
+from hf_avfusion.training.recipes.building import (
+    build_collator,
+    build_frame_augmentation,
+    build_fresh,
+    build_processor,
+    known_fields,
+)
+from hf_avfusion.training.recipes.command_line import parse_with_recipe
+from hf_avfusion.training.recipes.recipe import SECTIONS
+from hf_avfusion.training.recipes.record import print_record, read_record, record_run, save_record
+from hf_avfusion.training.trainer import AVTrainer
+
+# The others wait for their architecture.
+REGISTERED = [name for name, recipe in RECIPES.items() if recipe.architecture in CONFIG_MAPPING]
+SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "fusion_layer": 0}
+SMALL_FLAGS = [
+    "--from_vit", "none", "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2",
+    "--config", json.dumps(SMALL),
+]  # fmt: skip
+
+
+@dataclass
+class Options:
+    data: str = field(default="folder")
+    variant: str | None = field(default=None)
+    label_columns: list[str] | None = field(default=None)
+
+
+def parse(tmp_path, *flags):
+    flags = [*map(str, flags), "--output_dir", str(tmp_path), "--use_cpu", "True", "--report_to", "none"]
+    return parse_with_recipe(Options, AVTrainingArguments, flags)
+
+
+# ---- the data ----
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_where_it_is_from_and_what_it_is_for(name):
+    recipe = RECIPES[name]
+    assert name.startswith(f"{recipe.architecture}/") or recipe.task == "classification"
+    assert recipe.source
+    if recipe.benchmark is not None:
+        BENCHMARKS[recipe.benchmark].variant(recipe.variant)
+        assert set(recipe.label_columns or ()) <= set(BENCHMARKS[recipe.benchmark].label_columns)
+    assert recipe.views in PROTOCOLS or recipe.task == "pretraining"
+    json.dumps(recipe.values())
+    known = {*recipe.values(), *SECTIONS}
+    assert set(recipe.uncertain) <= known, set(recipe.uncertain) - known
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_every_field_of_a_recipe_exists(name):
+    recipe = RECIPES[name]
+    for section in SECTIONS:
+        unknown = set(getattr(recipe, section) or ()) - known_fields(section, recipe.architecture)
+        assert not unknown, f"{name}: nothing takes {section} {unknown}"
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_every_value_of_a_recipe_arrives(name, tmp_path):
+    recipe = RECIPES[name]
+    processor = build_processor(recipe)
+    assert recipe.window.items() <= processor.window.items()
+    for field_name, value in recipe.audio.items():
+        assert getattr(processor.feature_extractor, field_name) == value
+    seconds = processor.window["audio_seconds"]
+    assert processor.feature_extractor.spectrogram_length == round(100 * seconds)
+    fields = {**recipe.model, **recipe.regularization}
+    config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**fields)
+    for field_name, value in fields.items():
+        assert getattr(config, field_name) == value
+    if recipe.task == "classification":
+        collator = build_collator(recipe, config, seed=0)
+        for field_name, value in recipe.collator.items():
+            assert getattr(collator, field_name) == value
+        augmentation = build_frame_augmentation(recipe, processor)
+        assert (augmentation is None) == (recipe.frame_augmentation is None)
+    args = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **recipe.training)
+    for field_name, value in recipe.training.items():
+        assert getattr(args, field_name) == value
+
+
+def test_the_released_recipe_gives_the_recorded_learning_rates_and_tokens():
+    """Printed by the original's scheduler for AudioSet-mini, with 20,361 clips; token counts of its model."""
+    recipe = get_recipe("mbt/audioset-mini")
+    per_epoch = 20361 // recipe.batch_size
+    assert recipe.training["dataloader_drop_last"]
+    warmup, total = (recipe.training[name] * per_epoch for name in ("warmup_epochs", "num_train_epochs"))
+    for step, rate in {1: 6.2893e-4, 397: 0.249686, 795: 0.5, 5000: 0.410331, 15000: 4.3670e-3}.items():
+        assert recipe.training["learning_rate"] * warmup_cosine_factor(step, warmup, total) == pytest.approx(
+            rate, rel=2e-5
+        )
+
+    for name, tokens in (("mbt/audioset-mini", 3136), ("mbt/audioset-mini@paper", 1568)):
+        recipe = get_recipe(name)
+        config = CONFIG_MAPPING["mbt"](num_frames=recipe.window["num_frames"], **recipe.model)
+        rows, columns = config.video_patch_grid
+        assert rows * columns == tokens
+
+
+def test_variants_differ_where_code_and_paper_do():
+    code, paper = get_recipe("mbt/audioset-mini").values(), get_recipe("mbt/audioset-mini@paper").values()
+    differing = {key for key in {*code, *paper} if code.get(key) != paper.get(key)}
+    assert differing == {
+        "model.tubelet_size", "window.num_frames", "window.frame_rate", "window.span", "collator.mixup_alpha",
+        "spec_augment.time_mask_max_ratio",
+    }  # fmt: skip
+
+
+def test_but_replaces_fields_and_sections():
+    recipe = Recipe("mbt", "test", window={"num_frames": 8, "span": 2.0}, spec_augment={"freq_mask_count": 2})
+    changed = recipe.but(window={"span": None}, spec_augment=None, batch_size=3)
+    assert changed.values() == {"window.num_frames": 8, "window.span": None, "spec_augment": None, "batch_size": 3}
+    assert recipe.batch_size is None
+    assert changed.but(spec_augment={"freq_mask_count": 1}).spec_augment == {"freq_mask_count": 1}
+
+
+# ---- what is built acts ----
+
+
+def test_collator_of_a_recipe_augments():
+    recipe = get_recipe("mbt/audioset-mini").but(
+        collator={"time_shift": True, "mixup_alpha": 0.0}, spec_augment={"freq_mask_count": 0}
+    )
+    config = CONFIG_MAPPING["mbt"](num_labels=3)
+    features = torch.arange(40.0).unsqueeze(1).expand(40, 4)
+    samples = [
+        {"has_video": False, "has_audio": True, "input_features": features, "labels": torch.tensor(n)} for n in range(3)
+    ]
+    shifted = build_collator(recipe, config, seed=0)(samples)["input_features"]
+    assert not torch.equal(shifted, torch.stack([features] * 3))
+    assert torch.equal(shifted.sort(dim=1).values, torch.stack([features] * 3))  # rolled, nothing lost
+    masked = build_collator(recipe.but(spec_augment={"freq_mask_count": 20}), config, seed=0)(samples)
+    assert (masked["input_features"] == 0).all(dim=1).any()
+    mixed = build_collator(recipe.but(collator={"mixup_alpha": 0.5}), config, seed=0)(samples)
+    assert mixed["labels"].shape == (3, 3)
+    assert mixed["labels"][0, 2] == mixed["labels"][2, 0]
+
+
+# ---- the batch ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((64, 1), (64, 1)),
+        ((64, 8), (8, 1)),
+        ((64, 1, 4), (4, 16)),
+        ((64, 2, 4), (4, 8)),
+        ((64, 2, None, 4), (8, 4)),
+        ((64, 4, 8, 2), (8, 2)),
+    ],
+)
+def test_a_batch_is_divided_exactly(arguments, expected):
+    assert share_batch(*arguments) == expected
+    assert expected[0] * expected[1] * arguments[1] == arguments[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((64, 3), "cannot be divided equally among 3 devices.*--global_batch_size 63"),
+        ((64, 1, 5), "each device has 64 clips an update.*1, 2, 4, 8, 16, 32, 64"),
+        (
+            (64, 2, 8, 8),
+            "per_device_train_batch_size 8 x gradient_accumulation_steps 8 on 2 devices.*product must be 32",
+        ),
+        ((64, 2, 64), "product must be 32"),
+        ((64, 1, 0), "per_device_train_batch_size must be at least 1"),
+        ((64, 1, None, 0), "gradient_accumulation_steps must be at least 1"),
+        ((0, 1), "batch size must be at least 1"),
+    ],
+)
+def test_a_batch_that_cannot_be_divided_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        share_batch(*arguments)
+
+
+def test_learning_rate_follows_the_batch_only_by_a_rule_of_the_source():
+    recipe = Recipe("mbt", "test", training={"learning_rate": 3e-4}, batch_size=512, learning_rate_rule="linear")
+    assert learning_rate_for(recipe, "x", 256) == pytest.approx(1.5e-4)
+    assert learning_rate_for(recipe.but(learning_rate_rule=None), "x", 512) == 3e-4
+    with pytest.raises(ValueError, match=r"batches of 512 at a learning rate of 0.0003.*0.00015 would be proportional"):
+        learning_rate_for(recipe.but(learning_rate_rule=None), "x", 256)
+
+
+# ---- flags ----
+
+
+def test_flags_replace_the_values_of_a_recipe(tmp_path):
+    run, _, args = parse(
+        tmp_path, "--recipe", "mbt/vggsound", "--per_device_train_batch_size", 4, "--learning_rate", 0.1, "--num_frames", 8,
+        "--config", '{"label_smoothing": 0.1, "readout": "mean"}', "--spec_augment", "False",
+        "--set", "window.frame_rate=5", "frame_augmentation.color=0",
+    )  # fmt: skip
+    assert (args.learning_rate, args.momentum, args.warmup_epochs, args.num_train_epochs) == (0.1, 0.9, 2.5, 50)
+    assert (args.optimizer, args.schedule, args.dataloader_drop_last) == ("momentum_sgd", "warmup_cosine", True)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, run.devices) == (4, 16, 1)
+    recipe = run.recipe
+    assert recipe.window["num_frames"] == 8
+    assert recipe.window["frame_rate"] == 5
+    assert recipe.model["readout"] == "mean"
+    assert recipe.regularization["label_smoothing"] == 0.1
+    assert recipe.regularization["drop_path_rate"] == 0.3
+    assert recipe.spec_augment is None
+    assert recipe.frame_augmentation["color"] == 0
+    assert recipe.frame_augmentation["grayscale"] == 0.1
+    assert recipe.init == "google/vit-base-patch16-224-in21k"
+    assert run.published is RECIPES["mbt/vggsound"]
+
+
+def test_a_recipe_knows_its_benchmark(tmp_path):
+    _, options, _ = parse(tmp_path, "--recipe", "mbt/epic-kitchens-100", "--data", "epic_kitchens_100")
+    assert options.label_columns == ["verb", "noun"]
+    _, options, _ = parse(tmp_path, "--recipe", "mbt/audioset-500k", "--data", "audioset")
+    assert options.variant == "as500k"
+    _, options, _ = parse(tmp_path, "--recipe", "mbt/audioset-500k", "--data", "vggsound")
+    assert options.variant is None
+
+
+def test_without_a_recipe_nothing_changes(tmp_path):
+    run, _, args = parse(tmp_path)
+    plain = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    changing = ("logging_dir", "run_name")
+    assert {k: v for k, v in args.to_dict().items() if k not in changing} == {
+        k: v for k, v in plain.to_dict().items() if k not in changing
+    }
+    assert run.published is None
+    assert run.recipe.init is None
+    processor = build_processor(run.recipe)
+    assert processor.window == type(processor)().window
+    assert processor.feature_extractor.to_dict() == type(processor)().feature_extractor.to_dict()
+    assert processor.video_processor.to_dict() == type(processor)().video_processor.to_dict()
+
+
+def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
+    _, _, args = parse(tmp_path, "--global_batch_size", 32, "--per_device_train_batch_size", 8)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "mbt/vgsound"], r"no recipe 'mbt/vgsound'. Did you mean mbt/vggsound\?.*mbt/audioset-mini, "),
+        (["--recipe", "mbt/vggsound", "--size", "small"], "the size is that of the ViT.*--from_vit none"),
+        (
+            ["--recipe", "mbt/vggsound", "--global_batch_size", "32"],
+            "has no rule for others.*0.25 would be proportional",
+        ),
+        (["--recipe", "mbt/vggsound", "--per_device_train_batch_size", "7"], "product must be 64"),
+        (["--recipe", "mbt/vggsound", "--per_device_train_batch_size", "1"], "mixes the clips of one forward pass"),
+        (["--recipe", "mbt/vggsound", "--model", "vit"], "is for mbt, not for --model vit"),
+        (["--set", "spec_augment.freq=3"], "spec_augment has no field freq; it has freq_mask_count"),
+        (["--set", "training.momentum=0.5"], "expected SECTION.FIELD=VALUE"),
+        (["--spec_augment", "False", "--set", "spec_augment.freq_mask_count=3"], "spec_augment is switched off"),
+        (["--config", "{"], "is not JSON"),
+        (["--model", "some/checkpoint", "--num_frames", "8"], "--num_frames: for a fresh model only"),
+    ],
+)
+def test_flags_that_contradict_a_recipe_are_refused(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path, *flags)
+
+
+# ---- the record ----
+
+
+def test_the_record_tells_what_was_overridden(tmp_path, capsys):
+    run, _, args = parse(
+        tmp_path, "--recipe", "mbt/vggsound", "--per_device_train_batch_size", 8, "--learning_rate", 0.1, *SMALL_FLAGS
+    )
+    processor, model = build_fresh(run.recipe, {"num_labels": 3})
+    augmentation = build_frame_augmentation(run.recipe, processor)
+    trainer = AVTrainer(model, args, build_collator(run.recipe, model.config, seed=0), processing_class=processor)
+    record = record_run(run, trainer, augmentation)
+    assert set(record["overridden"]) == {
+        "training.learning_rate", "window.num_frames", "window.span", "window.audio_seconds", "video.size",
+        "video.crop_size", "init", *(f"model.{name}" for name in SMALL), "model.image_size", "model.num_frames",
+        "model.spectrogram_length",
+    }  # fmt: skip
+    assert record["overridden"]["training.learning_rate"] == {"recipe": 0.5, "run": 0.1}
+    assert record["batch"] == {"global": 64, "devices": 1, "per_device": 8, "accumulated": 8}
+    assert record["settings"]["model"]["drop_path_rate"] == 0.3
+    assert record["settings"]["model"]["hidden_size"] == 8
+    assert record["settings"]["training"]["warmup_epochs"] == 2.5
+    assert record["settings"]["spec_augment"]["freq_mask_max_bins"] == 48
+    assert record["settings"]["frame_augmentation"]["crop"] == 32
+    assert record["flags"]["learning_rate"] == 0.1
+    assert "audio.mean" in record["uncertain"]
+
+    path = save_record(record, tmp_path / "new")
+    assert [file.name for file in path.parent.iterdir()] == ["recipe.json"]
+    assert read_record(tmp_path / "new") == record
+    main([str(tmp_path / "new")])
+    printed = capsys.readouterr().out
+    assert "training.learning_rate" in printed
+    assert "1 devices x 8 clips x 8 accumulated" in printed
+    print_record({**record, "overridden": {}})
+    assert "every value is the recipe's" in capsys.readouterr().out
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not hold the record of a run"):
+        read_record(tmp_path)
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no 'overridden'"):
+        read_record(tmp_path)
+
+
+def test_recipes_are_listed_and_printed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main([])
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in RECIPES)
+    main(["mbt/vggsound@paper"])
+    printed = capsys.readouterr().out
+    assert "mixup_alpha" in printed
+    assert "uncertain" in printed
+    with pytest.raises(SystemExit):
+        main(["mbt/nothing"])
+    assert "There is no recipe 'mbt/nothing'" in capsys.readouterr().err
