@@ -24,6 +24,7 @@ from rich import print
 from transformers import AutoConfig, AutoProcessor, set_seed
 
 from hf_avfusion import AutoModelForAudioVisualClassification
+from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark
 from hf_avfusion.data.folders import load_folder
 from hf_avfusion.data.heads import head_fields
@@ -51,6 +52,9 @@ class Options:
     eval_split: str = field(default="test", metadata={"help": "Split that is evaluated."})
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
+    )
+    balance_labels: bool = field(
+        default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}
     )
     modality_dropout: float = field(
         default=0.0,
@@ -105,6 +109,7 @@ def main() -> None:
             seed=args.seed,
             shuffle_buffer=options.shuffle_buffer,
             num_rows=train_count,
+            balance=LabelBalance.of(train_rows, columns[0]) if options.balance_labels else None,
         ),
         eval_dataset=ClipStream(eval_rows, ClipTransform(processor, **labels), num_rows=eval_count),
         processing_class=processor,

@@ -2,7 +2,14 @@
 
 from importlib import import_module
 
-_LAZY = {"BENCHMARKS": "records", "load_benchmark": "benchmarks", "coverage": "benchmarks", "load_folder": "folders"}
+_LAZY = {
+    "BENCHMARKS": "records",
+    "load_benchmark": "benchmarks",
+    "coverage": "benchmarks",
+    "load_folder": "folders",
+    "interleave": "interleaving",
+    "LabelBalance": "balancing",
+}
 
 __all__ = [*_LAZY]
 

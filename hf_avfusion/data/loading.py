@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from .interleaving import InterleavedRows
+from .orders import Draw
 from .streaming import ClipStream, row_seed
+
+# Counted besides the batches: clips that did not decode, that had come up before in their epoch, that an epoch left out.
+# The last two are 0 where every row comes up once.
+COUNTED = ("skipped", "repeated", "left_out")
 
 
 class ClipLoader:
@@ -59,7 +65,9 @@ class ClipLoader:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size), got rank={rank}, world_size={world_size}")
-        if getattr(stream.rows, "_distributed", None) is not None:
+        if getattr(stream.rows, "_distributed", None) is not None or (
+            isinstance(stream.rows, InterleavedRows) and stream.rows.split_by_node
+        ):
             raise ValueError(
                 "these rows went through split_dataset_by_node, and would be split over processes once more: give the"
                 " whole dataset in every process"
@@ -79,7 +87,7 @@ class ClipLoader:
             generator=torch.Generator(),
             **options,
         )
-        self._skipped_before = 0  # in the epochs before this one
+        self._before = [0] * len(COUNTED)  # in the epochs before this one
         self._begin(stream.epoch)
         self._loaded = False
 
@@ -94,42 +102,52 @@ class ClipLoader:
         if self._loaded and epoch != self._epoch:
             raise ValueError(f"the state that was loaded belongs to epoch {self._epoch}, but the stream is at {epoch}")
         if not self._loaded:
-            self._skipped_before = self.skipped
+            self._before = list(self.counts.values())
             self._begin(epoch)
         self._loaded = False
         self._loader.generator.manual_seed(row_seed(self.dataset.seed, epoch, {"clip_id": "workers"}))
         self._lanes.start[:-1] = torch.tensor(self._read)
         self._lanes.start[-1] = self._next_lane
-        return self._handed_out(iter(self._loader), list(self._skipped))
+        return self._handed_out(iter(self._loader), [list(counts) for counts in self._counts])
 
     def _begin(self, epoch: int) -> None:
         self._epoch = epoch
         self._read = [0] * self._lanes.number
-        self._skipped = [0] * self._lanes.number
+        self._counts = [[0] * len(COUNTED) for _ in range(self._lanes.number)]  # of each lane in this epoch
         self._next_lane = 0
 
-    def _handed_out(self, batches: Iterator[tuple[int, int, int, Any]], skipped_before: list[int]) -> Iterator[Any]:
-        for lane, read, skipped, batch in batches:
+    def _handed_out(
+        self, batches: Iterator[tuple[int, int, list[int], Any]], counts_before: list[list[int]]
+    ) -> Iterator[Any]:
+        for lane, read, counts, batch in batches:
             self._read[lane] = read
-            self._skipped[lane] = skipped_before[lane] + skipped
+            self._counts[lane] = [before + count for before, count in zip(counts_before[lane], counts)]
             if batch is not None:
                 # A DataLoader takes one batch of each worker in turn and passes over workers that have ended.
                 self._next_lane = (lane + 1) % self._lanes.number
                 yield batch
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Clips of this process in all epochs, up to the batch that was last handed out: "skipped", those that did not
+        decode; "repeated", those that had come up before in their epoch; "left_out", rows that an epoch did without.
+        """
+        sums = (before + sum(of_lanes) for before, of_lanes in zip(self._before, zip(*self._counts)))
+        return dict(zip(COUNTED, sums))
+
+    @property
     def skipped(self) -> int:
         """Clips of this process that did not decode, in all epochs, up to the batch that was last handed out."""
-        return self._skipped_before + sum(self._skipped)
+        return self.counts["skipped"]
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process is, as JSON can hold it: after the batch that was last handed out."""
         return {
             "epoch": self._epoch,
             "rows_read": list(self._read),  # of each worker
-            "rows_skipped": list(self._skipped),
             "next_worker": self._next_lane,
-            "rows_skipped_before": self._skipped_before,
+            **{f"rows_{name}": list(of_lanes) for name, of_lanes in zip(COUNTED, zip(*self._counts))},
+            **{f"rows_{name}_before": before for name, before in zip(COUNTED, self._before)},
             "layout": self._layout(),
         }
 
@@ -151,9 +169,9 @@ class ClipLoader:
             )
         self._epoch = state["epoch"]
         self._read = list(state["rows_read"])
-        self._skipped = list(state["rows_skipped"])
+        self._counts = [list(of_lane) for of_lane in zip(*(state[f"rows_{name}"] for name in COUNTED))]
         self._next_lane = state["next_worker"]
-        self._skipped_before = state["rows_skipped_before"]
+        self._before = [state[f"rows_{name}_before"] for name in COUNTED]
         self._loaded = True
 
     def _layout(self) -> dict[str, Any]:
@@ -168,11 +186,12 @@ class ClipLoader:
             "seed": stream.seed,
             "shuffle_buffer": stream.shuffle_buffer,
             "num_rows": stream.num_rows,
+            "rows": stream.order.layout(),
         }
 
 
 class _Lanes(IterableDataset):
-    """What one worker of one process reads: (lane, rows read, rows skipped since the start, batch).
+    """What one worker of one process reads: (lane, rows read, what was `COUNTED` since the start, batch).
 
     The last item of each has None for the batch: it tells of rows after the last batch.
     """
@@ -187,26 +206,27 @@ class _Lanes(IterableDataset):
         # Rows that each lane has read, and the lane whose turn it is. Shared with workers that outlive an epoch.
         self.start = torch.zeros(number + 1, dtype=torch.int64).share_memory_()
 
-    def __iter__(self) -> Iterator[tuple[int, int, int, Any]]:
+    def __iter__(self) -> Iterator[tuple[int, int, list[int], Any]]:
         # Worker 0 always hands out first, so it takes the lane whose turn it is.
         worker = get_worker_info()
         lane = ((worker.id if worker is not None else 0) + int(self.start[-1])) % self.number
         return self._batches(lane, int(self.start[lane]), self.stream.epoch)
 
-    def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, int, Any]]:
-        samples, skipped = [], 0
-        for sample in self.stream.decoded(self.stream.rows_at(epoch, self._places(lane, read)), epoch):
+    def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, list[int], Any]]:
+        samples, counts = [], [0] * len(COUNTED)
+        draws = self.stream.draws_at(epoch, self._places(lane, read))
+        for sample in self.stream.decoded(_counted(draws, counts), epoch):
             read += 1
             if sample is None:
-                skipped += 1
+                counts[0] += 1
                 continue
             samples.append(sample)
             if len(samples) == self.batch_size:
-                yield lane, read, skipped, self.collate_fn(samples)
+                yield lane, read, list(counts), self.collate_fn(samples)
                 samples = []
         if samples and not self.drop_last:
-            yield lane, read, skipped, self.collate_fn(samples)
-        yield lane, read, skipped, None
+            yield lane, read, list(counts), self.collate_fn(samples)
+        yield lane, read, list(counts), None
 
     def _places(self, lane: int, read: int) -> Iterator[int]:
         """Where this lane's rows stand in the order of all rows, after the first `read` of them."""
@@ -217,6 +237,14 @@ class _Lanes(IterableDataset):
         if self.drop_last and rows is not None:
             return takewhile(lambda place: place < rows // together * together, places)
         return places
+
+
+def _counted(draws: Iterator[Draw], counts: list[int]) -> Iterator[Mapping[str, Any]]:
+    """The rows, read one by one as they are asked for; what they say besides is added to `counts`."""
+    for draw in draws:
+        counts[1] += draw.copy > 0
+        counts[2] += draw.left_out
+        yield draw.row()
 
 
 def _as_it_is(item: Any) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..models.media_avfusion import MediaError
+from .balancing import LabelBalance
+from .interleaving import InterleavedRows
+from .orders import Draw, RowOrder, at_places, shuffled, stable_hash
 
 if TYPE_CHECKING:
     import datasets
@@ -34,7 +37,8 @@ class ClipStream(IterableDataset):
 
     Args:
         rows: `datasets.IterableDataset` (streamed), or anything with a length and random access (`datasets.Dataset`, a
-            list) whose items are rows: dictionaries with clip_id, video {bytes, path}, start, end and label columns.
+            list) whose items are rows: dictionaries with clip_id, video {bytes, path}, start, end and label columns; or
+            several of these, by `interleave`.
         transform: (row, generator) -> sample; a `ClipTransform`.
         seed: of the order and of everything random in a sample.
         shuffle_buffer: 0 keeps the order of `rows`. A streamed dataset is shuffled by shards and by a buffer of this
@@ -42,42 +46,44 @@ class ClipStream(IterableDataset):
             order.
         on_error: "skip" leaves out a clip that does not decode, logs its id and counts it in `skipped`; "stop" raises.
         num_rows: number of rows, where a streamed dataset's is known, so that `len` works and epochs can be counted.
+            `interleave` has its own argument for it.
+        balance: clips of rare labels come up more often than common ones (`LabelBalance`); by default each comes up once
+            an epoch.
+
+    Raises:
+        TypeError, ValueError: arguments that cannot be, or that do not go together.
     """
 
     def __init__(
         self,
-        rows: datasets.IterableDataset | datasets.Dataset | Sequence[Mapping[str, Any]],
+        rows: datasets.IterableDataset | datasets.Dataset | InterleavedRows | Sequence[Mapping[str, Any]],
         transform: Callable[[Mapping[str, Any], torch.Generator], dict[str, Any]],
         *,
         seed: int = 0,
         shuffle_buffer: int = 0,
         on_error: str = "skip",
         num_rows: int | None = None,
+        balance: LabelBalance | None = None,
     ):
-        import datasets
-
         if on_error not in ("skip", "stop"):
             raise ValueError(f"on_error must be 'skip' or 'stop', got {on_error!r}")
         if shuffle_buffer < 0:
             raise ValueError(f"shuffle_buffer must not be negative, got {shuffle_buffer}")
-        self._streamed = isinstance(rows, datasets.IterableDataset)
-        if not self._streamed and not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-            raise TypeError(
-                "rows must be a datasets.IterableDataset, a datasets.Dataset or a sequence of rows, got"
-                f" {type(rows).__name__}"
-            )
-        if not self._streamed and num_rows is not None and num_rows != len(rows):
-            raise ValueError(f"num_rows={num_rows}, but rows holds {len(rows)}")
-        if self._streamed and shuffle_buffer:
-            # Of datasets' own shuffling only that of the shards: its buffer cannot be resumed exactly, and reading several
-            # shards at once, its default, ends every epoch with a sleep of 5 s (datasets 5.2).
-            rows = rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
+        if isinstance(rows, InterleavedRows):
+            if balance is not None:
+                raise ValueError("interleaved rows are weighed by their probabilities; balance is for one benchmark")
+            if num_rows is not None:
+                raise ValueError("give num_rows, one number for each source, to interleave")
+            self._order: RowOrder | InterleavedRows = rows.shuffled(seed, shuffle_buffer) if shuffle_buffer else rows
+        else:
+            self._order = RowOrder(rows, seed=seed, shuffle_buffer=shuffle_buffer, num_rows=num_rows, balance=balance)
+            rows = self._order.rows
         self.rows = rows
         self.transform = transform
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.on_error = on_error
-        self.num_rows = num_rows if self._streamed else len(rows)
+        self.num_rows = self._order.num_rows
         # In shared memory, since workers are other processes, and may outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
@@ -95,6 +101,16 @@ class ClipStream(IterableDataset):
     @property
     def epoch(self) -> int:
         return int(self._epoch)
+
+    @property
+    def order(self) -> RowOrder | InterleavedRows:
+        """Which rows an epoch takes, and in which order."""
+        return self._order
+
+    @property
+    def once_each(self) -> bool:
+        """Whether every row comes up exactly once an epoch."""
+        return self._order.layout() is None
 
     @property
     def skipped(self) -> int:
@@ -134,7 +150,7 @@ class ClipStream(IterableDataset):
                 continue
             in_a_row = 0
             # For the collator: the batch's randomness comes from its rows, but is not what the rows drew themselves.
-            sample["seed"] = _hash("batch", row_seed(self.seed, epoch, row))
+            sample["seed"] = stable_hash("batch", row_seed(self.seed, epoch, row))
             yield sample
 
     def rows_at(self, epoch: int, places: Iterable[int]) -> Iterator[Mapping[str, Any]]:
@@ -143,87 +159,43 @@ class ClipStream(IterableDataset):
         That order is the same in every process and worker, whatever their number. With random access nothing else is
         read; a streamed dataset is read from its beginning, undecoded, past the rows that are not asked for.
         """
-        if not self._streamed:
-            order = self._order(epoch)
-            for place in places:
-                if place >= len(order):
-                    return
-                yield self.rows[order[place]]
-            return
-        self.rows.set_epoch(epoch)
-        rows = _whole(self.rows)
-        if self.shuffle_buffer:
-            generator = torch.Generator().manual_seed(_hash("order", self.seed, epoch, 0))
-            rows = _shuffled(rows, self.shuffle_buffer, generator)
-        places = iter(places)
-        place = next(places, None)
-        for number, row in enumerate(rows):
-            if place is None:
-                return
+        return (draw.row() for draw in self.draws_at(epoch, places))
+
+    def draws_at(self, epoch: int, places: Iterable[int]) -> Iterator[Draw]:
+        """As `rows_at`, before the rows are read, with what is counted about them."""
+        if isinstance(self._order, RowOrder) and not self._order.streamed:
+            return self._order.draws_at(epoch, places)
+        return at_places(self._no_more_than_declared(self._order.draws(epoch)), places)
+
+    def _no_more_than_declared(self, draws: Iterator[Draw]) -> Iterator[Draw]:
+        for number, draw in enumerate(draws):
             if number == self.num_rows:
                 logger.warning("num_rows=%d, but there are more rows; in training those never come up", self.num_rows)
-            if number == place:
-                yield row
-                place = next(places, None)
+            yield draw
 
     def _undecoded(self, epoch: int) -> Iterator[Mapping[str, Any]]:
         """This worker's rows of an epoch, in order."""
-        if self._streamed:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        order = self._order
+        if not isinstance(order, RowOrder) or order.balance is not None:
+            yield from (draw.row() for draw in islice(order.draws(epoch), first, None, step))
+        elif not order.streamed:
+            yield from (self.rows[index] for index in order.order((self.seed, epoch))[first::step])
+        else:
             self.rows.set_epoch(epoch)
             # In a worker, the dataset gives that worker's shards.
             if self.shuffle_buffer:
-                worker = get_worker_info()
-                seed = _hash("order", self.seed, epoch, worker.id if worker is not None else 0)
-                yield from _shuffled(self.rows, self.shuffle_buffer, torch.Generator().manual_seed(seed))
+                generator = torch.Generator().manual_seed(stable_hash("order", self.seed, epoch, first))
+                yield from shuffled(self.rows, self.shuffle_buffer, generator)
             else:
                 yield from self.rows
-            return
-        order = self._order(epoch)
-        worker = get_worker_info()
-        for index in order if worker is None else order[worker.id :: worker.num_workers]:
-            yield self.rows[index]
-
-    def _order(self, epoch: int) -> Sequence[int]:
-        """Row numbers in the order of an epoch; for rows with random access."""
-        if not self.shuffle_buffer:
-            return range(len(self.rows))
-        generator = torch.Generator().manual_seed(_hash("order", self.seed, epoch))
-        return torch.randperm(len(self.rows), generator=generator).tolist()
-
-
-def _whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
-    """All rows, in a worker too, where a streamed dataset's own `__iter__` gives only that worker's shards."""
-    if get_worker_info() is not None:
-        import fsspec.asyn
-
-        fsspec.asyn.reset_lock()  # as `__iter__` does in a worker: the lock may have been held when it was forked
-    for batch in rows.iter(batch_size=1):
-        yield {name: values[0] for name, values in batch.items()}
-
-
-def _shuffled(rows: Iterable[Any], size: int, generator: torch.Generator) -> Iterator[Any]:
-    """A row leaves a full buffer, drawn by chance, for each that enters; the rest comes at the end."""
-    buffer = []
-    for row in rows:
-        if len(buffer) < size:
-            buffer.append(row)
-            continue
-        place = torch.randint(size, (), generator=generator).item()
-        yield buffer[place]
-        buffer[place] = row
-    for place in torch.randperm(len(buffer), generator=generator).tolist():
-        yield buffer[place]
-
-
-def _hash(*parts: Any) -> int:
-    """63 bits; Python's own hash differs from process to process."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def row_seed(seed: int, epoch: int, row: Mapping[str, Any]) -> int:
     """The seed of everything random that happens to a row in an epoch."""
-    return _hash(seed, epoch, row["clip_id"], row.get("start"), row.get("end"))
+    copy = [row["copy"]] if row.get("copy") else []  # of a row that comes up several times in an epoch
+    return stable_hash(seed, epoch, row["clip_id"], row.get("start"), row.get("end"), *copy)
 
 
 def row_generator(seed: int, epoch: int, row: Mapping[str, Any]) -> torch.Generator:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collating import AVCollator
-from ..data.loading import ClipLoader
+from ..data.loading import COUNTED, ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
 from .arguments import AVTrainingArguments
@@ -39,9 +39,10 @@ class AVTrainer(Trainer):
     - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
       with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
       same number of processes and workers, the same batch size and stream; anything else is a ValueError.
-    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs) and
-      in the metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many
-      of them has fewer steps; with `max_steps` the next epoch then begins earlier.
+    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs; of
+      interleaved or balanced streams also `repeated_clips` and `left_out_clips`, see `ClipLoader.counts`) and in the
+      metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many of them
+      has fewer steps; with `max_steps` the next epoch then begins earlier.
     - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
       evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
     - the published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
@@ -79,6 +80,11 @@ class AVTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
             **kwargs,
         )
+        if self.args.fsdp and not self.is_fsdp_enabled and not self.is_fsdp_xla_enabled:
+            raise ValueError(
+                "--fsdp was asked for, but accelerate shards on several accelerators only, and would train unsharded here:"
+                " leave it out, or start on GPUs with torchrun."
+            )
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         if compute_metrics is None and getattr(self.model, "config", None) is not None:
             self.compute_metrics = build_compute_metrics(self.model.config)
@@ -130,7 +136,7 @@ class AVTrainer(Trainer):
     def get_train_dataloader(self):
         dataloader = super().get_train_dataloader()
         self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
-        self._skipped_clips = self._skipped_earlier = 0
+        self._counts = self._counts_earlier = [0] * len(COUNTED)
         return dataloader
 
     def set_initial_training_values(self, args, dataloader):
@@ -172,8 +178,8 @@ class AVTrainer(Trainer):
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
-        batches, rows, told = self.ranks.level(batches, num_batches, (self._stream.skipped, items))
-        self._skipped_clips = self._skipped_earlier + sum(skipped for skipped, _ in told)
+        batches, rows, told = self.ranks.level(batches, num_batches, (list(self._stream.counts.values()), items))
+        self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
         if not batches:
             self._epoch_ended = True
             return [], None
@@ -203,7 +209,8 @@ class AVTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._stream is not None and ("loss" in logs or "train_loss" in logs):
-            logs["skipped_clips"] = self._skipped_clips
+            counts = {f"{name}_clips": count for name, count in zip(COUNTED, self._counts)}
+            logs |= {"skipped_clips": counts["skipped_clips"]} if self._stream.dataset.once_each else counts
         super().log(logs, start_time)
 
     # ---- optimiser ----
@@ -230,6 +237,12 @@ class AVTrainer(Trainer):
             {"params": groups[True], "weight_decay": self.args.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},
         ]
+
+    def _prepare_for_training(self, *args, **kwargs):
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
+        return super()._prepare_for_training(*args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
@@ -306,8 +319,8 @@ class AVTrainer(Trainer):
             "batches_taken": self._batches_taken,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "epoch_ended": ended,
-            "skipped_clips": self._skipped_clips,  # of all processes
-            "skipped_clips_earlier": self._skipped_earlier,  # those that no process's stream counts
+            "counts": self._counts,  # of all processes
+            "counts_earlier": self._counts_earlier,  # those that no process's stream counts
             "stream": self._stream.state_dict(),
         }
         path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
@@ -335,15 +348,27 @@ class AVTrainer(Trainer):
                         f"{resume_from_checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
                         f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
                     )
-        self._skipped_clips = state["skipped_clips"]
+        self._counts = state["counts"]
         epoch = state["stream"]["epoch"]
         if state["epoch_ended"]:
-            self._skipped_earlier = state["skipped_clips"]
+            self._counts_earlier = state["counts"]
             return epoch + 1, 0
         state = _read_stream_state(resume_from_checkpoint, self.args.process_index)
-        self._skipped_earlier = state["skipped_clips_earlier"]
+        self._counts_earlier = state["counts_earlier"]
         self._stream.load_state_dict(state["stream"])
         return epoch, state["batches_taken"]
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the Trainer's; with FSDP's SHARDED_STATE_DICT it writes whole weights too, where the Trainer's writes none.
+        Checkpoints stay sharded.
+        """
+        super().save_model(output_dir, _internal_call)
+        if not self.is_fsdp_enabled or _internal_call:
+            return
+        if "SHARDED_STATE_DICT" in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            weights = self.accelerator.get_state_dict(self.model)  # every process must take part
+            if self.args.should_save:
+                self._save(output_dir, state_dict=weights)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         model = self.model if model is None else model
@@ -368,6 +393,17 @@ def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None)
     evaluation.
     """
     return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _classes_to_shard(model: torch.nn.Module) -> list[str]:
+    """The model's `_no_split_modules` without those that hold its input embeddings: accelerate 1.15 shards these by
+    themselves afterwards, which fails where the module around them was sharded already (ViTs).
+    """
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    around = {
+        type(module).__name__ for module in model.modules() if any(part is embeddings for part in module.modules())
+    }
+    return [name for name in getattr(model, "_no_split_modules", None) or [] if name not in around]
 
 
 def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:

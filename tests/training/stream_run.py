@@ -12,11 +12,16 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from hf_avfusion.data.balancing import LabelBalance
 from hf_avfusion.data.collating import AVCollator
+from hf_avfusion.data.interleaving import interleave
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.media_avfusion import MediaError
@@ -68,7 +73,12 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def make_stream(number: int, broken, transform, streamed: bool, **options) -> ClipStream:
+def make_stream(number: int, broken, transform, streamed: bool, mix=None, balanced=False, **options) -> ClipStream:
+    if mix is not None:  # a second benchmark with as many rows again
+        sources = [make_stream(number, broken, None, streamed).rows for _ in range(2)]
+        for row in sources[1] if not streamed else ():
+            row["clip_id"] = "other-" + row["clip_id"]
+        return ClipStream(interleave(sources, num_rows=[number, number], **mix), transform, **options)
     rows = [
         {
             "clip_id": f"clip-{n}",
@@ -79,6 +89,10 @@ def make_stream(number: int, broken, transform, streamed: bool, **options) -> Cl
         }
         for n in range(number)
     ]
+    if balanced:
+        for row in rows:  # two rare classes
+            row["label"] = 0 if row["label"] else 1 + row["label"] % 2
+        options["balance"] = LabelBalance.of(rows, "label")
     if streamed:
         import datasets
 
@@ -88,7 +102,8 @@ def make_stream(number: int, broken, transform, streamed: bool, **options) -> Cl
 
 
 def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path=0.0, kill_at=None, resume=None,
-        mixup=0.0, eval_rows=0, eval_broken=(), foreign=False, **options) -> dict:  # fmt: skip
+        mixup=0.0, mix=None, balanced=False, pretend=True, eval_rows=0, eval_broken=(),
+        foreign=False, **options) -> dict:  # fmt: skip
     folder = Path(folder)
     defaults = {
         "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05,
@@ -97,6 +112,9 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
     }  # fmt: skip
     args = AVTrainingArguments(output_dir=str(folder / name), **{**defaults, **options})
     torch.manual_seed(0)
+    if args.fsdp and pretend:
+        # accelerate shards on accelerators only; told that this is one, it does all the same on the CPU, with gloo
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     config = MBTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, fusion_layer=1, image_size=16,
         patch_size=8, num_frames=2, num_mel_bins=16, spectrogram_length=16, num_labels=3, drop_path_rate=drop_path,
@@ -110,7 +128,7 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         MBTForAudioVisualClassification(config),
         args,
         AVCollator(mixup_alpha=mixup, num_labels=3),
-        train_dataset=make_stream(rows, broken, reading("train"), streamed, seed=1, shuffle_buffer=12),
+        train_dataset=make_stream(rows, broken, reading("train"), streamed, mix, balanced, seed=1, shuffle_buffer=12),
         eval_dataset=make_stream(eval_rows, eval_broken, reading("eval"), streamed) if eval_rows else None,
         callbacks=[Kill(kill_at)] if kill_at is not None and rank == args.world_size - 1 else None,
     )
@@ -125,8 +143,13 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         predicted = trainer.predict(trainer.eval_dataset)
         result["labels"] = predicted.label_ids.tolist()
         result["predictions"] = predicted.predictions.tolist()
+    tensors = trainer.model.state_dict()
+    if trainer.is_fsdp_enabled:
+        result["sharded"] = [name for name, tensor in tensors.items() if isinstance(tensor, DTensor)]
+        tensors = trainer.accelerator.get_state_dict(trainer.model)
+        trainer.save_model(str(folder / f"{name}-model"))
     if rank == 0:
-        save_file(trainer.model.state_dict(), folder / f"{name}.safetensors")
+        save_file(tensors, folder / f"{name}.safetensors")
         (folder / f"{name}.json").write_text(json.dumps(result))
     return result
 

@@ -4,6 +4,7 @@ that is enough, as real processes, killed and launched by torchrun, where it is 
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,25 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_run import run
 
+from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = (5, 11, 30)
 
 
-def launch(*jobs, processes=1):
-    """The jobs one after the other in new processes; without torchrun if one is enough."""
+def start(*jobs, torchrun=()):
+    """The jobs one after the other in a new process, or those of torchrun with these options."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(["-m", "torch.distributed.run", *torchrun] if torchrun else [])]
     command += [str(Path(__file__).with_name("stream_run.py")), json.dumps(jobs)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def launch(*jobs, processes=1):
+    """As `start`, waiting for the end; without torchrun if one process is enough."""
+    started = start(*jobs, torchrun=["--standalone", "--nproc_per_node", str(processes)] if processes > 1 else [])
+    out, err = started.communicate(timeout=300)
+    return subprocess.CompletedProcess(started.args, started.returncode, out, err)
 
 
 def weights(folder, name):
@@ -87,6 +95,33 @@ def test_resuming_with_other_arguments(tmp_path, options):
         assert again["steps"] == whole["steps"]
         assert again["train"]["skipped_clips"] == whole["train"]["skipped_clips"]
         assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{number}"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mix": {"probabilities": [0.6, 0.4], "stopping_strategy": "first_exhausted", "seed": 2}},
+        {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+        {"balanced": True},
+    ],
+)
+def test_interleaved_and_balanced_streams_are_resumed(tmp_path, options):
+    options = {"rows": 17, "streamed": False, **SAVING, **options}
+    whole = run(tmp_path, "whole", **options)
+    steps = sorted(int(path.name[11:]) for path in (tmp_path / "whole").glob("checkpoint-*"))[:-1]
+    assert any(step < whole["steps"] / 2 for step in steps)
+    counts = {name: whole["train"][name] for name in ("skipped_clips", "repeated_clips", "left_out_clips")}
+    assert sum(counts.values()) > counts["skipped_clips"] > 0
+    for step in steps:
+        again = run(tmp_path, f"again-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
+        assert {name: again["train"][name] for name in counts} == counts
+        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{step}"))
+    every, rest = (decoded(tmp_path, f"{name}-train")[0] for name in ("whole", f"again-{steps[-1]}"))
+    assert rest == every[-len(rest) :] if rest else True
+    inside = str(tmp_path / "whole" / f"checkpoint-{steps[0]}")
+    for other, message in (({"workers": 2}, "workers was 1 and is 2"), ({"mix": None, "balanced": False}, "rows was ")):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, "refused", resume=inside, **{**options, **other})
 
 
 def test_an_unknown_length_is_resumed_too(tmp_path, monkeypatch):
@@ -181,6 +216,14 @@ def two_processes(tmp_path_factory):
         # 33 clips: the last step has one, for one of the processes alone
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
         {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {
+            "name": "mixed",
+            "rows": 19,
+            "broken": BROKEN,
+            "mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.6, 0.4]},
+            "streamed": False,
+            "num_train_epochs": 1,
+        },
         {"name": "foreign", "rows": 16, "num_train_epochs": 1, "eval_rows": 13, "foreign": True},
         {"name": "killed", "kill_at": 7, **SAVING},
     ]
@@ -231,6 +274,84 @@ def test_two_processes_decode_every_row_once(two_processes):
     assert sorted(evaluated[0] + evaluated[1]) == sorted([*names, *names])  # evaluate and predict
     assert (result["eval"]["eval_clips"], result["eval"]["eval_skipped_clips"]) == (34, 3)
     assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
+
+
+@pytest.mark.slow
+def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
+    """Sharded weights, checkpoints whole and sharded: the bits of DDP, without a stop and after one."""
+    sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
+    jobs = [
+        {"name": "full", "fsdp": True, "eval_rows": 37, "eval_broken": (2, 7, 20)},
+        {"name": "full-again", "fsdp": True, "resume": str(tmp_path / "full" / "checkpoint-6")},
+        {"name": "sharded", "max_steps": 9, **sharded},
+        {"name": "sharded-again", "resume": str(tmp_path / "sharded" / "checkpoint-6"), **sharded},
+        # where accelerate would not shard, and say nothing
+        {"name": "refused", "fsdp": True, "pretend": False},
+    ]
+    done = launch(*({"folder": str(tmp_path), **SAVING, **job} for job in jobs), processes=2)
+    assert done.returncode != 0
+    assert "--fsdp was asked for, but accelerate shards on several accelerators only" in done.stderr, done.stderr
+    expected = weights(two_processes, "whole")
+    for name in ("full", "full-again", "sharded-again"):
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert result["world_size"] == 2
+        assert set(result["sharded"]) == set(expected)  # every tensor
+        assert_same_bits(expected, weights(tmp_path, name))
+        saved = MBTForAudioVisualClassification.from_pretrained(tmp_path / f"{name}-model")
+        assert_same_bits(expected, saved.state_dict())
+    assert not list((tmp_path / "sharded" / "checkpoint-6").glob("*.safetensors"))
+    ddp = json.loads((two_processes / "whole.json").read_text())
+    full = json.loads((tmp_path / "full.json").read_text())
+    assert full["labels"] == ddp["labels"]
+    assert full["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
+    for name in ("eval_clips", "eval_skipped_clips"):
+        assert full["eval"][name] == ddp["eval"][name]
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_two_processes(two_processes, tmp_path):
+    """Two torchrun agents that meet at an address, as on two machines, with one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", "test"]
+    nodes = [
+        start(
+            {"folder": str(tmp_path), "name": "nodes", **SAVING},
+            torchrun=[
+                *options,
+                "--rdzv_endpoint",
+                f"localhost:{port}",
+                "--node_rank",
+                str(node),
+                "--local_addr",
+                "localhost",
+            ],
+        )
+        for node in range(2)
+    ]
+    errors = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert json.loads((tmp_path / "nodes.json").read_text())["world_size"] == 2
+    assert all(decoded(tmp_path, "nodes-train", ranks=2))
+    assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "nodes"))
+
+
+@pytest.mark.slow
+def test_two_processes_divide_interleaved_rows(two_processes, tmp_path):
+    """Every draw is decoded by one process, and what is counted is counted over both."""
+    two = json.loads((two_processes / "mixed.json").read_text())
+    one = run(
+        tmp_path, "mixed", rows=19, broken=BROKEN, streamed=False, num_train_epochs=1, per_device_train_batch_size=8,
+        mix={"stopping_strategy": "all_exhausted", "probabilities": [0.6, 0.4]},
+    )  # fmt: skip
+    alone, parts = decoded(tmp_path, "mixed-train")[0], decoded(two_processes, "mixed-train", ranks=2)
+    assert all(parts)
+    assert sorted(parts[0] + parts[1]) == sorted(alone)
+    for name in ("skipped_clips", "repeated_clips", "left_out_clips"):
+        assert two["train"][name] == one["train"][name]
+    assert two["train"]["skipped_clips"] >= len(BROKEN)
+    assert two["train"]["repeated_clips"] == len(alone) - len(set(alone)) > 0
 
 
 @pytest.mark.slow
