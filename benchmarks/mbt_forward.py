@@ -17,24 +17,28 @@ the whole model start below 1.
 from __future__ import annotations
 
 import argparse
-import gc
 import math
-import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from hf_avfusion.evaluation.costs import (
+    PeakMemory,
+    best_time,
+    best_times_in_turn,
+    count_flops,
+    in_own_process,
+    inference,
+    training_step,
+)
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
 
@@ -96,7 +100,7 @@ def build_inputs(config: MBTConfig, batch_size: int, device: str, dtype: torch.d
 # ---------------------------------------------------------------------------------------------------------- FLOPs
 
 
-def count_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
+def flops_by_formula(config: MBTConfig, batch_size: int) -> tuple[int, int]:
     """Forward and training-step FLOPs by formula: matrix products only, two FLOPs per multiply-add."""
     d, m = config.hidden_size, config.intermediate_size
     patch_height, patch_width = config.patch_hw
@@ -134,20 +138,15 @@ def count_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
 
 
 def check_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
-    """`count_flops`, having made sure that torch's own counter sees the same numbers (on meta tensors, nothing is
+    """`flops_by_formula`, having made sure that torch's own counter sees the same numbers (on meta tensors, nothing is
     computed).
     """
-    config._attn_implementation = "eager"
     with torch.device("meta"):
         model = MBTForAudioVisualClassification(config).train()
         inputs = build_inputs(config, batch_size, "meta", torch.float32)
-    with FlopCounterMode(display=False) as forward_counter:
-        loss = model(**inputs).loss
-    with FlopCounterMode(display=False) as backward_counter:
-        loss.backward()
-    forward, step = count_flops(config, batch_size)
-    counted = forward_counter.get_total_flops()
-    counted_step = counted + backward_counter.get_total_flops()
+    forward, step = flops_by_formula(config, batch_size)
+    counted = count_flops(lambda: model(**inputs))
+    counted_step = count_flops(lambda: model(**inputs).loss.backward())
     for what, ours, theirs in (("forward", forward, counted), ("training step", step, counted_step)):
         if abs(ours - theirs) > 1e-3 * theirs:
             raise RuntimeError(f"{what} FLOPs: the formula gives {ours:.6g}, torch.utils.flop_counter {theirs:.6g}.")
@@ -155,61 +154,6 @@ def check_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
 
 
 # ------------------------------------------------------------------------------------------------- time and memory
-
-
-def resident_mib(field: str) -> float | None:
-    """A field of /proc/self/status in MiB (VmRSS now, VmHWM the peak since the last reset); None where there is none."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field + ":")), None)
-
-
-def reset_resident_peak() -> bool:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-class PeakMemory:
-    """Peak memory of a `with` block above `baseline`, in MiB; None where it cannot be told."""
-
-    def __init__(self, device: str, baseline: float | None):
-        self.device, self.baseline, self.mib = device, baseline, None
-
-    @staticmethod
-    def now(device: str) -> float | None:
-        gc.collect()
-        return torch.cuda.memory_allocated() / 2**20 if device == "cuda" else resident_mib("VmRSS")
-
-    def __enter__(self) -> PeakMemory:
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        elif not reset_resident_peak():
-            self.baseline = None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.baseline is not None:
-            peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else resident_mib("VmHWM")
-            self.mib = peak - self.baseline
-
-
-def best_time(call: Callable[[], Any], device: str, repeats: int, seconds: float) -> tuple[float, int]:
-    """Least seconds of `call` over `repeats` calls, fewer (at least 2) once `seconds` are spent; no warm-up here."""
-    times: list[float] = []
-    while len(times) < repeats and (len(times) < 2 or sum(times) < seconds):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times), len(times)
 
 
 def measure(case: Case, arguments: argparse.Namespace) -> Result:
@@ -221,60 +165,16 @@ def measure(case: Case, arguments: argparse.Namespace) -> Result:
     inputs = build_inputs(config, arguments.batch_size, device, dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
     run = torch.compile(model) if case.compiled else model
-    unlabelled = {name: value for name, value in inputs.items() if name != "labels"}
-
-    def forward() -> None:
-        with torch.no_grad():
-            run(**unlabelled)
-
-    def step() -> None:
-        run(**inputs).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    forward, step = inference(run, inputs), training_step(run, inputs, optimizer)
 
     baseline = PeakMemory.now(device)
-    model.eval()
     forward()
     with PeakMemory(device, baseline) as forward_memory:
         forward_s, forward_repeats = best_time(forward, device, arguments.repeats, arguments.seconds)
-    model.train()
     step()
     with PeakMemory(device, baseline) as step_memory:
         step_s, step_repeats = best_time(step, device, arguments.repeats, arguments.seconds)
     return Result(forward_s, step_s, forward_memory.mib, step_memory.mib, min(forward_repeats, step_repeats))
-
-
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call in a forked child (Linux), whose memory starts clean; elsewhere here.
-
-    The parent runs no parallel torch code before, so there are no OpenMP threads for the fork to lose.
-    """
-    if "fork" not in multiprocessing.get_all_start_methods():
-        return function(*arguments)
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-
-    def child() -> None:
-        try:
-            sender.send(function(*arguments))
-        except BaseException as error:
-            sender.send(error)
-
-    process = context.Process(target=child)
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(
-            f"the process of {arguments[0]} ended with code {process.exitcode} (-9: out of memory); "
-            "ask for fewer --frames, a smaller --size or --batch_size"
-        ) from None
-    process.join()
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 # -------------------------------------------------------------------------------------------- bottleneck exchange
@@ -348,14 +248,10 @@ def measure_exchange(frames: int, arguments: argparse.Namespace) -> dict[str, di
         for leaf in (*tokens.values(), bottleneck):
             leaf.grad = None
 
-    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "both": []} for name in ways}
-    for repeat in range(max(arguments.repeats, 2) * 2 + 1):
-        for name, way in ways.items():
-            for kind, run in (("forward", forward), ("both", both)):
-                elapsed, _ = best_time(lambda run=run, way=way: run(way), device, 1, 0.0)
-                if repeat:  # the first round warms up
-                    times[name][kind].append(elapsed)
-    return {name: {kind: min(values) for kind, values in kinds.items()} for name, kinds in times.items()}
+    calls = {(name, "forward"): partial(forward, way) for name, way in ways.items()}
+    calls |= {(name, "both"): partial(both, way) for name, way in ways.items()}
+    times = best_times_in_turn(calls, device, max(arguments.repeats, 2) * 2)
+    return {name: {kind: times[name, kind] for kind in ("forward", "both")} for name in ways}
 
 
 # ---------------------------------------------------------------------------------------------------------- report

@@ -1,0 +1,239 @@
+"""A comparison of model variants over seeds: finished runs kept in files, mean and spread of each metric, one table.
+
+A folder holds `runs/<variant>-seed<n>.json`, one file per finished run with its settings, so that a stopped comparison
+goes on where it was; `costs.json`; and the report: `comparison.md`, `.csv` (one row per variant, unrounded) and `.json`
+(everything). Files are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+COSTS = {  # heading and how a value is written
+    "parameters": ("parameters", "{:,}"),
+    "trainable_parameters": ("of them trained", "{:,}"),
+    "flops_per_clip": ("GFLOPs per clip", "{:,.4g}"),
+    "inference_clips_per_s": ("clips/s inference", "{:,.0f}"),
+    "training_clips_per_s": ("clips/s training", "{:,.0f}"),
+    "inference_mib": ("peak MiB inference", "{:,.0f}"),
+    "training_mib": ("peak MiB training", "{:,.0f}"),
+}
+RATES = ("inference_clips_per_s", "training_clips_per_s")  # with their ratio to the first variant's
+ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips")  # no scores
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n - 1; None for a single run) of a metric over n seeds."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Raises ValueError without values."""
+    if not values:
+        raise ValueError("a mean needs at least one run")
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all; its folder is made if missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class Comparison:
+    """The folder of a comparison.
+
+    Args:
+        folder: made when first written to.
+        settings: what all runs have in common, plain values; a finished run of other settings is refused.
+    """
+
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
+        self.folder = Path(folder)
+        self.settings = json.loads(json.dumps(settings))  # as it will be read back
+
+    def run_file(self, variant: str, seed: int) -> Path:
+        return self.folder / "runs" / f"{variant}-seed{seed}.json"
+
+    def finished(self, variant: str, seed: int, config: Mapping[str, Any]) -> dict[str, float] | None:
+        """Metrics of a run that is done; None if it is not.
+
+        Args:
+            config: what sets the variant apart.
+
+        Raises:
+            ValueError: the run was made with other settings, or its file is not one of ours; with the file, what
+                differs and the remedy.
+        """
+        path = self.run_file(variant, seed)
+        if not path.exists():
+            return None
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            found, metrics = {**run["settings"], "config of the variant": run["config"]}, dict(run["metrics"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no finished run ({error}): delete it, and the run is repeated") from error
+        wanted = {**self.settings, "config of the variant": json.loads(json.dumps(config))}
+        names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+        if names:
+            told = "; ".join(f"{name}: it has {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
+            raise ValueError(
+                f"{path} is a run with other settings ({told}). Choose another output folder, or delete the file to repeat"
+                " the run."
+            )
+        return metrics
+
+    def keep(self, variant: str, seed: int, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Marks a run as finished."""
+        run = {"settings": self.settings, "config": config, "seed": seed, "metrics": metrics}
+        write_whole(self.run_file(variant, seed), json.dumps(run, indent=2) + "\n")
+
+    def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
+        """Keeps what `costs.compare_costs` returned; `measured` says with what (device, batch size, variants)."""
+        write_whole(self.folder / "costs.json", json.dumps({"measured": measured, "costs": costs}, indent=2) + "\n")
+
+    def costs(self, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+        """The costs kept, None if there are none or they were measured with something else."""
+        path = self.folder / "costs.json"
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return kept["costs"] if kept["measured"] == json.loads(json.dumps(measured)) else None
+
+    def report(
+        self,
+        runs: Mapping[str, Mapping[int, Mapping[str, float]]],
+        costs: Mapping[str, Mapping[str, Any]],
+        measured: Mapping[str, Any],
+    ) -> Table:
+        """Writes `comparison.md`, `.csv` and `.json`; returns the table to print.
+
+        Args:
+            runs: variant -> seed -> metric -> value. costs: variant -> what `compare_costs` says of it; `measured`: as
+                for `keep_costs`.
+        """
+        summary = summarize(runs)
+        headings, rows = table(summary, costs)
+        write_whole(self.folder / "comparison.md", markdown(headings, rows))
+        write_whole(self.folder / "comparison.csv", as_csv(summary, costs))
+        everything = {
+            "versions": versions(),
+            "measured": measured,
+            "settings": self.settings,
+            "seeds": {variant: sorted(by_seed) for variant, by_seed in runs.items()},
+            "summary": {
+                variant: {metric: value._asdict() for metric, value in metrics.items()}
+                for variant, metrics in summary.items()
+            },
+            "costs": costs,
+            "runs": runs,
+        }
+        write_whole(self.folder / "comparison.json", json.dumps(everything, indent=2) + "\n")
+        printed = Table(*headings, title="mean ± standard deviation over n seeds; x: relative to the first")
+        for row in rows:
+            printed.add_row(*row)
+        return printed
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and the libraries that compute."""
+    import torch
+    import transformers
+
+    import hf_avfusion
+
+    modules = (hf_avfusion, torch, transformers)
+    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
+
+
+def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:
+    """The scores among what `Trainer.evaluate` returns, without their prefix."""
+    named = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return {name: value for name, value in named.items() if name not in ABOUT_THE_RUN}
+
+
+def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[str, Spread]]:
+    """variant -> metric -> mean and spread over the seeds; variants without a run are left out."""
+    summary = {}
+    for variant, by_seed in runs.items():
+        results = list(by_seed.values())
+        if results:
+            summary[variant] = {metric: spread([run[metric] for run in results]) for metric in results[0]}
+    return summary
+
+
+def table(
+    summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, a column per variant: the metrics (the loss only in the files) over n seeds, then the costs;
+    rates with their ratio to the first variant's. What is not known is `-`.
+    """
+    variants = list(dict.fromkeys([*costs, *summary]))
+    metrics = list(dict.fromkeys(name for scores in summary.values() for name in scores if name != "loss"))
+    rows = []
+    for metric in metrics:
+        scores = [summary.get(variant, {}).get(metric) for variant in variants]
+        name = f"{metric} %" if _is_share(metric) else metric
+        rows.append([name, *("-" if score is None else _written(metric, score) for score in scores)])
+    if metrics:
+        counts = [[score.n for score in summary.get(variant, {}).values()] for variant in variants]
+        rows.append(["seeds (n)", *(str(max(count, default=0)) for count in counts)])
+    for name, (heading, _) in COSTS.items():
+        values = [costs.get(variant, {}).get(name) for variant in variants]
+        if any(value is not None for value in values):
+            rows.append([heading, *(_cost(name, value, values[0]) for value in values)])
+    return ["", *variants], rows
+
+
+def _written(metric: str, value: Spread) -> str:
+    """`99.8 ± 0.1` in per cent for shares, plain for losses and d-prime."""
+    scale, digits = (100, 1) if _is_share(metric) else (1, 3)
+    text = f"{scale * value.mean:.{digits}f}"
+    return text if value.std is None else f"{text} ± {scale * value.std:.{digits}f}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric.startswith("top") or metric in ("map", "auc")
+
+
+def _cost(name: str, value: float | None, first: float | None) -> str:
+    if value is None:
+        return "-"
+    text = COSTS[name][1].format(value / 1e9 if name == "flops_per_clip" else value)
+    return f"{text} (x {value / first:.2f})" if name in RATES and first else text
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_csv(summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row per variant: `<metric>_mean`, `<metric>_std`, `n`, and the costs; nothing is rounded."""
+    rows = []
+    for variant in dict.fromkeys([*costs, *summary]):
+        row: dict[str, Any] = {"fusion": variant}
+        for metric, value in summary.get(variant, {}).items():
+            row |= {f"{metric}_mean": value.mean, f"{metric}_std": value.std, "n": value.n}
+        rows.append(row | dict(costs.get(variant, {})))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,107 @@
+"""Finished runs are kept and found again, and the tables hold the mean and the spread of what they hold."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from hf_avfusion.evaluation.comparison import Comparison, scores_of, spread, summarize, table, write_whole
+
+RUNS = {
+    "bottleneck": {0: {"loss": 0.25, "top1": 0.9}, 1: {"loss": 0.5, "top1": 0.8}, 2: {"loss": 1.0, "top1": 0.95}},
+    "late": {0: {"loss": 2.0, "top1": 0.25}},
+}
+COSTS = {
+    "bottleneck": {"parameters": 1200, "trainable_parameters": 1000, "flops_per_clip": 65_000_000,
+                   "inference_clips_per_s": 400.0, "training_clips_per_s": 100.0, "inference_mib": 16.2, "training_mib": None},
+    "late": {"parameters": 1100, "trainable_parameters": 1100, "flops_per_clip": 60_000_000,
+             "inference_clips_per_s": 500.0, "training_clips_per_s": 120.0, "inference_mib": 15.0, "training_mib": None},
+}  # fmt: skip
+
+
+def test_spread_is_the_sample_standard_deviation():
+    values = [0.9, 0.8, 0.95]
+    mean, std, n = spread(values)
+    assert (mean, std, n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
+    assert spread([0.5]) == (0.5, None, 1)
+    with pytest.raises(ValueError, match="at least one"):
+        spread([])
+
+
+def test_scores_are_told_from_what_the_trainer_adds():
+    metrics = {"eval_loss": 1.0, "eval_top1_shape": 0.5, "eval_runtime": 3.0, "eval_clips": 16, "epoch": 2.0}
+    assert scores_of(metrics) == {"loss": 1.0, "top1_shape": 0.5}
+
+
+def test_table():
+    headings, rows = table(summarize(RUNS), COSTS)
+    assert headings == ["", "bottleneck", "late"]
+    assert rows == [
+        ["top1 %", "88.3 ± 7.6", "25.0"],
+        ["seeds (n)", "3", "1"],
+        ["parameters", "1,200", "1,100"],
+        ["of them trained", "1,000", "1,100"],
+        ["GFLOPs per clip", "0.065", "0.06"],
+        ["clips/s inference", "400 (x 1.00)", "500 (x 1.25)"],
+        ["clips/s training", "100 (x 1.00)", "120 (x 1.20)"],
+        ["peak MiB inference", "16", "15"],
+    ]
+
+
+def test_costs_alone_and_a_variant_without_runs():
+    assert table({}, COSTS)[1][0] == ["parameters", "1,200", "1,100"]
+    _, rows = table(summarize({"bottleneck": RUNS["bottleneck"], "late": {}}), COSTS)
+    assert rows[0][1:] == ["88.3 ± 7.6", "-"]
+    assert rows[1][1:] == ["3", "0"]
+
+
+def test_reports_hold_the_unrounded_numbers(tmp_path):
+    comparison = Comparison(tmp_path / "new", {"data": "x"})
+    comparison.report(RUNS, COSTS, {"device": "CPU"})
+    rows = {row["fusion"]: row for row in csv.DictReader((tmp_path / "new" / "comparison.csv").open())}
+    values = [run["loss"] for run in RUNS["bottleneck"].values()]
+    assert float(rows["bottleneck"]["loss_mean"]) == pytest.approx(np.mean(values))
+    assert float(rows["bottleneck"]["loss_std"]) == pytest.approx(np.std(values, ddof=1))
+    assert rows["late"]["top1_std"] == ""
+    assert rows["late"]["flops_per_clip"] == "60000000"
+    kept = json.loads((tmp_path / "new" / "comparison.json").read_text())
+    assert kept["seeds"] == {"bottleneck": [0, 1, 2], "late": [0]}
+    assert kept["runs"]["bottleneck"]["2"] == {"loss": 1.0, "top1": 0.95}
+    assert {"torch", "transformers", "hf_avfusion", "python"} <= set(kept["versions"])
+    lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
+    assert lines[:3] == ["|  | bottleneck | late |", "| --- | --- | --- |", "| top1 % | 88.3 ± 7.6 | 25.0 |"]
+
+
+def test_a_finished_run_is_found_only_with_its_settings(tmp_path):
+    comparison = Comparison(tmp_path, {"data": "x", "sizes": (1, 2)})
+    config = {"fusion": "bottleneck"}
+    assert comparison.finished("late", 0, config) is None
+    comparison.keep("late", 0, config, {"top1": 0.5})
+    assert comparison.finished("late", 0, config) == {"top1": 0.5}
+    assert comparison.finished("late", 1, config) is None
+    with pytest.raises(ValueError, match=r"late-seed0.json.*data: it has 'x', now 'y'.*another output folder"):
+        Comparison(tmp_path, {"data": "y", "sizes": (1, 2)}).finished("late", 0, config)
+    with pytest.raises(ValueError, match="config of the variant"):
+        comparison.finished("late", 0, {"fusion": "self_attention"})
+    comparison.run_file("late", 0).write_text("{")
+    with pytest.raises(ValueError, match=r"late-seed0.json is no finished run.*delete it"):
+        comparison.finished("late", 0, config)
+
+
+def test_costs_are_kept_for_what_they_were_measured_with(tmp_path):
+    comparison = Comparison(tmp_path, {})
+    measured = {"device": "CPU, 1 threads", "configs": {"late": {"patch_size": (8, 8)}}}
+    assert comparison.costs(measured) is None
+    comparison.keep_costs(COSTS, measured)
+    assert comparison.costs(measured) == COSTS
+    assert comparison.costs({**measured, "device": "a GPU"}) is None
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a" / "file.txt"
+    write_whole(path, "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
