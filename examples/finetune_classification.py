@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import print
-from transformers import AutoConfig, AutoProcessor, set_seed
+from transformers import set_seed
 
-from hf_avfusion import AutoModelForAudioVisualClassification
 from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark
 from hf_avfusion.data.folders import load_folder
@@ -31,7 +30,7 @@ from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh
+from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.record import print_record, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
@@ -85,20 +84,19 @@ def main() -> None:
     )
     head = head_fields(train_rows.features, columns)
 
-    if run.checkpoint is None:
-        processor, model = build_fresh(run.recipe, head)
-    else:
-        processor = AutoProcessor.from_pretrained(run.checkpoint)
-        config = AutoConfig.from_pretrained(run.checkpoint, **run.recipe.regularization, **head)
-        model = AutoModelForAudioVisualClassification.from_pretrained(
-            run.checkpoint, config=config, ignore_mismatched_sizes=True
-        )
+    # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
+    processor, model = build_fresh(run.recipe, head) if run.checkpoint is None else load_checkpoint(run, head)
     print(
         f"{type(model).__name__}: {model.num_parameters():,} parameters, {model.config.num_labels} classes of {columns}"
     )
 
     augmentation = build_frame_augmentation(run.recipe, processor)
-    labels = {"label_columns": columns, "num_labels": model.config.num_labels}
+    labels = {
+        "label_columns": columns,
+        "num_labels": model.config.num_labels,
+        # Of a model for sound alone the pictures are not even decoded.
+        "modalities": getattr(model.config, "modalities", ("video", "audio")),
+    }
     trainer = AVTrainer(
         model,
         args,

@@ -34,6 +34,7 @@ from .layers_avmae import (
 )
 from .layers_vit import init_marked_layer, init_position_table, with_init
 from .patches_avmae import (
+    draw_visible_tokens,
     frames_of_patches,
     patch_loss,
     patch_statistics,
@@ -225,20 +226,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             generator: By default PyTorch's global generator of the device.
             device: Of the result; by default the model's. A generator must be of this device.
         """
-        device = self.device if device is None else device
-        config, drawn = self.config, {}
-        for modality in config.modalities:
-            visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
-            tube = modality == "video" and config.video_masking == "tube"
-            steps = config.video_grid[0] if tube else 1
-            places = tokens // steps
-            noise = torch.rand(batch_size, places, generator=generator, device=device)
-            chosen = noise.argsort(dim=1)[:, places - visible // steps :]
-            if tube:  # the same places in every frame group; visible tokens stay in their order
-                start = torch.arange(0, tokens, places, device=device)[None, :, None]
-                chosen = (chosen.sort(dim=1).values[:, None, :] + start).flatten(1)
-            drawn[f"{modality}_visible"] = chosen
-        return drawn
+        return draw_visible_tokens(self.config, batch_size, generator, self.device if device is None else device)
 
     @can_return_tuple
     def forward(

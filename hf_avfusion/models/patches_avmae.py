@@ -1,8 +1,39 @@
-"""What a masked autoencoder reconstructs: patches cut from pixels and spectrograms, standardised, scored and put back."""
+"""What a masked autoencoder hides and reconstructs: patches drawn, cut out, standardised, scored and put back."""
 
 import torch
 
+from .configuration_avmae import AVMAEConfig
+
 EPSILON = 1e-6  # added to the variance inside the root, as jax.nn.standardize does
+
+
+def draw_visible_tokens(
+    config: AVMAEConfig,
+    batch_size: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, torch.Tensor]:
+    """
+    Random masks by the config's ratios (spec section 2): `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
+    left visible in the (random) order in which the encoder sees them; of the config's modalities only.
+
+    Args:
+        generator: Of `device`; by default PyTorch's global one.
+        device: Of the result; by default the CPU.
+    """
+    drawn = {}
+    for modality in config.modalities:
+        visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
+        tube = modality == "video" and config.video_masking == "tube"
+        steps = config.video_grid[0] if tube else 1
+        places = tokens // steps
+        noise = torch.rand(batch_size, places, generator=generator, device=device)
+        chosen = noise.argsort(dim=1)[:, places - visible // steps :]
+        if tube:  # the same places in every frame group; visible tokens stay in their order
+            start = torch.arange(0, tokens, places, device=device)[None, :, None]
+            chosen = (chosen.sort(dim=1).values[:, None, :] + start).flatten(1)
+        drawn[f"{modality}_visible"] = chosen
+    return drawn
 
 
 def video_patches(

@@ -12,49 +12,43 @@ from typing import Any
 import torch
 from torch import nn
 
-# As the modules of models/ are called. Joint layers of a mid-fusion encoder are numbered on from those of the modalities, so
-# their ids follow the depth. (The original adds a fixed 11, which is right for Base with two joint layers only.)
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_EMBEDDINGS = re.compile(r"(?:^|[._])embeddings\.")
-_DECODER = re.compile(r"(?:^|\.)decoder\.")
+from .layer_ids import layer_id
+
+_ENCODER_LAYER = re.compile(r"^(?!decoder\.)(?:.*\.)?layers\.(\d+)\.")
 
 
 def layer_ids(names: Iterable[str]) -> dict[str, int]:
-    """The id of every parameter, from 0 to L + 1, where L is the number of encoder layers that the names have.
+    """`layer_ids.layer_id` of every parameter, where L is the number of encoder layers that the names have.
 
     The CLS token of the audio stream gets 0 like the video's. (The original's rule knows only the name `cls`, and fine-tunes no
     model that has both.)
 
     Args:
-        names: of parameters, as `model.named_parameters()` gives them.
+        names: of all parameters, as `model.named_parameters()` gives them.
 
     Raises:
         ValueError: no name has a numbered layer, so that depth means nothing.
     """
     names = list(names)
-    layers = {name: int(match[1]) for name in names if (match := _LAYER.search(name)) and not _DECODER.search(name)}
+    layers = [int(match[1]) for name in names if (match := _ENCODER_LAYER.search(name))]
     if not layers:
         raise ValueError(
             f"layer_decay needs parameters of numbered layers (`layers.0.`), but there are none among {names[:3]}: leave it out."
         )
-    top = max(layers.values()) + 2
-    return {
-        name: layers[name] + 1 if name in layers else 0 if _is_embedding(name) else top
-        for name in names
-    }  # fmt: skip
+    return {name: layer_id(name, max(layers) + 1) for name in names}
 
 
-def layer_scale(layer_id: int, top: int, decay: float) -> float:
-    """decay ** (top - layer_id): what the learning rate of an id is multiplied by; `top` is the highest id, L + 1.
+def layer_scale(number: int, top: int, decay: float) -> float:
+    """decay ** (top - number): what the learning rate of an id is multiplied by; `top` is the highest id, L + 1.
 
     Raises:
         ValueError: an id outside 0..top, or a decay outside (0, 1].
     """
-    if not 0 <= layer_id <= top:
-        raise ValueError(f"layer_id must lie between 0 and {top}, got {layer_id}.")
+    if not 0 <= number <= top:
+        raise ValueError(f"A layer id must lie between 0 and {top}, got {number}.")
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"layer_decay must lie in (0, 1], got {decay}.")
-    return decay ** (top - layer_id)
+    return decay ** (top - number)
 
 
 def layerwise_groups(
@@ -91,10 +85,10 @@ def layerwise_groups(
     return [
         {
             "params": members,
-            "lr": learning_rate * layer_scale(layer_id, top, decay),
+            "lr": learning_rate * layer_scale(number, top, decay),
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (layer_id, decays), members in sorted(groups.items(), key=lambda entry: entry[0], reverse=True)
+        for (number, decays), members in sorted(groups.items(), key=lambda entry: entry[0], reverse=True)
     ]
 
 
@@ -107,7 +101,3 @@ def kernel_names(model: nn.Module) -> set[str]:
     return {
         f"{name}.weight" if name else "weight" for name, module in model.named_modules() if isinstance(module, kinds)
     }
-
-
-def _is_embedding(name: str) -> bool:
-    return _EMBEDDINGS.search(name) is not None and not _DECODER.search(name)

@@ -48,7 +48,7 @@ def test_layer_ids_and_scales_are_the_recorded_ones(golden):
     assert len(set(names.values())) == len(names) == 107
     ids = layer_ids(names.values())
     assert {path: ids[name] for path, name in names.items()} == record["layer_id"]
-    scales = {str(layer_id): layer_scale(layer_id, max(ids.values()), 0.75) for layer_id in set(ids.values())}
+    scales = {str(number): layer_scale(number, max(ids.values()), 0.75) for number in set(ids.values())}
     assert scales == pytest.approx(record["lr_scale"])
 
 
@@ -127,7 +127,7 @@ def test_decoder_layers_are_none_of_the_encoders():
 
 
 def test_groups_from_the_top_down():
-    names = ["a_embeddings.x", "layers.0.weight", "layers.0.bias", "head.weight"]
+    names = ["video_embeddings.x", "layers.0.weight", "layers.0.bias", "head.weight"]
     parameters = {name: torch.nn.Parameter(torch.zeros(1)) for name in names}
     groups = layerwise_groups(
         parameters, layer_ids(names), 0.8, 0.5, decaying=["layers.0.weight", "head.weight"], weight_decay=0.1
@@ -140,7 +140,7 @@ def test_groups_from_the_top_down():
         (0.8, 0.1, ["head.weight"]),
         (0.4, 0.1, ["layers.0.weight"]),
         (0.4, 0.0, ["layers.0.bias"]),
-        (0.2, 0.0, ["a_embeddings.x"]),
+        (0.2, 0.0, ["video_embeddings.x"]),
     ]
 
 

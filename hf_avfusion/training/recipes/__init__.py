@@ -12,10 +12,10 @@ nearest to them; `@paper`, the paper's where they are others.
 
 import difflib
 
-from . import mbt
+from . import avmae, mbt
 from .recipe import Recipe
 
-RECIPES: dict[str, Recipe] = {**mbt.RECIPES}
+RECIPES: dict[str, Recipe] = {**mbt.RECIPES, **avmae.RECIPES}
 
 __all__ = ["RECIPES", "Recipe", "get_recipe"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -19,6 +20,9 @@ from ...models.video_processing_avfusion import AVFusionVideoProcessor
 from ...models.windows_avfusion import WindowPolicy
 from ..arguments import AVTrainingArguments
 from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .command_line import Run
 
 
 def known_fields(section: str, architecture: str) -> set[str]:
@@ -74,7 +78,7 @@ def build_fresh(
     """Processor and a model that does not come from a checkpoint of its own kind; the processor decides its input sizes.
 
     Args:
-        recipe: `architecture`, `size`, `init` (None, or an image ViT that the architecture's `from_vit` takes), sections.
+        recipe: `architecture`, `size`, `init` and `init_method` (what starts the weights decides the size then), sections.
         head: fields of the configuration that the labels decide (`data.heads.head_fields`).
         auto_class: which of the architecture's models.
 
@@ -88,8 +92,29 @@ def build_fresh(
     processor = build_processor(recipe)
     values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
     if recipe.init is not None:
-        return processor, auto_class._model_mapping[config_class].from_vit(recipe.init, **values)
+        start = getattr(auto_class._model_mapping[config_class], recipe.init_method, None)
+        if start is None:
+            raise ValueError(f"{recipe.architecture} has no `{recipe.init_method}`: leave --{recipe.init_method} out.")
+        return processor, start(recipe.init, **values)
     return processor, auto_class.from_config(getattr(config_class, recipe.size)(**values))
+
+
+def load_checkpoint(
+    run: Run, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
+) -> tuple[Any, Any]:
+    """Processor and model of a run's checkpoint, with the recipe's regularization; sizes and windows stay the checkpoint's.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture than the recipe that was named.
+    """
+    config = AutoConfig.from_pretrained(run.checkpoint)
+    if run.published is not None and config.model_type != run.recipe.architecture:
+        raise ValueError(
+            f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}."
+        )
+    processor = AutoProcessor.from_pretrained(run.checkpoint)
+    config = AutoConfig.from_pretrained(run.checkpoint, **run.recipe.regularization, **head)
+    return processor, auto_class.from_pretrained(run.checkpoint, config=config, ignore_mismatched_sizes=True)
 
 
 def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentation | None:

@@ -47,13 +47,20 @@ class RecipeOptions:
         default=None,
         metadata={"help": "Image ViT checkpoint that a fresh model starts from; `none` for random weights."},
     )
+    from_avmae: str | None = field(
+        default=None, metadata={"help": "Pretrained AV-MAE that a fresh model starts from; `none` for random weights."}
+    )
     config: str = field(default="{}", metadata={"help": "JSON of further configuration fields of a fresh model."})
-    image_size: int = field(default=224, metadata={"help": "Fresh model: side of the frames, pixels."})
-    num_frames: int = field(default=32, metadata={"help": "Fresh model: frames per clip."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Fresh model: side of the frames, pixels (MBT: 224)."}
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "Fresh model: frames per clip (MBT: 32)."})
     span: float | None = field(
         default=None, metadata={"help": "Fresh model: spread the frames over this many seconds."}
     )
-    audio_seconds: float = field(default=8.0, metadata={"help": "Fresh model: length of the sound, seconds."})
+    audio_seconds: float | None = field(
+        default=None, metadata={"help": "Fresh model: length of the sound, seconds (MBT: 8)."}
+    )
 
     augment: bool = field(default=True, metadata={"help": "Published frame augmentation (scale, crop, flip, colour)."})
     spec_augment: bool = field(default=True, metadata={"help": "Published SpecAugment (one frequency mask)."})
@@ -67,7 +74,7 @@ class RecipeOptions:
     )
 
 
-FRESH_ONLY = ("size", "from_vit", "config", "image_size", "num_frames", "span", "audio_seconds")
+FRESH_ONLY = ("size", "from_vit", "from_avmae", "config", "image_size", "num_frames", "span", "audio_seconds")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ class Run:
 
 
 def parse_with_recipe(
-    options_class: type, arguments_class: type[TrainingArguments], args: Sequence[str] | None = None
+    options_class: type,
+    arguments_class: type[TrainingArguments],
+    args: Sequence[str] | None = None,
+    *,
+    task: str = "classification",
 ) -> tuple[Run, Any, Any]:
     """Parses the flags of `RecipeOptions` and of two dataclasses: (the run, options, training arguments).
 
@@ -107,8 +118,8 @@ def parse_with_recipe(
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
     base = published if published is not None else PLAIN
-    if published is not None and published.task != "classification":
-        raise ValueError(f"--recipe {name} is for {published.task}, not for classification.")
+    if published is not None and published.task != task:
+        raise ValueError(f"--recipe {name} is for {published.task}, not for {task}.")
 
     parser = HfArgumentParser(types)
     # Of another benchmark's labels the recipe knows nothing.
@@ -128,19 +139,22 @@ def parse_with_recipe(
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
         # From the beginning, since other fields may have been derived from the batch.
         options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
-    if options.mixup_alpha and arguments.train_batch_size < 2:
-        raise ValueError(
-            f"--mixup_alpha {options.mixup_alpha:g} mixes the clips of one forward pass with each other, but"
-            " --per_device_train_batch_size is 1: make it 2 or more, or give --mixup_alpha 0."
-        )
     checkpoint = options.model if options.model not in CONFIG_MAPPING else None
     if checkpoint is not None:
         if ignored := [flag for flag in FRESH_ONLY if flag in flags]:
             raise ValueError(f"--{', --'.join(ignored)}: for a fresh model only; {checkpoint} is a checkpoint")
     elif published is not None and options.model != base.architecture:
         raise ValueError(f"--recipe {name} is for {base.architecture}, not for --model {options.model}.")
-    recipe = _with_flags(replace(base, architecture=base.architecture if checkpoint else options.model), options, flags)
+    start = replace(base, architecture=base.architecture if checkpoint else options.model, size=options.size)
+    if checkpoint is None:
+        start = _with_start(start, name, options, flags)
+    recipe = _with_flags(start, options, flags)
     recipe = replace(recipe, batch_size=batch)
+    if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
+        raise ValueError(
+            f"Mixup (alpha {recipe.collator['mixup_alpha']:g}) mixes the clips of one forward pass with each other, but"
+            " --per_device_train_batch_size is 1: make it 2 or more, or give --mixup_alpha 0."
+        )
     return Run(recipe, name, published, checkpoint, flags, devices), own, arguments
 
 
@@ -155,19 +169,14 @@ def _given(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     """The recipe's values under the names of the flags."""
-    values = {
+    return {
         "model": recipe.architecture,
         "size": recipe.size,
-        "from_vit": recipe.init,
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
-        **{name: recipe.window[name] for name in ("num_frames", "span", "audio_seconds") if name in recipe.window},
         **recipe.training,
     }
-    if "crop_size" in recipe.video:
-        values["image_size"] = recipe.video["crop_size"]["height"]
-    return values
 
 
 def _benchmark_defaults(recipe: Recipe) -> dict[str, Any]:
@@ -175,13 +184,28 @@ def _benchmark_defaults(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
-    init = None if options.from_vit is None or options.from_vit.lower() == "none" else options.from_vit
-    if init is not None and "size" in flags:
+def _with_start(recipe: Recipe, name: str | None, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
+    """With what a fresh model starts from: that of the flags, else the recipe's."""
+    given = [method for method in ("from_vit", "from_avmae") if method in flags]
+    if len(given) == 2:
+        raise ValueError("--from_vit and --from_avmae: a model starts from one of them; leave the other out.")
+    if given:
+        init = None if flags[given[0]].lower() == "none" else flags[given[0]]
+        recipe = replace(recipe, init=init, init_method=given[0])
+    elif recipe.init_method == "from_avmae" and recipe.init is None:
         raise ValueError(
-            f"--size {options.size}: the size is that of the ViT that the model starts from, {init}. Leave --size out, name"
-            " another ViT with --from_vit, or start from random weights with --from_vit none."
+            f"--recipe {name} starts from a pretrained AV-MAE: name its folder with --from_avmae, or start from random weights"
+            " with --from_avmae none."
         )
+    if recipe.init is not None and "size" in flags:
+        raise ValueError(
+            f"--size {options.size}: the size is that of what the model starts from, {recipe.init}. Leave --size out, or name"
+            f" another start with --{recipe.init_method} (`none` for random weights)."
+        )
+    return recipe
+
+
+def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
     try:
         config = json.loads(options.config)
     except json.JSONDecodeError as error:
@@ -192,10 +216,10 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
     changes = {
         "model": {name: value for name, value in config.items() if name not in recipe.regularization},
         "regularization": {name: value for name, value in config.items() if name in recipe.regularization},
-        "window": {name: getattr(options, name) for name in ("num_frames", "span", "audio_seconds")},
+        "window": {name: flags[name] for name in ("num_frames", "span", "audio_seconds") if name in flags},
         "collator": {"mixup_alpha": options.mixup_alpha},
     }
-    if "image_size" in flags or not recipe.video:
+    if "image_size" in flags:
         side = options.image_size  # the published 256 : 224 between the short side and the crop
         changes["video"] = {
             "size": {"shortest_edge": round(side * 256 / 224)},
@@ -209,7 +233,7 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
         if changes.get(section, {}) is None:
             raise ValueError(f"--set {text}: {section} is switched off")
         changes[section] = {**changes.get(section, {}), name: value}
-    return replace(recipe, size=options.size, init=init).but(**changes)
+    return recipe.but(**changes)
 
 
 def _setting(text: str, architecture: str) -> tuple[str, str, Any]:

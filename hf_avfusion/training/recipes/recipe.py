@@ -32,7 +32,8 @@ class Recipe:
         label_columns: what is learnt, where it is not the benchmark's first column of labels alone.
         task: "classification" or "pretraining".
         size: name of the factory of the configuration ("base" is `MBTConfig.base`).
-        init: what the weights start from; a Hub id of an image ViT, or a sentence where it is nothing that can be named.
+        init, init_method: what a fresh model's weights start from, and the model's class method that takes it: "from_vit" a Hub
+            id of an image ViT (None: random weights), "from_avmae" a pretrained AV-MAE, which the command line has to name.
         model: fields of the configuration that decide the weights' shapes or their use.
         regularization: fields of the configuration that act in training only, so also on a checkpoint's configuration.
         window: fields of `WindowPolicy`: frames, rate or span, seconds of sound.
@@ -57,6 +58,7 @@ class Recipe:
     task: str = "classification"
     size: str = "base"
     init: str | None = None
+    init_method: str = "from_vit"
     model: Mapping[str, Any] = field(default_factory=dict)
     regularization: Mapping[str, Any] = field(default_factory=dict)
     window: Mapping[str, Any] = field(default_factory=dict)
