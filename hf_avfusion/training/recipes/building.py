@@ -15,6 +15,7 @@ import hf_avfusion  # noqa: F401  (registers the architectures)
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
+from ...data.masking import MaskingCollator
 from ...models.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...models.video_processing_avfusion import AVFusionVideoProcessor
 from ...models.windows_avfusion import WindowPolicy
@@ -125,7 +126,17 @@ def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentatio
 
 
 def build_collator(recipe: Recipe, config: Any, seed: int, **options: Any) -> AVCollator:
-    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`."""
+    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`.
+
+    A recipe of pretraining gets a `MaskingCollator`, which draws a mask for each clip.
+    """
+    if recipe.task == "pretraining":
+        return MaskingCollator(
+            config,
+            spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
+            seed=seed,
+            **{**recipe.collator, **options},
+        )
     return AVCollator(
         spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
         num_labels=config.num_labels,

@@ -20,6 +20,15 @@ SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "c
 # What a run takes without --recipe: a fresh MBT-Base as released, its augmentation, no mixup, the Trainer's own training.
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
 
+# The same of pretraining: a fresh AV-MAE-Base with the published augmentation, a random crop and a flip.
+PLAIN_PRETRAINING = replace(
+    PLAIN,
+    architecture="avmae",
+    task="pretraining",
+    frame_augmentation={"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
+    spec_augment=None,
+)
+
 
 @dataclass
 class RecipeOptions:
@@ -117,7 +126,7 @@ def parse_with_recipe(
     flags = _given(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
-    base = published if published is not None else PLAIN
+    base = published if published is not None else {"pretraining": PLAIN_PRETRAINING}.get(task, PLAIN)
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}.")
 
