@@ -44,7 +44,12 @@ class Options:
 
 
 def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
-    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label"."""
+    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label", an event localiser
+    "part 1", "part 2", ... of the clip.
+    """
+    if logits.dim() == 2:
+        parts = [best_labels(config, part, top_k)["label"] for part in logits]
+        return {f"part {number}": best for number, best in enumerate(parts, start=1)}
     heads, start = {}, 0
     for head, size in (config.class_splits or {"label": config.num_labels}).items():
         part = logits[start : start + size]
