@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from hf_avfusion import MBTConfig
+from hf_avfusion import AVMAEConfig, MBTConfig
 from hf_avfusion.data.heads import head_fields
 
 FEATURES = datasets.Features(
@@ -42,3 +42,11 @@ def test_several_heads_keep_their_order_in_a_saved_configuration(tmp_path):
 def test_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         head_fields(FEATURES, columns)
+
+
+def test_classes_of_a_clips_parts(tmp_path):
+    fields = head_fields(FEATURES, ["tags"], num_segments=10)
+    assert (fields["num_segments"], fields["problem_type"]) == (10, "single_label_classification")
+    assert AVMAEConfig(**fields).num_labels == 2
+    with pytest.raises(ValueError, match="verb holds one class for the whole clip"):
+        head_fields(FEATURES, ["verb"], num_segments=10)
