@@ -11,6 +11,15 @@
     # the same on a small machine: 64 clips an update as published, 4 at a time; a smaller model of fewer, smaller frames
     ... --per_device_train_batch_size 4 --from_vit none --size small --image_size 112 --num_frames 8 --span 8
 
+    # from a pretrained AV-MAE (pretrain_avmae.py): with its own encoder, as a linear probe, from sound alone, or into MBT
+    ... --model runs/mae
+    ... --model runs/mae --config '{"freeze_encoder": true}'
+    ... --model runs/mae --config '{"modalities": ["audio"]}'
+    ... --from_avmae runs/mae --config '{"fusion_layer": 8}'
+
+    # event localisation: the class of each second of AVE's clips of 10 s; the model must have been given windows of 10 s
+    ... --model runs/mae --data ave --source DIR --label_columns events --num_segments 10
+
 `--model` names an architecture (a fresh model of `--size`, or one that starts `--from_vit`), or a checkpoint: a
 folder or a Hub id, whose head starts afresh if the number of labels is another. Every option of transformers' Trainer works too.
 Model and processor are saved together in `--output_dir`, with what they were trained by in `recipe.json`; a stopped run goes on
@@ -53,6 +62,12 @@ class Options:
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
     )
+    num_segments: int | None = field(
+        default=None,
+        metadata={
+            "help": "Event localisation: the label column holds a class for each of so many equal parts of a clip."
+        },
+    )
     balance_labels: bool = field(
         default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}
     )
@@ -83,7 +98,7 @@ def main() -> None:
     columns = options.label_columns or list(
         BENCHMARKS[options.data].label_columns[:1] if options.data in BENCHMARKS else ["label"]
     )
-    head = head_fields(train_rows.features, columns)
+    head = head_fields(train_rows.features, columns, options.num_segments)
 
     # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
     processor, model = build_fresh(run.recipe, head) if run.checkpoint is None else load_checkpoint(run, head)
@@ -95,6 +110,7 @@ def main() -> None:
     labels = {
         "label_columns": columns,
         "num_labels": model.config.num_labels,
+        "num_segments": options.num_segments,
         # Of a model for sound alone the pictures are not even decoded.
         "modalities": getattr(model.config, "modalities", ("video", "audio")),
     }

@@ -23,7 +23,7 @@ from rich.table import Table
 from transformers import AutoProcessor, HfArgumentParser
 
 from hf_avfusion import AutoModelForAudioVisualClassification
-from hf_avfusion.data.folders import MEDIA_SUFFIXES, files_below
+from hf_avfusion.data.folders import media_files
 from hf_avfusion.models.media_avfusion import MediaError
 
 
@@ -43,19 +43,13 @@ class Options:
     )
 
 
-def find_clips(names: list[str]) -> list[Path]:
-    """Files as named; folders give every media file in them, in the order of their names."""
-    clips = []
-    for path in map(Path, names):
-        if path.is_dir():
-            clips += [file for file in files_below(path) if file.suffix.lower() in MEDIA_SUFFIXES]
-        else:
-            clips.append(path)
-    return list(dict.fromkeys(clips))
-
-
 def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
-    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label"."""
+    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label", an event localiser
+    "part 1", "part 2", ... of the clip.
+    """
+    if logits.dim() == 2:
+        parts = [best_labels(config, part, top_k)["label"] for part in logits]
+        return {f"part {number}": best for number, best in enumerate(parts, start=1)}
     heads, start = {}, 0
     for head, size in (config.class_splits or {"label": config.num_labels}).items():
         part = logits[start : start + size]
@@ -83,7 +77,7 @@ def main() -> int:
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     console = Console()
-    clips = find_clips(positional.clips)
+    clips = media_files(positional.clips)
     if not clips:
         console.print(f"no media files in {', '.join(positional.clips)}", markup=False)
         return 1

@@ -8,6 +8,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from hf_avfusion import (
     AVFusionFeatureExtractor,
     AVFusionVideoProcessor,
+    AVMAEConfig,
+    AVMAEForAudioVisualClassification,
+    AVMAEForPreTraining,
+    AVMAEProcessor,
     MBTConfig,
     MBTForAudioVisualClassification,
     MBTProcessor,
@@ -25,23 +29,30 @@ def processor(kind: type = MBTProcessor) -> ProcessorMixin:
     return kind(video, audio, num_frames=FRAMES, span=0.32, audio_seconds=0.32)
 
 
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+INPUTS = {"image_size": SIDE, "patch_size": 8, "num_frames": FRAMES, "num_mel_bins": MELS, "spectrogram_length": ROWS}
+
+
+def label_fields(fields: dict) -> dict:
+    if "class_splits" in fields:
+        return fields
+    return {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}, **fields}
+
+
 def mbt(kind: type = MBTForAudioVisualClassification, **fields) -> PreTrainedModel:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    inputs = {
-        "image_size": SIDE,
-        "patch_size": 8,
-        "num_frames": FRAMES,
-        "num_mel_bins": MELS,
-        "spectrogram_length": ROWS,
-    }
-    if "class_splits" not in fields:
-        fields = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}, **fields}
-    return kind(MBTConfig(**sizes, **inputs, fusion_layer=1, **fields))
+    return kind(MBTConfig(**SIZES, **INPUTS, fusion_layer=1, **label_fields(fields)))
+
+
+def avmae(kind: type = AVMAEForAudioVisualClassification, **fields) -> PreTrainedModel:
+    decoder = {f"decoder_{name}": value for name, value in SIZES.items()}
+    return kind(AVMAEConfig(**SIZES, **decoder, **INPUTS, **label_fields(fields)))
 
 
 # Name -> what makes the model and its processor. The model is saved from, and compared under, its own Auto class.
 TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], ProcessorMixin]]] = {
     "mbt": (mbt, processor),
+    "avmae": (avmae, lambda: processor(AVMAEProcessor)),
+    "avmae-pretraining": (lambda: avmae(AVMAEForPreTraining), lambda: processor(AVMAEProcessor)),
 }
 
 

@@ -7,6 +7,7 @@ _LAZY = {
     "load_benchmark": "benchmarks",
     "coverage": "benchmarks",
     "load_folder": "folders",
+    "load_unlabelled": "folders",
     "interleave": "interleaving",
     "LabelBalance": "balancing",
 }

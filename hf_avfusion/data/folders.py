@@ -1,4 +1,4 @@
-"""Any folder of clips as rows of a benchmark: sub-folders named after the classes, or CSV files that list the clips."""
+"""Any folder of clips as rows of a benchmark: class sub-folders, CSV files that list the clips, or all clips without labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -166,6 +167,85 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
             " read by its name: load_benchmark(name, split, source=...)"
         )
     return rows.cast_column("video", datasets.Video(decode=False))
+
+
+def load_unlabelled(
+    path: str | os.PathLike, split: str = "train", *, holdout: float = 0.05, seed: int = 0
+) -> datasets.Dataset:
+    """Rows of all clips of a folder, for pretraining: clip_id, video {bytes: None, path}, start, end (s, None: whole clip).
+
+    Sub-folders may be called anything and mean nothing, except where all of them are named after splits (`train`, `test`,
+    ...): those are the splits. Otherwise the clips are divided once, by `seed`: a share of `holdout`, at least one, is the
+    test split (it also serves as `validation`). A CSV file, or a folder with CSV files, is read as by `load_folder`, its
+    labels dropped.
+
+    Raises:
+        FileNotFoundError: for a missing folder, CSV or clip. ValueError: for a folder without clips, or with a single one and
+        no split folders, and as `load_folder`.
+    """
+    if split not in SPLIT_NAMES:
+        raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such file or folder")
+    if folder.is_file() or any(file.suffix.lower() == ".csv" for file in folder.iterdir()):
+        return load_folder(folder, split, seed=seed).remove_columns("label")
+    import datasets
+
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    named = {_split_of(child.name): child for child in children}
+    if children and None not in named and len(named) == len(children):
+        if split not in named:
+            raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(sorted(named))}")
+        clips = _clips_below(named[split], folder)
+    else:
+        clips = _clips_below(folder, folder)
+        if len(clips) < 2:
+            raise ValueError(f"{folder} holds a single clip, {clips[0]}: add clips, or make a folder per split")
+        shuffled = random.Random(f"{seed}/unlabelled").sample(clips, len(clips))
+        held = set(shuffled[: min(max(round(holdout * len(clips)), 1), len(clips) - 1)])
+        clips = [clip for clip in clips if (clip in held) != (split == "train")]
+    features = datasets.Features(
+        {
+            "clip_id": datasets.Value("string"),
+            "video": datasets.Video(decode=False),
+            "start": datasets.Value("float32"),
+            "end": datasets.Value("float32"),
+        }
+    )
+    columns = {
+        "clip_id": [clip.relative_to(folder).as_posix() for clip in clips],
+        "video": [{"bytes": None, "path": str(clip)} for clip in clips],
+        "start": [None] * len(clips),
+        "end": [None] * len(clips),
+    }
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def media_files(names: Iterable[str | os.PathLike]) -> list[Path]:
+    """Files as named, also those that do not exist; of folders every media file in them, in the order of their names."""
+    found = []
+    for path in map(Path, names):
+        if path.is_dir():
+            found += [file for file in files_below(path) if file.suffix.lower() in MEDIA_SUFFIXES]
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _clips_below(folder: Path, root: Path) -> list[Path]:
+    files = files_below(folder)
+    clips = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
+    if not clips:
+        raise ValueError(f"{folder} holds no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
+    for clip in clips:
+        if not clip.is_file():
+            raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+    ignored = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
+    if ignored:
+        shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
+        _warn_once(f"{folder}: {len(ignored)} files are no media by their suffix and are left out: {shown}")
+    return clips
 
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:

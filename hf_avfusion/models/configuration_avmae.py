@@ -5,6 +5,8 @@ import warnings
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .bounds_avfusion import check_num_labels, check_num_parameters, check_sizes
+
 MODALITIES = ("video", "audio")
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -245,6 +247,7 @@ class AVMAEConfig(PreTrainedConfig):
             self.num_fusion_layers = 2
         if isinstance(self.class_splits, list):
             self.class_splits = dict(self.class_splits)
+        check_num_labels(kwargs.get("num_labels"), self.class_splits)
         if self.class_splits:
             if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and self.id2label is None:
                 kwargs["num_labels"] = sum(self.class_splits.values())
@@ -254,6 +257,8 @@ class AVMAEConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Cross-field checks, run at construction. Raises ValueError naming the fields."""
+        inputs = ("image_size", "patch_size", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in (*_COUNTS, *inputs)})
         modalities = tuple(self.modalities)
         if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
             raise ValueError(
@@ -306,6 +311,22 @@ class AVMAEConfig(PreTrainedConfig):
             )
         self._validate_inputs()
         self._validate_head()
+        check_num_parameters(
+            self._num_parameters(),
+            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, their `decoder_` likes, `image_size`, `patch_size`, "
+            "`num_frames`, `spectrogram_length`, `num_mel_bins` and `num_labels`",
+        )
+
+    def _num_parameters(self) -> int:
+        """Numbers in the layers, embeddings, position tables and heads; norms and biases left out."""
+        total = 0
+        streams = len(self.modalities)
+        for prefix in ("", "decoder_"):
+            width, layers = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_hidden_layers")
+            own = streams if getattr(self, f"{prefix or 'encoder_'}strategy") in ("separate", "mid_fusion") else 1
+            total += own * layers * width * (4 * width + 2 * getattr(self, f"{prefix}intermediate_size"))
+            total += sum(width * (self.num_tokens(name) + self.num_target_values(name)) for name in self.modalities)
+        return total + self.hidden_size * ((self.representation_size or 0) + self.num_labels)
 
     def _validate_inputs(self):
         height, width = self.image_hw

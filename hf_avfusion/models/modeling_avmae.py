@@ -31,10 +31,10 @@ from .layers_avmae import (
     AVMAEVideoEmbeddings,
     BatchStandardization,
     SegmentPooling,
-    fixed_noise,
 )
 from .layers_vit import init_marked_layer, init_position_table, with_init
 from .patches_avmae import (
+    draw_visible_tokens,
     frames_of_patches,
     patch_loss,
     patch_statistics,
@@ -229,24 +229,9 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             device: Of the result; by default the model's.
             fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
         """
-        device = self.device if device is None else device
-        config, drawn = self.config, {}
-        for salt, modality in enumerate(config.modalities):
-            visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
-            tube = modality == "video" and config.video_masking == "tube"
-            steps = config.video_grid[0] if tube else 1
-            places = tokens // steps
-            if fixed:
-                noise = fixed_noise(batch_size, places, salt << 40, device)
-            else:
-                source = device if generator is None else generator.device
-                noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
-            chosen = noise.argsort(dim=1)[:, places - visible // steps :]
-            if tube:  # the same places in every frame group; visible tokens stay in their order
-                start = torch.arange(0, tokens, places, device=device)[None, :, None]
-                chosen = (chosen.sort(dim=1).values[:, None, :] + start).flatten(1)
-            drawn[f"{modality}_visible"] = chosen
-        return drawn
+        return draw_visible_tokens(
+            self.config, batch_size, generator, self.device if device is None else device, fixed=fixed
+        )
 
     @can_return_tuple
     def forward(

@@ -67,7 +67,7 @@ def draw_attention(
 
     heights = []
     if frames is not None:
-        chosen = _evenly(len(frames), MAX_FRAMES)
+        chosen = evenly(len(frames), MAX_FRAMES)
         rows, columns = _layout(len(chosen), video_map is not None)
         column = (WIDTH - 1.2) / columns
         heights.append(rows * (column * frames.shape[-2] / frames.shape[-1] + 0.1) + 0.55)
@@ -119,7 +119,7 @@ def _heading(modality: str, share: dict[str, float]) -> str:
     return f"{modality}: {share[modality]:.0%} of the patches' relevance" if share else modality
 
 
-def _evenly(count: int, at_most: int) -> list[int]:
+def evenly(count: int, at_most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, at_most)).round().astype(int)).tolist()
 
 
@@ -155,11 +155,11 @@ def _draw_frames(
                 axis.set_xticks([])
                 axis.set_yticks([])
         frame = frames[index].permute(1, 2, 0).numpy()
-        plain.imshow(frame, interpolation=_interpolation(frame))
+        plain.imshow(frame, interpolation=interpolation_of(frame))
         if relative is not None:
             # Grey and dimmed below the heat, so that a coloured object is not mistaken for relevance.
             grey = (frame @ np.array([0.299, 0.587, 0.114])) / 255
-            laid.imshow(0.15 + 0.7 * grey, cmap="gray", vmin=0, vmax=1, interpolation=_interpolation(frame))
+            laid.imshow(0.15 + 0.7 * grey, cmap="gray", vmin=0, vmax=1, interpolation=interpolation_of(frame))
             tubelet = index * len(relative) // len(frames)
             covered = _covered(relative.shape[1:], frame.shape[:2], patch_size)
             _lay_over(laid, relative[tubelet], (-0.5, covered[1] - 0.5, covered[0] - 0.5, -0.5), shades)
@@ -230,7 +230,7 @@ def _covered(grid: Sequence[int], size: Sequence[int], patch_size: tuple[int, in
     return grid[0] * patch_size[0], grid[1] * patch_size[1]
 
 
-def _interpolation(frame: np.ndarray) -> str:
+def interpolation_of(frame: np.ndarray) -> str:
     # Pixels of tiny frames stay squares; larger ones are shrunk smoothly.
     return "nearest" if max(frame.shape[:2]) <= 128 else "antialiased"
 

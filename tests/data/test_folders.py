@@ -1,11 +1,12 @@
 """Folders of clips: every layout gives the same rows, and what is wrong is named with its file and line."""
 
 import logging
+from pathlib import Path
 
 import datasets
 import pytest
 
-from hf_avfusion.data.folders import load_folder
+from hf_avfusion.data.folders import load_folder, load_unlabelled, media_files
 
 
 def touch(path):
@@ -180,3 +181,54 @@ def test_class_with_one_file_stays_in_train(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"singles: no class has more than one clip.*'test'"):
         load_folder(tmp_path / "singles", "test")
     assert len(load_folder(tmp_path / "singles")) == 2
+
+
+# ---- without labels ----
+
+
+def test_clips_without_labels_are_divided_once(tmp_path, caplog):
+    classes(tmp_path, {"a/deep": 10, "b": 9})
+    touch(tmp_path / "loose.mp4")
+    touch(tmp_path / "b" / "notes.txt")
+    with caplog.at_level(logging.WARNING):
+        train, test = load_unlabelled(tmp_path, "train", holdout=0.25), load_unlabelled(tmp_path, "test", holdout=0.25)
+    assert "b/notes.txt" in caplog.text
+    assert train.column_names == ["clip_id", "video", "start", "end"]
+    assert (len(train), len(test)) == (15, 5)
+    assert set(ids(train)).isdisjoint(ids(test))
+    assert "loose.mp4" in {*ids(train), *ids(test)}
+    assert ids(load_unlabelled(tmp_path, "validation", holdout=0.25)) == ids(test)
+    assert ids(load_unlabelled(tmp_path, "test", holdout=0.25, seed=1)) != ids(test)
+    assert test[0]["video"] == {"bytes": None, "path": str(tmp_path / test[0]["clip_id"])}
+
+
+def test_split_folders_and_csv_files_without_labels(tmp_path):
+    classes(tmp_path / "folders", {"train": 3, "test": 1})
+    assert ids(load_unlabelled(tmp_path / "folders", "test")) == ["test/00.mp4"]
+    assert len(load_unlabelled(tmp_path / "folders")) == 3
+    with pytest.raises(ValueError, match="has no split 'validation'; it has: test, train"):
+        load_unlabelled(tmp_path / "folders", "validation")
+    table = tmp_path / "list.csv"
+    table.write_text("file,label,split\nfolders/train/00.mp4,x,train\nfolders/test/00.mp4,x,test\n")
+    rows = load_unlabelled(table, "test")
+    assert (rows.column_names, ids(rows)) == (["clip_id", "video", "start", "end"], ["folders/test/00.mp4"])
+
+
+def test_no_clips_without_labels(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        load_unlabelled(tmp_path / "gone")
+    with pytest.raises(ValueError, match="holds no clips"):
+        load_unlabelled(tmp_path)
+    touch(tmp_path / "one.mp4")
+    with pytest.raises(ValueError, match=r"a single clip, .*one\.mp4"):
+        load_unlabelled(tmp_path)
+    with pytest.raises(ValueError, match="split must be one of"):
+        load_unlabelled(tmp_path, "tests")
+
+
+def test_media_of_files_and_folders_come_once_and_without_hidden_ones(tmp_path):
+    one, two = touch(tmp_path / "a" / "one.mkv"), touch(tmp_path / "b" / "two.MP4")
+    touch(tmp_path / "a" / "._one.mkv")
+    touch(tmp_path / "a" / "notes.txt")
+    assert media_files([str(two), str(tmp_path)]) == [two, one]
+    assert media_files(["gone.mp4"]) == [Path("gone.mp4")]  # told later, with the others that can't be read

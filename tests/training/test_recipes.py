@@ -248,6 +248,73 @@ def test_pretraining_scales_its_learning_rate(tmp_path):
     assert learning_rate_for(recipe, "x", 128) == pytest.approx(1.5e-4 * 128 / 256)
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A tiny AV-MAE whose processor is unlike any default."""
+    from transformers import AutoModelForPreTraining
+
+    folder = tmp_path_factory.mktemp("avmae")
+    flags = [
+        "--image_size", "32", "--num_frames", "4", "--span", "2", "--audio_seconds", "2", "--set", "audio.num_mel_bins=32",
+        "audio.mean=0.5", "--config", json.dumps({
+            "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+            "decoder_hidden_size": 8, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2,
+            "decoder_intermediate_size": 8, "patch_size": 8,
+        }),
+        "--output_dir", str(folder / "run"), "--use_cpu", "True", "--report_to", "none",
+    ]  # fmt: skip
+    run, _, _ = parse_with_recipe(Options, AVTrainingArguments, flags, task="pretraining")
+    assert (run.recipe.architecture, run.recipe.spec_augment, run.recipe.frame_augmentation["color"]) == (
+        "avmae",
+        None,
+        0,
+    )
+    processor, model = build_fresh(run.recipe, {}, AutoModelForPreTraining)
+    collator = build_collator(run.recipe, model.config, seed=0)
+    assert collator.config is model.config  # masks
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_mbt_takes_clips_as_its_autoencoder_did_unless_told_otherwise(tmp_path, pretrained):
+    run, _, _ = parse(tmp_path, "--from_avmae", pretrained)
+    processor, model = build_fresh(run.recipe, {"num_labels": 3})
+    assert type(model).__name__ == "MBTForAudioVisualClassification"
+    assert (processor.window["num_frames"], processor.window["span"]) == (4, 2.0)
+    assert (processor.feature_extractor.mean, processor.feature_extractor.num_mel_bins) == (0.5, 32)
+    assert (model.config.image_size, model.config.spectrogram_length, model.config.patch_size) == (32, 200, 8)
+    run, _, _ = parse(tmp_path, "--from_avmae", pretrained, "--num_frames", 8, "--audio_seconds", 1)
+    processor, model = build_fresh(run.recipe, {"num_labels": 3})
+    assert (model.config.num_frames, model.config.spectrogram_length) == (8, 100)
+    assert processor.window["span"] == 2.0
+
+
+def test_a_checkpoints_configuration(tmp_path, pretrained):
+    flags = ["--model", pretrained, "--config", '{"freeze_encoder": true, "modalities": ["audio"]}']
+    run, _, _ = parse(tmp_path, *flags)
+    _, model = load_checkpoint(run, {"num_labels": 3, "num_segments": 2})
+    assert type(model).__name__ == "AVMAEForAudioVisualClassification"
+    assert (tuple(model.config.modalities), model.config.num_segments) == (("audio",), 2)
+    assert [name for name, weight in model.named_parameters() if weight.requires_grad] == [
+        "classifier.weight", "classifier.bias",
+    ]  # fmt: skip
+    for config, message in (
+        ('{"hidden_size": 16}', r"has no weights that fit avmae\."),
+        ('{"num_hidden_layers": 3}', r"has no weights that fit avmae\.encoder\.layers\.2"),
+        ('{"hidden_siz": 16}', "is a checkpoint of avmae, which knows no hidden_siz"),
+    ):
+        run, _, _ = parse(tmp_path, "--model", pretrained, "--config", config)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(run, {"num_labels": 3})
+
+
+def test_labels_that_an_architecture_has_no_head_for(tmp_path):
+    run, _, _ = parse(tmp_path, "--from_vit", "none", *SMALL_FLAGS)
+    with pytest.raises(ValueError, match="mbt has no num_segments"):
+        build_fresh(run.recipe, {"num_labels": 3, "num_segments": 2})
+
+
 def test_a_recipe_knows_its_benchmark(tmp_path):
     _, options, _ = parse(tmp_path, "--recipe", "mbt/epic-kitchens-100", "--data", "epic_kitchens_100")
     assert options.label_columns == ["verb", "noun"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
+from ...data.masking import MaskingCollator
 from ...models.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...models.video_processing_avfusion import AVFusionVideoProcessor
 from ...models.windows_avfusion import WindowPolicy
@@ -59,6 +61,17 @@ def build_processor(recipe: Recipe) -> Any:
     return processor_class(AVFusionVideoProcessor(**recipe.video), AVFusionFeatureExtractor(**audio), window=window)
 
 
+def sections_of_processor(processor: Any) -> dict[str, dict[str, Any]]:
+    """The sections `window`, `audio` and `video` of a recipe whose processor does what this one does."""
+    window, extractor = dict(processor.window), processor.feature_extractor
+    audio = {name: getattr(extractor, name) for name in known_fields("audio", "") if hasattr(extractor, name)}
+    derived = round(window["audio_seconds"] * extractor.sampling_rate / extractor.hop_length)
+    if extractor.spectrogram_length == derived:  # follows the window, also that of a flag
+        del audio["spectrogram_length"]
+    saved = processor.video_processor.to_dict()
+    return {"window": window, "audio": audio, "video": {n: saved[n] for n in known_fields("video", "") if n in saved}}
+
+
 def input_sizes(processor: Any) -> dict[str, Any]:
     """The fields of a configuration that say what the processor gives."""
     crop = processor.video_processor.crop_size
@@ -87,6 +100,11 @@ def build_fresh(
     if config_class not in auto_class._model_mapping:
         known = ", ".join(config.model_type for config in auto_class._model_mapping)
         raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
+    default = config_class()
+    if absent := [name for name in head if not hasattr(default, name)]:
+        raise ValueError(
+            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model."
+        )
     processor = build_processor(recipe)
     values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
     if recipe.init is not None:
@@ -100,10 +118,12 @@ def build_fresh(
 def load_checkpoint(
     run: Run, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
-    """Processor and model of a run's checkpoint, with the recipe's regularization; sizes and windows stay the checkpoint's.
+    """Processor and model of a run's checkpoint, with the recipe's regularization and what `--config` says; sizes and windows
+    stay the checkpoint's. Only a head may start afresh.
 
     Raises:
-        ValueError: the checkpoint is of another architecture than the recipe that was named.
+        ValueError: the checkpoint is of another architecture than the recipe that was named, or lacks weights that are no head's
+            (such as after a `--config` that changes sizes).
     """
     config = AutoConfig.from_pretrained(run.checkpoint)
     if run.published is not None and config.model_type != run.recipe.architecture:
@@ -111,8 +131,25 @@ def load_checkpoint(
             f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}."
         )
     processor = AutoProcessor.from_pretrained(run.checkpoint)
-    config = AutoConfig.from_pretrained(run.checkpoint, **run.recipe.regularization, **head)
-    return processor, auto_class.from_pretrained(run.checkpoint, config=config, ignore_mismatched_sizes=True)
+    given = json.loads(run.flags.get("config", "{}"))
+    default = type(config)()
+    if absent := [name for name in (*head, *given) if not hasattr(default, name)]:
+        raise ValueError(
+            f"{run.checkpoint} is a checkpoint of {config.model_type}, which knows no {', '.join(absent)}."
+        )
+    config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **head, **given})
+    model, report = auto_class.from_pretrained(
+        run.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    fresh = {
+        entry if isinstance(entry, str) else entry[0] for entry in (*report["missing_keys"], *report["mismatched_keys"])
+    }
+    if odd := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
+        raise ValueError(
+            f"{run.checkpoint} has no weights that fit {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}: leave out what in"
+            " --config changes sizes or adds streams."
+        )
+    return processor, model
 
 
 def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentation | None:
@@ -123,7 +160,17 @@ def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentatio
 
 
 def build_collator(recipe: Recipe, config: Any, seed: int, **options: Any) -> AVCollator:
-    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`."""
+    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`.
+
+    A recipe of pretraining gets a `MaskingCollator`, which draws a mask for each clip.
+    """
+    if recipe.task == "pretraining":
+        return MaskingCollator(
+            config,
+            spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
+            seed=seed,
+            **{**recipe.collator, **options},
+        )
     return AVCollator(
         spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
         num_labels=config.num_labels,

@@ -7,18 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
-from .building import known_fields
+from .building import known_fields, sections_of_processor
 from .recipe import Recipe
 
 SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
 
 # What a run takes without --recipe: a fresh MBT-Base as released, its augmentation, no mixup, the Trainer's own training.
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
+
+# The same of pretraining: a fresh AV-MAE-Base with the published augmentation, a random crop and a flip.
+PLAIN_PRETRAINING = replace(
+    PLAIN,
+    architecture="avmae",
+    task="pretraining",
+    frame_augmentation={"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
+    spec_augment=None,
+)
 
 
 @dataclass
@@ -50,7 +59,13 @@ class RecipeOptions:
     from_avmae: str | None = field(
         default=None, metadata={"help": "Pretrained AV-MAE that a fresh model starts from; `none` for random weights."}
     )
-    config: str = field(default="{}", metadata={"help": "JSON of further configuration fields of a fresh model."})
+    config: str = field(
+        default="{}",
+        metadata={
+            "help": "JSON of further configuration fields; of a checkpoint those that leave its weights' shapes, such as "
+            '\'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
+        },
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Fresh model: side of the frames, pixels (MBT: 224)."}
     )
@@ -74,7 +89,7 @@ class RecipeOptions:
     )
 
 
-FRESH_ONLY = ("size", "from_vit", "from_avmae", "config", "image_size", "num_frames", "span", "audio_seconds")
+FRESH_ONLY = ("size", "from_vit", "from_avmae", "image_size", "num_frames", "span", "audio_seconds")
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ def parse_with_recipe(
     flags = _given(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
-    base = published if published is not None else PLAIN
+    base = published if published is not None else {"pretraining": PLAIN_PRETRAINING}.get(task, PLAIN)
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}.")
 
@@ -197,6 +212,9 @@ def _with_start(recipe: Recipe, name: str | None, options: RecipeOptions, flags:
     if given:
         init = None if flags[given[0]].lower() == "none" else flags[given[0]]
         recipe = replace(recipe, init=init, init_method=given[0])
+        if name is None and init is not None and given[0] == "from_avmae":
+            # Nobody says otherwise: clips as it was pretrained with.
+            recipe = recipe.but(**sections_of_processor(AutoProcessor.from_pretrained(init)))
     elif recipe.init_method == "from_avmae" and recipe.init is None:
         raise ValueError(
             f"--recipe {name} starts from a pretrained AV-MAE: name its folder with --from_avmae, or start from random weights"
@@ -216,7 +234,8 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
     except json.JSONDecodeError as error:
         raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
     class_name = CONFIG_MAPPING[recipe.architecture].__name__
-    if unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]:
+    fresh = options.model in CONFIG_MAPPING  # a checkpoint's architecture shows when it is loaded
+    if fresh and (unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]):
         raise ValueError(f"--config: {class_name} has no fields {', '.join(unknown)}")
     changes = {
         "model": {name: value for name, value in config.items() if name not in recipe.regularization},

@@ -1,0 +1,85 @@
+"""Shows what a pretrained masked autoencoder makes of your clips: original, masked and reconstruction, a PNG for each.
+
+    python examples/reconstruct.py --model runs/mae clip.mp4 more/clips/
+    python examples/reconstruct.py --model runs/mae clip.mp4 --video_mask_ratio 0.75 --tracks video --seed 3
+
+A checkpoint is a folder that `pretrain_avmae.py` wrote, or the id of a Hub repository. Visible patches are pasted into the
+reconstruction; `--paste False` shows the prediction everywhere. Files that can't be read are listed at the end with the reason; the
+exit code is 1 if none could.
+"""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser
+
+from hf_avfusion.data.folders import media_files
+from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.visualization.reconstruction import MODALITIES, picture_of
+
+
+@dataclass
+class Options:
+    model: str = field(metadata={"help": "Checkpoint folder or Hub repository."})
+    output: str = field(default="reconstructions", metadata={"help": "Folder of the pictures."})
+    seed: int = field(default=0, metadata={"help": "Of the masks."})
+    paste: bool = field(default=True, metadata={"help": "Show the original where it was visible."})
+    tracks: list[str] | None = field(
+        default=None, metadata={"help": "Leave the other track out: video or audio.", "choices": list(MODALITIES)}
+    )
+    video_mask_ratio: float | None = field(default=None, metadata={"help": "Instead of the checkpoint's."})
+    audio_mask_ratio: float | None = field(default=None, metadata={"help": "Instead of the checkpoint's."})
+    start: float | None = field(default=None, metadata={"help": "Part of the file that is the clip: from this second."})
+    end: float | None = field(default=None, metadata={"help": "Part of the file that is the clip: to this second."})
+    device: str = field(
+        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs."}
+    )
+
+
+def main() -> int:
+    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="+", help="Media files, and folders that are searched for some.")
+    options, positional = parser.parse_args_into_dataclasses()
+    console = Console()
+    clips = media_files(positional.clips)
+    if not clips:
+        console.print(f"no media files in {', '.join(positional.clips)}", markup=False)
+        return 1
+    Path(options.output).mkdir(parents=True, exist_ok=True)
+
+    processor = AutoProcessor.from_pretrained(options.model)
+    ratios = {f"{m}_mask_ratio": getattr(options, f"{m}_mask_ratio") for m in MODALITIES}
+    ratios = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    model = AutoModelForPreTraining.from_pretrained(options.model, **ratios).eval().to(options.device)
+    times = {name: getattr(options, name) for name in ("start", "end") if getattr(options, name) is not None}
+    tracks = {} if options.tracks is None else {"tracks": tuple(options.tracks)}
+
+    table, skipped, stems = Table("clip", "video loss", "audio loss", "picture"), {}, Counter()
+    for clip in track(clips, "reconstructing", console=console, disable=not console.is_terminal):
+        stems[clip.stem] += 1  # clips of one name, from several folders, are numbered
+        name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
+        picture = Path(options.output) / f"{name}.png"
+        try:
+            made = picture_of(
+                model, processor, str(clip), picture,
+                reading={**times, **tracks}, seed=options.seed, keep_visible=options.paste,
+            )  # fmt: skip
+            losses = [f"{made.losses[m]:.4f}" if m in made.losses else "" for m in MODALITIES]
+            table.add_row(clip.name, *losses, str(picture))
+        except (MediaError, FileNotFoundError) as error:
+            skipped[clip] = str(error)
+    if table.rows:
+        console.print(table)
+    for clip, reason in skipped.items():
+        console.print(f"skipped {clip}: {reason.removeprefix(f'{clip}: ')}", style="yellow", markup=False)
+    return 0 if table.rows else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
