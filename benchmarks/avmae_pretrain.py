@@ -9,9 +9,9 @@ the cost.
 
 How it is measured (`hf_avfusion.evaluation.costs`). A time is the least of several rounds; in each round every case runs once, so
 that other load on the machine falls on all of them. A step is forward, loss, backward and an update by AdamW. Peak memory is what
-a step needs beyond the loaded model; gradients and optimiser state, which are the same whatever is hidden, are included and
-printed; on the CPU each case has a process of its own. FLOPs are those of a forward pass, counted by torch.utils.flop_counter, encoder and decoder apart;
-what is not the one or the other (target patches, loss) has no matrix product.
+a step needs beyond the loaded model; gradients and optimiser state, which are the same whatever is hidden, are included, and
+printed; on the CPU each case has a process of its own. FLOPs are those of a forward pass, counted by torch.utils.flop_counter,
+encoder and decoder apart; what is not the one or the other (target patches, loss) has no matrix product.
 
 At the end a profile of one step of the published case says what choosing and putting back tokens costs, and that nothing is
 computed twice: no sine or cosine, so no position table, and as many gathers as there are inputs, so no loop over clips.
@@ -40,7 +40,12 @@ TINY = {
     "decoder_hidden_size": 96, "decoder_num_hidden_layers": 4, "decoder_num_attention_heads": 3,
     "decoder_intermediate_size": 384,
 }  # fmt: skip
-SIZES = {"tiny": partial(AVMAEConfig, **TINY), "small": AVMAEConfig.small, "base": AVMAEConfig.base, "large": AVMAEConfig.large}
+SIZES = {
+    "tiny": partial(AVMAEConfig, **TINY),
+    "small": AVMAEConfig.small,
+    "base": AVMAEConfig.base,
+    "large": AVMAEConfig.large,
+}
 PUBLISHED = (0.9, 0.5)  # hidden share of video and audio, VGGSound
 ALL_TOKENS = (0.0, 0.0)
 RATIOS = (ALL_TOKENS, (0.5, 0.5), (0.75, 0.5), PUBLISHED, (0.95, 0.7))
@@ -208,7 +213,9 @@ def main() -> None:
         if abs(sum(parts[case]) - costs[case]["flops_per_clip"]) > 1e-3 * costs[case]["flops_per_clip"]:
             raise RuntimeError(f"{case}: encoder and decoder have {parts[case]} FLOPs, the model {costs[case]}")
 
-    name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"CPU, {arguments.threads} thread(s)"
+    name = (
+        torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"CPU, {arguments.threads} thread(s)"
+    )
     console.print(
         f"{name}; torch {torch.__version__}; {arguments.size}, {costs[cases[0]]['parameters']:,} parameters, {arguments.dtype}, "
         f"batch {arguments.batch_size}, {arguments.frames} frames of {arguments.image_size}^2, "
@@ -218,7 +225,9 @@ def main() -> None:
     )
     report = partial(table_of, costs=costs, parts=parts, arguments=arguments)
     full = Case(ALL_TOKENS)
-    rows = [("all tokens" if case == full else "{} / {}".format(*case.ratios), case, full) for case in map(Case, RATIOS)]
+    rows = [
+        ("all tokens" if case == full else "{} / {}".format(*case.ratios), case, full) for case in map(Case, RATIOS)
+    ]
     console.print(report("by hidden share of video / audio (separate encoders, sdpa)", rows))
     rows = []
     for strategy in STRATEGIES:
@@ -227,7 +236,9 @@ def main() -> None:
     console.print(report("by encoder strategy, each against itself with all tokens (sdpa)", rows))
     rows = []
     for ratios, what in ((ALL_TOKENS, "all tokens"), (PUBLISHED, "0.9 / 0.5")):
-        rows += [(f"{kind}, {what}", Case(ratios, attention=kind), Case(ratios, attention="eager")) for kind in attentions]
+        rows += [
+            (f"{kind}, {what}", Case(ratios, attention=kind), Case(ratios, attention="eager")) for kind in attentions
+        ]
     console.print(report("by attention implementation, each against eager (separate encoders)", rows))
     print_profile(arguments, console)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from checkers import mbt  # noqa: E402
+from checkers import avmae, mbt  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "roots", nargs="*", default=[str(ROOT / "tests" / "goldens")], help="folders holding mbt/*.json"
+        "roots", nargs="*", default=[str(ROOT / "tests" / "goldens")], help="folders holding <architecture>/*.json"
     )
     options = parser.parse_args()
     absolute: dict[str, float] = defaultdict(float)
@@ -29,7 +29,7 @@ def main() -> None:
             else "logits"
             if "logits" in name
             else "losses"
-            if "loss" in name
+            if "loss" in name and "mask" not in name
             else ""
         )
         kind = kind or ("states" if "/" in name or name == "encoded" else "initialisation, front end")
@@ -37,12 +37,13 @@ def main() -> None:
         absolute[kind] = max(absolute[kind], error)
         relative[kind] = max(relative[kind], error / magnitude if magnitude else 0.0)
 
-    mbt.on_compare = record
     cases = 0
-    for root in options.roots:
-        for path in sorted((Path(root) / "mbt").glob("*.json")):
-            mbt.check(path.parent, json.loads(path.read_text(encoding="utf-8")), path.stem)
-            cases += 1
+    for checker in (mbt, avmae):
+        checker.on_compare = record
+        for root in options.roots:
+            for path in sorted((Path(root) / checker.__name__.rsplit(".", 1)[-1]).glob("*.json")):
+                checker.check(path.parent, json.loads(path.read_text(encoding="utf-8")), path.stem)
+                cases += 1
     print(f"{cases} cases, all within their bars")
     print("| tensors | compared | largest absolute error | largest error / largest reference |\n|---|---|---|---|")
     for kind in sorted(counts):

@@ -63,7 +63,9 @@ class Options:
     )
     num_segments: int | None = field(
         default=None,
-        metadata={"help": "Event localisation: the label column holds a class for each of so many equal parts of a clip."},
+        metadata={
+            "help": "Event localisation: the label column holds a class for each of so many equal parts of a clip."
+        },
     )
     balance_labels: bool = field(
         default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}

@@ -39,12 +39,8 @@ ARCHITECTURES = {
     "mbt-self-attention-shared": MBTConfig(**MBT_TINY, fusion="self_attention", share_encoder=True, readout="sum"),
     "mbt-late": MBTConfig(**{**MBT_TINY, "fusion_layer": 3}),
     "mbt-early": MBTConfig(**{**MBT_TINY, "fusion_layer": 0}),
-    "mbt-avmae": MBTConfig(
-        **MBT_TINY, readout="stream_mean", position_embeddings="sinusoidal", use_modality_tokens=True
-    ),
     "avmae": AVMAEConfig(**AVMAE_TINY),
-    "avmae-early": AVMAEConfig(**AVMAE_TINY, encoder_strategy="early", position_embeddings="learned"),
-    "avmae-shared": AVMAEConfig(**AVMAE_TINY, encoder_strategy="shared", pooled_norm=True),
+    "avmae-early": AVMAEConfig(**AVMAE_TINY, encoder_strategy="early", position_embeddings="learned", pooled_norm=True),
     "avmae-mid-fusion": AVMAEConfig(**AVMAE_TINY, encoder_strategy="mid_fusion", use_modality_tokens=True),
 }
 

@@ -33,7 +33,7 @@ ENCODERS = {
 }
 DECODERS = {"same_decoder": "shared", "separate_decoders": "separate", "concat_and_decode": "concatenated"}
 POSITIONS = {"sinusoidal_1d": "sinusoidal", "learned_1d": "learned"}
-READOUTS = {"gap": "mean", "gmp": "max", "gsp": "sum", "token": "token", "none": "mean"}
+READOUTS = {"gap": "stream_mean", "gmp": "stream_max", "gsp": "stream_sum"}  # of its MBT
 
 Rules = dict[str, tuple[str, Rule]]
 
@@ -243,6 +243,9 @@ def classifier_rules(config: AVMAEConfig) -> Rules:
         _norm(rules, "encoder_norm", "pooled_layernorm")
     if config.representation_size is not None:
         _dense(rules, "pre_logits", "pre_logits")
+    if config.freeze_encoder:
+        for theirs, ours in (("mean", "running_mean"), ("var", "running_var")):
+            rules[f"batch_stats/BatchNorm_0/{theirs}"] = (f"probe_norms.{modality}.{ours}", same)
     _dense(rules, "output_projection", "classifier")
     return rules
 
@@ -284,8 +287,9 @@ def finetuning_rules(config: MBTConfig) -> Rules:
     for source, place in mbt_rules(config).items():
         if source.startswith(("output_projection/", "pre_logits/")):
             source = f"ProjectionHeadAndClassifier_0/{source}"
-        # A single modality owns the blocks without suffix, whichever it is.
-        if config.modalities == ("audio",) and not config.share_encoder:
+        # The first modality (or the only one) owns the blocks without suffix, whichever it is.
+        if config.modalities[0] == "audio" and not config.share_encoder:
+            source = re.sub(r"(encoderblock_\d+)/", r"\1_rgb/", source)
             source = re.sub(r"(encoderblock_\d+)_spectrogram/", r"\1/", source)
         # Position tables stand beside the stack, not in it.
         rules[source.replace("Transformer/posembed_input", "posembed_input")] = place
@@ -303,10 +307,12 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
     """
     model = scenic["model"]
     names = model.get("modality_fusion", ("rgb", "spectrogram"))
-    modalities = tuple(modality for modality, name in STREAMS.items() if name in names)
+    modalities = tuple(
+        _known("modality_fusion", name, {theirs: ours for ours, theirs in STREAMS.items()}) for name in names
+    )
     patch = [int(size) for size in model["patches"]["size"]]
-    if model.get("classifier", "gap") != "gap":
-        raise ConversionError(f"classifier {model['classifier']!r} has no counterpart in av_mae's MBT; known is 'gap'.")
+    dataset = scenic.get("dataset_configs") or {}
+    splits = dict(zip(dataset.get("split_names") or map(str, range(1, 99)), dataset.get("class_splits") or ()))
     multi_label = "multilabel" in scenic.get("model_name", "")
     found: dict = {
         "hidden_size": model["hidden_size"],
@@ -323,7 +329,7 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
         "num_bottleneck_tokens": model.get("n_bottlenecks", 4),
         "test_with_bottlenecks": model.get("test_with_bottlenecks", True),
         "share_encoder": model.get("share_encoder", False),
-        "readout": "stream_mean",
+        "readout": _known("classifier", model.get("classifier", "gap"), READOUTS),
         "position_embeddings": _known(
             "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
         ),
@@ -334,6 +340,8 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
         "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
         "num_labels": num_labels,
     }
+    if splits:
+        found.update(class_splits=splits, problem_type="multi_head_classification")
     if "video" in modalities:
         found.update(tubelet_size=patch[2], num_frames=sizes["num_frames"])
         found["image_size"] = (sizes["height"], sizes["width"])
@@ -349,9 +357,9 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
 
     Not in the file, since positions are fixed: `num_frames`, `image_size`, `spectrogram_length` and `num_mel_bins` (16 frames,
     32 once fine-tuned, of 224 x 224, and 800 x 128 unless given), mask ratios, target options and loss weights (as in the
-    config's defaults), for MBT `fusion_layer` (two thirds of the layers), for a single-modality classifier the readout if
-    pooled (mean). An early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one:
-    without `encoder_strategy` and `decoder_strategy` they are taken to be shared.
+    config's defaults), for MBT `fusion_layer` (two thirds of the layers), of classifiers the readout if pooled (mean). An
+    early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one: without
+    `encoder_strategy` and `decoder_strategy` they are taken to be shared.
 
     Args:
         params: Flat Flax parameters with normalised names.
@@ -425,10 +433,12 @@ def _infer_classifier(
     if kind is MBTForAudioVisualClassification:
         head = "ProjectionHeadAndClassifier_0/"
         both = len(fields["modalities"]) == 2
+        if any(re.search(r"encoderblock_\d+_rgb/", name) for name in params):  # the second modality's blocks
+            fields["modalities"] = ("audio", "video")
         fields.update(
             readout="stream_mean",
             fusion="bottleneck" if "bottleneck" in params else "self_attention",
-            share_encoder=both and not any(re.search(r"encoderblock_\d+_spectrogram/", name) for name in params),
+            share_encoder=both and not any(re.search(r"encoderblock_\d+_\w+/", name) for name in params),
         )
         if "bottleneck" in params:
             fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1]
@@ -438,6 +448,7 @@ def _infer_classifier(
             readout="token" if "cls" in params else "mean",
             pooled_norm="encoder_norm/scale" in params,
             final_norm="Transformer/encoder_norm/scale" in params,
+            freeze_encoder="batch_stats/BatchNorm_0/mean" in params,
         )
     fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
     if f"{head}pre_logits/bias" in params:
@@ -489,7 +500,8 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
 
     Args:
         checkpoint: The MessagePack file, an old train state (pretraining) or a new one (fine-tuning).
-        config: A config, known fields of it (the rest is inferred), or nothing.
+        config: A config, known fields of it (the rest is inferred), the project's own config (a map with `model`) together
+            with the sizes of the inputs (`num_frames, height, width, spec_time, spec_freq`), or nothing.
 
     Raises:
         ConversionError: If the file cannot be read, or does not fit the config.
@@ -499,6 +511,8 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
     model_class = kind_of(params)
     if not isinstance(config, (AVMAEConfig, MBTConfig)):
         config_class = model_class.config_class
+        if config and isinstance(config.get("model"), Mapping):
+            return load_avmae(checkpoint, _of_scenic(params, model_class, config))
         unknown = set(config or {}) - set(config_class().to_dict()) - {"num_labels"}
         if unknown:
             raise ConversionError(
@@ -512,6 +526,28 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
     model = model_class(config)
     model.load_state_dict(convert_avmae(params, config), strict=True)
     return model.eval()
+
+
+def _of_scenic(
+    params: Mapping[str, np.ndarray], model_class: type[PreTrainedModel], scenic: Mapping
+) -> AVMAEConfig | MBTConfig:
+    embeddings = {"video": ("embedding_rgb/kernel", "embedding/kernel"), "audio": ("embedding_spectrogram/kernel",)}
+    modalities = tuple(name for name, places in embeddings.items() if any(place in params for place in places))
+    needed = {"num_frames", "height", "width"} if "video" in modalities else set()
+    needed |= {"spec_time", "spec_freq"} if "audio" in modalities else set()
+    if needed - set(scenic):
+        raise ConversionError(
+            f"Beside `model` the config must give the sizes of the inputs; it lacks {sorted(needed - set(scenic))}."
+        )
+    sizes = {name: scenic[name] for name in needed}
+    if "audio" in modalities:
+        sizes["spec_channels"] = params["embedding_spectrogram/kernel"].shape[2]
+    if model_class is AVMAEForPreTraining:
+        return config_from_scenic(scenic, sizes, modalities)
+    if model_class is MBTForAudioVisualClassification:
+        labels = params["ProjectionHeadAndClassifier_0/output_projection/bias"].shape[0]
+        return mbt_config_from_scenic(scenic, sizes, labels)
+    raise ConversionError("The single-modality classifier is described by fields of AVMAEConfig, not by `model`.")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,8 +21,9 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
     """
     Parameters of a scenic checkpoint file, as `{"a/b/kernel": array}`.
 
-    Takes weights from `optimizer/target` (old train states), else `params`; one extra level `params` is descended. The
-    optimiser's own state is left out.
+    Takes weights from `optimizer/target` (old train states), else `params`; one extra level `params` is descended. Running
+    statistics of batch normalisation, under `model_state/batch_stats`, keep the name `batch_stats/...`. The optimiser's own
+    state is left out.
 
     Raises:
         ConversionError: If the file is no such MessagePack map, naming the file and what was found.
@@ -48,6 +49,9 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
     flat = flatten(weights)
     if not flat:
         raise ConversionError(f"{path}: its parameter tree is empty.")
+    state = tree.get("model_state")
+    if isinstance(state, Mapping) and isinstance(state.get("batch_stats"), Mapping):
+        flat.update(flatten(state["batch_stats"], "batch_stats/"))
     return flat
 
 

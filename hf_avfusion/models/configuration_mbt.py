@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 MODALITIES = ("video", "audio")
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
-READOUTS = ("token", "mean", "max", "sum", "stream_mean")
+READOUTS = ("token", "mean", "max", "sum", "stream_mean", "stream_max", "stream_sum")
 POSITIONS = ("learned", "sinusoidal")
 PROBLEM_TYPES = (
     None,
@@ -83,8 +83,8 @@ class MBTConfig(PreTrainedConfig):
         test_with_bottlenecks (`bool`, defaults to `True`): If `False`, evaluation runs all layers without exchange.
         share_encoder (`bool`, defaults to `False`): One set of transformer layers for both streams.
         readout (`str`, defaults to `"token"`): `"token"` (a CLS token and logits per stream, averaged), `"mean"`,
-            `"max"`, `"sum"` over all tokens of all streams together, or `"stream_mean"` (the mean of each stream's tokens
-            and logits per stream, averaged: the MBT that AV-MAE is fine-tuned into).
+            `"max"`, `"sum"` over all tokens of all streams together, or `"stream_mean"`, `"stream_max"`, `"stream_sum"`
+            over each stream's tokens (logits per stream, averaged: the MBT that AV-MAE is fine-tuned into).
         position_embeddings (`str`, defaults to `"learned"`): `"learned"`, or `"sinusoidal"` (fixed, over the flattened
             token index; also AV-MAE's).
         use_modality_tokens (`bool`, defaults to `False`): A learned vector per modality, added to its tokens (AV-MAE).
@@ -265,7 +265,7 @@ class MBTConfig(PreTrainedConfig):
     @property
     def has_stream_logits(self) -> bool:
         """Whether each stream has logits of its own, which the readout averages."""
-        return self.readout in ("token", "stream_mean")
+        return self.readout == "token" or self.readout.startswith("stream_")
 
     @property
     def num_bottleneck_rows(self) -> int:

@@ -38,11 +38,11 @@ class AVMAEEmbeddings(nn.Module):
         positions = self.position_embeddings
         if visible is not None:
             positions = nn.functional.embedding(visible, positions[0])
-        tokens = tokens + positions.to(tokens.dtype)
+        tokens = tokens + positions  # under autocast the sum, and so the residual stream, is float32
         if self.modality_token is not None:
             tokens = tokens + self.modality_token
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens
 
 
@@ -236,7 +236,7 @@ class AVMAEDecoderStream(nn.Module):
         return self._place(torch.cat([projected, masked], dim=1))
 
     def _place(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens + self.position_embeddings.to(tokens.dtype)
+        tokens = tokens + self.position_embeddings
         return tokens if self.modality_token is None else tokens + self.modality_token
 
 
@@ -293,7 +293,7 @@ class SegmentPooling(nn.Module):
         else:
             self.steps, self.step_length = config.audio_grid[0], config.patch_hw[0]
             self.length = config.spectrogram_length
-        self.register_buffer("shares", torch.zeros(self.num_segments, self.steps), persistent=False)
+        self.register_buffer("shares", self.overlaps().to(torch.get_default_device()), persistent=False)
 
     def overlaps(self) -> torch.Tensor:
         """float32 [segments, steps]: the share of each part that each step covers; rows add up to 1."""

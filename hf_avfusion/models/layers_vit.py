@@ -208,17 +208,18 @@ def sinusoidal_positions(num_tokens: int, width: int) -> torch.Tensor:
 def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int) -> None:
     """
     Give `module` its `position_embeddings` [1, num_tokens, width]: a parameter for `kind` "learned", a buffer that is not
-    saved for "sinusoidal". [`init_position_table`] fills either.
+    saved for "sinusoidal". [`init_position_table`] fills either, also after construction on the meta device.
     """
     table = torch.zeros(1, num_tokens, width)
     if kind == "learned":
         module.position_embeddings = nn.Parameter(table)
     else:
+        table = sinusoidal_positions(num_tokens, width).to(table)
         module.register_buffer("position_embeddings", table, persistent=False)
 
 
 def init_position_table(module: nn.Module, std: float) -> None:
-    """Fill what [`add_position_table`] made; also where the model was built on the meta device."""
+    """Fill what [`add_position_table`] made."""
     table = module.position_embeddings
     if isinstance(table, nn.Parameter):
         init.normal_(table, std=std)

@@ -43,6 +43,7 @@ from .patches_avmae import (
     video_patches,
 )
 from .streams_avfusion import (
+    REDUCTIONS,
     AudioVisualClassifierOutput,
     AudioVisualModelOutput,
     StreamClassifier,
@@ -66,8 +67,8 @@ class AVMAEForPreTrainingOutput(ModelOutput):
         video_predictions (float [B, N, values]): Predicted patch vectors at every position, ordered frame, row, column,
             channel; standardised where `target_standardization` says so. [`AVMAEForPreTraining.reconstruct`] makes frames.
         audio_predictions (float [B, N, values]): The same of the spectrogram, ordered time, mel.
-        video_mask, audio_mask (bool [B, N]): True where the token was hidden from the encoder.
-        video_loss_mask, audio_loss_mask (bool [B, N]): True where the prediction counted in the loss.
+        video_mask, audio_mask (float [B, N]): 1 where the token was hidden from the encoder, else 0.
+        video_loss_mask, audio_loss_mask (float [B, N]): 1 where the prediction counted in the loss, else 0.
         video_hidden_state, audio_hidden_state (float [B, k, d]): Encoder output of the visible tokens.
         hidden_states, attentions, audio_hidden_states, audio_attentions: Of the encoder; see the base model's output.
     """
@@ -77,10 +78,10 @@ class AVMAEForPreTrainingOutput(ModelOutput):
     audio_loss: torch.FloatTensor | None = None
     video_predictions: torch.FloatTensor | None = None
     audio_predictions: torch.FloatTensor | None = None
-    video_mask: torch.BoolTensor | None = None
-    audio_mask: torch.BoolTensor | None = None
-    video_loss_mask: torch.BoolTensor | None = None
-    audio_loss_mask: torch.BoolTensor | None = None
+    video_mask: torch.FloatTensor | None = None
+    audio_mask: torch.FloatTensor | None = None
+    video_loss_mask: torch.FloatTensor | None = None
+    audio_loss_mask: torch.FloatTensor | None = None
     video_hidden_state: torch.FloatTensor | None = None
     audio_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -199,7 +200,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
 
     `model.avmae` is the encoder alone; `AVMAEForAudioVisualClassification.from_pretrained(folder)` and
     `MBTForAudioVisualClassification.from_avmae(folder)` go on from a saved checkpoint. As in the original, evaluation masks
-    too.
+    too; here by masks that are the same each time, so that two evaluations can be compared.
     """
 
     # The loss is a mean over the batch's masked patches: the Trainer, not the model, accounts for gradient accumulation.
@@ -217,16 +218,19 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         batch_size: int,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
+        fixed: bool = False,
     ) -> dict[str, torch.Tensor]:
         """
         Random masks for a batch, by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
         left visible in the (random) order in which the encoder sees them. To be passed to `forward`.
 
         Args:
-            generator: By default PyTorch's global generator of the device.
-            device: Of the result; by default the model's. A generator must be of this device.
+            generator: By default PyTorch's global generator of the device. One of the CPU gives the same masks everywhere.
+            device: Of the result; by default the model's.
+            fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
         """
-        return draw_visible_tokens(self.config, batch_size, generator, self.device if device is None else device)
+        device = self.device if device is None else device
+        return draw_visible_tokens(self.config, batch_size, generator, device, fixed)
 
     @can_return_tuple
     def forward(
@@ -248,8 +252,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
             modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is missing.
                 Such a sample pretrains on the track it has (inpainting needs both and leaves it out of the loss).
-            video_mask, audio_mask (bool [B, N], *optional*): True where a token is hidden, equally many in every row; the
-                visible ones keep their order. Drawn at random unless given.
+            video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is hidden, equally many in every row;
+                the visible ones keep their order. Unless given drawn at random, in evaluation always alike.
             video_visible, audio_visible (long [B, k], *optional*): The same by the visible tokens' indices in the order in
                 which the encoder is to see them, as [`draw_masks`] gives them.
             sample_mask (bool [B], *optional*): False for rows that only fill the batch and must not count.
@@ -268,13 +272,20 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         if modality_mask is not None:
             given = {name: blank_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
         batch = (input_features if pixel_values is None else pixel_values).shape[0]
-        visible = {"video": video_visible, "audio": audio_visible}
-        masks = {"video": video_mask, "audio": audio_mask}
-        visible = {m: None if given[m] is None else self._visible(m, batch, visible[m], masks[m]) for m in given}
-        drawn = self.draw_masks(batch) if any(given[m] is not None and visible[m] is None for m in given) else {}
         visible = {
-            m: drawn[f"{m}_visible"] if given[m] is not None and visible[m] is None else visible[m] for m in given
+            "video": self._given_visible("video", batch, video_visible, video_mask),
+            "audio": self._given_visible("audio", batch, audio_visible, audio_mask),
         }
+        if any(given[modality] is not None and visible[modality] is None for modality in given):
+            drawn = self.draw_masks(batch, fixed=not self.training)
+            visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
+        if config.objective == "modality_inpainting":
+            for modality, other in (("video", "audio"), ("audio", "video")):
+                if visible[other].shape[1] >= config.num_tokens(modality):
+                    raise ValueError(
+                        f"`{other}_visible` leaves {visible[other].shape[1]} tokens, among which none of the "
+                        f"{config.num_tokens(modality)} {modality} tokens would be left to inpaint. Hide more."
+                    )
 
         encoded = self.avmae(
             given["video"],
@@ -303,10 +314,9 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             if values is None:
                 continue
             hidden[modality] = self._hidden(modality, visible[modality])
-            scored[modality] = self._scored(modality, hidden[modality], visible, modality_mask)
+            scored[modality] = weights = self._scored(modality, hidden[modality], visible, modality_mask)
             if not return_loss:
                 continue
-            weights = scored[modality].float()
             if sample_mask is not None:
                 weights = weights * sample_mask.to(weights)[:, None]
             targets = self.targets(modality, values)
@@ -373,7 +383,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             if keep_visible:
                 inpainting = config.objective == "modality_inpainting"
                 predicted = getattr(output, f"{modality}_loss_mask" if inpainting else f"{modality}_mask")
-                shown = torch.where(predicted[..., None], shown, patches)
+                shown = torch.where(predicted[..., None].bool(), shown, patches)
             if modality == "video":
                 made[modality] = frames_of_patches(shown, config.video_grid, config.patch_hw, config.num_channels)
             else:
@@ -394,7 +404,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         standardization = self.config.target_standardization
         return None if modality == "audio" and standardization == "patch_channels" else standardization
 
-    def _visible(
+    def _given_visible(
         self, modality: str, batch: int, visible: torch.Tensor | None, mask: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Indices [B, k] of the tokens that a caller leaves visible, or None if it leaves that to chance."""
@@ -424,7 +434,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
 
     def _hidden(self, modality: str, visible: torch.Tensor) -> torch.Tensor:
         tokens = self.config.num_tokens(modality)
-        return torch.ones(visible.shape[0], tokens, dtype=torch.bool, device=visible.device).scatter(1, visible, False)
+        return torch.ones(visible.shape[0], tokens, device=visible.device).scatter(1, visible, 0.0)
 
     def _scored(
         self,
@@ -433,12 +443,12 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         visible: dict[str, torch.Tensor | None],
         modality_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Where predictions count, bool [B, N]."""
+        """1 where predictions count, float [B, N]."""
         config, scored = self.config, hidden
         if config.objective == "modality_inpainting":
             # The first places hold the other modality's tokens; it has nothing to do with what the encoder was shown.
             other = visible["audio" if modality == "video" else "video"].shape[1]
-            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).expand_as(hidden)
+            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).to(hidden).expand_as(hidden)
         if config.loss_on_visible_tokens:
             scored = torch.ones_like(hidden)
         if modality_mask is None:
@@ -447,7 +457,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         there = (
             present.all(dim=1) if config.objective == "modality_inpainting" else present[:, int(modality == "audio")]
         )
-        return scored & there[:, None]
+        return scored * there[:, None]
 
 
 class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
@@ -457,7 +467,8 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
     Each modality's tokens are pooled (`config.readout`) and give logits, which are averaged over the modalities present. With
     one modality and `pooled_norm` this is the original's single-modality classifier. `freeze_encoder` makes it a linear probe,
     `num_segments` an event localiser: pooling is then over each part of the clip, a token that lies in two parts counting
-    in both by its share.
+    in both by its share. Labels are those of the window, which should be the whole clip then: for AVE's 10 seconds
+    `AVMAEProcessor(span=10.0, audio_seconds=10.0)`.
     """
 
     accepts_loss_kwargs = False
@@ -483,7 +494,17 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
             self.probe_norms = nn.ModuleDict({modality: BatchStandardization(width) for modality in config.modalities})
         self.classifier = with_init(nn.Linear(width, config.num_labels), "head")
         self.post_init()
-        if config.freeze_encoder:
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As transformers', whose loading makes every parameter trainable again: those of a linear probe are not."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
+
+    def _freeze(self) -> None:
+        if self.config.freeze_encoder:
             self.requires_grad_(False)
             self.classifier.requires_grad_(True)
 
@@ -536,7 +557,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         elif readout == "token":
             features = tokens[:, 0]
         else:
-            features = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}[readout](tokens, dim=1)
+            features = REDUCTIONS[readout](tokens, dim=1)
         if self.pooled_layernorm is not None:
             features = self.pooled_layernorm(features)
         if self.pre_logits is not None:

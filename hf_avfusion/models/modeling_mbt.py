@@ -2,8 +2,9 @@
 MBT, the Multimodal Bottleneck Transformer of "Attention Bottlenecks for Multimodal Fusion" (Nagrani et al., NeurIPS 2021).
 
 Equal to the scenic project `mbt` in every fusion variant and readout (recorded cases in tests/goldens/mbt), and to its repaired
-form where that code cannot run (pooled readouts together with bottlenecks). Not in the original: the asymmetric bottleneck
-updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
+form where that code cannot run (pooled readouts together with bottlenecks). With fixed positions and a readout of each stream
+it is the MBT that the project `av_mae` fine-tunes (recorded cases in tests/goldens/avmae). Not in the originals: the asymmetric
+bottleneck updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
 """
 
 import torch
@@ -34,6 +35,7 @@ from .layers_vit import (
     with_init,
 )
 from .streams_avfusion import (
+    REDUCTIONS,
     AudioVisualClassifierOutput,
     AudioVisualModelOutput,
     StreamClassifier,
@@ -417,7 +419,8 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         )
 
     def _pool_stream(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, 0] if self.config.readout == "token" else tokens.mean(dim=1)
+        readout = self.config.readout
+        return tokens[:, 0] if readout == "token" else REDUCTIONS[readout.removeprefix("stream_")](tokens, dim=1)
 
     def _pool(
         self,
@@ -427,7 +430,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         presence: torch.Tensor | None,
     ) -> torch.Tensor:
         # Over all tokens of all streams together, so the longer stream weighs more; not the mean of the streams' means.
-        reduce = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}[self.config.readout]
+        reduce = REDUCTIONS[self.config.readout]
         pooled = reduce(tokens, dim=1)
         if presence is None:
             return pooled

@@ -12,28 +12,43 @@ def draw_visible_tokens(
     batch_size: int,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
+    fixed: bool = False,
 ) -> dict[str, torch.Tensor]:
     """
     Random masks by the config's ratios (spec section 2): `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
     left visible in the (random) order in which the encoder sees them; of the config's modalities only.
 
     Args:
-        generator: Of `device`; by default PyTorch's global one.
+        generator: By default PyTorch's global one of the device. One of the CPU gives the same masks everywhere.
         device: Of the result; by default the CPU.
+        fixed: Masks that only look random: the same in every call and run and on every device.
     """
-    drawn = {}
-    for modality in config.modalities:
+    device, drawn = "cpu" if device is None else device, {}
+    for salt, modality in enumerate(config.modalities):
         visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
         tube = modality == "video" and config.video_masking == "tube"
         steps = config.video_grid[0] if tube else 1
         places = tokens // steps
-        noise = torch.rand(batch_size, places, generator=generator, device=device)
+        if fixed:
+            noise = fixed_noise(batch_size, places, salt << 40, device)
+        else:
+            source = device if generator is None else generator.device
+            noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
         chosen = noise.argsort(dim=1)[:, places - visible // steps :]
         if tube:  # the same places in every frame group; visible tokens stay in their order
             start = torch.arange(0, tokens, places, device=device)[None, :, None]
             chosen = (chosen.sort(dim=1).values[:, None, :] + start).flatten(1)
         drawn[f"{modality}_visible"] = chosen
     return drawn
+
+
+def fixed_noise(rows: int, columns: int, salt: int, device: torch.device | str) -> torch.Tensor:
+    """int64 [rows, columns] that look random (a mix as SplitMix64's), the same in every run and on every device."""
+    value = torch.arange(rows * columns, device=device).view(rows, columns) + salt
+    for multiplier in (-7046029254386353131, -4658895280553007687, -7723592293110705685):
+        value = value * multiplier
+        value = value ^ (value >> 29)
+    return value
 
 
 def video_patches(

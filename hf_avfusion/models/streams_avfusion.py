@@ -9,6 +9,9 @@ from transformers.utils import ModelOutput
 
 from .losses_classification import classification_loss, infer_problem_type
 
+# How a readout makes one feature of many tokens.
+REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+
 
 @dataclass
 class AudioVisualModelOutput(ModelOutput):
@@ -205,8 +208,8 @@ class StreamClassifier:
         of_streams = logits["video"] is not None or logits["audio"] is not None
         if audio_labels is not None and not (of_streams and self.training):
             raise ValueError(
-                "`audio_labels` needs a `readout` with logits for each stream "
-                f"(not {self.config.readout!r} alone) and a model in training mode."
+                f"`audio_labels` needs a readout with logits for each stream (here it is {self.config.readout!r}) and a model in "
+                "training mode."
             )
         if labels is None:
             return None

@@ -256,6 +256,11 @@ class AVTrainer(Trainer):
             else:
                 optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
                 # Some of the Trainer's optimisers bring parameter groups of their own; those stay.
+                if self.args.layer_decay is not None and {"params", "model", "optimizer_dict"} & set(kwargs):
+                    raise ValueError(
+                        f"--optim {self.args.optim} makes its own parameter groups, so that layer_decay would do nothing: leave "
+                        "one of them out."
+                    )
                 self.optimizer_cls_and_kwargs = optimizer_class, {"params": groups, **kwargs}
         return super().create_optimizer(model)
 

@@ -163,8 +163,9 @@ def attention_rollout(
         inputs: what the processor returns: pixel_values [B, T, C, H, W], input_features [B, time, mel], modality_mask
             bool [B, 2].
         relevance_of: whose view is told. "prediction": as the readout weighs them, the mean over the present streams'
-            CLS tokens, or over all patch tokens of the present streams where the head pools (for "max" and "sum" that
-            mean stands in for the pooling). "video" or "audio": that stream's readout alone.
+            CLS tokens, over all patch tokens of the present streams where the head pools them together (for "max" and
+            "sum" that mean stands in for the pooling), or over each stream's patch tokens and then over the streams
+            ("stream_mean" and its like). "video" or "audio": that stream's readout alone.
 
     Returns:
         ModalityMaps on the CPU. The model's attention implementation and training mode are as before afterwards.
@@ -219,6 +220,8 @@ def _patch_relevance(
         start[name] = torch.zeros(batch, 1, cls + grids[name].numel(), device=device)
         if relevance_of in ("prediction", name):
             start[name][..., : cls or None] = 1
+        if config.readout.startswith("stream_"):  # streams weigh alike, however many tokens they have
+            start[name] /= start[name].shape[-1]
     total = sum(rows.sum(dim=-1, keepdim=True) for rows in start.values())
     start = {name: rows / total for name, rows in start.items()}
     bottleneck = torch.zeros(batch, 1, config.num_bottleneck_rows, device=device) if config.uses_bottleneck else None

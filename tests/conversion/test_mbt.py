@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 
+import flax_files
 import msgpack
 import numpy as np
 import pytest
 import torch
+from flax_files import encode, nest, write
 
 from hf_avfusion import MBTConfig, MBTForAudioVisualClassification
 from hf_avfusion.conversion.flax import ConversionError, read_train_state
@@ -29,40 +31,9 @@ CONFIG = {
 }
 
 
-def encode(array: np.ndarray, dtype: str | None = None, data: bytes | None = None) -> msgpack.ExtType:
-    payload = [array.shape, dtype or array.dtype.name, array.tobytes() if data is None else data]
-    return msgpack.ExtType(1, msgpack.packb(payload, use_bin_type=True))
-
-
-def nest(flat: dict) -> dict:
-    tree: dict = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
-
-
 def flax_params(model: MBTForAudioVisualClassification) -> dict[str, np.ndarray]:
-    """The inverse of the converter, written from the spec's table: head axes split, kernels transposed."""
-    config, state, params = model.config, model.state_dict(), {}
-    heads, head = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    for path, (name, _) in mbt_rules(config).items():
-        value = state[name].numpy()
-        if path.endswith("/kernel") and any(f"/{part}/" in path for part in ("query", "key", "value")):
-            value = value.T.reshape(-1, heads, head)
-        elif path.endswith("/bias") and any(f"/{part}/" in path for part in ("query", "key", "value")):
-            value = value.reshape(heads, head)
-        elif path.endswith("/out/kernel"):
-            value = value.T.reshape(heads, head, -1)
-        elif path.endswith("/kernel") and value.ndim > 2:
-            value = np.moveaxis(value, (0, 1), (-1, -2))
-        elif path.endswith("/kernel"):
-            value = value.T
-        params[path] = np.ascontiguousarray(value)
-    return params
+    config = model.config
+    return flax_files.flax_params(model.state_dict(), mbt_rules(config), lambda path: config.num_attention_heads)
 
 
 def random_model(**fields) -> MBTForAudioVisualClassification:
@@ -72,16 +43,6 @@ def random_model(**fields) -> MBTForAudioVisualClassification:
         for parameter in model.parameters():
             parameter.normal_(std=0.1)
     return model
-
-
-def write(path, params: dict, nesting: str = "optimizer") -> None:
-    tree = nest({name: encode(value) if isinstance(value, np.ndarray) else value for name, value in params.items()})
-    trees = {
-        "optimizer": {"optimizer": {"target": tree, "state": {"step": 3}}, "global_step": 3, "model_state": {}},
-        "params": {"params": tree},
-        "params_params": {"params": {"params": tree}, "global_step": encode(np.int32(3)[None])},
-    }
-    path.write_bytes(msgpack.packb(trees[nesting], use_bin_type=True))
 
 
 @pytest.mark.parametrize("nesting", ["optimizer", "params", "params_params"])

@@ -2,9 +2,19 @@
 
 import datasets
 import pytest
+import torch
+from rendering import render_clip
 
-from hf_avfusion import AVMAEConfig, MBTConfig
+from hf_avfusion import (
+    AVFusionVideoProcessor,
+    AVMAEConfig,
+    AVMAEForAudioVisualClassification,
+    AVMAEProcessor,
+    MBTConfig,
+)
+from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.heads import head_fields
+from hf_avfusion.data.transforms import ClipTransform
 
 FEATURES = datasets.Features(
     {
@@ -44,9 +54,27 @@ def test_refused(columns, message):
         head_fields(FEATURES, columns)
 
 
-def test_classes_of_a_clips_parts(tmp_path):
-    fields = head_fields(FEATURES, ["tags"], num_segments=10)
-    assert (fields["num_segments"], fields["problem_type"]) == (10, "single_label_classification")
-    assert AVMAEConfig(**fields).num_labels == 2
+def test_a_class_per_second_goes_from_the_row_to_the_loss():
+    fields = head_fields(FEATURES, ["tags"], num_segments=3)
+    assert (fields["num_segments"], fields["problem_type"]) == (3, "single_label_classification")
+    frames = AVFusionVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = AVMAEProcessor(frames, num_frames=4, span=3.0, audio_seconds=3.0)
+    transform = ClipTransform(processor, "tags", num_segments=3)
+    clip = render_clip(num_frames=75, size=(16, 16), seconds=3.0, audio_codec="flac", container="matroska")
+    row = {"clip_id": "a", "video": {"bytes": clip, "path": None}, "tags": [0, 1, 1]}
+    batch = AVCollator()([transform(row), transform({**row, "tags": [1, 1, 0]})])
+    assert batch["labels"].tolist() == [[0, 1, 1], [1, 1, 0]]
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
+    config = AVMAEConfig(**sizes, **fields, image_size=16, num_frames=4, spectrogram_length=300)
+    output = AVMAEForAudioVisualClassification(config)(**batch)
+    assert output.logits.shape == (2, 3, 2)
+    assert torch.isfinite(output.loss)
+    with pytest.raises(ValueError, match="a class for each of 3 segments"):
+        transform({**row, "tags": [0, 1]})
+    with pytest.raises(ValueError, match="one label column"):
+        ClipTransform(processor, ["verb", "noun"], num_segments=3)
+
+
+def test_one_class_is_no_class_per_second():
     with pytest.raises(ValueError, match="verb holds one class for the whole clip"):
         head_fields(FEATURES, ["verb"], num_segments=10)

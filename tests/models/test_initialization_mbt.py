@@ -1,4 +1,4 @@
-"""The less common rules of starting MBT from a ViT: what the original's code does beside the recorded cases (spec section 8)."""
+"""The less common rules of starting MBT from a ViT or an AV-MAE: what the originals do beside the recorded cases."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from transformers import (
     ViTModel,
 )
 
-from hf_avfusion import MBTConfig, MBTForAudioVisualClassification, MBTModel
+from hf_avfusion import AVMAEConfig, AVMAEForPreTraining, MBTConfig, MBTForAudioVisualClassification, MBTModel
 
 TINY = {
     "hidden_size": 12,
@@ -144,3 +144,85 @@ def test_any_plain_vit_class_and_dtype_will_do():
     with torch.no_grad():
         output = model(torch.rand(1, 4, 3, 24, 24), torch.rand(1, 40, 16)).last_hidden_state
     assert torch.isfinite(output).all()
+
+
+def make_avmae(**fields) -> AVMAEForPreTraining:
+    torch.manual_seed(4)
+    sizes = {name: value for name, value in TINY.items() if name != "fusion_layer"}
+    model = AVMAEForPreTraining(AVMAEConfig(**{**sizes, "num_hidden_layers": 3, **fields}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    return model
+
+
+@pytest.mark.parametrize("encoder", ["early", "shared", "separate", "mid_fusion"])
+def test_avmae_layers_go_to_the_streams_at_their_own_depth(encoder, tmp_path):
+    fields = {"num_fusion_layers": 1} if encoder == "mid_fusion" else {}
+    avmae = make_avmae(encoder_strategy=encoder, **fields)
+    avmae.save_pretrained(tmp_path)
+    model = MBTForAudioVisualClassification.from_avmae(str(tmp_path), num_labels=7, drop_path_rate=0.3)
+    config, source = model.config, avmae.avmae.encoder
+    assert (config.readout, config.position_embeddings, config.num_audio_channels) == ("stream_mean", "sinusoidal", 1)
+    assert (config.num_frames, config.num_labels, config.fusion_layer) == (4, 7, 2)
+    for index, layer in enumerate(model.mbt.layers):
+        for stream in ("video", "audio"):
+            for name, value in source.layers[index].block(stream).state_dict().items():
+                assert torch.equal(getattr(layer, stream).state_dict()[name], value), (index, stream, name)
+    if encoder == "separate":  # norms of the modalities are dropped, MBT's own starts afresh
+        assert (model.mbt.layernorm.weight == 1).all()
+        assert (model.mbt.layernorm.bias == 0).all()
+    else:
+        assert torch.equal(model.mbt.layernorm.weight, source.layernorm.weight)
+    kernel = avmae.avmae.audio_embeddings.patch_embeddings.projection.weight
+    assert torch.equal(model.mbt.audio_embeddings.patch_embeddings.projection.weight, kernel)
+    assert model.classifier.weight.abs().max() == 0
+    assert 0 < model.mbt.bottleneck.abs().max() < 0.2
+    assert torch.isfinite(model(torch.rand(1, 4, 3, 24, 24), torch.rand(1, 40, 16)).logits).all()
+
+
+def test_avmae_s_tokens_positions_and_channels_come_along():
+    avmae = make_avmae(use_modality_tokens=True, position_embeddings="learned")
+    model = MBTModel.from_avmae(avmae, num_audio_channels=3)
+    for modality in ("video", "audio"):
+        ours, theirs = getattr(model, f"{modality}_embeddings"), getattr(avmae.avmae, f"{modality}_embeddings")
+        assert torch.equal(ours.modality_token, theirs.modality_token)
+        assert torch.equal(ours.position_embeddings, theirs.position_embeddings)
+    kernel = avmae.avmae.audio_embeddings.patch_embeddings.projection.weight
+    assert torch.equal(model.audio_embeddings.patch_embeddings.projection.weight, kernel.repeat(1, 3, 1, 1))
+    without = MBTModel.from_avmae(avmae, use_modality_tokens=False)
+    assert without.video_embeddings.modality_token is None
+
+
+def test_more_frames_and_one_modality_of_an_avmae():
+    avmae = make_avmae(encoder_strategy="mid_fusion")
+    model = MBTModel.from_avmae(avmae, num_frames=8, modalities=("video",))
+    assert model.audio_embeddings is None
+    assert model(torch.rand(1, 8, 3, 24, 24)).video_hidden_state.shape == (1, 36, 12)
+    alone = make_avmae(modalities=("audio",))
+    assert MBTModel.from_avmae(alone).config.modalities == ("audio",)
+    shared = MBTModel.from_avmae(make_avmae(encoder_strategy="shared"), share_encoder=True)
+    assert "layers.0.shared.mlp.fc1.weight" in shared.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("source", "fields", "message"),
+    [
+        ({"modalities": ("audio",)}, {"modalities": ("audio", "video")}, r"nothing for \['video'\]"),
+        ({}, {"num_hidden_layers": 2}, "same depth needed"),
+        ({}, {"share_encoder": True}, "cannot fill an MBT with `share_encoder=True`"),
+        ({}, {"patch_size": 4}, r"projection.weight.*have no place in this config"),
+        ({"position_embeddings": "learned"}, {"position_embeddings": "sinusoidal"}, "learned its positions"),
+        ({"position_embeddings": "learned"}, {"num_frames": 8}, "position_embeddings.*have no place"),
+    ],
+)
+def test_from_avmae_names_what_does_not_fit(source, fields, message):
+    with pytest.raises(ValueError, match=message):
+        MBTModel.from_avmae(make_avmae(**source), **fields)
+
+
+def test_from_avmae_refuses_other_models():
+    with pytest.raises(ValueError, match="ViTModel is no AV-MAE"):
+        MBTModel.from_avmae(make_vit())
+    with pytest.raises(ValueError, match="either `config` or single fields"):
+        MBTModel.from_avmae(make_avmae(), MBTConfig(**TINY), num_labels=3)

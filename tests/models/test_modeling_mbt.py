@@ -135,6 +135,19 @@ def test_pooled_readouts_pool_all_tokens_together(readout, reduce):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("readout", "reduce"), [("mean", torch.mean), ("max", torch.amax), ("sum", torch.sum)])
+def test_streams_can_be_pooled_alone(readout, reduce):
+    model = tiny(readout=f"stream_{readout}", position_embeddings="sinusoidal", use_modality_tokens=True)
+    output, states = model(**inputs()), model.mbt(**inputs())
+    video = model.classifier(reduce(states.video_hidden_state, dim=1))
+    audio = model.classifier(reduce(states.audio_hidden_state, dim=1))
+    torch.testing.assert_close(output.video_logits, video)
+    torch.testing.assert_close(output.logits, (video + audio) / 2)
+    assert model.mbt.bottleneck.shape[1] == 4  # no row beside the CLS
+    assert not any("position_embeddings" in name for name in model.state_dict())
+
+
+@torch.no_grad()
 def test_updates_differ_only_where_they_should():
     """One fusion layer at the end: the first modality of a chained update sees the same bottleneck as in the symmetric one."""
     given = inputs()

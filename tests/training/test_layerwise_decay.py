@@ -170,6 +170,15 @@ def test_kernels_are_weights_of_dense_layers_and_convolutions():
     assert {"mbt.audio_embeddings.patch_embeddings.projection.weight", "classifier.weight"} <= kernels
 
 
+def test_an_optimizer_with_groups_of_its_own_is_refused(tmp_path, monkeypatch):
+    args = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", layer_decay=0.75)
+    trainer = AVTrainer(MBTForAudioVisualClassification(MBTConfig(**TINY)), args)
+    own = (torch.optim.SGD, {"params": list(trainer.model.parameters()), "lr": 0.1})
+    monkeypatch.setattr(trainer, "get_optimizer_cls_and_kwargs", lambda args, model: own)
+    with pytest.raises(ValueError, match="makes its own parameter groups, so that layer_decay would do nothing"):
+        trainer.create_optimizer()
+
+
 class Gradients(TrainerCallback):
     """The gradients and parameters of every update, after clipping, before the optimiser."""
 

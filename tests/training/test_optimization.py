@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 
-from hf_avfusion.training.optimization import momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from hf_avfusion.training.optimization import (
+    AdamDecoupled,
+    momentum_sgd,
+    warmup_cosine_factor,
+    warmup_cosine_schedule,
+)
 
 # Learning rates printed by the original's scheduler for AudioSet-mini: 318 updates an epoch, 2.5 epochs of warm-up,
 # 50 epochs, base 0.5.
@@ -71,3 +76,65 @@ def test_momentum_sgd_by_hand():
 def test_impossible_schedules_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         warmup_cosine_factor(*arguments)
+
+
+def decaying_pair(weight_decay=0.5):
+    """One parameter that decays and one that does not, at 1 and -2, with an optimiser at rate 0.1."""
+    values = [torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64)) for _ in range(2)]
+    groups = [{"params": [values[0]], "weight_decay": weight_decay}, {"params": [values[1]]}]
+    return values, AdamDecoupled(groups, lr=0.1)
+
+
+def test_adam_decoupled_decays_after_the_update():
+    values, optimizer = decaying_pair()
+    gradient = torch.tensor([3.0, -1.0], dtype=torch.float64)
+    for value in values:
+        value.grad = gradient.clone()
+    optimizer.step()
+    # The first update of Adam is the sign of the gradient: 1 - 0.1 and -2 + 0.1; then times 1 - 0.1 * 0.5.
+    torch.testing.assert_close(values[1].detach(), torch.tensor([0.9, -1.9], dtype=torch.float64))
+    torch.testing.assert_close(values[0].detach(), 0.95 * torch.tensor([0.9, -1.9], dtype=torch.float64))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
+
+
+def test_adam_decoupled_decays_what_has_no_gradient_and_not_at_rate_0():
+    values, optimizer = decaying_pair()
+    optimizer.step()
+    assert values[0].tolist() == [0.95, -1.9]
+    assert values[1].tolist() == [1.0, -2.0]
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert values[0].tolist() == [0.95, -1.9]
+
+
+def test_adam_decoupled_goes_on_from_its_state():
+    def run(stop):
+        values, optimizer = decaying_pair()
+        for step in range(4):
+            if step == stop:
+                state = optimizer.state_dict()
+                fresh, optimizer = decaying_pair(weight_decay=0.0)  # the state brings its own
+                for new, old in zip(fresh, values):
+                    new.data.copy_(old.data)
+                optimizer.load_state_dict(state)
+                values = fresh
+            for number, value in enumerate(values):
+                value.grad = torch.tensor([step - 1.5, number + 0.5], dtype=torch.float64)
+            optimizer.step()
+        return torch.stack([value.detach() for value in values])
+
+    assert torch.equal(run(stop=2), run(stop=None))
+
+
+def test_adam_decoupled_calls_its_closure_once():
+    values, optimizer = decaying_pair()
+    calls = []
+
+    def closure():
+        calls.append(1)
+        for value in values:
+            value.grad = torch.ones(2, dtype=torch.float64)
+        return 7.0
+
+    assert optimizer.step(closure) == 7.0
+    assert len(calls) == 1

@@ -18,9 +18,9 @@ from hf_avfusion.training.recipes.building import (
     build_collator,
     build_frame_augmentation,
     build_fresh,
-    load_checkpoint,
     build_processor,
     known_fields,
+    load_checkpoint,
 )
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.recipe import SECTIONS
@@ -234,6 +234,7 @@ def test_fine_tuning_an_autoencoder(tmp_path):
     run, _, args = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--from_avmae", "some/folder")
     assert (run.recipe.init, run.recipe.init_method) == ("some/folder", "from_avmae")
     assert (args.layer_decay, args.learning_rate, args.per_device_train_batch_size) == (0.75, 1.6, 128)
+    assert getattr(args, "eval_protocol", "avmae") == "avmae"
     run, _, _ = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--from_avmae", "none", "--size", "base")
     assert run.recipe.init is None
 
@@ -263,7 +264,11 @@ def pretrained(tmp_path_factory):
         "--output_dir", str(folder / "run"), "--use_cpu", "True", "--report_to", "none",
     ]  # fmt: skip
     run, _, _ = parse_with_recipe(Options, AVTrainingArguments, flags, task="pretraining")
-    assert (run.recipe.architecture, run.recipe.spec_augment, run.recipe.frame_augmentation["color"]) == ("avmae", None, 0)
+    assert (run.recipe.architecture, run.recipe.spec_augment, run.recipe.frame_augmentation["color"]) == (
+        "avmae",
+        None,
+        0,
+    )
     processor, model = build_fresh(run.recipe, {}, AutoModelForPreTraining)
     collator = build_collator(run.recipe, model.config, seed=0)
     assert collator.config is model.config  # masks
@@ -358,12 +363,41 @@ def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
         (["--set", "training.momentum=0.5"], "expected SECTION.FIELD=VALUE"),
         (["--spec_augment", "False", "--set", "spec_augment.freq_mask_count=3"], "spec_augment is switched off"),
         (["--config", "{"], "is not JSON"),
+        (["--model", "a/b", "--set", "window.frame_rate=5"], "window.frame_rate=5: for a fresh model only; a/b brings"),
+        (["--global_batch_size", "0"], "batch size must be at least 1"),
         (["--model", "some/checkpoint", "--num_frames", "8"], "--num_frames: for a fresh model only"),
     ],
 )
 def test_flags_that_contradict_a_recipe_are_refused(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, *flags)
+
+
+def test_help_shows_the_defaults_of_a_recipe(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_with_recipe(Options, AVTrainingArguments, ["--recipe", "avmae/vggsound", "--help"])
+    assert "(default: 0.75)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_checkpoint_keeps_its_sizes_and_takes_the_regularization(tmp_path):
+    run, _, _ = parse(tmp_path / "run", "--recipe", "mbt/vggsound", *SMALL_FLAGS)
+    processor, model = build_fresh(run.recipe, {"num_labels": 3})
+    model.config.drop_path_rate = 0.0
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    run, _, args = parse(tmp_path / "run", "--recipe", "mbt/vggsound", "--model", tmp_path / "model")
+    assert run.checkpoint == str(tmp_path / "model")
+    processor, model = load_checkpoint(run, {"num_labels": 5})
+    assert (model.config.drop_path_rate, model.config.label_smoothing) == (0.3, 0.3)
+    assert (model.config.hidden_size, model.config.num_frames, model.classifier.out_features) == (8, 2, 5)
+    trainer = AVTrainer(model, args, build_collator(run.recipe, model.config, seed=0), processing_class=processor)
+    record = record_run(run, trainer, build_frame_augmentation(run.recipe, processor))
+    assert record["overridden"]["window.num_frames"] == {"recipe": 32, "run": 2}
+    assert record["overridden"]["init"]["run"] == str(tmp_path / "model")
+    assert "regularization.drop_path_rate" not in record["overridden"]
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match=r"is for mbt, but .* is a checkpoint of vit"):
+        load_checkpoint(run, {})
 
 
 # ---- the record ----
@@ -398,7 +432,7 @@ def test_the_record_tells_what_was_overridden(tmp_path, capsys):
     main([str(tmp_path / "new")])
     printed = capsys.readouterr().out
     assert "training.learning_rate" in printed
-    assert "1 devices x 8 clips x 8 accumulated" in printed
+    assert "1 device x 8 clips x 8 accumulated" in printed
     print_record({**record, "overridden": {}})
     assert "every value is the recipe's" in capsys.readouterr().out
 

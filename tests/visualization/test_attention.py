@@ -221,6 +221,14 @@ def test_late_fusion_sees_one_modality_only(overrides):
     assert unused.video.abs().max() == 0
 
 
+def test_streams_that_are_averaged_weigh_alike():
+    maps = attention_rollout(tiny_model(fusion_layer=4, readout="stream_mean"), tiny_inputs())
+    for each in (maps.video, maps.audio):  # 12 video tokens beside 10 of the spectrogram
+        torch.testing.assert_close(each.flatten(1).sum(1), torch.full((2,), 0.5), rtol=0, atol=1e-6)
+    pooled = attention_rollout(tiny_model(fusion_layer=4, readout="mean"), tiny_inputs())
+    torch.testing.assert_close(pooled.video.flatten(1).sum(1), torch.full((2,), 12 / 22), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("share_encoder", [False, True])
 @pytest.mark.parametrize("modalities", [("audio", "video"), ("video", "audio")])
 def test_full_self_attention_models(share_encoder, modalities):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rendering import render_clip
 
 from hf_avfusion.models.configuration_avmae import AVMAEConfig
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
@@ -13,7 +14,6 @@ from hf_avfusion.models.processing_avmae import AVMAEProcessor
 from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.visualization import reconstruction as module
 from hf_avfusion.visualization.reconstruction import ReconstructionPictures, picture_of, reconstruct
-from rendering import render_clip
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 PNG = b"\x89PNG"
@@ -29,14 +29,13 @@ def make_processor():
 
 def make_model(**options):
     torch.manual_seed(0)
-    config = AVMAEConfig(**{
-        **dict(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, decoder_hidden_size=16,
-            decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16, image_size=32,
-            patch_size=8, num_frames=4, num_mel_bins=32, spectrogram_length=100, video_mask_ratio=0.75, audio_mask_ratio=0.5,
-        ),
-        **options,
-    })  # fmt: skip
+    sizes = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16, "image_size": 32,
+        "patch_size": 8, "num_frames": 4, "num_mel_bins": 32, "spectrogram_length": 100, "video_mask_ratio": 0.75,
+        "audio_mask_ratio": 0.5,
+    }  # fmt: skip
+    config = AVMAEConfig(**{**sizes, **options})
     model = AVMAEForPreTraining(config)
     for name, parameter in model.named_parameters():  # the last layer starts at zero
         if "prediction" in name:

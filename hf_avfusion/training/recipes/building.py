@@ -11,8 +11,6 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-import hf_avfusion  # noqa: F401  (registers the architectures)
-
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
@@ -104,7 +102,9 @@ def build_fresh(
         raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
     default = config_class()
     if absent := [name for name in head if not hasattr(default, name)]:
-        raise ValueError(f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model.")
+        raise ValueError(
+            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model."
+        )
     processor = build_processor(recipe)
     values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
     if recipe.init is not None:
@@ -134,12 +134,16 @@ def load_checkpoint(
     given = json.loads(run.flags.get("config", "{}"))
     default = type(config)()
     if absent := [name for name in (*head, *given) if not hasattr(default, name)]:
-        raise ValueError(f"{run.checkpoint} is a checkpoint of {config.model_type}, which knows no {', '.join(absent)}.")
+        raise ValueError(
+            f"{run.checkpoint} is a checkpoint of {config.model_type}, which knows no {', '.join(absent)}."
+        )
     config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **head, **given})
     model, report = auto_class.from_pretrained(
         run.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
-    fresh = {entry if isinstance(entry, str) else entry[0] for entry in (*report["missing_keys"], *report["mismatched_keys"])}
+    fresh = {
+        entry if isinstance(entry, str) else entry[0] for entry in (*report["missing_keys"], *report["mismatched_keys"])
+    }
     if odd := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
         raise ValueError(
             f"{run.checkpoint} has no weights that fit {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}: leave out what in"

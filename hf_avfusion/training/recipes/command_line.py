@@ -63,7 +63,7 @@ class RecipeOptions:
         default="{}",
         metadata={
             "help": "JSON of further configuration fields; of a checkpoint those that leave its weights' shapes, such as "
-            "'{\"modalities\": [\"audio\"]}' or, for a linear probe of an AV-MAE, '{\"freeze_encoder\": true}'."
+            '\'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
         },
     )
     image_size: int | None = field(
@@ -137,15 +137,15 @@ def parse_with_recipe(
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}.")
 
     parser = HfArgumentParser(types)
-    # Of another benchmark's labels the recipe knows nothing.
-    of_benchmark = flags.get("data") == base.benchmark is not None
     names = {action.dest for action in parser._actions}
-    defaults = _defaults(base) | (_benchmark_defaults(base) if of_benchmark else {})
+    defaults = _defaults(base)
+    if base.benchmark is not None and flags.get("data") == base.benchmark:  # of other labels the recipe knows nothing
+        defaults |= _benchmark_defaults(base)
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in names})
     options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
     # Known only now: asking for it starts the processes' communication.
     devices = arguments.world_size * max(1, arguments.n_gpu)
-    batch = options.global_batch_size or base.batch_size
+    batch = base.batch_size if options.global_batch_size is None else options.global_batch_size
     if batch is not None:
         if published is not None and "learning_rate" not in flags:
             parser.set_defaults(learning_rate=learning_rate_for(published, name, batch))
@@ -158,6 +158,10 @@ def parse_with_recipe(
     if checkpoint is not None:
         if ignored := [flag for flag in FRESH_ONLY if flag in flags]:
             raise ValueError(f"--{', --'.join(ignored)}: for a fresh model only; {checkpoint} is a checkpoint")
+        if ignored := [text for text in options.set or [] if text.startswith(("window.", "audio.", "video."))]:
+            raise ValueError(
+                f"--set {' '.join(ignored)}: for a fresh model only; {checkpoint} brings its own processor"
+            )
     elif published is not None and options.model != base.architecture:
         raise ValueError(f"--recipe {name} is for {base.architecture}, not for --model {options.model}.")
     start = replace(base, architecture=base.architecture if checkpoint else options.model, size=options.size)
@@ -175,9 +179,9 @@ def parse_with_recipe(
 
 def _given(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
     """The flags that the command line names, with their values: a parse in which nothing has a default."""
-    parser = HfArgumentParser(types)
+    parser = HfArgumentParser(types, add_help=False)
     for action in parser._actions:
-        action.default = SUPPRESS
+        action.default, action.required = SUPPRESS, False
     namespace, _ = parser.parse_known_args(args)
     return vars(namespace)
 
@@ -190,6 +194,7 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
+        "eval_protocol": recipe.views,  # of training arguments that have it
         **recipe.training,
     }
 
