@@ -9,9 +9,9 @@ the cost.
 
 How it is measured (`hf_avfusion.evaluation.costs`). A time is the least of several rounds; in each round every case runs once, so
 that other load on the machine falls on all of them. A step is forward, loss, backward and an update by AdamW. Peak memory is what
-a step needs beyond the loaded model; gradients and optimiser state, which are the same whatever is hidden, are included and
-printed; on the CPU each case has a process of its own. FLOPs are those of a forward pass, counted by torch.utils.flop_counter, encoder and decoder apart;
-what is not the one or the other (target patches, loss) has no matrix product.
+a step needs beyond the loaded model; gradients and optimiser state, which are the same whatever is hidden, are included, and
+printed; on the CPU each case has a process of its own. FLOPs are those of a forward pass, counted by torch.utils.flop_counter,
+encoder and decoder apart; what is not the one or the other (target patches, loss) has no matrix product.
 
 At the end a profile of one step of the published case says what choosing and putting back tokens costs, and that nothing is
 computed twice: no sine or cosine, so no position table, and as many gathers as there are inputs, so no loop over clips.

@@ -12,10 +12,11 @@
     # on a small machine: a smaller model of fewer, smaller frames, 64 clips an update (the learning rate follows)
     ... --global_batch_size 64 --per_device_train_batch_size 8 --size small --image_size 112 --num_frames 8 --span 8
 
-What it takes is AV-MAE's: --config '{"encoder_strategy": "mid_fusion", "audio_mask_ratio": 0.7}' (see `AVMAEConfig`; one modality:
-'{"modalities": ["audio"]}'). The log has the loss of each modality, `loss_video` and `loss_audio`; evaluation has them on masks that
-never change. Every `--picture_steps` the same test clip is drawn as it is reconstructed, in OUTPUT_DIR/reconstructions. A stopped
-run goes on with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, with the same clips, crops and masks as without the stop.
+`--config` takes fields of `AVMAEConfig`, such as '{"encoder_strategy": "mid_fusion", "audio_mask_ratio": 0.7}' or '{"modalities":
+["audio"]}'.
+The log has the loss of each modality, `loss_video` and `loss_audio`; evaluation has them on masks that never change. Every
+`--picture_steps` the same test clip is drawn as it is reconstructed, in OUTPUT_DIR/reconstructions. A stopped run goes on with
+`--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, with the same clips, crops and masks as without the stop.
 
 Afterwards OUTPUT_DIR is a checkpoint: `finetune_classification.py --model OUTPUT_DIR` (or `--from_avmae OUTPUT_DIR`, into MBT) and
 `reconstruct.py --model OUTPUT_DIR clip.mp4` go on from it.

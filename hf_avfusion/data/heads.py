@@ -10,15 +10,13 @@ if TYPE_CHECKING:
 
 
 def head_fields(features: datasets.Features, columns: Sequence[str], num_segments: int | None = None) -> dict[str, Any]:
-    """The fields of a model's configuration that its labels decide: id2label, label2id, class_splits, problem_type (and
-    num_segments).
+    """The fields of a model's configuration that its labels decide: id2label, label2id, class_splits, problem_type.
 
     Args:
         features: of the rows, such as `rows.features`.
         columns: one column of ClassLabel (single label) or of List(ClassLabel) (multi-label); or several columns of
             ClassLabel, one head each, in this order.
-        num_segments: for event localisation: the one column of List(ClassLabel) holds the class of each of so many equal
-            parts of the clip, such as AVE's `events` of 10 seconds, and not the several labels of the clip.
+        num_segments: if set, the one column of List(ClassLabel) holds a class for each segment (event localisation).
 
     Raises:
         ValueError: a column that does not exist or holds no class labels, or a multi-label one beside others; `num_segments`
@@ -45,12 +43,10 @@ def head_fields(features: datasets.Features, columns: Sequence[str], num_segment
         "id2label": dict(enumerate(labels)),
         "label2id": {name: index for index, name in enumerate(labels)},
         "class_splits": None,
-        "problem_type": "multi_label_classification"
-        if lists and num_segments is None
-        else "single_label_classification",
+        "problem_type": "multi_label_classification" if lists else "single_label_classification",
     }
     if num_segments is not None:
-        fields["num_segments"] = num_segments
+        fields |= {"num_segments": num_segments, "problem_type": "single_label_classification"}
     if len(columns) > 1:
         fields["class_splits"] = {column: len(kinds[column].names) for column in columns}
         fields["problem_type"] = "multi_head_classification"

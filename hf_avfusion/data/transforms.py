@@ -33,8 +33,9 @@ class ClipTransform:
             `FrameAugmentation`; the processor then only normalises. Used in training alone.
         num_views: windows per clip.
         num_labels: number of classes of a multi-label column.
-        num_segments: for event localisation: the label column holds the class of each of so many equal parts of the clip,
-            long [num_segments] in a sample. The window must span the whole clip, or the labels would be of other parts.
+        num_segments: if set, the one column holds a class for each of this many segments of the clip, such as AVE's
+            `events` for its 10 seconds (event localisation), not a set of labels. The processor's window must span the
+            whole clip, or the labels would be of other parts of it.
         modalities: ("video", "audio") or one of them; the other track is not decoded.
         reading: `backend`, `on_decode_error` of the media reader.
     """
@@ -77,8 +78,6 @@ class ClipTransform:
             MediaError: for a clip that does not decode, or has none of the wanted tracks. ValueError: for wrong labels.
         """
         labels = self._labels(row)  # before the work
-        if self.num_segments is not None:
-            self._check_window(row)
         clips = self.processor.load_clip(
             row["video"],
             mode=self.mode,
@@ -89,6 +88,9 @@ class ClipTransform:
             end=row.get("end"),
             **self.reading,
         )
+        if self.num_segments is not None:
+            start = row.get("start") or 0.0
+            self._check_window(row, (row.get("end") or start + clips[0].info.duration) - start)
         for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
             logger.warning("clip %s: %s", row["clip_id"], text)
         present = {
@@ -126,8 +128,13 @@ class ClipTransform:
                 raise ValueError(f"clip {row['clip_id']} has no column {column!r}; its columns are: {', '.join(row)}")
             values.append(row[column])
         if self.num_segments is not None:
-            return self._of_segments(values[0], row)
-        if len(values) == 1 and isinstance(values[0], (list, tuple)):
+            if not isinstance(values[0], (list, tuple)) or len(values[0]) != self.num_segments:
+                raise ValueError(
+                    f"clip {row['clip_id']}: {self.label_columns[0]!r} must hold a class for each of {self.num_segments} "
+                    f"segments, got {values[0]}"
+                )
+            values = list(values[0])
+        elif len(values) == 1 and isinstance(values[0], (list, tuple)):
             return self._multi_hot(values[0], row)
         if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
             raise ValueError(
@@ -135,24 +142,11 @@ class ClipTransform:
             )
         return torch.tensor(values[0] if len(values) == 1 and self.num_segments is None else values)
 
-    def _of_segments(self, classes: Any, row: Mapping[str, Any]) -> torch.Tensor:
-        if not isinstance(classes, (list, tuple)) or len(classes) != self.num_segments:
-            raise ValueError(
-                f"clip {row['clip_id']}: {self.label_columns[0]!r} must hold one class for each of the {self.num_segments} parts"
-                f" (num_segments), got {classes!r}"
-            )
-        return torch.tensor(classes)
-
-    def _check_window(self, row: Mapping[str, Any]) -> None:
-        start, end = row.get("start"), row.get("end")
-        if start is None or end is None:
-            raise ValueError(
-                f"clip {row['clip_id']} has labels for its parts but no start and end (s), so where the parts lie is not known"
-            )
-        window, seconds = self.processor.window, end - start
+    def _check_window(self, row: Mapping[str, Any], seconds: float) -> None:
+        window = self.processor.window
         video = window["span"] if window["span"] is not None else window["num_frames"] / window["frame_rate"]
         for track, length, remedy in (("video", video, "span"), ("audio", window["audio_seconds"], "audio_seconds")):
-            # A frame, or a row of the spectrogram, more or less does not matter.
+            # A few frames, or rows of the spectrogram, more or less do not matter.
             if track in self.modalities and abs(length - seconds) > 0.05 * seconds:
                 raise ValueError(
                     f"clip {row['clip_id']} is {seconds:g} s long and its labels are of {self.num_segments} parts of it, but the"

@@ -316,9 +316,8 @@ def build_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
 
     `config.class_splits` gives the accuracies of each head and of all together;
     `problem_type="multi_label_classification"` gives `map`, `auc`, `d_prime` and how many classes they leave out for
-    want of positives; `config.num_segments` gives AVE's `segment_accuracy`; anything else gives `top1` and `top5` (the latter
-    from six classes on). Predictions are logits `[clips, columns]`, with segments `[clips, segments, columns]`, or a tuple that
-    begins with them.
+    want of positives; anything else gives `top1` and `top5` (the latter from six classes on). Predictions are logits
+    `[clips, columns]`, or a tuple that begins with them.
     """
     class_splits = getattr(config, "class_splits", None)
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
@@ -328,7 +327,7 @@ def build_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         labels = np.asarray(prediction.label_ids)
         if segments is not None:
-            return {"segment_accuracy": event_localization_accuracy(logits, labels)}
+            return {"accuracy": event_localization_accuracy(logits, labels)}
         if class_splits:
             return multi_head_accuracies(logits, labels, class_splits)
         if multi_label or (labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating)):

@@ -229,9 +229,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             device: Of the result; by default the model's.
             fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
         """
-        return draw_visible_tokens(
-            self.config, batch_size, generator, self.device if device is None else device, fixed=fixed
-        )
+        device = self.device if device is None else device
+        return draw_visible_tokens(self.config, batch_size, generator, device, fixed)
 
     @can_return_tuple
     def forward(

@@ -21,9 +21,9 @@ def draw_visible_tokens(
     Args:
         generator: By default PyTorch's global one of the device. One of the CPU gives the same masks everywhere.
         device: Of the result; by default the CPU.
-        fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
+        fixed: Masks that only look random: the same in every call and run and on every device.
     """
-    drawn = {}
+    device, drawn = "cpu" if device is None else device, {}
     for salt, modality in enumerate(config.modalities):
         visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
         tube = modality == "video" and config.video_masking == "tube"
@@ -42,7 +42,7 @@ def draw_visible_tokens(
     return drawn
 
 
-def fixed_noise(rows: int, columns: int, salt: int, device: torch.device | str | None) -> torch.Tensor:
+def fixed_noise(rows: int, columns: int, salt: int, device: torch.device | str) -> torch.Tensor:
     """int64 [rows, columns] that look random (a mix as SplitMix64's), the same in every run and on every device."""
     value = torch.arange(rows * columns, device=device).view(rows, columns) + salt
     for multiplier in (-7046029254386353131, -4658895280553007687, -7723592293110705685):

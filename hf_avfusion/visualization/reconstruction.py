@@ -110,7 +110,7 @@ def reconstruct(
     if "video" in inputs:
         frames, predicted = inputs["video"][0].float(), shown["video"][0].float().cpu()
         times = None if clip.frame_times is None else torch.as_tensor(clip.frame_times)
-        hidden_pixels = output.video_mask[0].cpu().view(config.video_grid)
+        hidden_pixels = output.video_mask[0].bool().cpu().view(config.video_grid)
         hidden_pixels = hidden_pixels.repeat_interleave(ph, dim=1).repeat_interleave(pw, dim=2)
         if config.central_frame_target:
             middle = slice(config.tubelet_size // 2, None, config.tubelet_size)
@@ -124,7 +124,7 @@ def reconstruct(
         heard = shown["audio"][0].float().cpu()
         heard = heard if heard.dim() == 2 else heard.mean(dim=0)  # planes of equal targets
         spectrogram = inputs["audio"][0][: heard.shape[0], : heard.shape[1]]
-        hidden_cells = output.audio_mask[0].cpu().view(config.audio_grid)
+        hidden_cells = output.audio_mask[0].bool().cpu().view(config.audio_grid)
         hidden_cells = hidden_cells.repeat_interleave(ph, dim=0).repeat_interleave(pw, dim=1)
     note = _note(config, keep_visible)
     return Reconstruction(

@@ -36,11 +36,11 @@ def test_a_class_for_each_part(row):
 @pytest.mark.parametrize(
     ("column", "segments", "window", "changes", "message"),
     [
-        ("events", 3, {}, {}, r"one class for each of the 3 parts \(num_segments\), got \[3, 0\]"),
-        ("label", 2, {}, {}, "one class for each of the 2 parts"),
+        ("events", 3, {}, {}, r"a class for each of 3 segments, got \[3, 0\]"),
+        ("label", 2, {}, {}, "a class for each of 2 segments"),
         ("events", 2, {"span": 1.0}, {}, "takes 1 s of video: give the processor span=2"),
         ("events", 2, {"seconds": 8.0}, {}, "takes 8 s of audio: give the processor audio_seconds=2"),
-        ("events", 2, {}, {"end": None}, "no start and end"),
+        ("events", 2, {"span": 4.0}, {"start": None, "end": None}, "is 2 s long"),
     ],
 )
 def test_labels_of_other_parts_are_refused(row, column, segments, window, changes, message):

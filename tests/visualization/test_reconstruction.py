@@ -29,14 +29,13 @@ def make_processor():
 
 def make_model(**options):
     torch.manual_seed(0)
-    config = AVMAEConfig(**{
-        **dict(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, decoder_hidden_size=16,
-            decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16, image_size=32,
-            patch_size=8, num_frames=4, num_mel_bins=32, spectrogram_length=100, video_mask_ratio=0.75, audio_mask_ratio=0.5,
-        ),
-        **options,
-    })  # fmt: skip
+    sizes = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16, "image_size": 32,
+        "patch_size": 8, "num_frames": 4, "num_mel_bins": 32, "spectrogram_length": 100, "video_mask_ratio": 0.75,
+        "audio_mask_ratio": 0.5,
+    }  # fmt: skip
+    config = AVMAEConfig(**{**sizes, **options})
     model = AVMAEForPreTraining(config)
     for name, parameter in model.named_parameters():  # the last layer starts at zero
         if "prediction" in name:
