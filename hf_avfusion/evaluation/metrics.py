@@ -314,7 +314,8 @@ def kmeans_clusters(features: ArrayLike, num_clusters: int, seed: int = 0) -> ND
 def build_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
     """The Trainer's `compute_metrics` for a model configuration.
 
-    `config.class_splits` gives the accuracies of each head and of all together;
+    `config.num_segments` (event localisation) gives the `accuracy` over segments; `config.class_splits` gives the accuracies
+    of each head and of all together;
     `problem_type="multi_label_classification"` gives `map`, `auc`, `d_prime` and how many classes they leave out for
     want of positives; anything else gives `top1` and `top5` (the latter from six classes on). Predictions are logits
     `[clips, columns]`, or a tuple that begins with them.

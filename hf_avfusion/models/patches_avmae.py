@@ -15,7 +15,7 @@ def draw_visible_tokens(
     fixed: bool = False,
 ) -> dict[str, torch.Tensor]:
     """
-    Random masks by the config's ratios (as the original masks): `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
+    Random masks by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
     left visible in the (random) order in which the encoder sees them; of the config's modalities only.
 
     Args:

@@ -61,7 +61,7 @@ def test_a_class_per_second_goes_from_the_row_to_the_loss():
     processor = AVMAEProcessor(frames, num_frames=4, span=3.0, audio_seconds=3.0)
     transform = ClipTransform(processor, "tags", num_segments=3)
     clip = render_clip(num_frames=75, size=(16, 16), seconds=3.0, audio_codec="flac", container="matroska")
-    row = {"clip_id": "a", "video": {"bytes": clip, "path": None}, "tags": [0, 1, 1], "start": 0.0, "end": 3.0}
+    row = {"clip_id": "a", "video": {"bytes": clip, "path": None}, "tags": [0, 1, 1]}
     batch = AVCollator()([transform(row), transform({**row, "tags": [1, 1, 0]})])
     assert batch["labels"].tolist() == [[0, 1, 1], [1, 1, 0]]
     sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
@@ -69,7 +69,7 @@ def test_a_class_per_second_goes_from_the_row_to_the_loss():
     output = AVMAEForAudioVisualClassification(config)(**batch)
     assert output.logits.shape == (2, 3, 2)
     assert torch.isfinite(output.loss)
-    with pytest.raises(ValueError, match="one class for each of the 3 parts"):
+    with pytest.raises(ValueError, match="a class for each of 3 segments"):
         transform({**row, "tags": [0, 1]})
     with pytest.raises(ValueError, match="one label column"):
         ClipTransform(processor, ["verb", "noun"], num_segments=3)
