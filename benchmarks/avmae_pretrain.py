@@ -186,8 +186,8 @@ def print_profile(arguments: argparse.Namespace, console: Console) -> None:
     tokens = spent(forward.key_averages(), TOKEN_OPS) + spent(backward.key_averages(), TOKEN_OPS)
     calls = ", ".join(f"{name.removeprefix('aten::')} {count[name]}" for name in TOKEN_OPS if count.get(name))
     console.print(
-        f"profile of a step (0.9 / 0.5 hidden, separate encoders, sdpa): drawing, gathering and scattering tokens takes {tokens:.2f} of {total:.1f} ms "
-        f"({tokens / total:.2%}); calls in the forward pass: {calls}; sine, cosine: none",
+        f"profile of a step (0.9 / 0.5 hidden, separate encoders, sdpa): drawing, gathering and scattering tokens takes "
+        f"{tokens:.2f} of {total:.1f} ms ({tokens / total:.2%}); calls in the forward pass: {calls}; sine, cosine: none",
         highlight=False,
     )
 
