@@ -17,8 +17,8 @@
     ... --model runs/mae --config '{"modalities": ["audio"]}'
     ... --from_avmae runs/mae --config '{"fusion_layer": 8}'
 
-    # event localisation: the class of each second of AVE's clips of 10 s; the model must have been given windows of 10 s
-    ... --model runs/mae --data ave --source DIR --label_columns events --num_segments 10
+    # event localisation: the class of each second of AVE's clips of 10 s, of which all is seen and heard
+    ... --model runs/mae --data ave --source DIR --label_columns events --num_segments 10 --span 10 --audio_seconds 10
 
 `--model` names an architecture (a fresh model of `--size`, or one that starts `--from_vit`), or a checkpoint: a
 folder or a Hub id, whose head starts afresh if the number of labels is another. Every option of transformers' Trainer works too.

@@ -146,7 +146,7 @@ def test_a_folder_of_videos_trains_a_checkpoint_with_other_labels(checkpoint, fo
     ("options", "message"),
     [
         (["--config", '{"hidden_siz": 32}'], "MBTConfig has no fields hidden_siz"),
-        (["--model", "some/checkpoint", "--num_frames", "8"], "--num_frames: for a fresh model only"),
+        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: for a fresh model only"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(folder_of_clips, tmp_path, options, message):

@@ -309,6 +309,25 @@ def test_a_checkpoints_configuration(tmp_path, pretrained):
             load_checkpoint(run, {"num_labels": 3})
 
 
+def test_a_checkpoint_with_other_windows(tmp_path, pretrained):
+    """Fixed positions fit any length; learned ones do not."""
+    run, _, _ = parse(tmp_path, "--model", pretrained, "--num_frames", 6, "--span", 3, "--audio_seconds", 3)
+    processor, model = load_checkpoint(run, {"num_labels": 3})
+    assert (processor.window["num_frames"], processor.window["span"], processor.window["audio_seconds"]) == (
+        6,
+        3.0,
+        3.0,
+    )
+    assert (model.config.num_frames, model.config.spectrogram_length, model.config.image_size) == (6, 300, 32)
+    assert processor.feature_extractor.mean == 0.5
+    mbt, _, _ = parse(tmp_path, "--from_vit", "none", *SMALL_FLAGS)
+    for part in build_fresh(mbt.recipe, {"num_labels": 3}):
+        part.save_pretrained(tmp_path / "mbt")
+    run, _, _ = parse(tmp_path, "--model", tmp_path / "mbt", "--num_frames", 4)
+    with pytest.raises(ValueError, match=r"has no weights that fit mbt\.video_embeddings\.position_embeddings"):
+        load_checkpoint(run, {"num_labels": 3})
+
+
 def test_labels_that_an_architecture_has_no_head_for(tmp_path):
     run, _, _ = parse(tmp_path, "--from_vit", "none", *SMALL_FLAGS)
     with pytest.raises(ValueError, match="mbt has no num_segments"):
@@ -365,7 +384,7 @@ def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
         (["--config", "{"], "is not JSON"),
         (["--model", "a/b", "--set", "window.frame_rate=5"], "window.frame_rate=5: for a fresh model only; a/b brings"),
         (["--global_batch_size", "0"], "batch size must be at least 1"),
-        (["--model", "some/checkpoint", "--num_frames", "8"], "--num_frames: for a fresh model only"),
+        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: for a fresh model only"),
     ],
 )
 def test_flags_that_contradict_a_recipe_are_refused(tmp_path, flags, message):

@@ -118,12 +118,12 @@ def build_fresh(
 def load_checkpoint(
     run: Run, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
-    """Processor and model of a run's checkpoint, with the recipe's regularization and what `--config` says; sizes and windows
-    stay the checkpoint's. Only a head may start afresh.
+    """Processor and model of a run's checkpoint, with the recipe's regularization and what `--config` says; sizes stay the
+    checkpoint's, and windows where no flag says otherwise. Only a head may start afresh.
 
     Raises:
         ValueError: the checkpoint is of another architecture than the recipe that was named, or lacks weights that are no head's
-            (such as after a `--config` that changes sizes).
+            (such as after a `--config` that changes sizes, or another number of frames where positions were learned).
     """
     config = AutoConfig.from_pretrained(run.checkpoint)
     if run.published is not None and config.model_type != run.recipe.architecture:
@@ -131,13 +131,21 @@ def load_checkpoint(
             f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}."
         )
     processor = AutoProcessor.from_pretrained(run.checkpoint)
+    window, sizes = {name: run.flags[name] for name in ("num_frames", "span", "audio_seconds") if name in run.flags}, {}
+    if window:
+        before, extractor = input_sizes(processor), processor.feature_extractor
+        if "audio_seconds" in window:
+            rows = round(window["audio_seconds"] * extractor.sampling_rate / extractor.hop_length)
+            window["spectrogram_length"] = rows
+        processor = AutoProcessor.from_pretrained(run.checkpoint, **window)
+        sizes = {name: value for name, value in input_sizes(processor).items() if value != before[name]}
     given = json.loads(run.flags.get("config", "{}"))
     default = type(config)()
     if absent := [name for name in (*head, *given) if not hasattr(default, name)]:
         raise ValueError(
             f"{run.checkpoint} is a checkpoint of {config.model_type}, which knows no {', '.join(absent)}."
         )
-    config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **head, **given})
+    config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **sizes, **head, **given})
     model, report = auto_class.from_pretrained(
         run.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
@@ -146,8 +154,8 @@ def load_checkpoint(
     }
     if odd := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
         raise ValueError(
-            f"{run.checkpoint} has no weights that fit {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}: leave out what in"
-            " --config changes sizes or adds streams."
+            f"{run.checkpoint} has no weights that fit {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}: leave out the"
+            " flags, or what in --config changes sizes or adds streams."
         )
     return processor, model
 

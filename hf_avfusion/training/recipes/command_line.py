@@ -69,12 +69,12 @@ class RecipeOptions:
     image_size: int | None = field(
         default=None, metadata={"help": "Fresh model: side of the frames, pixels (MBT: 224)."}
     )
-    num_frames: int | None = field(default=None, metadata={"help": "Fresh model: frames per clip (MBT: 32)."})
-    span: float | None = field(
-        default=None, metadata={"help": "Fresh model: spread the frames over this many seconds."}
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames per clip (fresh MBT: 32; checkpoint: its own)."}
     )
+    span: float | None = field(default=None, metadata={"help": "Spread the frames over this many seconds."})
     audio_seconds: float | None = field(
-        default=None, metadata={"help": "Fresh model: length of the sound, seconds (MBT: 8)."}
+        default=None, metadata={"help": "Length of the sound, seconds (fresh MBT: 8; checkpoint: its own)."}
     )
 
     augment: bool = field(default=True, metadata={"help": "Published frame augmentation (scale, crop, flip, colour)."})
@@ -89,7 +89,7 @@ class RecipeOptions:
     )
 
 
-FRESH_ONLY = ("size", "from_vit", "from_avmae", "image_size", "num_frames", "span", "audio_seconds")
+FRESH_ONLY = ("size", "from_vit", "from_avmae", "image_size")
 
 
 @dataclass(frozen=True)
