@@ -687,8 +687,10 @@ def to_mono(waveform: torch.Tensor, how: str = "mean") -> torch.Tensor:
         raise ValueError(f"to_mono takes a waveform [channels, samples], got shape {tuple(waveform.shape)}")
     if how not in TO_MONO:
         raise ValueError(f"how must be one of {', '.join(TO_MONO)}, not {how!r}")
+    if waveform.shape[0] == 1:
+        return waveform[0]
     mono = TO_MONO[how](waveform)
-    if how == "mean" and waveform.shape[0] > 1 and waveform.shape[1] and _antiphase_share(waveform, mono) < ANTIPHASE:
+    if how == "mean" and waveform.shape[1] and _antiphase_share(waveform, mono) < ANTIPHASE:
         warnings.warn(
             "the channels cancel: their mean is nearly silent although they are not (opposite phase); "
             "to_mono(waveform, how='left') or how='max_energy' keeps the sound",

@@ -56,7 +56,7 @@ class Pictures:
         self._reformatter = (
             VideoReformatter()
         )  # kept: setting it up anew for every frame costs more than converting small ones
-        self._buffer: torch.Tensor | None = None
+        self._buffer: np.ndarray | torch.Tensor | None = None
         self.size: tuple[int, int] | None = None  # height, width
         self.rotation = 0
         self._matrix: np.ndarray | None = None
@@ -128,8 +128,8 @@ class Pictures:
         elif self.size != size:
             raise _size_changes(self._name, self.size, size, time)
         if self._buffer is None:
-            self._buffer = torch.empty(len(self.times), 3, *size, dtype=torch.uint8)
-        self._buffer[len(self._stamps)] = torch.from_numpy(picture).permute(2, 0, 1)
+            self._buffer = np.empty((len(self.times), 3, *size), dtype=np.uint8)
+        self._buffer[len(self._stamps)] = picture.transpose(2, 0, 1)
         self._stamps.append(time)
 
     def take(self, pictures: torch.Tensor, stamps: list[float], rotation: int) -> None:
@@ -148,9 +148,10 @@ class Pictures:
         stamps = torch.tensor([self._stamps[slot] for slot in slots], dtype=torch.float64)
         if self._buffer is None:
             return torch.empty(0, 3, 0, 0, dtype=torch.uint8), stamps
-        if slots == list(range(len(self._buffer))):
-            return self._buffer, stamps
-        return self._buffer[slots], stamps
+        pictures = torch.as_tensor(self._buffer)
+        if slots == list(range(len(pictures))):
+            return pictures, stamps
+        return pictures[slots], stamps
 
 
 class Skipping:

@@ -5,6 +5,7 @@ import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -117,7 +118,7 @@ class AVFusionProcessor(ProcessorMixin):
 
     @property
     def window_policy(self) -> WindowPolicy:
-        return WindowPolicy.from_dict(self.window)
+        return _policy(**self.window)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
@@ -378,6 +379,8 @@ class AVFusionProcessor(ProcessorMixin):
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
         """An unknown argument is an error; transformers only warns and ignores it."""
+        if not kwargs:
+            return
         nested = {
             "videos_kwargs": set(self.video_processor.valid_kwargs.__annotations__) | {"return_tensors"},
             "audio_kwargs": {"sampling_rate", "do_resample", "return_tensors"},
@@ -398,6 +401,11 @@ class AVFusionProcessor(ProcessorMixin):
                 raise TypeError(
                     f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
                 )
+
+
+@lru_cache(maxsize=16, typed=True)
+def _policy(**fields: Any) -> WindowPolicy:
+    return WindowPolicy.from_dict(fields)  # checked once, not for every clip
 
 
 def _is_media(value: Any) -> bool:

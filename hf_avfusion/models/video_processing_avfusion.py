@@ -20,6 +20,8 @@ from transformers.video_utils import VideoInput
 
 logger = logging.get_logger(__name__)
 
+SWITCHES = frozenset({"do_resize", "do_center_crop", "do_rescale", "do_normalize"})
+
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
     """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): cut resized uint8 values to whole
@@ -64,6 +66,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors); fields can be overridden."""
+        if self._is_decoded(videos, kwargs):
+            return self._preprocess_decoded(videos, **kwargs)
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
         for array in arrays if isinstance(arrays, (list, tuple)) else ():
             if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
@@ -74,6 +78,30 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                     "colour channels, a batch has one axis more"
                 )
         return super().preprocess(videos, **kwargs)
+
+    def _is_decoded(self, videos: VideoInput, kwargs: dict[str, Any]) -> bool:
+        """Whether these are RGB tensors [T, 3, H, W], said to be so, with fields replaced by True or False alone."""
+        return (
+            kwargs.get("input_data_format") == "channels_first"
+            and isinstance(videos, list)
+            and len(videos) > 0
+            and all(torch.is_tensor(video) and video.ndim == 4 and video.shape[1] == 3 for video in videos)
+            and all(isinstance(value, bool) for name, value in kwargs.items() if name in SWITCHES)
+            and kwargs.keys() <= SWITCHES | {"input_data_format", "return_tensors"}
+            and not (self.do_sample_frames or getattr(self, "return_metadata", None))
+        )
+
+    def _preprocess_decoded(self, videos: list[torch.Tensor], **kwargs: Any) -> BatchFeature:
+        """As the base class, without its guesses and its check of the type of every field, which together take longer
+        than the pixels of a small clip.
+        """
+        fields = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        fields = self._standardize_kwargs(**fields)
+        self._validate_preprocess_kwargs(**fields)
+        frames = self._prepare_input_videos(
+            videos=videos, input_data_format=fields["input_data_format"], device=fields["device"]
+        )
+        return self._preprocess(frames, **fields)
 
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
