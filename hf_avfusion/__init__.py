@@ -27,6 +27,7 @@ _LAZY = {
     "BENCHMARKS": "data.benchmarks",
     "load_benchmark": "data.benchmarks",
     "load_folder": "data.folders",
+    "AVPreTrainer": "training.pretraining",
     "AVTrainer": "training.trainer",
     "AVTrainingArguments": "training.arguments",
     "mean_average_precision": "evaluation.metrics",
