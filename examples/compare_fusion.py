@@ -5,7 +5,7 @@ one table: mean and spread of every metric, parameters, FLOPs, clips per second 
     python examples/compare_fusion.py --data my_videos/ --size small --num_frames 8 --span 8 --num_train_epochs 10 \
         --output_dir runs/fusion
 
-    # settings can stand in a file; what is typed besides goes before it
+    # settings can stand in a file; what is typed besides goes before it; the published ones in a --recipe
     python examples/compare_fusion.py --args_file examples/compare_shapes.args --source shapes/ --output_dir runs/shapes
 
 For one seed all variants see the same clips in the same order, under the same head; a seed decides the order and the
@@ -15,20 +15,19 @@ and more `--seeds` or `--fusions` can be added. The table stands in OUTPUT_DIR/c
 """
 
 import copy
-import json
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import torch
 from finetune_classification import Options as FineTuning
-from finetune_classification import fresh_model, load_split
+from finetune_classification import load_split
 from rich import print
 from rich.progress import track
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.heads import head_fields
@@ -36,9 +35,14 @@ from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.recipes.building import (
+    build_collator,
+    build_frame_augmentation,
+    build_fresh,
+    build_processor,
+)
+from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
 LAST = "num_hidden_layers"
@@ -57,19 +61,12 @@ FUSIONS = {
 
 @dataclass
 class Options(FineTuning):
-    model: str = field(
-        default="mbt", metadata={"help": "Architecture.", "aliases": ["--architecture"], "choices": list(FUSIONS)}
-    )
     fusions: list[str] | None = field(default=None, metadata={"help": "Variants to compare; all if not given."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run per variant and seed."})
     fusion_layer: int | None = field(
         default=None, metadata={"help": "First layer that fuses, where the variant leaves it open (or as published)."}
     )
     num_bottleneck_tokens: int | None = field(default=None, metadata={"help": "Bottleneck tokens (default: 4)."})
-    feature_extractor: str = field(
-        default="{}", metadata={"help": "JSON of fields of the log-mel front end, where it is not the published one."}
-    )
-    video_processor: str = field(default="{}", metadata={"help": "JSON of fields of the video processor, likewise."})
     decode_once: bool = field(
         default=False, metadata={"help": "Keep decoded clips in memory: windows stay as first drawn, no --augment."}
     )
@@ -85,43 +82,32 @@ FREE = {
 }  # fmt: skip
 
 
-def from_json(options: Options, name: str) -> dict:
-    try:
-        return json.loads(getattr(options, name))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--{name} {getattr(options, name)!r} is not JSON: {error}") from error
+def command_line() -> list[str]:
+    """What was typed, after the words of the file that `--args_file` names."""
+    args = sys.argv[1:]
+    if "--args_file" not in args:
+        return args
+    place = args.index("--args_file")
+    if place + 1 == len(args) or not Path(args[place + 1]).is_file():
+        raise FileNotFoundError(f"--args_file {' '.join(args[place + 1 : place + 2])}: no such file")
+    return [*Path(args[place + 1]).read_text().split(), *args[:place], *args[place + 2 :]]
 
 
-def make_processor(options: Options):
-    """As published, but for the fields given."""
-    kind, side = PROCESSOR_MAPPING[CONFIG_MAPPING[options.model]], options.image_size
-    size = {"size": {"shortest_edge": round(side * 256 / 224)}, "crop_size": {"height": side, "width": side}}
-    video, audio = from_json(options, "video_processor"), from_json(options, "feature_extractor")
-    if unknown := [name for name in video if not hasattr(AVFusionVideoProcessor, name)]:
-        raise ValueError(f"--video_processor: AVFusionVideoProcessor has no fields {', '.join(unknown)}")
-    if audio and "spectrogram_length" not in audio:
-        raise ValueError("--feature_extractor: give spectrogram_length too, the frames that fill --audio_seconds")
-    return kind(
-        AVFusionVideoProcessor(**{**size, **video}),
-        AVFusionFeatureExtractor.from_preset(kind.audio_preset, **audio) if audio else None,
-        num_frames=options.num_frames, span=options.span, audio_seconds=options.audio_seconds,
-    )  # fmt: skip
-
-
-def variant_fields(options: Options, processor, fusion: str) -> dict:
-    """The fields of the configuration that are not the head's."""
-    given, extractor = from_json(options, "config"), processor.feature_extractor
-    fields = {"num_mel_bins": extractor.num_mel_bins, "spectrogram_length": extractor.spectrogram_length, **given}
+def variant_fields(recipe, options: Options, fusion: str) -> dict:
+    """The fields of the configuration that make the variant."""
     adjusted = {name: getattr(options, name) for name in ("fusion_layer", "num_bottleneck_tokens")}
-    fields |= {name: value for name, value in adjusted.items() if value is not None} | FUSIONS[options.model][fusion]
+    fields = {name: value for name, value in adjusted.items() if value is not None}
+    fields |= FUSIONS[recipe.architecture][fusion]
     if fields.get("fusion_layer") == LAST:
-        fields["fusion_layer"] = getattr(getattr(CONFIG_MAPPING[options.model], options.size)(**given), LAST)
+        fields["fusion_layer"] = getattr(
+            getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**recipe.model), LAST
+        )
     return fields
 
 
-def make_model(options: Options, head: dict, fields: dict, seed: int):
+def make_model(recipe, head: dict, fields: dict, seed: int):
     set_seed(seed)
-    return fresh_model(replace(options, config=json.dumps(fields)), head)[1]
+    return build_fresh(recipe.but(model=fields), head)[1]
 
 
 def decoded(stream: ClipStream, name: str) -> ClipStream:
@@ -133,26 +119,33 @@ def decoded(stream: ClipStream, name: str) -> ClipStream:
 
 
 def main() -> None:
-    parser = HfArgumentParser((Options, AVTrainingArguments))
-    parser.set_defaults(save_strategy="no", report_to="none")
-    options, args = parser.parse_args_into_dataclasses(args_file_flag="--args_file")
-    fusions, known = options.fusions or list(FUSIONS[options.model]), FUSIONS[options.model]
+    # Adds the flags of `RecipeOptions`: --recipe, --model, --num_frames, --set, ...; what is typed later counts.
+    run, options, args = parse_with_recipe(Options, AVTrainingArguments, ["--save_strategy", "no", *command_line()])
+    recipe = run.recipe
+    if run.checkpoint is not None or recipe.architecture not in FUSIONS:
+        raise ValueError(f"--model {run.checkpoint or recipe.architecture}: variants are known of {', '.join(FUSIONS)}")
+    known = FUSIONS[recipe.architecture]
+    fusions = options.fusions or list(known)
     if wrong := [fusion for fusion in fusions if fusion not in known]:
-        raise ValueError(f"--fusions {' '.join(wrong)}: the variants of {options.model} are {', '.join(known)}")
-    if options.decode_once and options.augment:
+        raise ValueError(f"--fusions {' '.join(wrong)}: the variants of {recipe.architecture} are {', '.join(known)}")
+    if options.decode_once and recipe.frame_augmentation is not None:
         raise ValueError("--decode_once keeps the frames as they are: give --augment False too")
 
     rows = {split: load_split(options, split) for split in ("train", options.eval_split)}
     usual = BENCHMARKS[options.data].label_columns[0] if options.data in BENCHMARKS else "label"
     columns = options.label_columns or [usual]
-    head, processor = head_fields(rows["train"][0].features, columns), make_processor(options)
+    head, processor = head_fields(rows["train"][0].features, columns), build_processor(recipe)
     labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
-    augmentation = FrameAugmentation.for_processor(processor.video_processor) if options.augment else None
+    augmentation = build_frame_augmentation(recipe, processor)
     transforms = {options.eval_split: ClipTransform(processor, **labels)}
     transforms["train"] = ClipTransform(processor, mode="train", augmentation=augmentation, **labels)
-    configs = {fusion: variant_fields(options, processor, fusion) for fusion in fusions}
+    configs = {fusion: {**recipe.model, **variant_fields(recipe, options, fusion)} for fusion in fusions}
 
     settings = {name: value for name, value in asdict(options).items() if name not in FREE}
+    settings["recipe"] = {
+        name: v for name, v in recipe.values().items() if name.partition(".")[0] not in ("model", "training")
+    }
+    settings["start"] = [recipe.architecture, recipe.size, recipe.init]
     default = AVTrainingArguments(output_dir=args.output_dir).to_dict()
     settings["training"] = {k: v for k, v in args.to_dict().items() if v != default[k] and k not in FREE}
     comparison = Comparison(args.output_dir, settings)
@@ -165,7 +158,7 @@ def main() -> None:
         print(f"measuring the costs of {len(fusions)} variants, {options.cost_rounds} rounds in turn on {device}")
         clips = ClipStream(rows["train"][0], transforms["train"])
         batch = lambda: AVCollator()(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
-        builders = {f: lambda f=f: make_model(options, head, configs[f], 0) for f in fusions}
+        builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)
 
@@ -179,13 +172,10 @@ def main() -> None:
         print(f"\n[bold]run {number} of {len(todo)}: {fusion}, seed {seed}[/]")
         own = copy.copy(args)
         own.seed, own.output_dir = seed, str(comparison.folder / "training" / f"{fusion}-seed{seed}")
-        collator = AVCollator(
-            spec_augment=SpecAugment() if options.spec_augment else None, mixup_alpha=options.mixup_alpha,
-            modality_dropout=options.modality_dropout, num_labels=labels["num_labels"], seed=seed,
-        )  # fmt: skip
         order = {"seed": seed, "shuffle_buffer": options.shuffle_buffer, "num_rows": train.num_rows}
         clips = {"train_dataset": ClipStream(train.rows, train.transform, **order), "eval_dataset": test}
-        model = make_model(options, head, configs[fusion], seed)
+        model = make_model(recipe, head, configs[fusion], seed)
+        collator = build_collator(recipe, model.config, seed=seed, modality_dropout=options.modality_dropout)
         trainer = AVTrainer(model, own, collator, processing_class=processor, **clips)
         trainer.train()
         runs[fusion][seed] = scores_of(trainer.evaluate())

@@ -15,7 +15,7 @@ from hf_avfusion.data.sounding_shapes import render
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
-FRONT_END = {"hop_length": 1000, "win_length": 1024, "n_fft": 1024, "num_mel_bins": 32, "spectrogram_length": 32}
+FRONT_END = {"hop_length": 1000, "win_length": 1024, "n_fft": 1024, "num_mel_bins": 32}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def settings(tmp_path_factory):
         "--data", "sounding_shapes", "--source", folder / "shapes", "--label_columns", "shape", "sound", "label",
         "--decode_once", "True", "--augment", "False", "--spec_augment", "False", "--image_size", "16", "--num_frames", "2",
         "--span", "2", "--audio_seconds", "2", "--config", json.dumps(TINY, separators=(",", ":")),
-        "--feature_extractor", json.dumps(FRONT_END, separators=(",", ":")), "--fusions", "bottleneck", "late",
+        "--set", *(f"audio.{name}={value}" for name, value in FRONT_END.items()), "--fusions", "bottleneck", "late",
         "--max_steps", "2", "--per_device_train_batch_size", "8", "--use_cpu", "True", "--cost_rounds", "1",
         "--num_bottleneck_tokens", "2",
     ]  # fmt: skip
@@ -102,9 +102,9 @@ def test_other_settings_are_refused_and_named(compare):
         main("--seeds", "7")
     with pytest.raises(ValueError, match="--fusions middle: the variants of mbt are bottleneck,"):
         main("--fusions", "middle")
-    with pytest.raises(ValueError, match="--feature_extractor 'hop' is not JSON"):
-        main("--feature_extractor", "hop")
-    with pytest.raises(ValueError, match="--video_processor: AVFusionVideoProcessor has no fields sise"):
-        main("--video_processor", '{"sise": 3}')
+    with pytest.raises(ValueError, match="audio has no field hopp"):
+        main("--set", "audio.hopp=3")
+    with pytest.raises(ValueError, match="--model avmae: variants are known of mbt"):
+        main("--model", "avmae")
     with pytest.raises(ValueError, match="--augment False"):
         main("--augment", "True")
