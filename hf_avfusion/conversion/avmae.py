@@ -172,7 +172,7 @@ def _known(field: str, value: str, names: Mapping[str, str]) -> str:
 
 
 def encoder_rules(config: AVMAEConfig, prefix: str = "avmae.") -> Rules:
-    """Flax path -> (our name, layout) for the encoder of a pretraining tree (spec section 10)."""
+    """Flax path -> (our name, layout) for the encoder of a pretraining tree."""
     rules: Rules = {}
     for modality in config.modalities:
         name, theirs = f"{prefix}{modality}_embeddings", STREAMS[modality]
@@ -219,7 +219,7 @@ def pretraining_rules(config: AVMAEConfig) -> Rules:
 
 
 def classifier_rules(config: AVMAEConfig) -> Rules:
-    """Flax path -> (our name, layout) of the project's single-modality classifier (spec section 9.4)."""
+    """Flax path -> (our name, layout) of the project's single-modality classifier."""
     (modality,) = config.modalities
     name = f"avmae.{modality}_embeddings"
     rules: Rules = {}
@@ -282,7 +282,7 @@ def _conv(rules: Rules, source: str, target: str) -> None:
 
 
 def finetuning_rules(config: MBTConfig) -> Rules:
-    """Flax path -> (our name, layout) of the project's MBT: those of MBT's own project under its names (spec section 9.2)."""
+    """Flax path -> (our name, layout) of the project's MBT: those of MBT's own project under its names."""
     rules: Rules = {}
     for source, place in mbt_rules(config).items():
         if source.startswith(("output_projection/", "pre_logits/")):

@@ -99,7 +99,7 @@ def _join_chunks(value: Mapping) -> np.ndarray:
     return chunks.reshape([int(size) for size in in_order(value["shape"])])
 
 
-# Layouts: each rule takes a Flax array and gives our tensor (spec section 7).
+# Layouts: each rule takes a Flax array and gives our tensor.
 def same(array: np.ndarray) -> np.ndarray:
     """Biases, norms, tokens, positions."""
     return array

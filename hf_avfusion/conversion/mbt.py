@@ -156,7 +156,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
 
 
 def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:
-    """Flax path -> (our name, layout) for every tensor of a model with this config (spec section 7)."""
+    """Flax path -> (our name, layout) for every tensor of a model with this config."""
     rules: dict[str, tuple[str, object]] = {}
     streams = {"video": ("", "cls"), "audio": ("_spectrogram", "clsspectrogram")}
     single = len(config.modalities) == 1

@@ -315,7 +315,7 @@ def temporal_sampling_indices(num_frames: int, num_sampled_frames: int) -> list[
     Frames that the original's `temporal_sampling` picks, reproduced to the last bit of its float32 arithmetic.
 
     Picks are rounded half to even, and for some pairs such as (8, 2) one frame more than asked for comes out
-    (spec section 3; recorded in the golden `temporal_sampling_indices`).
+    (recorded in the golden `temporal_sampling_indices`).
     """
     if num_sampled_frames >= num_frames:
         return list(range(num_frames))

@@ -193,7 +193,7 @@ def mbt_state_from_avmae(
     avmae_state: Mapping[str, torch.Tensor], source: PreTrainedConfig, config: MBTConfig
 ) -> dict[str, torch.Tensor]:
     """
-    The tensors of an [`MBTModel`] that a pretrained AV-MAE encoder determines (AV-MAE spec section 9.3).
+    The tensors of an [`MBTModel`] that a pretrained AV-MAE encoder determines.
 
     A modality's own layers go to its stream, layers that modalities share to both streams, each at its own depth. The final norm
     is that of the joint (or shared) layers; the modalities' own norms, in the middle of the network or at its end, are dropped,

@@ -139,7 +139,7 @@ class AVMAELayer(GradientCheckpointingLayer):
 
 class AVMAETransformer(nn.Module):
     """
-    The layers of a strategy with their final norms, for encoder and decoder alike (spec sections 4 and 5).
+    The layers of a strategy with their final norms, for encoder and decoder alike.
 
     Args:
         config: Sizes of the blocks, `num_hidden_layers`, `drop_path_rate`, `final_norm` and `modalities`.
@@ -229,7 +229,7 @@ class AVMAEDecoderStream(nn.Module):
         return self._place(tokens.scatter(1, visible.unsqueeze(-1).expand_as(projected), projected))
 
     def inpaint(self, projected: torch.Tensor) -> torch.Tensor:
-        """The other modality's projected tokens [B, k, E], then mask tokens of this one: [B, N, E] (spec section 7)."""
+        """The other modality's projected tokens [B, k, E], then mask tokens of this one: [B, N, E]."""
         masked = self.mask_token.to(projected.dtype).expand(
             projected.shape[0], self.num_tokens - projected.shape[1], -1
         )
@@ -242,7 +242,7 @@ class AVMAEDecoderStream(nn.Module):
 
 class AVMAEDecoder(nn.Module):
     """
-    Visible tokens to predictions at every position (spec section 5).
+    Visible tokens to predictions at every position.
 
     `forward(video, audio, video_visible, audio_visible, presence)` takes the encoder's output [B, k, d] of each modality
     and the places [B, k] of its tokens, and returns predictions [B, N, values] of each.

@@ -25,7 +25,7 @@ def classification_loss(
     class_splits: dict[str, int] | None = None,
 ) -> torch.Tensor:
     """
-    Loss of every sample, float32 [B]; the mean over the batch is the originals' loss (MBT spec section 10).
+    Loss of every sample, float32 [B]; the mean over the batch is the originals' loss.
 
     Args:
         logits: [B, C], any float dtype; computed in float32.

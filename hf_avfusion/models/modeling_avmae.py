@@ -119,7 +119,7 @@ class AVMAEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights as in the original (spec section 3)."""
+        """Fresh weights as in the original."""
         super()._init_weights(module)
         init_marked_layer(module, head_bias=self.config.classifier_bias_init)
         if isinstance(module, (AVMAEEmbeddings, AVMAEDecoderStream)):
@@ -342,7 +342,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         )
 
     def targets(self, modality: str, values: torch.Tensor) -> torch.Tensor:
-        """What is to be predicted (spec section 6): patch vectors [B, N, values] of `pixel_values` or `input_features`."""
+        """What is to be predicted: patch vectors [B, N, values] of `pixel_values` or `input_features`."""
         patches = self._patches(modality, values.float())
         mean, deviation = patch_statistics(patches, self._standardization(modality), self.config.num_channels)
         return (patches - mean) / deviation

@@ -130,7 +130,7 @@ class MBTAudioEmbeddings(MBTEmbeddings):
 
 class MBTLayer(GradientCheckpointingLayer):
     """
-    One layer of both streams with its exchange (spec section 5).
+    One layer of both streams with its exchange.
 
     `forward(video, audio, extra)` takes tokens [B, n_v, d] and [B, n_a, d] (either may be None) and returns the same, with
     `extra` and the attention weights of each stream. `extra` is what travels between layers beside the tokens: the
@@ -267,7 +267,7 @@ class MBTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights as in the original (spec section 8)."""
+        """Fresh weights as in the original."""
         super()._init_weights(module)
         init_marked_layer(module, head_bias=self.config.classifier_bias_init)
         if isinstance(module, MBTEmbeddings):
@@ -391,7 +391,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
                 needs the `"token"` readout and training mode. By keyword only.
 
         In training with the `"token"` readout the loss is the mean of the streams' own losses, with label smoothing;
-        in evaluation it is the plain loss of the averaged logits (spec sections 6 and 10).
+        in evaluation it is the plain loss of the averaged logits.
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
@@ -443,7 +443,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         cls, vit: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs
     ) -> "MBTForAudioVisualClassification":
         """
-        A new model whose streams start from an image ViT, by the original's rules (spec section 8).
+        A new model whose streams start from an image ViT, by the original's rules.
 
         Every encoder block is copied to both streams, the final norm is copied, the patch kernel becomes the spectrogram's
         and, inflated, the tubelets', positions are resampled (align-corners bilinear) and tiled over time, the
@@ -469,7 +469,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         cls, avmae: PreTrainedModel | str, config: MBTConfig | None = None, **config_overrides
     ) -> "MBTForAudioVisualClassification":
         """
-        A new model whose streams start from a pretrained AV-MAE, as the paper fine-tunes it (AV-MAE spec section 9.3).
+        A new model whose streams start from a pretrained AV-MAE, as the paper fine-tunes it.
 
             model = MBTForAudioVisualClassification.from_avmae("folder", num_labels=309, num_frames=32, fusion_layer=8)
 

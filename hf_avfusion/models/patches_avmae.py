@@ -130,7 +130,7 @@ def patch_loss(
     predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, average_over_features: bool = True
 ) -> torch.Tensor:
     """
-    Squared error of patches, averaged over the weighted patches of the whole batch (spec section 6); float32 scalar.
+    Squared error of patches, averaged over the weighted patches of the whole batch; float32 scalar.
 
     Args:
         predictions, targets: [B, N, values], computed in float32.

@@ -8,8 +8,8 @@ def layer_id(name: str, num_hidden_layers: int) -> int:
     The layer that a parameter of MBT or AV-MAE belongs to; its rate is multiplied by decay ** (num_hidden_layers + 1 - id).
 
     0 for what makes tokens (patch projections, positions, CLS and modality tokens, the decoder's too), l + 1 for layer l of
-    either stream, and `num_hidden_layers + 1`, so no decay, for everything else: final norms, bottleneck, head, decoder
-    (AV-MAE spec section 9.5). The joint layers of mid-fusion continue the count of the modalities' own, where the original's
+    either stream, and `num_hidden_layers + 1`, so no decay, for everything else: final norms, bottleneck, head, decoder,
+    as the original counts. Only the joint layers of mid-fusion continue the count of the modalities' own, where its fixed
     number is right for the Base model with two of them only.
 
     Args:

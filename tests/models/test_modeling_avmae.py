@@ -79,7 +79,7 @@ def block(width: int, mlp: int) -> int:
 
 
 def expected_parameters(config: AVMAEConfig) -> int:
-    """Counted by hand from the spec's table of parameters (section 10)."""
+    """Counted by hand from the original's parameters."""
     d, e, values = config.hidden_size, config.decoder_hidden_size, {"video": 2 * 16 * 16 * 3, "audio": 256}
     total = sum(values.values()) * d + 2 * d  # patch projections
     layers, s = config.num_hidden_layers, config.num_fusion_layers

@@ -48,7 +48,7 @@ def inputs(size: int = 2) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [  # spec section 7, counted in the original: ViT-B, 527 classes, 8 s of spectrogram
+    [  # counted in the original: ViT-B, 527 classes, 8 s of spectrogram
         ({"num_frames": 8}, 173_202_959),
         ({"num_frames": 8, "tubelet_size": 1}, 173_215_247),
         ({}, 175_009_295),
