@@ -441,7 +441,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             frames = frames - self.preemphasis * previous
         frames = frames * _window(self.window_type, self.win_length, self.window_periodic)
         spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        spectrum = torch.hypot(spectrum.real, spectrum.imag)  # abs(), bit for bit, in two thirds of its time
+        spectrum = torch.hypot(spectrum.real, spectrum.imag)  # what abs() gives, in two thirds of its time
         if self.power != 1.0:
             spectrum = spectrum.pow(self.power)
         fmax = self.sampling_rate / 2 if self.fmax is None else float(self.fmax)
