@@ -389,7 +389,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                     f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked: set "
                     "spectrogram_length and padding, or pass return_tensors=None"
                 )
-            return BatchFeature({"input_features": torch.stack(features)})
+            return BatchFeature({"input_features": torch.stack(features) if len(features) > 1 else features[0][None]})
         return BatchFeature({"input_features": [f.numpy() for f in features]}, tensor_type=return_tensors)
 
     def spectrogram(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -424,7 +424,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         pad = (0, 0, 0, max(-surplus, 0))
         if self.padding == "spectrogram":
             logmel = torch.nn.functional.pad(logmel, pad, value=self.padding_value)
-        logmel = (logmel - self.mean) / (self.divisor * self.std)
+        logmel.sub_(self.mean).div_(self.divisor * self.std)
         if self.padding == "normalized":
             logmel = torch.nn.functional.pad(logmel, pad, value=self.padding_value)
         return logmel
@@ -441,7 +441,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             frames = frames - self.preemphasis * previous
         frames = frames * _window(self.window_type, self.win_length, self.window_periodic)
         spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        spectrum = torch.hypot(spectrum.real, spectrum.imag)  # abs(), bit for bit, in two thirds of its time
+        spectrum = torch.hypot(spectrum.real, spectrum.imag)  # what abs() gives, in two thirds of its time
         if self.power != 1.0:
             spectrum = spectrum.pow(self.power)
         fmax = self.sampling_rate / 2 if self.fmax is None else float(self.fmax)
@@ -449,10 +449,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             self.mel_scale, self.mel_norm, self.num_mel_bins, self.n_fft, self.sampling_rate, float(self.fmin), fmax
         )
         if self.log_offset:
-            mel = mel + self.log_offset
+            mel += self.log_offset
         if self.log_floor is not None:
-            mel = mel.clamp_min(self.log_floor)
-        return mel.log() if self.log == "ln" else mel.log10()
+            mel.clamp_min_(self.log_floor)
+        return mel.log_() if self.log == "ln" else mel.log10_()
 
     def _frames(self, waveform: torch.Tensor) -> torch.Tensor:
         """[samples] -> [frames, win_length], a view of the padded waveform."""

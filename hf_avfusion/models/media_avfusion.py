@@ -440,28 +440,32 @@ class ClipReader:
         if skipping is not None and (self._by_dts or self.threads != 1 or not skipping.possible):
             skipping = None
         packets = self._packets(tracks, error_of)
+        picture_index = video.index if with_video else None
+        picture_over, sound_over = not with_video, not with_audio
         for packet in packets if skipping is None else skipping.ahead(packets):
             index = packet.stream.index
             if index in error_of:
                 continue
             try:
-                if with_video and index == video.index:
+                if index == picture_index:
                     before_key = before_key and not packet.is_keyframe
                     if not before_key and not pictures.reached:
                         if skipping is not None:
                             skipping.prepare(packet)
                         for frame in packet.decode():
                             pictures.offer(frame, self._time_of(frame), self._length_of(frame), sought=sought)
+                        picture_over = pictures.reached
                 elif not line.done:
                     for frame in packet.decode():
                         line.offer(frame, self._time_of(frame))
+                    sound_over = line.done
             except av.FFmpegError as error:
-                track = pictures if with_video and index == video.index else line
+                track = pictures if index == picture_index else line
                 if not sought or track.end is not None:  # after a seek the first packet may be half of one
                     error_of[index] = error
-            video_over = not with_video or pictures.reached or video.index in error_of
-            audio_over = not with_audio or line.done or audio.index in error_of
-            if video_over and audio_over:
+                    picture_over |= track is pictures
+                    sound_over |= track is line
+            if picture_over and sound_over:
                 break
         if with_video and not pictures.reached:
             self._end_of_pictures(pictures, error_of.get(video.index), sought)
@@ -603,9 +607,10 @@ class ClipReader:
 
 def _stated_extent(track: Any) -> tuple[float, float | None]:
     """Start and end in s that the header states of a track; its end may be missing."""
-    start = float(track.start_time * track.time_base) if track.start_time is not None else 0.0
+    numerator, denominator = track.time_base.as_integer_ratio()
+    start = track.start_time * numerator / denominator if track.start_time is not None else 0.0
     if track.duration:
-        return start, start + float(track.duration * track.time_base)
+        return start, start + track.duration * numerator / denominator
     text = track.metadata.get("DURATION", "")  # Matroska keeps it in a tag, as hours:minutes:seconds, counted from zero
     try:
         hours, minutes, seconds = text.split(":")

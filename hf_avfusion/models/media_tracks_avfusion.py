@@ -369,8 +369,9 @@ class SoundLine:
         length = frame.samples - skip
         if length <= 0:
             return
-        if any(sound.first < self._position + length and self._position < sound.last for sound in self.sounds):
+        position, self._position = self._position, self._position + length
+        wanting = [sound for sound in self.sounds if sound.first < self._position and position < sound.last]
+        if wanting:
             data = as_float(frame)[:, skip:]
-            for sound in self.sounds:
-                sound.put(self._position, data)
-        self._position += length
+            for sound in wanting:
+                sound.put(position, data)

@@ -177,6 +177,26 @@ class TestErrors:
             pixels(AVFusionVideoProcessor(size={"shortest_edge": 20, "longest_edge": 30}), noise(2, 3, 24, 32))
 
 
+@pytest.mark.parametrize(
+    "switches", [{}, {"do_resize": False}, {"do_center_crop": False}, {"do_rescale": False, "do_normalize": False}]
+)
+@pytest.mark.parametrize("return_tensors", ["pt", None])
+def test_decoded_frames_take_the_short_way_to_the_same_pixels(switches, return_tensors):
+    processor, videos = AVFusionVideoProcessor(**SMALL), [noise(2, 3, 40, 60, seed=seed) for seed in (0, 1)]
+    given = {"input_data_format": "channels_first", "return_tensors": return_tensors, **switches}
+    assert processor._is_decoded(videos, given)
+    short, long = (processor(videos, **kwargs).pixel_values for kwargs in (given, {**given, "return_metadata": False}))
+    assert type(short) is type(long)
+    assert all(torch.equal(one, other) for one, other in zip(short, long, strict=True))
+
+
+def test_decoded_frames_with_other_fields_are_checked_in_full():
+    with pytest.raises(Exception, match="do_resize"):
+        pixels(
+            AVFusionVideoProcessor(**SMALL), [noise(2, 3, 40, 60)], input_data_format="channels_first", do_resize="no"
+        )
+
+
 def test_saved_and_loaded(tmp_path):
     processor = AVFusionVideoProcessor(antialias=True, truncate=False, **SMALL)
     processor.save_pretrained(tmp_path)
