@@ -234,6 +234,7 @@ def test_fine_tuning_an_autoencoder(tmp_path):
     run, _, args = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--from_avmae", "some/folder")
     assert (run.recipe.init, run.recipe.init_method) == ("some/folder", "from_avmae")
     assert (args.layer_decay, args.learning_rate, args.per_device_train_batch_size) == (0.75, 1.6, 128)
+    assert getattr(args, "eval_protocol", "avmae") == "avmae"
     run, _, _ = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--from_avmae", "none", "--size", "base")
     assert run.recipe.init is None
 
@@ -364,7 +365,7 @@ def test_the_record_tells_what_was_overridden(tmp_path, capsys):
     main([str(tmp_path / "new")])
     printed = capsys.readouterr().out
     assert "training.learning_rate" in printed
-    assert "1 devices x 8 clips x 8 accumulated" in printed
+    assert "1 device x 8 clips x 8 accumulated" in printed
     print_record({**record, "overridden": {}})
     assert "every value is the recipe's" in capsys.readouterr().out
 

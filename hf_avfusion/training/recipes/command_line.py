@@ -179,6 +179,7 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
+        "eval_protocol": recipe.views,  # of training arguments that have it
         **recipe.training,
     }
 

@@ -9,10 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
 from ... import __version__
-from .building import build_processor, input_sizes
 from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -94,6 +91,11 @@ _NOT_A_RECIPES = ("id2label", "label2id", "num_labels", "problem_type", "class_s
 
 def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
     """{"model.field": value} of the configuration that the recipe alone gives: sizes too, which it does not list."""
+    # Here, since printing recipes should not wait for torchvision.
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from .building import build_processor, input_sizes
+
     processor = build_processor(recipe)
     config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
     left_out = {*_NOT_A_RECIPES, *recipe.regularization, "transformers_version", "model_type"}
@@ -162,8 +164,9 @@ def print_record(record: dict[str, Any]) -> None:
         f"recipe [bold]{escape(str(record['recipe']))}[/bold], from {escape(str(record['start'] or 'random weights'))}"
     )
     batch = record["batch"]
+    devices = f"{batch['devices']} device{'s' if batch['devices'] > 1 else ''}"
     console.print(
-        f"batch {batch['global']} = {batch['devices']} devices x {batch['per_device']} clips x {batch['accumulated']} accumulated"
+        f"batch {batch['global']} = {devices} x {batch['per_device']} clips x {batch['accumulated']} accumulated"
     )
     if not record["overridden"]:
         console.print("every value is the recipe's" if record["recipe"] else "no recipe was named")
