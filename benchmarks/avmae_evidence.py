@@ -24,6 +24,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -323,7 +324,8 @@ def sweep_table(evidence: Evidence) -> Rows:
 
 def main() -> None:
     (options,) = HfArgumentParser(Options).parse_args_into_dataclasses()
-    console, started = Console(), time.perf_counter()
+    # In a log file too, a row of a table is one line.
+    console, started = Console(width=None if sys.stdout.isatty() else 180), time.perf_counter()
     evidence = Evidence(options, console)
     model = AVMAEForPreTraining(avmae_config(options, options.strategy))
     sizes = (
