@@ -200,3 +200,14 @@ def test_shards_that_this_package_rendered(hub, tmp_path):
     assert hub.commits == [["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], ["README.md"]]
     assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
     assert len(list(load_benchmark("sounding_shapes", "test", source=tmp_path))) == 2  # the card is in nobody's way
+
+
+def test_shards_come_back_from_a_hub_over_http(local_hub, shards):
+    """The real HfApi against a server; the rows that stream from it are those of the folder, bytes and all."""
+    for _ in range(2):
+        push(shards, "org/vgg-http", token=local_hub.token)
+    local = list(load_benchmark("vggsound", "test", source=shards))
+    streamed = list(load_benchmark("vggsound", "test", streaming=True, source="org/vgg-http"))
+    assert len(local) == 3
+    assert streamed == local
+    assert streamed[0]["video"]["bytes"]
