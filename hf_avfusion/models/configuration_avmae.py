@@ -5,7 +5,8 @@ import warnings
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .bounds_avfusion import check_num_labels, check_num_parameters, check_sizes
+from .bounds_avfusion import check_num_parameters, check_sizes
+from .fields_avfusion import as_pair, check_class_splits, take_class_splits
 
 MODALITIES = ("video", "audio")
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
@@ -245,14 +246,7 @@ class AVMAEConfig(PreTrainedConfig):
             self.modalities = tuple(modality for modality in MODALITIES if modality in self.modalities)
         if self.num_fusion_layers is None and self.encoder_strategy == "mid_fusion":
             self.num_fusion_layers = 2
-        if isinstance(self.class_splits, list):
-            self.class_splits = dict(self.class_splits)
-        check_num_labels(kwargs.get("num_labels"), self.class_splits)
-        if self.class_splits:
-            if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and self.id2label is None:
-                kwargs["num_labels"] = sum(self.class_splits.values())
-            if self.problem_type is None:
-                self.problem_type = "multi_head_classification"
+        take_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -384,16 +378,7 @@ class AVMAEConfig(PreTrainedConfig):
             raise ValueError(
                 f'`num_segments` ({self.num_segments}) needs a pooled `readout` such as `"mean"`, got `"token"`.'
             )
-        if (self.class_splits is not None) != (self.problem_type == "multi_head_classification"):
-            raise ValueError(
-                '`class_splits` and `problem_type="multi_head_classification"` go together, got '
-                f"class_splits={self.class_splits}, problem_type={self.problem_type!r}."
-            )
-        if self.class_splits is not None and sum(self.class_splits.values()) != self.num_labels:
-            raise ValueError(
-                f"`class_splits` {self.class_splits} add up to {sum(self.class_splits.values())} classes, but "
-                f"`num_labels` (the length of `id2label`) is {self.num_labels}."
-            )
+        check_class_splits(self)
 
     def to_dict(self) -> dict:
         """As transformers', with `class_splits` as pairs: saved JSON sorts the keys of a map, and their order is the heads'."""
@@ -405,12 +390,12 @@ class AVMAEConfig(PreTrainedConfig):
     @property
     def image_hw(self) -> tuple[int, int]:
         """Height and width of a frame, pixels."""
-        return _pair("image_size", self.image_size)
+        return as_pair("image_size", self.image_size)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
         """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
-        return _pair("patch_size", self.patch_size)
+        return as_pair("patch_size", self.patch_size)
 
     @property
     def video_grid(self) -> tuple[int, int, int]:
@@ -468,13 +453,6 @@ class AVMAEConfig(PreTrainedConfig):
     def huge(cls, **overrides) -> "AVMAEConfig":
         """Width 1280, 32 layers, 16 heads, with the Large decoder (not published)."""
         return cls(**{**_SIZES["huge"], **overrides})
-
-
-def _pair(name: str, value) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"`{name}` must be a positive integer or a (height, width) pair, got {value}.")
-    return pair
 
 
 __all__ = ["AVMAEConfig"]

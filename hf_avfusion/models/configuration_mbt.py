@@ -6,7 +6,8 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .bounds_avfusion import check_num_labels, check_num_parameters, check_sizes
+from .bounds_avfusion import check_num_parameters, check_sizes
+from .fields_avfusion import as_pair, check_class_splits, take_class_splits
 
 MODALITIES = ("video", "audio")
 FUSIONS = ("bottleneck", "self_attention")
@@ -149,14 +150,7 @@ class MBTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.fusion_layer is None:
             self.fusion_layer = 2 * self.num_hidden_layers // 3
-        if isinstance(self.class_splits, list):
-            self.class_splits = dict(self.class_splits)
-        check_num_labels(kwargs.get("num_labels"), self.class_splits)
-        if self.class_splits:
-            if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and self.id2label is None:
-                kwargs["num_labels"] = sum(self.class_splits.values())
-            if self.problem_type is None:
-                self.problem_type = "multi_head_classification"
+        take_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -220,16 +214,7 @@ class MBTConfig(PreTrainedConfig):
         for name in ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
-        if (self.class_splits is not None) != (self.problem_type == "multi_head_classification"):
-            raise ValueError(
-                '`class_splits` and `problem_type="multi_head_classification"` go together, got '
-                f"class_splits={self.class_splits}, problem_type={self.problem_type!r}."
-            )
-        if self.class_splits is not None and sum(self.class_splits.values()) != self.num_labels:
-            raise ValueError(
-                f"`class_splits` {self.class_splits} add up to {sum(self.class_splits.values())} classes, but "
-                f"`num_labels` (the length of `id2label`) is {self.num_labels}."
-            )
+        check_class_splits(self)
 
     def to_dict(self) -> dict:
         """As transformers', with `class_splits` as pairs: saved JSON sorts the keys of a map, and their order is the heads'."""
@@ -241,12 +226,12 @@ class MBTConfig(PreTrainedConfig):
     @property
     def image_hw(self) -> tuple[int, int]:
         """Height and width of a frame, pixels."""
-        return _pair("image_size", self.image_size)
+        return as_pair("image_size", self.image_size)
 
     @property
     def patch_hw(self) -> tuple[int, int]:
         """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
-        return _pair("patch_size", self.patch_size)
+        return as_pair("patch_size", self.patch_size)
 
     @property
     def sampled_frame_indices(self) -> list[int] | None:
@@ -323,13 +308,6 @@ def temporal_sampling_indices(num_frames: int, num_sampled_frames: int) -> list[
     count = math.ceil((num_frames - step) / step)
     raw = np.arange(count, dtype=np.float32) * np.float32(step) + np.float32(step)
     return [min(int(index), num_frames - 1) for index in np.round(raw)]
-
-
-def _pair(name: str, value) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"`{name}` must be a positive integer or a (height, width) pair, got {value}.")
-    return pair
 
 
 def _one_of(name: str, value, allowed: tuple) -> None:
