@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
 
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
+from .shared_batches import empty_batch
 
 MODALITIES = (("pixel_values", "has_video"), ("input_features", "has_audio"))  # in the order of modality_mask's columns
 
@@ -82,7 +81,7 @@ class AVCollator:
         batch = {}
         for column, (name, _) in enumerate(MODALITIES):
             if present[:, column].any():
-                batch[name] = _stack(samples, name, present[:, column])
+                batch[name] = _stack(samples, name, present[:, column], last=not self._changes(name))
         if "labels" in samples[0]:
             batch["labels"] = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
 
@@ -101,6 +100,11 @@ class AVCollator:
         if self.mask_always or not present[:, [name in batch for name, _ in MODALITIES]].all():
             batch["modality_mask"] = present
         return batch
+
+    def _changes(self, name: str) -> bool:
+        """Whether something is done with stacked inputs that gives new ones."""
+        augmented = name == "input_features" and (self.time_shift or self.spec_augment is not None)
+        return augmented or bool(self.mixup_alpha)
 
     def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
         if not all("seed" in sample for sample in samples):
@@ -151,18 +155,29 @@ class AVCollator:
         return present & ~(drop & both.unsqueeze(1))
 
 
-def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
+def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor, last: bool) -> torch.Tensor:
     given = [sample[name] for sample, has in zip(samples, present) if has]
     shapes = {tuple(values.shape) for values in given}
     if len(shapes) > 1:
         ids = [str(sample.get("clip_id", number)) for number, sample in enumerate(samples)]
         raise ValueError(f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)})")
     if len(given) == len(samples):
-        if get_worker_info() is None:
+        whole = _side_by_side(given)
+        if whole is not None:
+            return whole
+        if not last:
             return torch.stack(given)
-        # Where the other process reads it: one copy of the batch instead of two.
-        size = (len(given), *given[0].shape)
-        storage = given[0]._typed_storage()._new_shared(math.prod(size), device="cpu")
-        return torch.stack(given, out=given[0].new(storage).resize_(size))
+        return torch.stack(given, out=empty_batch((len(given), *given[0].shape), given[0].dtype))
     # Filler: modality_mask keeps it from influencing anything.
     return torch.stack([sample[name] if has else torch.zeros_like(given[0]) for sample, has in zip(samples, present)])
+
+
+def _side_by_side(given: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The tensor whose rows these are, all of them and in their order, where a `ClipTransform` prepared them as one batch."""
+    whole = given[0]._base
+    if whole is None or not whole.is_contiguous() or any(values._base is not whole for values in given):
+        return None
+    step = given[0].nbytes
+    start = whole.data_ptr()
+    in_order = all(values.data_ptr() == start + step * place for place, values in enumerate(given))
+    return whole.view(len(given), *given[0].shape) if in_order and whole.nbytes == step * len(given) else None

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .interleaving import InterleavedRows
 from .orders import Draw
+from .shared_batches import SharedBatches, WorkerSlots, use_slots
 from .streaming import ClipStream, row_seed
 
 # Counted besides the batches: clips that did not decode, that had come up before in their epoch, that an epoch left out.
@@ -108,7 +109,10 @@ class ClipLoader:
         self._loader.generator.manual_seed(row_seed(self.dataset.seed, epoch, {"clip_id": "workers"}))
         self._lanes.start[:-1] = torch.tensor(self._read)
         self._lanes.start[-1] = self._next_lane
-        return self._handed_out(iter(self._loader), [list(counts) for counts in self._counts])
+        if self.num_workers and not (self._lanes.shared and self._loader.persistent_workers):
+            self._lanes.shared = SharedBatches(self.num_workers)  # for the workers that start now
+        counts = [list(counts) for counts in self._counts]
+        return self._handed_out(iter(self._loader), counts, self._lanes.shared)
 
     def _begin(self, epoch: int) -> None:
         self._epoch = epoch
@@ -117,14 +121,17 @@ class ClipLoader:
         self._next_lane = 0
 
     def _handed_out(
-        self, batches: Iterator[tuple[int, int, list[int], Any]], counts_before: list[list[int]]
+        self, batches: Iterator[_Given], counts_before: list[list[int]], shared: SharedBatches | None
     ) -> Iterator[Any]:
-        for lane, read, counts, batch in batches:
+        for lane, read, counts, batch, slots in batches:
             self._read[lane] = read
             self._counts[lane] = [before + count for before, count in zip(counts_before[lane], counts)]
             if batch is not None:
                 # A DataLoader takes one batch of each worker in turn and passes over workers that have ended.
                 self._next_lane = (lane + 1) % self._lanes.number
+                if shared is not None:
+                    shared.free_unused()
+                    shared.received(*slots, batch)
                 yield batch
 
     @property
@@ -190,11 +197,13 @@ class ClipLoader:
         }
 
 
-class _Lanes(IterableDataset):
-    """What one worker of one process reads: (lane, rows read, what was `COUNTED` since the start, batch).
+# Lane, rows read, what was `COUNTED` since the start, batch, and (worker, slots) that it lies in; None for the batch in the
+# last of a lane, which tells of rows after the last batch.
+_Given = tuple[int, int, list[int], Any, tuple[int, dict[int, int]]]
 
-    The last item of each has None for the batch: it tells of rows after the last batch.
-    """
+
+class _Lanes(IterableDataset):
+    """What one worker of one process reads."""
 
     def __init__(self, stream, batch_size, collate_fn, rank, world_size, number, drop_last):
         self.stream = stream
@@ -205,17 +214,37 @@ class _Lanes(IterableDataset):
         self.drop_last = drop_last
         # Rows that each lane has read, and the lane whose turn it is. Shared with workers that outlive an epoch.
         self.start = torch.zeros(number + 1, dtype=torch.int64).share_memory_()
+        self.shared: SharedBatches | None = None  # with workers
+        self._slots: WorkerSlots | None = None  # in a worker
 
-    def __iter__(self) -> Iterator[tuple[int, int, list[int], Any]]:
+    def __iter__(self) -> Iterator[_Given]:
         # Worker 0 always hands out first, so it takes the lane whose turn it is.
         worker = get_worker_info()
-        lane = ((worker.id if worker is not None else 0) + int(self.start[-1])) % self.number
-        return self._batches(lane, int(self.start[lane]), self.stream.epoch)
+        number = worker.id if worker is not None else 0
+        lane = (number + int(self.start[-1])) % self.number
+        batches = self._batches(lane, int(self.start[lane]), self.stream.epoch)
+        if worker is None:
+            return ((*given, (0, {})) for given in batches)
+        return self._in_shared_memory(batches, number)
+
+    def _in_shared_memory(self, batches: Iterator[tuple[int, int, list[int], Any]], worker: int) -> Iterator[_Given]:
+        if self._slots is None:
+            self._slots = self.shared.slots(worker)
+            use_slots(self._slots)
+        for lane, read, counts, batch in batches:
+            placed, slots = self._slots.place(batch)
+            del batch
+            yield lane, read, counts, placed, (worker, slots)
+            del placed
 
     def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, list[int], Any]]:
         samples, counts = [], [0] * len(COUNTED)
         draws = self.stream.draws_at(epoch, self._places(lane, read))
-        for sample in self.stream.decoded(_counted(draws, counts), epoch):
+
+        def missing() -> int:  # not more: what is read ahead would be counted with this batch
+            return self.batch_size - len(samples)
+
+        for sample in self.stream.decoded(_counted(draws, counts), epoch, missing):
             read += 1
             if sample is None:
                 counts[0] += 1

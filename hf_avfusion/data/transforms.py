@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..models.media_avfusion import MediaError
+from ..models.media_avfusion import Clip, MediaError
 
 if TYPE_CHECKING:
     from ..models.processing_avfusion import AVFusionProcessor
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("video", "audio")
+
+
+@dataclass
+class DecodedClip:
+    """What `ClipTransform.decode` makes of a row: its windows, made as small as they get, and the rest of its sample."""
+
+    clips: list[Clip]
+    sample: dict[str, Any]
 
 
 class ClipTransform:
@@ -77,6 +86,10 @@ class ClipTransform:
         Raises:
             MediaError: for a clip that does not decode, or has none of the wanted tracks. ValueError: for wrong labels.
         """
+        return self.prepare([self.decode(row, generator)])[0]
+
+    def decode(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> DecodedClip:
+        """The first half of a call, with all that can go wrong with a file and all that is drawn by chance."""
         labels = self._labels(row)  # before the work
         clips = self.processor.load_clip(
             row["video"],
@@ -109,14 +122,41 @@ class ClipTransform:
             for clip in clips:
                 clip.frames = self.augmentation(clip.frames, generator)
             options = {"do_resize": False, "do_center_crop": False}
-        tensors = self.processor.process_clips(clips, return_tensors="pt", **options)
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
-        for name in ("pixel_values", "input_features"):
-            if name in tensors:
-                sample[name] = tensors[name][0] if self.num_views == 1 else tensors[name]
         if labels is not None:
             sample["labels"] = labels
-        return sample
+        return DecodedClip([self.processor.reduce_clip(clip, **options) for clip in clips], sample)
+
+    def prepare(
+        self,
+        decoded: Sequence[DecodedClip],
+        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The second half: spectrograms and normalisation, for a whole batch at once.
+
+        The tensors of all samples then lie side by side in memory that `empty` (size, dtype) gives, so that stacking them
+        copies nothing (`AVCollator`). Clips that differ in their tracks or sizes are prepared one by one.
+        """
+        if len({(one.sample["has_video"], one.sample["has_audio"]) for one in decoded}) == 1:
+            try:
+                return self._prepare(decoded, empty)
+            except ValueError:
+                if len(decoded) == 1:
+                    raise  # of several it is told below, for the one clip that it is about
+        return [sample for one in decoded for sample in self._prepare([one], None)]
+
+    def _prepare(
+        self,
+        decoded: Sequence[DecodedClip],
+        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None,
+    ) -> list[dict[str, Any]]:
+        clips = [clip for one in decoded for clip in one.clips]
+        tensors = self.processor.process_reduced(clips, *([] if empty is None else [empty]))
+        for name, values in tensors.items():
+            whole = values if self.num_views == 1 else values.unflatten(0, (-1, self.num_views))
+            for one, of_clip in zip(decoded, whole):
+                one.sample[name] = of_clip
+        return [one.sample for one in decoded]
 
     def _labels(self, row: Mapping[str, Any]) -> torch.Tensor | None:
         """long [], [heads] or [num_segments], or float [num_labels]."""

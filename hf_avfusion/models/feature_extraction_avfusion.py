@@ -440,10 +440,14 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
             frames = frames - self.preemphasis * previous
         frames = frames * _window(self.window_type, self.win_length, self.window_periodic)
-        spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        spectrum = torch.hypot(spectrum.real, spectrum.imag)  # what abs() gives, in two thirds of its time
-        if self.power != 1.0:
-            spectrum = spectrum.pow(self.power)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square()
+        # |X|^2 in one pass over numbers that lie side by side: abs(), as hypot(), takes four times as long to be right
+        # where squares leave float32's range, 1e-19 and 1e19 away from any sound.
+        spectrum = spectrum[..., 0] + spectrum[..., 1]
+        if self.power == 1.0:
+            spectrum.sqrt_()
+        elif self.power != 2.0:
+            spectrum.pow_(self.power / 2)
         fmax = self.sampling_rate / 2 if self.fmax is None else float(self.fmax)
         mel = spectrum @ _mel_bank(
             self.mel_scale, self.mel_norm, self.num_mel_bins, self.n_fft, self.sampling_rate, float(self.fmin), fmax

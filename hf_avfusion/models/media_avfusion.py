@@ -191,7 +191,7 @@ class ClipReader:
         if self._container is not None:
             self._container.close()
         try:
-            self._container = av.open(self._source.open())
+            self._container = av.open(self._source.open(), format=self._source.known_format)
         except Exception as error:  # FFmpegError, and what a file object or its network library raises
             cause = getattr(error, "strerror", None) or one_line(error)
             raise MediaError(self._source.name, f"cannot be opened as a media file: {cause}") from error
@@ -470,6 +470,7 @@ class ClipReader:
         if with_video and not pictures.reached:
             self._end_of_pictures(pictures, error_of.get(video.index), sought)
         if with_audio:
+            line.flush()
             if not line.done:
                 self._end_of_sound(line, error_of.get(audio.index), sought)
             self._warnings += line.warnings

@@ -5,6 +5,11 @@ import os
 import tempfile
 from typing import Any, BinaryIO
 
+# Box and major brand at the start of files as encoders write them; there are hundreds of brands, of pictures too.
+ISO_MEDIA = {
+    b"ftyp" + brand for brand in (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4A ")
+}
+
 MediaSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 
 
@@ -110,6 +115,13 @@ class OpenSource:
             return io.BytesIO(self._data)
         self._file.seek(0)
         return self._file
+
+    @property
+    def known_format(self) -> str | None:
+        """FFmpeg's name of the container where the first bytes, in memory, leave no doubt: asking every demuxer whether it
+        knows them takes a fifth of the time of opening a short clip. None: FFmpeg has to find it out.
+        """
+        return "mp4" if self._data is not None and bytes(self._data[4:12]) in ISO_MEDIA else None
 
     def for_torchcodec(self) -> str | bytes | BinaryIO:
         """The same for torchcodec, which knows no "file:"; see `shared`."""

@@ -11,6 +11,9 @@ import torch
 
 from .media_sources_avfusion import MediaError
 
+# Samples of sound that are gathered before they are converted, so that a long piece is not held twice.
+RUN = 1 << 16
+
 # s; timestamps off by more are a gap or an overlap, by less are rounding (WebM with Vorbis or Opus: up to 11 ms)
 SOUND_GAP = 0.025
 
@@ -324,6 +327,11 @@ class SoundLine:
         self._position: int | None = None
         self._first = min(sound.first for sound in sounds)
         self._last = max(sound.last for sound in sounds)
+        self._gap = SOUND_GAP * rate
+        # Frames without a break between them, from the one at `_start` on, of which `_skip` samples are left out.
+        # FFmpeg puts them together: converting frame by frame takes longer than decoding them.
+        self._run: Any = None
+        self._start = self._skip = 0
         self.warnings: list[str] = []
 
     @property
@@ -342,7 +350,7 @@ class SoundLine:
         return None if self._position is None else self._position / self._rate
 
     def offer(self, frame: Any, time: float | None) -> None:
-        """Takes the next decoded frame, whose first sample sounds at `time`."""
+        """Takes the next decoded frame, whose first sample sounds at `time`. The pieces have it after `flush`."""
         rate, channels = frame.sample_rate, frame.layout.nb_channels
         if rate != self._rate or channels != self._channels:
             raise MediaError(
@@ -355,7 +363,7 @@ class SoundLine:
             self._position = stamp
             if self._sought and self._position > self._first:
                 raise SeekMissed
-        elif abs(stamp - self._position) > SOUND_GAP * rate:
+        elif abs(stamp - self._position) > self._gap:
             start, stop = sorted((self._position, stamp))
             if any(sound.first < stop and start < sound.last for sound in self.sounds):
                 what = (
@@ -366,12 +374,37 @@ class SoundLine:
                 self.warnings.append(f"the audio track has {what}: {start / rate:.3f} to {stop / rate:.3f} s")
             skip = max(self._position - stamp, 0)
             self._position = max(self._position, stamp)
+            self.flush()
         length = frame.samples - skip
         if length <= 0:
             return
         position, self._position = self._position, self._position + length
-        wanting = [sound for sound in self.sounds if sound.first < self._position and position < sound.last]
-        if wanting:
-            data = as_float(frame)[:, skip:]
-            for sound in wanting:
-                sound.put(position, data)
+        for sound in self.sounds:
+            if sound.first < self._position and position < sound.last:
+                self._gather(frame, position, skip)
+                return
+        self.flush()
+
+    def _gather(self, frame: Any, position: int, skip: int) -> None:
+        frame.pts = None  # or it checks them, and here they have been
+        if self._run is not None:
+            try:
+                self._run.write(frame)
+            except ValueError:  # the layout or the format of the samples has changed
+                self.flush()
+        if self._run is None:
+            from av.audio.fifo import AudioFifo
+
+            self._run, self._start, self._skip = AudioFifo(), position, skip
+            self._run.write(frame)
+        if self._run.samples >= RUN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hands what was gathered to the pieces."""
+        if self._run is None:
+            return
+        data = as_float(self._run.read())[:, self._skip :]
+        self._run = None
+        for sound in self.sounds:
+            sound.put(self._start, data)

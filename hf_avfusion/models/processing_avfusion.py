@@ -3,7 +3,7 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -50,6 +50,10 @@ class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
     num_views: int | None
     backend: str | None
     on_decode_error: str | None
+
+
+def _empty(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(size, dtype=dtype)
 
 
 class AVFusionProcessor(ProcessorMixin):
@@ -318,6 +322,52 @@ class AVFusionProcessor(ProcessorMixin):
         frames = [clip.frames for clip in clips]
         return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
 
+    def reduce_clip(self, clip: Clip, **kwargs: Any) -> Clip:
+        """The first half of `process_clips` on one clip: what is left is as small as it gets without losing anything.
+
+        Frames are resized and cropped, and stay on the scale 0..255; sound is mono at the feature extractor's rate. `kwargs`
+        are `do_resize`, `do_center_crop`. The second half is `process_reduced`.
+        """
+        frames, sound = clip.frames, self._mono(clip)
+        if frames is not None:
+            steps = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first", **kwargs}
+            frames = self.video_processor([frames], return_tensors="pt", **steps)["pixel_values"][0]
+        if sound is not None:
+            sound = sound[None]
+        rate = self.feature_extractor.sampling_rate if sound is not None else None
+        return replace(clip, frames=frames, waveform=sound, sampling_rate=rate)
+
+    def process_reduced(
+        self, clips: Sequence[Clip], empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] = _empty
+    ) -> dict[str, torch.Tensor]:
+        """Clips of `reduce_clip`, all with the same tracks, to `pixel_values` and `input_features` as `process_clips` gives
+        them, bit for bit, written once into memory that `empty` (size, dtype) gives.
+
+        Raises:
+            ValueError: clips of different sizes; and what the feature extractor refuses.
+        """
+        tensors = {}
+        if clips[0].frames is not None:
+            frames = [clip.frames for clip in clips]
+            shapes = sorted({tuple(video.shape) for video in frames})
+            if len(shapes) > 1:
+                raise ValueError(f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W) cannot be stacked")
+            dtype = self.video_processor.normalized_dtype(frames[0])
+            tensors["pixel_values"] = empty((len(clips), *shapes[0]), dtype)
+            for video, out in zip(frames, tensors["pixel_values"]):
+                self.video_processor.normalize_into(video, out)
+        if clips[0].waveform is not None:
+            rate = self.feature_extractor.sampling_rate
+            sounds = [clip.waveform[0] for clip in clips]
+            features = self.feature_extractor(sounds, sampling_rate=rate)["input_features"]
+            lengths = sorted({len(feature) for feature in features})
+            if len(lengths) > 1:
+                raise ValueError(f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked")
+            tensors["input_features"] = empty((len(clips), *features[0].shape), torch.float32)
+            for feature, out in zip(features, tensors["input_features"]):
+                out.copy_(torch.from_numpy(feature))
+        return tensors
+
     # ------------------------------------------------------------------------------------------------------------- parts
 
     def _features(
@@ -360,9 +410,7 @@ class AVFusionProcessor(ProcessorMixin):
             )
         if clip.sampling_rate == self.feature_extractor.sampling_rate:
             return waveform
-        from torchaudio.functional import resample
-
-        return resample(waveform, clip.sampling_rate, self.feature_extractor.sampling_rate)
+        return _resampler(clip.sampling_rate, self.feature_extractor.sampling_rate)(waveform)
 
     def _tell(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
         """Warns of damage in a file, and once of a missing track."""
@@ -401,6 +449,14 @@ class AVFusionProcessor(ProcessorMixin):
                 raise TypeError(
                     f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
                 )
+
+
+@lru_cache(maxsize=8)
+def _resampler(old: int, new: int) -> torch.nn.Module:
+    """`torchaudio.functional.resample` between two rates (Hz), whose filter is computed once and not for every clip."""
+    from torchaudio.transforms import Resample
+
+    return Resample(old, new, dtype=torch.float32)  # the function's own precision: equal bits
 
 
 @lru_cache(maxsize=16, typed=True)

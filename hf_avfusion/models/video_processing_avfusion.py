@@ -140,11 +140,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         # is resized and cropped alone and only the small uint8 results are stacked: the one copy per video.
         cropped = []
         for index, video in enumerate(videos):
-            if do_rescale and video.is_floating_point() and video.amax() <= 1:
-                logger.warning_once(
-                    f"videos[{index}] holds floats in [0, 1] and is divided by 255 once more: pass uint8 or "
-                    "do_rescale=False"
-                )
+            if do_rescale:
+                self._tell_of_unit_range(video, f"videos[{index}]")
             target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
             window = (0, 0, *target)
             if do_center_crop:
@@ -173,6 +170,39 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                     "all videos the same number of frames and a crop_size, or pass return_tensors=None"
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
+        """The dtype of `frames` once they are normalised."""
+        return torch.float32 if self.do_rescale or self.do_normalize else frames.dtype
+
+    def normalize_into(self, frames: torch.Tensor, out: torch.Tensor) -> None:
+        """Rescales and normalises as a call does, with the same bits, but into memory that is there.
+
+        Args:
+            frames: uint8 or float [..., C, H, W], resized and cropped.
+            out: the same shape, of `normalized_dtype`.
+        """
+        if self.do_rescale:
+            self._tell_of_unit_range(frames, "frames")
+        out.copy_(frames)
+        mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
+            do_normalize=self.do_normalize,
+            image_mean=tuple(self.image_mean),
+            image_std=tuple(self.image_std),
+            do_rescale=self.do_rescale,
+            rescale_factor=self.rescale_factor,
+            device=out.device,
+        )
+        if self.do_normalize:
+            self.normalize(out, mean, std, inplace=True)
+        elif do_rescale:
+            out.mul_(self.rescale_factor)
+
+    def _tell_of_unit_range(self, frames: torch.Tensor, name: str) -> None:
+        if frames.is_floating_point() and frames.amax() <= 1:
+            logger.warning_once(
+                f"{name} holds floats in [0, 1] and is divided by 255 once more: pass uint8 or do_rescale=False"
+            )
 
     def resize_frames(self, frames: torch.Tensor, size: int | dict[str, int] | tuple[int, int]) -> torch.Tensor:
         """Resizes [..., H, W] with this processor's rules and nothing else; for augmentation between decoding and processing.

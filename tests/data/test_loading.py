@@ -123,6 +123,13 @@ def test_stopping_anywhere_and_going_on(streamed, workers, world_size):
         assert list(again) == next_epoch
 
 
+def test_a_stream_of_which_nothing_decodes_ends():
+    """However small the batches are that are read at once."""
+    broken = [f"clip-{n}" for n in range(5, 200)]
+    with pytest.raises(RuntimeError, match="100 clips in a row did not decode"):
+        list(loader(broken=broken, number=200, batch_size=2, shuffle_buffer=0))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_rows_that_do_not_decode_are_replaced_by_the_next(workers, world_size):

@@ -1,8 +1,11 @@
-"""Labels of a clip's parts: read second by second, and refused where the window shows another part of the clip."""
+"""Labels of a clip's parts, refused where the window shows another part; and batches prepared at once."""
 
 import pytest
+import torch
 from rendering import render_clip
 
+from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
+from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.models.processing_avmae import AVMAEProcessor
@@ -47,3 +50,87 @@ def test_labels_of_other_parts_are_refused(row, column, segments, window, change
     transform = ClipTransform(make_processor(**window), (column,), num_segments=segments)
     with pytest.raises(ValueError, match=message):
         transform({**row, **changes})
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Alike (0 to 2), of another size and rate (3), and without sound (4)."""
+    clips = [
+        render_clip(num_frames=50),
+        render_clip(num_frames=30),
+        render_clip(num_frames=40),
+        render_clip(num_frames=50, size=(48, 32), sampling_rate=44100, channels=2),
+        render_clip(num_frames=50, audio=None),
+    ]
+    videos = [{"bytes": clip, "path": None} for clip in clips]
+    return [
+        {"clip_id": f"clip-{number}", "video": video, "start": None, "end": None, "label": number}
+        for number, video in enumerate(videos)
+    ]
+
+
+def whole_call(transform, row):
+    """The sample as the processor alone makes it, of what `decode` starts from."""
+    clips = transform.processor.load_clip(row["video"], num_views=transform.num_views, tracks=transform.modalities)
+    tensors = transform.processor.process_clips(clips, return_tensors="pt")
+    return {name: values[0] if transform.num_views == 1 else values for name, values in tensors.items()}
+
+
+@pytest.mark.parametrize("which", [(0, 1, 2), (3,), (0, 3, 2), (0, 4, 1), (4, 4)])
+@pytest.mark.parametrize("options", [{}, {"num_views": 2}, {"modalities": ("video",)}])
+@pytest.mark.parametrize("fields", [{}, {"do_normalize": False}, {"do_normalize": False, "do_rescale": False}])
+def test_a_batch_is_prepared_as_its_clips_are(rows, which, options, fields):
+    processor = make_processor()
+    for name, value in fields.items():
+        setattr(processor.video_processor, name, value)
+    transform = ClipTransform(processor, **options)
+    alone = [transform(rows[number]) for number in which]
+    together = transform.prepare([transform.decode(rows[number]) for number in which])
+    assert [sample["clip_id"] for sample in together] == [rows[number]["clip_id"] for number in which]
+    for one, other, number in zip(alone, together, which):
+        assert one.keys() == other.keys()
+        for name, values in whole_call(transform, rows[number]).items():
+            assert torch.equal(one[name], values)
+            assert one[name].dtype == values.dtype
+            assert torch.equal(other[name], values)
+    batches = [AVCollator()(samples) for samples in (alone, together)]
+    assert batches[0].keys() == batches[1].keys()
+    assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
+def test_a_batch_prepared_at_once_is_stacked_without_a_copy(rows):
+    transform = ClipTransform(make_processor())
+    samples = transform.prepare([transform.decode(row) for row in rows[:3]])
+    place = samples[0]["pixel_values"].data_ptr()
+    assert AVCollator()(samples)["pixel_values"].data_ptr() == place
+    shuffled = AVCollator()([samples[number] for number in (2, 0, 1)])["pixel_values"]
+    assert torch.equal(shuffled, torch.stack([samples[number]["pixel_values"] for number in (2, 0, 1)]))
+    part = AVCollator()(samples[:2])["pixel_values"]
+    assert torch.equal(part, torch.stack([sample["pixel_values"] for sample in samples[:2]]))
+    # What changes a batch leaves the samples alone.
+    before = [sample["input_features"].clone() for sample in samples]
+    AVCollator(spec_augment=SpecAugment(), time_shift=True)(samples)
+    assert all(torch.equal(sample["input_features"], values) for sample, values in zip(samples, before))
+
+
+def test_sizes_that_differ_are_told_of_the_clips_that_have_them(rows):
+    processor = make_processor()
+    processor.video_processor.do_center_crop = False
+    processor.video_processor.size = {"shortest_edge": 16}
+    transform = ClipTransform(processor)
+    samples = transform.prepare([transform.decode(rows[number]) for number in (0, 3)])
+    assert [tuple(sample["pixel_values"].shape[2:]) for sample in samples] == [(16, 16), (16, 24)]
+    with pytest.raises(ValueError, match=r"one shape.*clip-0, clip-3"):
+        AVCollator()(samples)
+
+
+def test_augmented_frames_are_normalised_as_they_are(rows):
+    augmentation = FrameAugmentation(crop=16, shortest_edge=20)
+    transform = ClipTransform(make_processor(), mode="train", augmentation=augmentation)
+    seeds = [torch.Generator().manual_seed(number) for number in range(3)]
+    together = transform.prepare([transform.decode(row, seed) for row, seed in zip(rows, seeds)])
+    for number, sample in enumerate(together):
+        generator = torch.Generator().manual_seed(number)
+        clips = transform.processor.load_clip(rows[number]["video"], mode="train", generator=generator)
+        frames = augmentation(clips[0].frames, generator)
+        assert torch.equal(sample["pixel_values"], (frames - 127.5) / 127.5)

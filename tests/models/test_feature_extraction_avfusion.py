@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from safetensors.torch import load_file
 
 from hf_avfusion.models.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
@@ -158,6 +159,22 @@ def test_one_second_gives_100_frames_and_8_seconds_fill_the_default():
     assert logmel(free, wave(RATE)).shape == (100, 128)
     assert logmel(free, wave(8 * RATE)).shape == (800, 128)
     assert AVFusionFeatureExtractor().seconds == 8.0
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("loudness", [1e-6, 1.0, 1e4])
+def test_magnitudes_to_any_power(power, loudness):
+    """Taken from squares, they are those of abs()."""
+    frames = loudness * torch.randn(7, 400, generator=torch.Generator().manual_seed(0))
+    extractor = AVFusionFeatureExtractor(
+        power=power, framing="snip", window_type="rectangular", log_offset=0.0, log_floor=1e-45, spectrogram_length=None,
+        hop_length=400, padding="none", mean=0.0, std=1.0,
+    )  # fmt: skip
+    bank = torchaudio.compliance.kaldi.get_mel_banks(128, 512, 16000.0, 0.0, 8000.0, 100.0, -500.0, 1.0)[0]
+    exact = torch.fft.rfft(frames.double(), n=512).abs()[:, :-1].pow(power) @ bank.T.double()
+    found = extractor.spectrogram(frames.reshape(-1))
+    heard = exact > 0  # the lowest bins are narrower than the FFT's and empty
+    torch.testing.assert_close(found[heard], exact.log()[heard].float(), rtol=2e-6, atol=2e-5)
 
 
 def test_log10_offset_and_floor():
