@@ -138,6 +138,7 @@ _RECORDS = (
         hub_ids=(
             HubRepository("Loie/VGGSound", False, "seen: 20 tar.gz and vggsound.csv; archive 08 reported corrupted"),
             HubRepository("harpreetsahota/VGGSound-1000", False, "seen: a subset of 1,000 clips in FiftyOne format"),
+            HubRepository("lenghanz/VGGSound", False, "seen named only; its content was not looked at"),
         ),
         obtain="pass source= a folder with the clips (<id>_<start, 6 digits>.mp4) and the official vggsound.csv",
         notes=(

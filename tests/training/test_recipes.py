@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
@@ -288,6 +289,41 @@ def test_mbt_takes_clips_as_its_autoencoder_did_unless_told_otherwise(tmp_path, 
     processor, model = build_fresh(run.recipe, {"num_labels": 3})
     assert (model.config.num_frames, model.config.spectrogram_length) == (8, 100)
     assert processor.window["span"] == 2.0
+
+
+@pytest.mark.parametrize(("recipe", "channels"), [("avmae/vggsound", 3), ("avmae/audioset-500k", 1)])
+def test_channels_of_a_recipe_and_a_step_of_it(tmp_path, pretrained, recipe, channels):
+    """A kernel that was pretrained on one channel is repeated for three, undivided, as the released mapping does."""
+    run, _, args = parse(
+        tmp_path, "--recipe", recipe, "--from_avmae", pretrained, "--image_size", 32, "--num_frames", 4, "--span", 2,
+        "--audio_seconds", 2, "--set", "audio.num_mel_bins=32", "--config", '{"patch_size": 8, "fusion_layer": 1}',
+        "--global_batch_size", 4, "--learning_rate", 0.5, "--warmup_epochs", 0, "--max_steps", 2, "--save_strategy", "no",
+    )  # fmt: skip
+    processor, model = build_fresh(run.recipe, {"num_labels": 3})
+    kernel = load_file(pretrained / "model.safetensors")["avmae.audio_embeddings.patch_embeddings.projection.weight"]
+    projection = model.mbt.audio_embeddings.patch_embeddings.projection
+    assert (kernel.shape[1], model.config.num_audio_channels) == (1, channels)
+    assert torch.equal(projection.weight, kernel.repeat(1, channels, 1, 1))
+    torch.manual_seed(0)
+    sound = torch.randn(1, 200, 32)  # [B, time, mel]: one spectrogram, whatever the number of channels
+    once = torch.nn.functional.conv2d(sound.unsqueeze(1), kernel, stride=8).flatten(2).transpose(1, 2)
+    embedded = model.mbt.audio_embeddings.patch_embeddings(sound)
+    torch.testing.assert_close(embedded, channels * once + projection.bias, atol=1e-5, rtol=1e-5)
+
+    clips = [
+        {
+            "pixel_values": torch.randn(4, 3, 32, 32), "input_features": torch.randn(200, 32), "has_video": True,
+            "has_audio": True, "labels": torch.tensor(index % 3), "clip_id": f"clip-{index}",
+        }
+        for index in range(4)
+    ]  # fmt: skip
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = AVTrainer(
+        model, args, build_collator(run.recipe, model.config, seed=0), train_dataset=clips, processing_class=processor
+    )
+    trainer.train()
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert not torch.equal(projection.weight, before["mbt.audio_embeddings.patch_embeddings.projection.weight"])
 
 
 def test_a_checkpoints_configuration(tmp_path, pretrained):

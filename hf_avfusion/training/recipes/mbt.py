@@ -18,6 +18,12 @@ PAPER = "Attention Bottlenecks for Multimodal Fusion (NeurIPS 2021), section 4.2
 _SECOND_HAND = "the paper's value, known at second hand"
 _CARRIED = "no configuration was released for this benchmark: carried over from AudioSet"
 
+# What this package does otherwise than the original, whatever the benchmark: a recipe with notes of its own keeps these.
+_DEVIATIONS = (
+    "The original clips the gradient of each device, before the mean over devices; the Trainer clips the mean.",
+    "Mixup draws one weight for each device's batch, so smaller batches with accumulation draw more weights.",
+)
+
 # The released configuration, without what belongs to one benchmark.
 _RELEASED = Recipe(
     architecture="mbt",
@@ -73,8 +79,7 @@ _RELEASED = Recipe(
         'paper\'s. As it stands there: --config \'{"readout": "mean"}\'.',
         "frame_rate 12.5 is stride 2 of 25 frames a second: the 32 frames span 2.56 s beside 8 s of sound.",
         "A maximal ratio of 0 turns time masks and time warp off: only the frequency mask acts.",
-        "The original clips the gradient of each device, before the mean over devices; the Trainer clips the mean.",
-        "Mixup draws one weight for each device's batch, so smaller batches with accumulation draw more weights.",
+        *_DEVIATIONS,
     ),
 )
 
@@ -86,8 +91,7 @@ _PAPER = replace(_RELEASED, window={"num_frames": 8, "span": 8.0, "audio_seconds
     collator={"mixup_alpha": 0.3},
     notes=(
         "8 frames spread over 8 s (stride 25 t / 8), 1,568 tokens of single frames.",
-        "The original clips the gradient of each device, before the mean over devices; the Trainer clips the mean.",
-        "Mixup draws one weight for each device's batch, so smaller batches with accumulation draw more weights.",
+        *_DEVIATIONS,
     ),
     uncertain={
         "window.num_frames": _SECOND_HAND,
@@ -140,6 +144,7 @@ _EPIC = {
     "notes": (
         "Two heads, verb and noun, whose losses are averaged; an action is scored by the product of their probabilities.",
         "Sound shorter than the window is repeated (windows wrap around), as in the released pipeline.",
+        *_DEVIATIONS,
     ),
     "uncertain": {
         "window.num_frames": _SECOND_HAND,
@@ -151,7 +156,7 @@ _EPIC = {
 
 _MOMENTS = {
     "window": {"span": 3.0, "audio_seconds": 3.0},
-    "notes": ("The clips are 3 s long, so the paper's window of 8 s is cut to that.",),
+    "notes": ("The clips are 3 s long, so the paper's window of 8 s is cut to that, with its 8 frames.", *_DEVIATIONS),
     "uncertain": {
         "window.span": "not stated: the length of a clip",
         "window.audio_seconds": "not stated: the length of a clip",
