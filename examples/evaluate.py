@@ -151,7 +151,10 @@ def prepare(options: Options):
     for name, results in earlier.items():
         reports.check_same(results, name, clips, classes)
     reports.check_once(planned)
-    Path(options.output).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(options.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {options.output}: {error.strerror}") from error
     return clips, classes, jobs, [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
 
 

@@ -109,6 +109,12 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is no checkpoint: neither a folder nor the id of a Hub repository (owner/name)")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        within = sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
+        raise ValueError(
+            f"{name} is no checkpoint: it holds no config.json"
+            + (f"; give the folders in it that do: {' '.join(within)}" if within else "")
+        )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -223,9 +229,11 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
     if label_columns is None:
         known = [name for name in heads if name in rows.rows.features]
         if heads and known != heads:
+            remedy = f"give label_columns= (--label_columns), one per head in their order, of: {', '.join(usual)}"
+            if len(usual) < len(heads):
+                remedy = f"its labels are {', '.join(usual)} alone, and scoring takes one for each head"
             raise ValueError(
-                f"the model has the heads {', '.join(heads)}, and {rows.title} no columns of these names: give label_columns= "
-                f"(--label_columns), one per head in their order, of: {', '.join(usual)}"
+                f"the model has the heads {', '.join(heads)}, and {rows.title} no columns of these names: {remedy}"
             )
         of_parts = [column for column, kind in kinds.items() if kind == "classes"] if segments is not None else []
         label_columns = heads or of_parts[:1] or usual[:1]

@@ -126,7 +126,7 @@ def view_transform(
     if side["height"] != side["width"] or not size.get("shortest_edge"):
         raise ValueError(
             f"num_crops={protocol.num_crops} needs a processor that resizes the short side (size={{'shortest_edge': n}}) and "
-            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1."
+            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1 (evaluate.py: --crops 1)."
         )
     processor = copy.deepcopy(processor)
     processor.video_processor.do_center_crop = False

@@ -304,8 +304,10 @@ def test_checkpoints(saved, tmp_path):
     assert not loaded.training
     assert prepared.to_dict() == processor().to_dict()
 
-    with pytest.raises(ValueError, match=r"is no checkpoint: a folder with config\.json"):
+    with pytest.raises(ValueError, match=r"is no checkpoint: it holds no config\.json$"):
         load_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=rf"holds no config\.json; give the folders in it that do: .*{saved.name}"):
+        load_checkpoint(str(saved.parent))
     with pytest.raises(ValueError, match="gone is no checkpoint: neither a folder"):
         load_checkpoint(str(tmp_path / "gone"))
     alone = tmp_path / "alone"
