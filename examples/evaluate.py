@@ -12,9 +12,12 @@
     python examples/evaluate.py --runs report/results.json runs/shared --benchmark vggsound --source clips/
 
 Without `--views` the windows are those of the architecture's published evaluation. `--modalities a` gives the same model
-the sound alone. Several processes share the clips: torchrun --nproc_per_node 2 examples/evaluate.py ...
+the sound alone. A model for event localisation (AVE) is scored on every second of the clips, each seen whole. results.json is
+written after every pass over the clips, the rest at the end. Several processes share the clips:
+torchrun --nproc_per_node 2 examples/evaluate.py ...
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +48,15 @@ class Options:
         default=None, metadata={"help": "Where a benchmark is: folder of shards or clips, or Hub repository."}
     )
     variant: str | None = field(default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50."})
-    split: str = field(default="test", metadata={"help": "Split that is evaluated."})
+    split: str | None = field(
+        default=None, metadata={"help": "Split that is evaluated; default: test, or the benchmark's last."}
+    )
     label_columns: list[str] | None = field(
         default=None, metadata={"help": "The label, or one column per head of the model, in the heads' order."}
     )
-    modalities: str = field(default="av,a,v", metadata={"help": "What the model is given: av (both), a, v."})
+    modalities: str = field(
+        default="", metadata={"help": "What the model is given: av (both), a, v; default av,a,v, or what it can take."}
+    )
 
     views: int | None = field(default=None, metadata={"help": "Windows per clip; default: as published."})
     crops: int | None = field(default=None, metadata={"help": "Crops in space of each window, 1 or 3."})
@@ -72,7 +79,8 @@ class Options:
     views_per_step: int = field(default=16, metadata={"help": "Views that pass through the model at a time."})
     workers: int = field(default=1, metadata={"help": "Processes that decode, for each process that computes."})
     device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs: cpu or cuda."}
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        metadata={"help": "Where the model runs.", "choices": ["cpu", "cuda"]},
     )
 
 
@@ -80,79 +88,107 @@ def parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def is_results(name: str) -> bool:
-    """A results.json, or a folder that holds one and no checkpoint."""
-    path = Path(name)
-    return path.suffix == ".json" or ((path / reports.RESULTS).is_file() and not (path / "config.json").is_file())
+def seconds(text: str) -> list[float]:
+    """The numbers of `--spans`."""
+    numbers = []
+    for part in parts(text):
+        try:
+            numbers.append(float(part))
+        except ValueError:
+            raise ValueError(f"--spans {text}: {part!r} is no number of seconds") from None
+    return numbers
+
+
+def check_options(options: Options) -> None:
+    """What needs neither clips nor checkpoints."""
+    for flag, least in {"top_classes": 1, "batch_size": 1, "views_per_step": 1, "views": 1, "workers": 0}.items():
+        if (number := getattr(options, flag)) is not None and number < least:
+            raise ValueError(f"--{flag} must be at least {least}, got {number}")
+    if options.crops not in (None, 1, 3):
+        raise ValueError(f"--crops must be 1 or 3, got {options.crops}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch finds no GPU here; give --device cpu")
+    runs.conditions_of(seconds(options.spans), parts(options.sampling))
+    runs.check_given(parts(options.modalities) or None)
 
 
 def prepare(options: Options):
-    """Everything read and checked before the work: each checkpoint is loaded once, so that one that does not fit is told
-    at once, and not after the others were evaluated.
+    """Everything read and checked before the work, the cheapest first: each checkpoint is loaded once, so that one that
+    does not fit is told at once, and not after the others were evaluated.
     """
-    spans, samplings, given = (
-        [float(part) for part in parts(options.spans)],
-        parts(options.sampling),
-        parts(options.modalities),
-    )
-    runs.conditions_of(spans, samplings)
+    check_options(options)
     names = [*([options.checkpoint] if options.checkpoint else []), *options.runs]
-    checkpoints = [name for name in names if not is_results(name)]
+    checkpoints = [name for name in names if not reports.is_results(name)]
     if not checkpoints:
         raise ValueError("give a checkpoint to evaluate: --checkpoint X, or --runs X Y ...")
-    if options.top_classes < 1 or options.batch_size < 1 or options.views_per_step < 1:
-        raise ValueError("--top_classes, --batch_size and --views_per_step must be at least 1")
+    if len(set(map(os.path.realpath, names))) < len(names):
+        raise ValueError(f"--checkpoint, --runs: of {', '.join(names)} one comes twice, and would count as two runs")
+    earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
+    rows = runs.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
 
     clips, classes, jobs = None, None, []
-    where = {"source": options.source, "variant": options.variant, "label_columns": options.label_columns}
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
+    planned = [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
     for name in checkpoints:
         model, processor = runs.load_checkpoint(name)
-        runs.check_given(given, model.config, options.benchmark)
-        if clips is None:
-            clips = runs.load_evaluation_set(options.benchmark, options.split, **where, config=model.config)
-        own = runs.Heads.fitted(model.config, clips).classes
-        if classes is not None and own != classes:
-            raise ValueError(
-                f"{name} has other heads or classes than {checkpoints[0]}: their scores cannot be averaged"
-            )
+        try:
+            given = runs.check_given(parts(options.modalities) or None, model.config, options.benchmark)
+            clips = clips or runs.label_rows(rows, model.config, options.label_columns)
+            own = runs.Heads.fitted(model.config, clips).classes
+            if classes is not None and own != classes:
+                raise ValueError(
+                    f"it has other heads or classes than {checkpoints[0]}: they cannot stand in one report"
+                )
+            job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}
+            job["conditions"] = runs.conditions_of(seconds(options.spans), parts(options.sampling), processor)
+            passes = runs.plan_passes(name, model.config, processor, clips, seed=options.seed, **job)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         classes = own
-        protocol = runs.protocol_for(model.config, options.benchmark, **numbers)
-        jobs.append((name, protocol, runs.conditions_of(spans, samplings, processor)))
+        jobs.append((name, job))
+        planned += [evaluation for each in passes for evaluation in each.evaluations]
 
-    earlier = []
-    for path in filter(is_results, names):
-        results = reports.read_results(path)
-        reports.check_same(results, path, clips, classes)
-        earlier += results["evaluations"]
-    return clips, classes, given, jobs, earlier
+    for name, results in earlier.items():
+        reports.check_same(results, name, clips, classes)
+    reports.check_once(planned)
+    try:
+        Path(options.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {options.output}: {error.strerror}") from error
+    return clips, classes, jobs, [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
 
 
 def main() -> int:
     (options,) = HfArgumentParser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
     state = PartialState(cpu=options.device == "cpu")  # under torchrun one process of several
     console = Console(quiet=not state.is_main_process)
+    results = None
     try:
-        clips, classes, given, jobs, evaluations = prepare(options)
-    except (ValueError, FileNotFoundError) as error:
+        clips, classes, jobs, evaluations = prepare(options)
+    except (ValueError, OSError) as error:
         if state.is_main_process:
             print(f"error: {error}", file=sys.stderr)
         return 1
 
-    for name, protocol, conditions in jobs:
+    for name, job in jobs:
         model, processor = runs.load_checkpoint(name, state.device)
-        size, views = (
-            f"{model.num_parameters():,} parameters",
-            f"{protocol.num_views} views x {protocol.num_crops} crops",
-        )
-        console.print(f"{name}: {size}, {len(conditions)} evaluations over {views}", markup=False)
-        evaluations += runs.evaluate_checkpoint(
-            name, model, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=options.seed,
-            batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
-            progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
-        )  # fmt: skip
+        size, views = f"{model.num_parameters():,} parameters", f"{job['protocol'].total} views of each clip"
+        console.print(f"{name}: {size}, {len(job['conditions'])} passes over {views}", markup=False)
+        for condition in job["conditions"]:
+            try:
+                evaluations += runs.evaluate_checkpoint(
+                    name, model, processor, clips, **{**job, "conditions": [condition]}, seed=options.seed,
+                    batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
+                    progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
+                )  # fmt: skip
+            except ValueError as error:  # of this process's clips, so each process tells its own
+                kept = f"; what was finished before is in {options.output}/{reports.RESULTS}" if results else ""
+                print(f"error: {name}: {error}{kept}", file=sys.stderr)
+                return 1
+            results = reports.make_results(clips, classes, evaluations, options.seed)
+            if state.is_main_process:
+                reports.write_results(results, options.output)
     if state.is_main_process:
-        results = reports.make_results(clips, classes, evaluations, options.seed)
         written = reports.write_report(results, options.output, options.top_classes)
         print("", reports.markdown(results), *(f"written: {path}" for path in written), sep="\n")
     state.destroy_process_group()

@@ -29,6 +29,7 @@ METRIC_NAMES = {
     "auc": "AUC",
     "d_prime": "d-prime",
     "classes_without_positives": "classes without positives",
+    "accuracy": "accuracy of the parts",
 }
 # Settings that a run is trained with, as a report words them.
 _TRAINED = ("trained_span", "trained_synchronous")
@@ -47,15 +48,7 @@ def make_results(
     Raises:
         ValueError: a checkpoint comes twice under one condition, which would count it as two runs.
     """
-    seen = set()
-    for each in evaluations:
-        key = (os.path.realpath(each["checkpoint"]), each["given"], *_condition(each), each["seed"])
-        if key in seen:
-            raise ValueError(
-                f"{each['checkpoint']} was evaluated twice under the same condition ({GIVEN_NAMES[each['given']]}, seed "
-                f"{each['seed']}) and would count as two runs: give each checkpoint once"
-            )
-        seen.add(key)
+    check_once(evaluations)
     return {
         "benchmark": clips.describe(),
         "classes": {head: list(names) for head, names in classes.items()},
@@ -66,6 +59,34 @@ def make_results(
         "summary": summarise(evaluations),
         "evaluations": list(evaluations),
     }
+
+
+def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
+    """That no checkpoint comes twice under one condition; scores are not looked at, so plans can be checked too.
+
+    The seed tells only windows drawn by chance apart: those that are spread are the same for every seed.
+
+    Raises:
+        ValueError: one does, and would count as two runs; the message names it and the condition.
+    """
+    seen: dict[tuple, Mapping[str, Any]] = {}
+    for each in evaluations:
+        drawn = each["sampling"] != "spread"
+        key = (
+            os.path.realpath(each["checkpoint"]),
+            each["given"],
+            *_condition(each),
+            each["seed"] if drawn else None,
+        )
+        if key in seen:
+            names = " and ".join(dict.fromkeys((seen[key]["checkpoint"], each["checkpoint"])))
+            seed = f", seed {each['seed']}" if drawn else ""
+            raise ValueError(
+                f"{names}: the same checkpoint twice under the same condition ({GIVEN_NAMES[each['given']]}, {each['span']:g} "
+                f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: give each "
+                "checkpoint once, and none that the results.json beside it holds already"
+            )
+        seen[key] = each
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -98,8 +119,17 @@ def spread(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """The metric that a benchmark of this kind is known by: mAP, the joint accuracy of several heads, or top-1."""
-    return next(name for name in ("map", "top1_action", "top1_joint", "top1") if name in metrics)
+    """The metric that a benchmark of this kind is known by: mAP, the joint accuracy of several heads, top-1, or the
+    accuracy of all parts of the clips (event localisation).
+    """
+    return next(name for name in ("map", "top1_action", "top1_joint", "top1", "accuracy") if name in metrics)
+
+
+def write_results(results: Mapping[str, Any], folder: str | os.PathLike) -> Path:
+    """Writes results.json alone, whole or not at all: what is finished is not lost with what comes after it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(folder / RESULTS, (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_classes: int = 30) -> list[Path]:
@@ -119,11 +149,7 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     if top_classes < 1:
         raise ValueError(f"top_classes must be at least 1, got {top_classes}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [
-        _write(folder / RESULTS, (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode()),
-        _write(folder / TABLE, markdown(results).encode()),
-    ]
+    written = [write_results(results, folder), _write(folder / TABLE, markdown(results).encode())]
     for name, (rows, draw) in figures(results, top_classes).items():
         if not rows:
             continue
@@ -137,6 +163,12 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
         os.replace(part, folder / f"{name}.png")
         written.append(folder / f"{name}.png")
     return written
+
+
+def is_results(path: str | os.PathLike) -> bool:
+    """Whether a name is of results: a .json file, or a folder that holds results.json and no checkpoint."""
+    path = Path(path)
+    return path.suffix == ".json" or ((path / RESULTS).is_file() and not (path / "config.json").is_file())
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
@@ -173,7 +205,7 @@ def check_same(
         ValueError: they are not; the message says in what.
     """
     own = clips.describe()
-    for field in ("name", "split", "variant", "columns"):
+    for field in ("name", "split", "variant", "columns", "num_segments"):
         if results["benchmark"].get(field) != own[field]:
             raise ValueError(
                 f"{path} was evaluated on another benchmark: its {field} is {results['benchmark'].get(field)!r}, here it is "
@@ -507,7 +539,7 @@ def _percent_of(value: Mapping[str, Any], metric: str) -> tuple[float, float | N
 
 
 def _in_percent(metric: str) -> bool:
-    return metric == "map" or metric.startswith("top")
+    return metric in ("map", "accuracy") or metric.startswith("top")
 
 
 def _condition(each: Mapping[str, Any]) -> tuple:

@@ -9,6 +9,7 @@ turns it into probabilities, and every metric takes it as it is.
 """
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from ..data.transforms import ClipTransform
 if TYPE_CHECKING:
     from ..models.processing_avfusion import AVFusionProcessor
     from ..training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
 
 Aggregation = Literal["mean_logits", "mean_probabilities", "max_logits"]
 
@@ -123,7 +126,7 @@ def view_transform(
     if side["height"] != side["width"] or not size.get("shortest_edge"):
         raise ValueError(
             f"num_crops={protocol.num_crops} needs a processor that resizes the short side (size={{'shortest_edge': n}}) and "
-            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1."
+            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1 (evaluate.py: --crops 1)."
         )
     processor = copy.deepcopy(processor)
     processor.video_processor.do_center_crop = False
@@ -136,8 +139,12 @@ class ViewPredictions(NamedTuple):
     behind one that does not, the order may differ, and `clip_ids` tells it.
     """
 
-    logits: torch.Tensor  # float32 [clips, classes], on the CPU; see the module's first lines
-    labels: torch.Tensor | None  # as collated: long [clips] or [clips, heads], or float [clips, classes]
+    logits: (
+        torch.Tensor
+    )  # float32 [clips, classes] or [clips, segments, classes], on the CPU; see the module's first lines
+    labels: (
+        torch.Tensor | None
+    )  # as collated: long [clips], [clips, heads] or [clips, segments], or float [clips, classes]
     clip_ids: list[Any]
     skipped: int  # clips that the stream left out because they did not decode
     lacking: int = 0  # clips that decode, but have nothing of what the model was to be given
@@ -402,11 +409,15 @@ def predict_given(
     each clip decoded once for all of them.
 
     What is not given is absent, as for a clip without that track. A clip that lacks the only track given is left out
-    there and counted in `lacking`; "av" takes every clip with what it has.
+    there and counted in `lacking`; "av" takes every clip with what it has. A track that no clip has is left out of the
+    result with a warning, where the others have something to show.
+
+    A model with `config.num_segments` (event localisation) takes one view per clip; its logits are `[clips, segments,
+    classes]`.
 
     Args:
         given: keys of `GIVEN`. The rest, and the errors, as in `predict_views`; additionally a ValueError for an unknown
-            key, or where no clip has what is given.
+            key, where no clip has anything of what is given, or for several views in event localisation.
     """
     from tqdm import tqdm
 
@@ -416,6 +427,7 @@ def predict_given(
     config = getattr(model, "config", None)
     multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     class_splits = getattr(config, "class_splits", None)
+    segments = getattr(config, "num_segments", None)
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
     loader = _loader(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
@@ -437,7 +449,12 @@ def predict_given(
                     if not len(rows):
                         continue
                     of_views = view_logits(model, part, views_per_step=views_per_step)
-                    logits = aggregate_views(of_views, aggregation, multi_label=multi_label, class_splits=class_splits)
+                    if segments is None:
+                        logits = aggregate_views(
+                            of_views, aggregation, multi_label=multi_label, class_splits=class_splits
+                        )
+                    else:
+                        logits = _of_whole_clip(of_views, segments)
                     places = [(step, row, rank) for row in rows]
                     collected[name].add(places, logits, part.get("labels"), [ids[row] for row in rows])
                 bar.update(len(ids))
@@ -446,7 +463,27 @@ def predict_given(
     skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
     of_ranks = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
     skipped = sum(number for _, number in of_ranks)
-    return {name: _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped) for name in given}
+    results, reasons = {}, []
+    for name in given:
+        try:
+            results[name] = _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped)
+        except ValueError as error:
+            reasons.append(error)
+    if not results:
+        raise reasons[0]
+    for reason in reasons:  # what the others have come to is not thrown away for it
+        logger.warning("%s It has no scores.", reason)
+    return results
+
+
+def _of_whole_clip(logits: torch.Tensor, segments: int) -> torch.Tensor:
+    """[clips, 1 view, segments, classes] -> [clips, segments, classes]; parts of different windows cannot be joined."""
+    if logits.dim() != 4 or logits.shape[1] != 1:
+        raise ValueError(
+            f"Expected one view of each whole clip and logits [clips, 1, {segments} segments, classes] in event localisation, "
+            f"got {tuple(logits.shape)}."
+        )
+    return logits[:, 0]
 
 
 def _loader(samples: Any, batch_size: int, num_workers: int, collator: Callable, rank: int, world_size: int) -> Any:

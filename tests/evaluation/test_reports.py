@@ -75,11 +75,22 @@ def test_runs_under_other_conditions_are_not_averaged():
 
 def test_a_checkpoint_counts_once(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="evaluated twice under the same condition"):
-        make_results(CLIPS, CLASSES, [evaluation(str(tmp_path), 0.5), evaluation(str(tmp_path / "link"), 0.5)], 0)
+    first = evaluation(str(tmp_path), 0.5)
+    with pytest.raises(
+        ValueError, match=r"link: the same checkpoint twice under the same condition \(audio and video, 8 s"
+    ):
+        make_results(CLIPS, CLASSES, [first, evaluation(str(tmp_path / "link"), 0.5)], 0)
+    # The seed draws nothing where windows are spread evenly, so it makes no second run of them.
+    with pytest.raises(ValueError, match="spread evenly, 4 views"):
+        make_results(CLIPS, CLASSES, [first, {**first, "seed": 1}], 0)
+    drawn = evaluation(str(tmp_path), 0.5, sampling="sync")
+    assert make_results(CLIPS, CLASSES, [drawn, {**drawn, "seed": 1}], 0)["summary"][0]["n"] == 2
+    with pytest.raises(ValueError, match="drawn, 4 views, seed 0"):
+        make_results(CLIPS, CLASSES, [drawn, drawn], 0)
 
 
 def test_headlines():
+    assert headline({"accuracy": 0.5}) == "accuracy"
     assert headline({"auc": 0.9, "map": 0.4}) == "map"
     assert headline({"top1_verb": 0.9, "top1_action": 0.4}) == "top1_action"
     assert headline({"top1_shape": 0.9, "top1_joint": 0.4}) == "top1_joint"

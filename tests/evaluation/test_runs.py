@@ -1,6 +1,7 @@
 """Checkpoints and clips that fit each other, and those that do not; scores against the model called by hand."""
 
 import shutil
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from rendering import render_clip
 
+from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
@@ -15,11 +17,14 @@ from hf_avfusion.evaluation.runs import (
     Condition,
     EvaluationSet,
     Heads,
+    SplitRows,
     check_given,
     conditions_of,
     evaluate_checkpoint,
+    label_rows,
     load_checkpoint,
     load_evaluation_set,
+    load_rows,
     protocol_for,
     settings_of,
 )
@@ -159,9 +164,9 @@ def test_spans_and_samplings_change_the_windows(rows):
         ("av", 0.4, "spread"), ("v", 0.4, "spread"), ("av", 0.8, "spread"), ("v", 0.8, "spread"),
         ("av", 0.4, "sync"), ("av", 0.4, "async"),
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="a span is a positive number"):
+    with pytest.raises(ValueError, match=r"a span \(--spans\) is a positive number"):
         conditions_of([0.0])
-    with pytest.raises(ValueError, match="sampling is one of"):
+    with pytest.raises(ValueError, match=r"sampling \(--sampling\) is one of"):
         conditions_of([], ["both"])
 
 
@@ -180,10 +185,15 @@ def test_modalities_that_a_model_can_be_given():
         check_given(["audio"], config())
     with pytest.raises(ValueError, match="got none"):
         check_given([], config())
-    with pytest.raises(ValueError, match="modalities av: the model has no video stream"):
+    with pytest.raises(ValueError, match=r"modalities \(--modalities\) av: the model has no video stream"):
         check_given(["a", "av"], config(modalities=("audio",)))
     assert check_given(["a"], config(), "esc50") == ("a",)
-    with pytest.raises(ValueError, match="modalities v: ESC-50 has no pictures"):
+    # Not asked for, it is all that there is.
+    assert check_given(None, config()) == ("av", "a", "v")
+    assert check_given(None, config(modalities=("audio",))) == check_given(None, config(), "esc50") == ("a",)
+    with pytest.raises(ValueError, match="no audio stream"):
+        check_given(None, config(modalities=("video",)), "esc50")
+    with pytest.raises(ValueError, match=r"modalities \(--modalities\) v: ESC-50 has no pictures"):
         check_given(["a", "v"], config(), "esc50")
 
 
@@ -236,18 +246,43 @@ def test_a_benchmark_by_its_name(shards):
     assert Heads.fitted(config(SHAPES[::-1]), chosen).numbers == ((3, 2, 1, 0),)
     with pytest.raises(ValueError, match="heads what, which, and SoundingShapes no columns of these names"):
         load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits={"what": 4, "which": 4}))
-    with pytest.raises(ValueError, match="label_columns shape are 1, but the model has 2 heads: shape, sound"):
+    with pytest.raises(
+        ValueError, match=r"label_columns \(--label_columns\) shape are 1, but the model has 2 heads: shape, sound"
+    ):
         load_evaluation_set(
             "sounding_shapes", source=str(shards), label_columns=["shape"], config=config(class_splits=heads)
         )
 
 
 @pytest.mark.parametrize(
-    ("name", "needs"), [("ave", "a class for every second"), ("avsbench_s4", "a mask"), ("music_avqa", "an answer")]
+    ("name", "needs", "column"),
+    [
+        ("ave", "a class for every second", "label"),
+        ("avsbench_s4", "a mask", "label"),
+        ("music_avqa", "an answer", "answer"),
+    ],
 )
-def test_a_benchmark_of_another_task(name, needs):
-    with pytest.raises(ValueError, match=f"needs {needs}.*give label_columns"):
-        load_evaluation_set(name, config=config(SHAPES))
+def test_a_benchmark_of_another_task(name, needs, column):
+    record = BENCHMARKS[name]
+    rows = SplitRows(name, record.title, "test", None, None, None, None, {}, record)
+    with pytest.raises(ValueError, match=rf"needs {needs}.*give label_columns= \(--label_columns\) {column}$"):
+        label_rows(rows, config(SHAPES))
+
+
+@pytest.mark.parametrize(("made", "read"), [(10, None), (10, 5), (None, 10)])
+def test_another_number_of_parts_of_a_clip(made, read):
+    clips = EvaluationSet(**{**vars(clips_of({"events": ("dog", "cat")}, [])), "num_segments": read})
+    wrong = SimpleNamespace(num_segments=made, problem_type="single_label_classification", class_splits=None)
+    with pytest.raises(ValueError, match=r"the model gives .* but the clips' labels are read as"):
+        Heads.fitted(wrong, clips)
+
+
+def test_the_split_that_scores_a_model(shards, tmp_path):
+    assert load_rows("sounding_shapes", source=str(shards)).split == "test"
+    with pytest.raises(FileNotFoundError, match="eval-"):  # AudioSet has no test split
+        load_rows("audioset", source=str(tmp_path))
+    with pytest.raises(ValueError, match="--split evl: SoundingShapes has no such split; its splits are: train, valid"):
+        load_rows("sounding_shapes", "evl", source=str(shards))
 
 
 def test_a_folder_of_ones_own(tmp_path):
@@ -269,8 +304,10 @@ def test_checkpoints(saved, tmp_path):
     assert not loaded.training
     assert prepared.to_dict() == processor().to_dict()
 
-    with pytest.raises(ValueError, match=r"is no checkpoint: a folder with config\.json"):
+    with pytest.raises(ValueError, match=r"is no checkpoint: it holds no config\.json$"):
         load_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match=rf"holds no config\.json; give the folders in it that do: .*{saved.name}"):
+        load_checkpoint(str(saved.parent))
     with pytest.raises(ValueError, match="gone is no checkpoint: neither a folder"):
         load_checkpoint(str(tmp_path / "gone"))
     alone = tmp_path / "alone"

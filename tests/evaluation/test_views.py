@@ -285,7 +285,7 @@ def test_workers_change_nothing(rows):
     assert torch.equal(shared_out.labels, alone.labels)
 
 
-def test_each_modality_alone_from_one_decoding(rows):
+def test_each_modality_alone_from_one_decoding(rows, caplog):
     """The same as decoding that track only; clips that lack it are left out and counted."""
     model, decoded = tiny_model(), []
 
@@ -309,6 +309,9 @@ def test_each_modality_alone_from_one_decoding(rows):
     silent = ClipStream([rows[1]], ClipTransform(processor()))
     with pytest.raises(ValueError, match=r"no clips with sound to evaluate \(0 did not decode, 1 lack that track\)"):
         predict_given(model, silent, ("a",))
+    caplog.clear()
+    assert list(predict_given(model, silent, ("a", "v"))) == ["v"]  # what there is to score is scored
+    assert "no clips with sound to evaluate" in caplog.text
     with pytest.raises(ValueError, match=r"got \['audio'\]"):
         predict_given(model, silent, ("audio",))
 

@@ -1,0 +1,298 @@
+"""The script that scores checkpoints: what it refuses before the work, what it keeps, and event localisation, second by second."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import PartialState
+from rendering import render_clip
+
+from hf_avfusion.data.benchmarks import load_benchmark
+from hf_avfusion.data.records import read_labels
+from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.models.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.configuration_mbt import MBTConfig
+from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.models.modeling_avmae import AVMAEForAudioVisualClassification
+from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.processing_avmae import AVMAEProcessor
+from hf_avfusion.models.processing_mbt import MBTProcessor
+from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate.py"
+SIDE = {"height": 16, "width": 16}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("evaluate_example", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "evaluate_example", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def evaluate(script, monkeypatch):
+    """Runs its `main` with arguments."""
+
+    def run(*arguments):
+        command = ["evaluate.py", *map(str, arguments), "--device", "cpu", "--workers", "0"]
+        monkeypatch.setattr(sys, "argv", command)
+        PartialState._reset_state()
+        return script.main()
+
+    return run
+
+
+def save_checkpoint(folder, names=("cross", "ring"), seed=0, **options):
+    """An MBT of two frames and 0.16 s of sound."""
+    extractor = AVFusionFeatureExtractor.from_preset("mbt", num_mel_bins=16, spectrogram_length=16)
+    videos = AVFusionVideoProcessor(size=SIDE, crop_size=SIDE)
+    MBTProcessor(videos, extractor, num_frames=2, span=0.4).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = MBTConfig(
+        **SIZES, fusion_layer=1, image_size=16, num_frames=2, num_mel_bins=16, spectrogram_length=16,
+        id2label=dict(enumerate(names)), **options,
+    )  # fmt: skip
+    model = MBTForAudioVisualClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Videos of one's own: a class without sound, one with."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number, name in enumerate(("cross/a", "cross/b", "ring/a", "ring/b")):
+        path = folder / "test" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(render_clip(num_frames=20 + number, size=(32, 32), audio=None if number < 2 else "chirp"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def no_work(script, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
+
+
+def test_a_checkpoint_given_twice_is_told_before_the_work(evaluate, no_work, checkpoint, clips, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(checkpoint)
+    command = ["--checkpoint", checkpoint, "--runs", tmp_path / "link", "--benchmark", clips]
+    assert evaluate(*command, "--output", tmp_path / "report") == 1
+    assert "one comes twice, and would count as two runs" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_checkpoint_of_earlier_results_is_told_before_the_work(
+    evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch
+):
+    plain = ["--checkpoint", checkpoint, "--benchmark", clips, "--views", "1"]
+    assert evaluate(*plain, "--output", tmp_path / "first", "--modalities", "av") == 0
+    results = json.loads((tmp_path / "first" / "results.json").read_text())
+    assert [(each["given"], each["clips"]) for each in results["evaluations"]] == [("av", 4)]
+
+    # With other windows it is another evaluation, and joins the first one.
+    again = ["--runs", tmp_path / "first", "--output", tmp_path / "both"]
+    assert evaluate(*plain[:-1], "2", "--modalities", "av", *again) == 0
+    both = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert [(row["views"], row["n"]) for row in both["summary"]] == [(1, 1), (2, 1)]
+
+    def fail(*arguments, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
+    # Nothing of these windows is drawn, so another seed makes no other run of it.
+    assert evaluate(*plain, "--seed", "1", *again) == 1
+    error = capsys.readouterr().err
+    assert f"error: {checkpoint}: the same checkpoint twice under the same condition (audio and video, 0.4 s," in error
+    assert "results.json beside it holds already" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--spans", "2,x"], "--spans 2,x: 'x' is no number of seconds"),
+        (["--spans", "0"], "a span (--spans) is a positive number of seconds, got 0.0"),
+        (["--sampling", "both"], "sampling (--sampling) is one of spread, sync, async, got 'both'"),
+        (["--modalities", "audio"], "modalities (--modalities) are av, a, v (both, audio, video), got audio"),
+        (["--views", "0"], "--views must be at least 1, got 0"),
+        (["--crops", "2"], "--crops must be 1 or 3, got 2"),
+        (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (["--benchmark", "nope"], "nope is neither a benchmark (vggsound, "),
+        (["--benchmark", "audioset", "--split", "test"], "--split test: AudioSet has no such split; its splits are: "),
+        (["--benchmark", "esc50", "--variant", "fold9"], "ESC-50 has no variant 'fold9'"),
+        (["--source", "clips"], "source= (--source) and variant= (--variant) belong to a benchmark"),
+        (["--runs", "gone.json"], "gone.json: no such file"),
+    ],
+)
+def test_what_needs_no_checkpoint_is_told_before_one_is_loaded(evaluate, clips, options, message, capsys):
+    base = ["--checkpoint", "some/checkpoint", *([] if "--benchmark" in options else ["--benchmark", clips])]
+    assert evaluate(*base, *options) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "some/checkpoint" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "message"),
+    [
+        ({}, ("cross", "disc"), "{folder}: the classes of the model's head label are not those"),
+        ({}, ("cross", "ring", "disc"), "{folder}: it has other heads or classes than {first}"),
+        (
+            {"modalities": ("audio",)},
+            ("cross", "ring"),
+            "{folder}: modalities (--modalities) av: the model has no video",
+        ),
+    ],
+)
+def test_the_checkpoint_that_does_not_fit_is_named(
+    evaluate, no_work, checkpoint, clips, tmp_path, capsys, options, names, message
+):
+    other = save_checkpoint(tmp_path / "other", names, **options)
+    command = ["--checkpoint", checkpoint, "--runs", other, "--benchmark", clips, "--output", tmp_path / "report"]
+    assert evaluate(*command, "--modalities", "av") == 1
+    assert f"error: {message.format(folder=other, first=checkpoint)}" in capsys.readouterr().err
+
+
+def test_aggregations_of_other_models(evaluate, no_work, checkpoint, clips, capsys):
+    assert evaluate("--checkpoint", checkpoint, "--benchmark", clips, "--aggregation", "max_logits") == 1
+    assert "aggregation (--aggregation) max_logits is for models of several labels per clip" in capsys.readouterr().err
+
+
+def test_by_default_each_model_is_given_what_it_can_take(evaluate, checkpoint, clips, tmp_path):
+    heard = save_checkpoint(tmp_path / "heard", modalities=("audio",))
+    options = ["--benchmark", clips, "--views", "1", "--output", tmp_path]
+    assert evaluate("--runs", checkpoint, heard, *options) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = [(each["checkpoint"], each["given"], each["clips"]) for each in results["evaluations"]]
+    assert found == [
+        *((str(checkpoint), given, n) for given, n in (("av", 4), ("a", 2), ("v", 4))),
+        (str(heard), "a", 2),
+    ]
+
+
+def test_a_track_that_no_clip_has_costs_its_own_scores_only(evaluate, checkpoint, clips, tmp_path, caplog):
+    table = tmp_path / "silent.csv"
+    table.write_text("file,label,split\n" + "".join(f"{clips}/test/cross/{n}.mp4,cross,test\n" for n in "ab"))
+    command = ["--checkpoint", checkpoint, "--benchmark", table, "--views", "1", "--output", tmp_path / "report"]
+    assert evaluate(*command) == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert [(each["given"], each["clips"]) for each in results["evaluations"]] == [("av", 2), ("v", 2)]
+    assert "no clips with sound to evaluate" in caplog.text
+
+
+def test_a_pass_that_fails_leaves_those_before_it(evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch):
+    scored = script.runs.evaluate_checkpoint
+
+    def fail_later(*arguments, conditions, **options):
+        if conditions[0].span is not None:
+            raise ValueError("the disk is gone")
+        return scored(*arguments, conditions=conditions, **options)
+
+    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail_later)
+    command = ["--checkpoint", checkpoint, "--benchmark", clips, "--views", "1", "--spans", "0.2"]
+    assert evaluate(*command, "--modalities", "v", "--output", tmp_path) == 1
+    kept = f"what was finished before is in {tmp_path}/results.json"
+    assert f"error: {checkpoint}: the disk is gone; {kept}" in capsys.readouterr().err
+    (each,) = json.loads((tmp_path / "results.json").read_text())["evaluations"]
+    assert (each["given"], each["span"]) == ("v", 0.4)
+
+
+# ---------------------------------------------------------------------------------------------------- event localisation
+
+
+@pytest.fixture(scope="module")
+def ave(tmp_path_factory):
+    """Three clips of 10 s named and annotated as AVE's: the second one's event lasts from 4 to 7 s."""
+    folder = tmp_path_factory.mktemp("ave")
+    lines = ["Church bell&one&good&0&10", "Helicopter&two&good&4&7", "Church bell&three&good&6&10"]
+    (folder / "testSet.txt").write_text("\n".join(lines) + "\n")
+    for number, name in enumerate(("one", "two", "three")):
+        clip = render_clip(num_frames=40, fps=4, size=(32, 32), seconds=10.0, sampling_rate=16000 + 8000 * number)
+        (folder / f"{name}.mp4").write_bytes(clip)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def localiser(tmp_path_factory):
+    """It saw the classes in another order than the benchmark numbers them."""
+    folder = tmp_path_factory.mktemp("localiser")
+    extractor = AVFusionFeatureExtractor.from_preset(
+        "mbt", num_mel_bins=16, hop_length=1600, win_length=1600, n_fft=2048, spectrogram_length=100
+    )
+    videos = AVFusionVideoProcessor(size=SIDE, crop_size=SIDE)
+    AVMAEProcessor(videos, extractor, num_frames=4, span=10, audio_seconds=10).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = AVMAEConfig(
+        **SIZES, image_size=16, num_frames=4, num_mel_bins=16, spectrogram_length=100, num_segments=10,
+        id2label=dict(enumerate(read_labels("ave_events")[::-1])), problem_type="single_label_classification",
+    )  # fmt: skip
+    model = AVMAEForAudioVisualClassification(config)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
+    command = ["--checkpoint", localiser, "--benchmark", "ave", "--source", ave, "--output", tmp_path]
+    assert evaluate(*command, "--modalities", "av,a") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    both, audio = results["evaluations"]
+    assert (both["given"], audio["given"], both["clips"], both["views"]) == ("av", "a", 3, 1)
+    assert (results["benchmark"]["columns"], results["benchmark"]["num_segments"]) == (["events"], 10)
+
+    # By hand, with the benchmark's own numbers: class n of it is class 28 - n of the model.
+    model = AVMAEForAudioVisualClassification.from_pretrained(localiser).eval()
+    transform = ClipTransform(AVMAEProcessor.from_pretrained(localiser), ("events",), num_segments=10)
+    right = []
+    for row in load_benchmark("ave", "test", source=ave):
+        sample = transform(row)
+        with torch.no_grad():
+            logits = model(
+                pixel_values=sample["pixel_values"][None], input_features=sample["input_features"][None]
+            ).logits
+        assert logits.shape == (1, 10, 29)
+        right += (28 - logits[0].argmax(dim=1) == sample["labels"]).tolist()
+    assert both["metrics"] == {"accuracy": pytest.approx(sum(right) / 30)}
+    positives = dict(zip(results["classes"]["label"], both["per_class"]["label"]["positives"]))
+    assert {name: number for name, number in positives.items() if number} == {
+        "Church bell": 14, "Helicopter": 3, read_labels("ave_events")[28]: 13,
+    }  # fmt: skip
+    assert "accuracy of the parts (%)" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "per_class_ap.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for event localisation"),
+        (["--spans", "5"], "spans (--spans) and drawn windows (--sampling) are not for a model of event localisation"),
+        (["--sampling", "sync"], "spans (--spans) and drawn windows (--sampling) are not"),
+        (
+            ["--label_columns", "label"],
+            "the model gives a class for each of 10 parts of a clip (event localisation), but label",
+        ),
+    ],
+)
+def test_what_does_not_fit_event_localisation(evaluate, no_work, ave, localiser, options, message, capsys):
+    assert evaluate("--checkpoint", localiser, "--benchmark", "ave", "--source", ave, *options) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {localiser}: {message}")
+
+
+def test_a_model_for_clips_is_offered_the_label_alone(evaluate, no_work, ave, checkpoint, capsys):
+    assert evaluate("--checkpoint", checkpoint, "--benchmark", "ave", "--source", ave) == 1
+    assert capsys.readouterr().err.endswith("give label_columns= (--label_columns) label\n")
