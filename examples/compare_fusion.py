@@ -11,8 +11,8 @@ one table: mean and spread of every metric, parameters, FLOPs, clips per second 
 For one seed all variants see the same clips in the same order, under the same head; a seed decides the order and the
 initial weights. A finished run is kept in OUTPUT_DIR/runs and not repeated: a stopped comparison goes on where it was,
 and more `--seeds` or `--fusions` can be added. The table stands in OUTPUT_DIR/comparison.md, .csv and .json;
-`--costs_only` measures the costs anew: of one view, in float32, with AdamW, however the runs are trained. The options of
-transformers' Trainer work too; those that could have no effect here are refused.
+`--costs_only` measures the costs anew: of one view, in float32, with AdamW, however the runs are trained and evaluated. The
+options of transformers' Trainer work too; those that would do nothing here are refused.
 """
 
 import copy
@@ -55,7 +55,9 @@ class Options(FineTuning):
     fusion_layer: int | None = field(
         default=None, metadata={"help": "First layer that fuses, where the variant leaves it open (or as published)."}
     )
-    num_bottleneck_tokens: int | None = field(default=None, metadata={"help": "Bottleneck tokens (default: 4)."})
+    num_bottleneck_tokens: int | None = field(
+        default=None, metadata={"help": "Bottleneck tokens, of variants with any (4)."}
+    )
     decode_once: bool = field(
         default=False, metadata={"help": "Keep decoded clips in memory: windows stay as first drawn, no --augment."}
     )
@@ -91,7 +93,7 @@ def command_line() -> list[str]:
         return args
     place = args.index("--args_file")
     if place + 1 == len(args) or not Path(args[place + 1]).is_file():
-        raise FileNotFoundError(f"--args_file {' '.join(args[place + 1 : place + 2])}: no such file")
+        raise FileNotFoundError(f"{' '.join(args[place : place + 2])}: no such file")
     return [*Path(args[place + 1]).read_text().split(), *args[:place], *args[place + 2 :]]
 
 
@@ -156,8 +158,7 @@ def main() -> int:
 
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     measured = {"device": device, "batch_size": args.per_device_train_batch_size, "rounds": options.cost_rounds}
-    inputs = {"start": settings["start"], "recipe": settings["recipe"], "classes": len(head["id2label"])}
-    measured |= {**inputs, "configs": configs}
+    measured |= {"start": settings["start"], "recipe": settings["recipe"], "labels": labels, "configs": configs}
     costs = None if options.costs_only else comparison.costs(measured)
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants, {options.cost_rounds} rounds in turn on {device}")
@@ -167,8 +168,7 @@ def main() -> int:
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)
 
-    todo = [(seed, fusion) for seed in options.seeds for fusion in fusions if seed not in runs[fusion]]
-    todo = [] if options.costs_only else todo
+    todo = [] if options.costs_only else [(s, f) for s in options.seeds for f in fusions if s not in runs[f]]
     streams = {name: ClipStream(some, transforms[name], num_rows=count) for name, (some, count) in rows.items()}
     for name, stream in streams.items() if options.decode_once and todo else ():
         progress = partial(track, description=f"decoding clips of {name}", total=stream.num_rows)
