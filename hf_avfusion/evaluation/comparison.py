@@ -29,7 +29,7 @@ COSTS = {  # heading and how a value is written
     "training_mib": ("peak MiB training", "{:,.0f}"),
 }
 RATES = ("inference_clips_per_s", "training_clips_per_s")  # with their ratio to the first variant's
-ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips")  # no scores
+ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips", "views")  # no scores
 
 
 class Spread(NamedTuple):
@@ -201,7 +201,7 @@ def table(
         rows.append(["seeds (n)", *(str(max(count, default=0)) for count in counts)])
     for name, (heading, _) in COSTS.items():
         values = [costs.get(variant, {}).get(name) for variant in variants]
-        if any(value is not None for value in values):
+        if costs:  # also where the system cannot tell, so that every table has the same rows
             rows.append([heading, *(_cost(name, value, values[0]) for value in values)])
     return ["", *variants], rows
 

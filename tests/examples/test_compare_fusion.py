@@ -1,9 +1,13 @@
-"""The comparison of fusion variants on a handful of clips: stopped, resumed, and its table recomputed from its runs."""
+"""The comparison of fusion variants on a handful of clips: stopped, resumed, its table recomputed from its runs; several views
+and balanced labels as asked for; and what it refuses before it begins.
+"""
 
 import csv
 import importlib
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -35,23 +39,47 @@ def settings(tmp_path_factory):
     return folder / "compare.args"
 
 
-@pytest.fixture(scope="module")
-def compare(settings, tmp_path_factory):
-    """The costs in a process of their own, since they are measured in forks of it; then main(...) in this one."""
-    output = tmp_path_factory.mktemp("comparison")
-    command = ["--args_file", settings, "--output_dir", output, "--disable_tqdm", "True"]
+def process(*arguments):
+    """The script as a user runs it. Costs are measured in forks, for which a process of its own is needed."""
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    script = [sys.executable, EXAMPLES / "compare_fusion.py", *command, "--costs_only", "True"]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=400)
+    script = [sys.executable, EXAMPLES / "compare_fusion.py", *arguments]
+    return subprocess.run(list(map(str, script)), env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """The script's module; its `call` is main() with a command line."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    module = importlib.import_module("compare_fusion")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare_fusion.py", *map(str, arguments)])
+        return module.main()
+
+    module.call = call
+    return module
+
+
+@pytest.fixture(scope="module")
+def costs(settings, tmp_path_factory):
+    """A folder with the costs alone."""
+    output = tmp_path_factory.mktemp("costs")
+    done = process("--args_file", settings, "--output_dir", output, "--costs_only", "True")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "clips/s training" in done.stdout
     assert not (output / "runs").exists()
+    return output
+
+
+@pytest.fixture
+def compare(script, settings, costs, tmp_path):
+    """main(...) in a folder with costs."""
+    output = tmp_path / "comparison"
+    shutil.copytree(costs, output)
 
     def main(*more):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(EXAMPLES))
-            patch.setattr(sys, "argv", ["compare_fusion.py", *map(str, [*command, *more])])
-            importlib.import_module("compare_fusion").main()
+        command = ["--args_file", settings, "--output_dir", output, "--disable_tqdm", "True", *more]
+        assert script.call(*command) == 0
         return {path.name: json.loads(path.read_text()) for path in (output / "runs").iterdir()}
 
     return main, output
@@ -91,20 +119,145 @@ def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compar
 
 
 @pytest.mark.slow
-def test_other_settings_are_refused_and_named(compare):
-    main, output = compare
-    (output / "runs").mkdir(exist_ok=True)
+def test_a_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
+    """As streamed; with rare labels more often."""
+    model = {**TINY, "fusion_layer": 1}  # the recipe's is 8
+    options = [
+        "--recipe", "mbt/vggsound", "--from_vit", "none", "--global_batch_size", "8", "--warmup_epochs", "0", "--seeds", "0", "1",
+        "--learning_rate", "1e-3", "--config", json.dumps(model, separators=(",", ":")),
+        "--decode_once", "False", "--balance_labels", "True",
+        "--fusions", "late", "--label_columns", "label", "--disable_tqdm", "True",
+    ]  # fmt: skip
+    done = process("--args_file", settings, "--output_dir", tmp_path, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("'eval_views': 4") == 2
+    assert done.stdout.count("'repeated_clips'") == 2
+    run = json.loads((tmp_path / "runs" / "late-seed1.json").read_text())
+    assert {"loss", "top1"} <= set(run["metrics"])
+    assert "views" not in run["metrics"]  # not a score
+    assert run["settings"]["training"]["eval_protocol"] == "mbt"
+    assert run["settings"]["recipe"]["regularization.label_smoothing"] == 0.3
+
+    # What is printed and what can be pasted have the same rows: scores with their spread, and all of the costs.
+    lines = [line.strip("| ").split(" | ") for line in (tmp_path / "comparison.md").read_text().splitlines()[2:]]
+    cells = dict(lines)
+    assert "±" in cells["top1 %"]
+    costs = ["parameters", "of them trained", "GFLOPs per clip", "clips/s inference", "clips/s training"]
+    costs += ["peak MiB inference", "peak MiB training"]
+    assert list(cells)[-8:] == ["seeds (n)", *costs]
+    for name, value in lines:
+        assert any(name in line and value in line for line in done.stdout.splitlines()), (name, value)
+
+
+@pytest.mark.slow
+def test_clips_decoded_once_have_the_views_that_are_asked_for(compare, script, monkeypatch, capsys):
+    main, _ = compare
+    told = {}
+    trainer = script.AVTrainer
+
+    def spy(*args, **kwargs):
+        told.update(kwargs)
+        return trainer(*args, **kwargs)
+
+    monkeypatch.setattr(script, "AVTrainer", spy)
+    main("--seeds", "0", "--fusions", "late", "--eval_num_views", "2", "--balance_labels", "True")
+    printed = capsys.readouterr().out
+    assert "measuring the costs" not in printed
+    assert "'eval_views': 2" in printed
+    assert "'repeated_clips'" in printed
+    assert told["eval_dataset"].transform.num_views == 2
+    assert told["train_dataset"].transform.num_views == 1
+    assert next(iter(told["eval_dataset"]))["pixel_values"].shape[:2] == (2, 2)  # views, frames
+
+
+@pytest.mark.slow
+def test_training_clips_are_evaluated_as_they_are(compare, script, monkeypatch):
+    """A split may be trained and evaluated on; it is not the same stream."""
+    main, _ = compare
+    told = {}
+
+    class Stopped(Exception):
+        pass
+
+    def spy(*_, train_dataset, eval_dataset, **__):
+        told.update(train=train_dataset.transform, evaluation=eval_dataset.transform)
+        raise Stopped
+
+    monkeypatch.setattr(script, "AVTrainer", spy)
+    with pytest.raises(Stopped):
+        main("--eval_split", "train", "--decode_once", "False")
+    assert (told["train"].mode, told["evaluation"].mode) == ("train", "eval")
+
+
+@pytest.mark.slow
+def test_costs_of_other_inputs_are_not_taken_for_these(compare, script, monkeypatch):
+    main, _ = compare
+    measured = []
+
+    class Stopped(Exception):
+        pass
+
+    def measure(builders, *_, **__):
+        measured.append(list(builders))
+        raise Stopped
+
+    monkeypatch.setattr(script, "compare_costs", measure)
+    for other in (["--num_frames", "4"], ["--size", "small"], ["--cost_rounds", "2"], ["--label_columns", "label"]):
+        with pytest.raises(Stopped):
+            main("--seeds", "0", *other)
+    assert measured == [["bottleneck", "late"]] * 4
+
+
+@pytest.mark.slow
+def test_a_run_of_other_settings_is_refused_and_named(script, settings, tmp_path, capsys):
     run = {"settings": {"training": {"learning_rate": 0.1}}, "config": {}, "metrics": {}}
-    (output / "runs" / "late-seed7.json").write_text(json.dumps(run))
-    with pytest.raises(
-        ValueError, match=r"seed7.json is a run with other settings .*learning_rate.*another output folder"
-    ):
-        main("--seeds", "7")
-    with pytest.raises(ValueError, match="--fusions middle: the variants of mbt are bottleneck,"):
-        main("--fusions", "middle")
-    with pytest.raises(ValueError, match="audio has no field hopp"):
-        main("--set", "audio.hopp=3")
-    with pytest.raises(ValueError, match="--model avmae: variants are known of mbt"):
-        main("--model", "avmae")
-    with pytest.raises(ValueError, match="--augment False"):
-        main("--augment", "True")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "late-seed7.json").write_text(json.dumps(run))
+    assert script.call("--args_file", settings, "--output_dir", tmp_path, "--seeds", "7") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.search(r"seed7.json is a run with other settings .*learning_rate.*another output folder", line)
+
+
+WRONG = [
+    ("--recipe mbt/nope", "There is no recipe 'mbt/nope'"),
+    ("--recipe avmae/pretrain-vggsound", "--recipe avmae/pretrain-vggsound is for pretraining"),
+    ("--source gone", "source 'gone' is neither a folder nor"),
+    ("--eval_split nope", "has no split 'nope'"),
+    ("--fusions middle", "--fusions middle: the variants of mbt are bottleneck,"),
+    ("--model avmae", "--model avmae: variants are known of mbt"),
+    ("--augment True", "--decode_once keeps the frames as they are: give --augment False"),
+    ("--set audio.hopp=3", "audio has no field hopp"),
+    ("--fusion_layer 3", "`fusion_layer` must lie between 0"),
+    ('--config {"fusion":"early","share_encoder":true}', "--config: fusion, share_encoder is what --fusions"),
+    ('--fusion_layer 1 --config {"fusion_layer":2}', "--config: fusion_layer is what --fusions or a flag of that name"),
+    ("--eval_num_crops 2", "a protocol has at least one view and 1 or 3 crops"),
+    # Without effect here.
+    ("--seed 3", "--seed: --seeds decides the order"),
+    ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command goes on after the last finished run"),
+    ("--num_segments 2", "--num_segments: no variants are known of a model that localises events"),
+    ("--push_to_hub True", "--push_to_hub: the result is the table"),
+    ("--data my_videos", "--source is for the benchmarks vggsound,"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_arguments_are_told_in_one_line(script, settings, tmp_path, capsys, options, message):
+    assert script.call("--args_file", settings, "--output_dir", tmp_path / "out", *options.split()) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", ["--args_file nofile", "--args_file"])
+def test_a_missing_file_of_settings_is_told(script, capsys, options):
+    assert script.call("--data", "x", *options.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {options}: no such file")
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
+    done = process("--data", tmp_path / "nope", "--output_dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nope'}: no such file or folder"
+    assert "Traceback" not in done.stderr

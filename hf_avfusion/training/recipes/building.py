@@ -83,6 +83,20 @@ def input_sizes(processor: Any) -> dict[str, Any]:
     }
 
 
+def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """The fields of a fresh model's configuration that the processor, the labels and the recipe decide, sizes aside.
+
+    Raises:
+        ValueError: the labels need a field that the architecture's configuration lacks.
+    """
+    default = CONFIG_MAPPING[recipe.architecture]()
+    if absent := [name for name in head if not hasattr(default, name)]:
+        raise ValueError(
+            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model."
+        )
+    return {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
+
+
 def build_fresh(
     recipe: Recipe, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
@@ -100,13 +114,8 @@ def build_fresh(
     if config_class not in auto_class._model_mapping:
         known = ", ".join(config.model_type for config in auto_class._model_mapping)
         raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
-    default = config_class()
-    if absent := [name for name in head if not hasattr(default, name)]:
-        raise ValueError(
-            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model."
-        )
     processor = build_processor(recipe)
-    values = {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
+    values = config_values(recipe, head, processor)
     if recipe.init is not None:
         start = getattr(auto_class._model_mapping[config_class], recipe.init_method, None)
         if start is None:
