@@ -52,7 +52,8 @@ from hf_avfusion.data.sounding_shapes import encode, make_scene
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.media_avfusion import ClipReader, torchcodec_works
+from hf_avfusion.models.media_avfusion import ClipReader
+from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
 from hf_avfusion.models.processing_mbt import MBTProcessor
 from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.models.windows_avfusion import Window, sample_windows

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..models.media_avfusion import probe, read_clip, to_mono
+from ..models.channel_mix_avfusion import to_mono
+from ..models.media_avfusion import probe, read_clip
 from .benchmarks import row_features
 from .records import BENCHMARKS
 from .sounding_shapes import ROW_GROUP, ROWS_PER_SHARD, encode

@@ -174,7 +174,7 @@ def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor, 
 
 def _side_by_side(given: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """The tensor whose rows these are, all of them and in their order, where a `ClipTransform` prepared them as one batch."""
-    whole = given[0]._base
+    whole = given[0]._base if len(given) > 1 else None  # one sample's own memory stays its own
     if whole is None or not whole.is_contiguous() or any(values._base is not whole for values in given):
         return None
     step = given[0].nbytes

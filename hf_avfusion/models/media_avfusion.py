@@ -9,10 +9,7 @@ PyAV is the decoder; torchcodec can decode the pictures (`backend="torchcodec"`,
 works). Sound is always read through PyAV, since it keeps the gaps that a track's timestamps state.
 """
 
-import functools
-import io
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 
 from .media_sources_avfusion import MediaError, MediaSource, OpenSource, one_line
+from .media_torchcodec_avfusion import torchcodec_works
 from .media_tracks_avfusion import PassedPictures, Pictures, SeekMissed, Skipping, Sound, SoundLine
 
 Backend = Literal["auto", "pyav", "torchcodec"]
@@ -37,7 +35,6 @@ SOUND_RUN_UP = 3 * 1024
 SEEK_AGAIN = 10.0
 ONE_PASS_GAP = 5.0
 END_MISSING = 0.25  # s; a track that ends earlier than its header says by more than this is a truncated file
-ANTIPHASE = 1e-3  # share of energy that is left in the mean of the channels, below which to_mono warns
 
 # Containers without an index: what they tell of their duration is a guess from bit rates, so their packets are
 # scanned instead.
@@ -94,33 +91,6 @@ class ClipRequest:
 
     frame_times: Sequence[float] | None = None
     audio_pieces: Sequence[tuple[float, float]] | None = None
-
-
-@functools.cache
-def torchcodec_works() -> bool:
-    """Whether torchcodec decodes here; found by decoding, since without FFmpeg's libraries it imports and fails later."""
-    import av
-
-    target = io.BytesIO()
-    picture = np.arange(3 * 32 * 32, dtype=np.uint8).reshape(32, 32, 3)
-    with av.open(target, mode="w", format="mp4") as output:
-        stream = output.add_stream("mpeg4", rate=25)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for index in range(2):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = index
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    data = target.getvalue()
-    try:
-        from torchcodec.decoders import VideoDecoder
-
-        decoded = VideoDecoder(data, seek_mode="exact")[1]
-    except Exception:  # ImportError, OSError, RuntimeError: it has many ways not to work, and all mean the same
-        return False
-    with ClipReader(data, backend="pyav") as reader:
-        return torch.equal(reader.read([ClipRequest(frame_times=[0.04])])[0].frames[0], decoded)
 
 
 class ClipReader:
@@ -663,43 +633,3 @@ def probe(source: MediaSource, name: str | None = None) -> MediaInfo:
         if reader.info.has_video:
             reader.read([ClipRequest(frame_times=[0.0])])
         return reader.info
-
-
-def _antiphase_share(waveform: torch.Tensor, mean: torch.Tensor) -> float:
-    flat = waveform.reshape(-1)
-    energy = torch.dot(flat, flat).item() / flat.numel()
-    return 1.0 if energy < 1e-10 else torch.dot(mean, mean).item() / mean.numel() / energy
-
-
-def _loudest(waveform: torch.Tensor) -> torch.Tensor:
-    return waveform[waveform.square().sum(dim=1).argmax()]
-
-
-TO_MONO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean": lambda waveform: waveform.mean(dim=0),
-    "left": lambda waveform: waveform[0],
-    "max_energy": _loudest,
-}
-
-
-def to_mono(waveform: torch.Tensor, how: str = "mean") -> torch.Tensor:
-    """Waveform [channels, samples] -> [samples].
-
-    how: "mean" of all channels, as the originals do; "left", the first channel; "max_energy", the loudest channel.
-        The mean of channels
-    in opposite phase is silent: a UserWarning says so and names the other two.
-    """
-    if waveform.ndim != 2 or waveform.shape[0] == 0:
-        raise ValueError(f"to_mono takes a waveform [channels, samples], got shape {tuple(waveform.shape)}")
-    if how not in TO_MONO:
-        raise ValueError(f"how must be one of {', '.join(TO_MONO)}, not {how!r}")
-    if waveform.shape[0] == 1:
-        return waveform[0]
-    mono = TO_MONO[how](waveform)
-    if how == "mean" and waveform.shape[1] and _antiphase_share(waveform, mono) < ANTIPHASE:
-        warnings.warn(
-            "the channels cancel: their mean is nearly silent although they are not (opposite phase); "
-            "to_mono(waveform, how='left') or how='max_energy' keeps the sound",
-            stacklevel=2,
-        )
-    return mono

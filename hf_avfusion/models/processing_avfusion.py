@@ -16,8 +16,9 @@ from transformers.utils import TensorType, logging
 from transformers.video_utils import make_batched_videos
 
 from .bounds_avfusion import check_input_values, check_sizes
+from .channel_mix_avfusion import TO_MONO, to_mono
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
-from .media_avfusion import TO_MONO, Clip, MediaError, MediaSource, to_mono
+from .media_avfusion import Clip, MediaError, MediaSource
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
 from .windows_avfusion import WindowPolicy, load_window
 
@@ -65,7 +66,7 @@ class AVFusionProcessor(ProcessorMixin):
         window (WindowPolicy | dict): which frames and which sound of a file are taken; a dict may name some fields only.
             Fields of WindowPolicy can also be given by name: `num_frames=8, span=8.0`. Where `audio_seconds` is not
             given, it is what fills the spectrogram of a feature extractor that is.
-        channel_mix (str): how the channels of a file become mono (`media_avfusion.to_mono`): "mean" and others.
+        channel_mix (str): how the channels of a file become mono (`channel_mix_avfusion.to_mono`): "mean" and others.
 
     All of it is saved in `processor_config.json`.
     """

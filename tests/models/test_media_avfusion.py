@@ -8,14 +8,13 @@ import pickle
 import subprocess
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from rendering import bit_flipped, cover_art, faststart, read_numbers, read_rotation, render_clip, sound, truncated
+from rendering import bit_flipped, cover_art, faststart, read_numbers, read_rotation, render_clip, truncated
 
 from hf_avfusion.models import media_avfusion, media_tracks_avfusion
 from hf_avfusion.models.media_avfusion import (
@@ -24,9 +23,8 @@ from hf_avfusion.models.media_avfusion import (
     MediaError,
     probe,
     read_clip,
-    to_mono,
-    torchcodec_works,
 )
+from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -287,29 +285,6 @@ def test_any_codec_rate_and_layout(codec, container, rate, channels):
     assert abs(spectrum.argmax().item() - 440) <= 1
     assert clip.waveform[0].square().mean().sqrt().item() == pytest.approx(0.5 / 2**0.5, abs=0.02)
     assert read_numbers(clip.frames)[1] in (24, 25, 26)  # MPEG-1 starts its pictures some ms after its sound
-
-
-def test_mono_by_mean_and_its_alternatives():
-    stereo = torch.tensor([[1.0, 2.0], [3.0, -4.0]])
-    assert to_mono(stereo).tolist() == [2.0, -1.0]
-    assert to_mono(stereo, "left").tolist() == [1.0, 2.0]
-    assert to_mono(stereo, "max_energy").tolist() == [3.0, -4.0]
-    with pytest.raises(ValueError, match="max_energy"):
-        to_mono(stereo, "right")
-    with pytest.raises(ValueError, match=r"\[channels, samples\]"):
-        to_mono(stereo[0])
-
-
-def test_channels_in_opposite_phase_warn_with_the_remedy():
-    waveform = read_clip(render_clip(audio="antiphase", channels=2), audio_window=(0, 2)).waveform
-    with pytest.warns(UserWarning, match="how='left'"):
-        mean = to_mono(waveform)
-    assert mean.abs().max() < 0.01
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert to_mono(waveform, "left").abs().max() > 0.4
-        to_mono(torch.zeros(2, 100))  # silence is no cancellation
-        to_mono(torch.from_numpy(sound("chirp", 1000, 16000, channels=2)))
 
 
 # ----------------------------------------------------------------------------------------------------------- quirks

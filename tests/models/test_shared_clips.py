@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_avfusion.models.media_avfusion import MediaError, probe, read_clip, to_mono, torchcodec_works
+from hf_avfusion.models.channel_mix_avfusion import to_mono
+from hf_avfusion.models.media_avfusion import MediaError, probe, read_clip
+from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
 from hf_avfusion.models.windows_avfusion import WindowPolicy, load_window
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
