@@ -61,7 +61,9 @@ class Options:
     )
     eval_split: str | None = field(
         default=None,
-        metadata={"help": "Split that is evaluated; by default `test`, or what there is instead (AudioSet: eval)."},
+        metadata={
+            "help": "Split that is evaluated; by default `test`, or what there is instead, such as `eval` or `validation`."
+        },
     )
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}

@@ -54,8 +54,8 @@ class Options:
     eval_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split that is evaluated and drawn, `none` for neither; by default `test`, or what there is instead "
-            "(AudioSet: eval)."
+            "help": "Split that is evaluated and drawn, `none` for neither; by default `test`, or what there is instead, "
+            "such as `eval` or `validation`."
         },
     )
     shuffle_buffer: int = field(
