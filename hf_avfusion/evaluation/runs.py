@@ -185,15 +185,14 @@ def load_evaluation_set(
         known = [name for name in heads if name in rows.features]
         if heads and known != heads:
             raise ValueError(
-                f"the model has the heads {', '.join(heads)}, and {title} no columns of these names: give "
-                f"label_columns= (--label_columns), one per head in their order, of: {', '.join(usual)}"
+                f"the model has the heads {', '.join(heads)}, and {title} no columns of these names: give label_columns, one "
+                f"per head in their order, of: {', '.join(usual)}"
             )
         label_columns = heads or usual[:1]
     if len(label_columns) != max(len(heads), 1):
         raise ValueError(
             f"label_columns {', '.join(label_columns)} are {len(label_columns)}, but the model has {max(len(heads), 1)} "
-            f"head{'s' if len(heads) > 1 else ''}{': ' + ', '.join(heads) if heads else ''}; pass label_columns= (--label_columns),"
-            " one per head"
+            f"head{'s' if len(heads) > 1 else ''}{': ' + ', '.join(heads) if heads else ''}"
         )
     fields = head_fields(rows.features, label_columns)
     names, start = {}, 0

@@ -252,7 +252,6 @@ def test_a_checkpoint_that_does_not_fit_is_told_before_the_work(checkpoint, fold
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "error: label_columns label are 1, but the model has 2 heads: shape, sound; pass label_columns= (--label_columns), one per"
-        " head"
+        "error: label_columns label are 1, but the model has 2 heads: shape, sound"
     )  # fmt: skip
     assert not (tmp_path / "report").exists()
