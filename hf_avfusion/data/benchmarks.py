@@ -22,6 +22,7 @@ __all__ = [
     "Benchmark",
     "count_rows",
     "coverage",
+    "evaluation_split",
     "find_shards",
     "get_record",
     "load_benchmark",
@@ -96,12 +97,14 @@ def load_benchmark(
     if source is None:
         verified = [repository.id for repository in record.hub_ids if repository.verified]
         if not verified:
-            raise ValueError(f"{record.title} needs a source: {record.obtain}")
+            raise ValueError(f"{record.title} needs source= (--source): {record.obtain}")
         source = verified[0]
     folder = Path(source)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
-            raise FileNotFoundError(f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository")
+            raise FileNotFoundError(
+                f"source= (--source) {os.fspath(source)!r} is neither a folder nor the id of a Hub repository"
+            )
         rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
         return _checked(rows, record, os.fspath(source))
     if annotations is None and _shards(folder, split, ".parquet"):
@@ -161,6 +164,29 @@ def get_record(name: str, variant: str | None = None, split: str | None = None) 
     if split is not None and split not in record.splits:
         raise ValueError(f"{record.title} has no split {split!r}; its splits are: {', '.join(record.splits)}")
     return record
+
+
+def evaluation_split(record: Benchmark, wanted: str | None = None, *, flag: str = "--split") -> str:
+    """The split that scores a model: the one that is wanted; by default `test`, or where there is none, the record's last.
+
+    Its name is not the same everywhere: AudioSet has `eval`; of Kinetics, EPIC-KITCHENS-100 and Moments in Time the records
+    know `train` and `validation` only.
+
+    Args:
+        record: of the benchmark's variant (`get_record`); variants can have other splits.
+        wanted: one of its splits, or None.
+        flag: how a script lets its user choose the split, for the message.
+
+    Raises:
+        ValueError: the wanted split does not exist; the message lists those that do.
+    """
+    if wanted is None:
+        return "test" if "test" in record.splits else list(record.splits)[-1]
+    if wanted not in record.splits:
+        raise ValueError(
+            f"{flag} {wanted}: {record.title} has no such split; its splits are: {', '.join(record.splits)}"
+        )
+    return wanted
 
 
 def _shard_coverage(record: Benchmark, split: str, present: int, folder: Path) -> Coverage:

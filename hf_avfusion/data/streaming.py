@@ -137,7 +137,7 @@ class ClipStream(IterableDataset):
                 sample = self.transform(row, row_generator(self.seed, epoch, row))
             except MediaError as error:
                 if self.on_error == "stop":
-                    raise
+                    raise MediaError(f"clip {row['clip_id']}", str(error)) from error
                 self._skipped[number] += 1
                 in_a_row += 1
                 logger.warning("skipped clip %s: %s", row["clip_id"], error)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,7 @@ from rendering import render_clip
 import hf_avfusion.data
 from hf_avfusion.data import describe
 from hf_avfusion.data.annotations import PARSERS
-from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark, row_features
+from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, get_record, load_benchmark, row_features
 from hf_avfusion.data.records import LABELS, read_labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,10 +67,40 @@ def test_first_variant_is_the_record_itself():
     for record in BENCHMARKS.values():
         if record.variants:
             assert record.variant(next(iter(record.variants))) == record
+    assert get_record("audioset", "mini") == get_record("audioset", "balanced")
     with pytest.raises(ValueError, match="no variant '33'; its variants are: 32, 31, 31_ogmge"):
         load_benchmark("kinetics_sounds", "train", variant="33")
     with pytest.raises(ValueError, match="variants are: none"):
         load_benchmark("ave", "train", variant="weak")
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.name}-{record.labels}")
+def test_every_benchmark_has_a_split_to_train_on_and_one_that_scores(record):
+    assert next(iter(record.splits)) == "train"
+    chosen = evaluation_split(record)
+    assert chosen != "train"
+    assert chosen == "test" or "test" not in record.splits
+    assert chosen in record.splits
+    for split in record.splits:
+        assert evaluation_split(record, split) == split
+    message = f"--eval_split nope: {record.title} has no such split; its splits are: {', '.join(record.splits)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        evaluation_split(record, "nope", flag="--eval_split")
+
+
+def test_the_split_that_scores_where_authors_name_it_otherwise():
+    chosen = {name: evaluation_split(record) for name, record in BENCHMARKS.items()}
+    assert {name: split for name, split in chosen.items() if split != "test"} == {
+        "audioset": "eval",
+        "kinetics400": "validation",
+        "kinetics_sounds": "validation",
+        "epic_kitchens_100": "validation",
+        "moments_in_time": "validation",
+    }
+    assert evaluation_split(get_record("kinetics_sounds", "31")) == "validation"
+    assert evaluation_split(get_record("kinetics_sounds", "31_ogmge")) == "test"
+    with pytest.raises(ValueError, match="--split test: AudioSet has no such split; its splits are: train, eval"):
+        evaluation_split(BENCHMARKS["audioset"], "test")
 
 
 # Number of names and the start of the SHA-256 of each file: a model's head depends on the order, so it never changes.
