@@ -261,3 +261,20 @@ def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nope'}: no such file or folder"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_clips_that_do_not_decode_stop_the_comparison_if_that_is_asked_for(compare, monkeypatch):
+    main, _ = compare
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    script, made = importlib.import_module("compare_fusion"), []
+
+    class Watched(script.ClipStream):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self.on_error)
+
+    monkeypatch.setattr(script, "ClipStream", Watched)
+    main("--seeds", "0", "--fusions", "late", "--on_decode_failure", "stop")
+    main("--seeds", "9", "--fusions", "late", "--on_decode_failure", "stop")
+    assert made[:2] == ["stop", "stop"]  # that of training and that of evaluation
