@@ -94,6 +94,9 @@ class Options:
             self.eval_split = evaluation_split(
                 get_record(self.data, self.variant), self.eval_split, flag="--eval_split"
             )
+        elif self.source is not None or self.variant is not None:
+            flag = "--source" if self.source is not None else "--variant"
+            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
         elif self.eval_split is None:
             self.eval_split = find_evaluation_split(self.data)
 

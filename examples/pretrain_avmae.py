@@ -74,6 +74,9 @@ class Options:
     )
 
     def __post_init__(self):
+        if self.data not in BENCHMARKS and (self.source is not None or self.variant is not None):
+            flag = "--source" if self.source is not None else "--variant"
+            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
         if self.eval_split is not None and self.eval_split.lower() == "none":
             self.eval_split = None  # from here on: nothing is evaluated
         elif self.data in BENCHMARKS:

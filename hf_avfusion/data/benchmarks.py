@@ -103,7 +103,7 @@ def load_benchmark(
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
             raise FileNotFoundError(
-                f"source= (--source) {os.fspath(source)!r} is neither a folder nor the id of a Hub repository"
+                f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository (--source)"
             )
         rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
         return _checked(rows, record, os.fspath(source))

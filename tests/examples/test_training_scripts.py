@@ -133,7 +133,9 @@ REFUSED = [
     ("classification", ["--recipe", "avmae/pretrain-vggsound", "--data", "vggsound"], "is for pretraining, not for"),
     ("classification", ["--data", "nope"], "nope: no such file or folder, nor is it a benchmark's name"),
     ("classification", ["--data", "vggsound"], "VGGSound needs source= (--source): pass source= a folder"),
-    ("classification", ["--data", "vggsound", "--source", "/gone"], "source= (--source) '/gone' is neither a folder"),
+    ("classification", ["--data", "vggsound", "--source", "/gone"], "source '/gone' is neither a folder nor"),
+    ("classification", ["--data", "YOURS", "--source", "clips"], "--source is for the benchmarks vggsound,"),
+    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "--variant is for the benchmarks vggsound,"),
     ("classification", ["--data", "vggsound", "--args_file", "nofile"], "['--args_file', 'nofile']"),
     (
         "classification",
