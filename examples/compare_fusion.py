@@ -71,7 +71,7 @@ ADJUSTED = {"fusion_layer", "num_bottleneck_tokens"}  # flags that are fields of
 FREE = {
     "fusions", "seeds", "costs_only", "cost_rounds", *ADJUSTED,  # these are in its configuration
     "output_dir", "seed", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_strategy", "save_strategy",
-    "save_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_persistent_workers",
+    "save_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_persistent_workers", "on_decode_failure",
 }  # fmt: skip
 
 # Flags that other scripts need; here they would have no effect.
@@ -159,17 +159,18 @@ def main() -> int:
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     measured = {"device": device, "batch_size": args.per_device_train_batch_size, "rounds": options.cost_rounds}
     measured |= {"start": settings["start"], "recipe": settings["recipe"], "labels": labels, "configs": configs}
+    broken = {"on_error": options.on_decode_failure}
     costs = None if options.costs_only else comparison.costs(measured)
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants, {options.cost_rounds} rounds in turn on {device}")
-        clips = ClipStream(rows["training"][0], transforms["training"])
+        clips = ClipStream(rows["training"][0], transforms["training"], **broken)
         batch = lambda: AVCollator()(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
         builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)
 
     todo = [] if options.costs_only else [(s, f) for s in options.seeds for f in fusions if s not in runs[f]]
-    streams = {name: ClipStream(some, transforms[name], num_rows=count) for name, (some, count) in rows.items()}
+    streams = {name: ClipStream(some, transforms[name], num_rows=n, **broken) for name, (some, n) in rows.items()}
     for name, stream in streams.items() if options.decode_once and todo else ():
         progress = partial(track, description=f"decoding clips of {name}", total=stream.num_rows)
         streams[name] = decoded_once(stream, columns[:1], progress)
@@ -181,7 +182,7 @@ def main() -> int:
         print(f"\n[bold]run {number} of {len(todo)}: {fusion}, seed {seed}[/]")
         own = copy.copy(args)
         own.seed, own.output_dir = seed, str(comparison.folder / "training" / f"{fusion}-seed{seed}")
-        order = {"shuffle_buffer": options.shuffle_buffer, "num_rows": train.num_rows, "balance": balance}
+        order = {**broken, "shuffle_buffer": options.shuffle_buffer, "num_rows": train.num_rows, "balance": balance}
         clips = {"train_dataset": ClipStream(train.rows, train.transform, seed=seed, **order), "eval_dataset": test}
         model = make_model(recipe, head, configs[fusion], seed)
         collator = build_collator(recipe, model.config, seed=seed, modality_dropout=options.modality_dropout)

@@ -26,6 +26,7 @@ Model and processor are saved together in `--output_dir`, with what they were tr
 with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,15 +34,15 @@ from rich import print
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark
-from hf_avfusion.data.folders import load_folder
+from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, get_record, load_benchmark
+from hf_avfusion.data.folders import find_evaluation_split, load_folder
 from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
-from hf_avfusion.training.recipes.command_line import parse_with_recipe
+from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
 from hf_avfusion.training.recipes.record import print_record, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
 
@@ -58,7 +59,12 @@ class Options:
     label_columns: list[str] | None = field(
         default=None, metadata={"help": "The label; several columns make several heads (such as verb noun)."}
     )
-    eval_split: str = field(default="test", metadata={"help": "Split that is evaluated."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split that is evaluated; by default `test`, or what there is instead, such as `eval` or `validation`."
+        },
+    )
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
     )
@@ -68,6 +74,13 @@ class Options:
             "help": "Event localisation: the label column holds a class for each of so many equal parts of a clip."
         },
     )
+    on_decode_failure: str = field(
+        default="skip",
+        metadata={
+            "help": "A clip that does not decode: `skip` leaves it out, names it in the log and counts it; `stop` ends the run.",
+            "choices": ["skip", "stop"],
+        },
+    )
     balance_labels: bool = field(
         default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}
     )
@@ -75,6 +88,17 @@ class Options:
         default=0.0,
         metadata={"help": "Share of clips that lose a track in training, so that one model serves without it."},
     )
+
+    def __post_init__(self):
+        if self.data in BENCHMARKS:
+            self.eval_split = evaluation_split(
+                get_record(self.data, self.variant), self.eval_split, flag="--eval_split"
+            )
+        elif self.source is not None or self.variant is not None:
+            flag = "--source" if self.source is not None else "--variant"
+            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
+        elif self.eval_split is None:
+            self.eval_split = find_evaluation_split(self.data)
 
 
 def load_split(options: Options, split: str):
@@ -88,7 +112,8 @@ def load_split(options: Options, split: str):
     return rows, coverage(options.data, split, **where).present if in_folder else None
 
 
-def main() -> None:
+def prepare() -> tuple[Options, AVTrainer]:
+    """All before the training: whatever cannot be is told here, and no work is lost."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --num_frames, --mixup_alpha, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments)
     set_seed(args.seed)
@@ -122,11 +147,17 @@ def main() -> None:
             train_rows,
             ClipTransform(processor, mode="train", augmentation=augmentation, **labels),
             seed=args.seed,
+            on_error=options.on_decode_failure,
             shuffle_buffer=options.shuffle_buffer,
             num_rows=train_count,
             balance=LabelBalance.of(train_rows, columns[0]) if options.balance_labels else None,
         ),
-        eval_dataset=ClipStream(eval_rows, view_transform(processor, args.eval_views, **labels), num_rows=eval_count),
+        eval_dataset=ClipStream(
+            eval_rows,
+            view_transform(processor, args.eval_views, **labels),
+            on_error=options.on_decode_failure,
+            num_rows=eval_count,
+        ),
         processing_class=processor,
     )
     record = record_run(run, trainer, augmentation)
@@ -134,6 +165,15 @@ def main() -> None:
         save_record(record, args.output_dir)
         if run.published is not None:
             print_record(record)
+    return options, trainer
+
+
+def main() -> int:
+    try:
+        options, trainer = prepare()
+    except REFUSALS as error:
+        return refuse(error)
+    args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()  # the model and, beside it, its processor
     trainer.save_state()
@@ -145,7 +185,8 @@ def main() -> None:
     if skipped:
         print(f"[yellow]{skipped} times a clip was left out because it did not decode; the log above names it.[/]")
     print(f"saved in {args.output_dir}; try: python examples/predict.py --model {args.output_dir} CLIP")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

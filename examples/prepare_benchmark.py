@@ -73,13 +73,13 @@ def main() -> int:
 
     work = {
         "splits": options.splits,
-        "settings": ClipSettings(options.trim, options.short_side, options.fps, options.crf, options.check),
         "rows_per_shard": options.rows_per_shard,
         "num_proc": options.num_proc,
         "overwrite": options.overwrite,
     }
     reports = {}
     try:
+        work["settings"] = ClipSettings(options.trim, options.short_side, options.fps, options.crf, options.check)
         if known and options.source is not None:
             where = {"variant": options.variant, "annotations": options.annotations, "trimmed": options.trimmed}
             reports = prepare_benchmark(positional.data, options.source, options.output, **where, **work)

@@ -22,20 +22,21 @@ Afterwards OUTPUT_DIR is a checkpoint: `finetune_classification.py --model OUTPU
 `reconstruct.py --model OUTPUT_DIR clip.mp4` go on from it.
 """
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import print
 from transformers import AutoModelForPreTraining, set_seed
 
-from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, load_benchmark
-from hf_avfusion.data.folders import load_unlabelled
+from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, get_record, load_benchmark
+from hf_avfusion.data.folders import find_evaluation_split, load_unlabelled
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
-from hf_avfusion.training.recipes.command_line import parse_with_recipe
+from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
 from hf_avfusion.training.recipes.record import print_record, record_run, save_record
 from hf_avfusion.visualization.reconstruction import ReconstructionPictures
 
@@ -51,10 +52,21 @@ class Options:
     variant: str | None = field(default=None, metadata={"help": "Variant of a benchmark, such as full of audioset."})
     train_split: str = field(default="train", metadata={"help": "Split that is trained on."})
     eval_split: str | None = field(
-        default="test", metadata={"help": "Split that is evaluated and drawn; `none` for neither."}
+        default=None,
+        metadata={
+            "help": "Split that is evaluated and drawn, `none` for neither; by default `test`, or what there is instead, "
+            "such as `eval` or `validation`."
+        },
     )
     shuffle_buffer: int = field(
         default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
+    )
+    on_decode_failure: str = field(
+        default="skip",
+        metadata={
+            "help": "A clip that does not decode: `skip` leaves it out, names it in the log and counts it; `stop` ends the run.",
+            "choices": ["skip", "stop"],
+        },
     )
     picture_steps: int = field(default=1000, metadata={"help": "Steps between reconstruction pictures; 0 for none."})
     picture_clip: str | None = field(
@@ -62,8 +74,17 @@ class Options:
     )
 
     def __post_init__(self):
+        if self.data not in BENCHMARKS and (self.source is not None or self.variant is not None):
+            flag = "--source" if self.source is not None else "--variant"
+            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
         if self.eval_split is not None and self.eval_split.lower() == "none":
-            self.eval_split = None
+            self.eval_split = None  # from here on: nothing is evaluated
+        elif self.data in BENCHMARKS:
+            self.eval_split = evaluation_split(
+                get_record(self.data, self.variant), self.eval_split, flag="--eval_split"
+            )
+        elif self.eval_split is None:
+            self.eval_split = find_evaluation_split(self.data, labels=False)
         if self.picture_clip is not None and not Path(self.picture_clip).is_file():
             raise FileNotFoundError(f"--picture_clip {self.picture_clip}: no such file")
 
@@ -79,7 +100,8 @@ def load_split(options: Options, split: str):
     return rows, coverage(options.data, split, **where).present if in_folder else None
 
 
-def main() -> None:
+def prepare() -> tuple[Options, AVPreTrainer]:
+    """All before the training: whatever cannot be is told here, and no work is lost."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --size, --num_frames, --config, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments, task="pretraining")
     set_seed(args.seed)
@@ -101,7 +123,8 @@ def main() -> None:
         crop_and_flip = augmentation if mode == "train" else None
         # No label columns; of a model for sound alone the pictures are not even decoded.
         transform = ClipTransform(processor, (), mode=mode, augmentation=crop_and_flip, modalities=config.modalities)
-        return ClipStream(rows, transform, num_rows=count, seed=args.seed, **shuffling)
+        on_error = options.on_decode_failure
+        return ClipStream(rows, transform, num_rows=count, seed=args.seed, on_error=on_error, **shuffling)
 
     callbacks = []
     to_draw = [options.picture_clip] if options.picture_clip else eval_rows
@@ -121,19 +144,29 @@ def main() -> None:
         save_record(record, args.output_dir)
         if run.published is not None:
             print_record(record)
+    return options, trainer
+
+
+def main() -> int:
+    try:
+        options, trainer = prepare()
+    except REFUSALS as error:
+        return refuse(error)
+    args = trainer.args
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()  # the model and, beside it, its processor
     trainer.save_state()
 
-    if eval_rows is not None:
+    if options.eval_split is not None:
         metrics = trainer.evaluate()
         trainer.log_metrics(options.eval_split, metrics)
         trainer.save_metrics(options.eval_split, metrics)
-    skipped = trainer.train_dataset.skipped + (trainer.eval_dataset.skipped if eval_rows is not None else 0)
+    skipped = trainer.train_dataset.skipped + (trainer.eval_dataset.skipped if options.eval_split is not None else 0)
     if skipped:
         print(f"[yellow]{skipped} times a clip was left out because it did not decode; the log above names it.[/]")
     print(f"saved in {args.output_dir}; try: python examples/reconstruct.py --model {args.output_dir} CLIP")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -97,12 +97,14 @@ def load_benchmark(
     if source is None:
         verified = [repository.id for repository in record.hub_ids if repository.verified]
         if not verified:
-            raise ValueError(f"{record.title} needs a source: {record.obtain}")
+            raise ValueError(f"{record.title} needs source= (--source): {record.obtain}")
         source = verified[0]
     folder = Path(source)
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
-            raise FileNotFoundError(f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository")
+            raise FileNotFoundError(
+                f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository (--source)"
+            )
         rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
         return _checked(rows, record, os.fspath(source))
     if annotations is None and _shards(folder, split, ".parquet"):

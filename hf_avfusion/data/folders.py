@@ -91,7 +91,7 @@ def load_folder(
                 " folder (or CSV) per split"
             )
     if split not in splits:
-        raise ValueError(f"{path} has no split {split!r}; it has: {', '.join(sorted(splits))}")
+        raise ValueError(_no_split(path, split, splits))
     names = sorted({entry.label for entries in splits.values() for entry in entries})
     if "train" in splits:
         unknown = {entry.label for entry in splits[split]} - {entry.label for entry in splits["train"]}
@@ -135,6 +135,24 @@ def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
     return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
 
 
+def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True) -> str:
+    """The split of a folder or CSV file that scores a model: `test` or, where there is none, `validation`.
+
+    A folder with neither gives `test` too, and reading that split tells what is missing.
+
+    Args:
+        labels: as `load_folder` reads it; False: as `load_unlabelled`.
+
+    Raises as the one of them that reads it.
+    """
+    folder = Path(path)
+    if labels or _is_table(folder):
+        found = find_splits(path)
+    else:
+        found = tuple(_split_folders(folder) or ("train", "test"))
+    return "validation" if "validation" in found and "test" not in found else "test"
+
+
 def has_shards(path: str | os.PathLike) -> bool:
     """Whether a folder holds parquet shards of splits rather than clips."""
     return bool(_shards(Path(path)))
@@ -157,7 +175,7 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
     from .benchmarks import find_shards
 
     if split not in found:
-        raise ValueError(f"{path} has no split {split!r}; its shards have: {', '.join(found)}")
+        raise ValueError(_no_split(path, split, found))
     shards = [str(shard) for shard in find_shards(path, split)]
     rows = datasets.load_dataset("parquet", data_files={split: shards}, split=split)
     missing = [column for column in ("clip_id", "video", "label") if column not in rows.features]
@@ -186,17 +204,14 @@ def load_unlabelled(
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     folder = Path(path)
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such file or folder")
-    if folder.is_file() or any(file.suffix.lower() == ".csv" for file in folder.iterdir()):
+    if _is_table(folder):
         return load_folder(folder, split, seed=seed).remove_columns("label")
     import datasets
 
-    children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    named = {_split_of(child.name): child for child in children}
-    if children and None not in named and len(named) == len(children):
+    named = _split_folders(folder)
+    if named:
         if split not in named:
-            raise ValueError(f"{folder} has no split {split!r}; it has: {', '.join(sorted(named))}")
+            raise ValueError(_no_split(folder, split, named))
         clips = _clips_below(named[split], folder)
     else:
         clips = _clips_below(folder, folder)
@@ -220,6 +235,31 @@ def load_unlabelled(
         "end": [None] * len(clips),
     }
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether clips are listed in a CSV file, this one or one in this folder."""
+    _check_exists(path)
+    return path.is_file() or any(file.suffix.lower() == ".csv" for file in path.iterdir())
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The sub-folder of each split, where all are named after splits; otherwise nothing."""
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
+    named = {_split_of(child.name): child for child in children}
+    return named if None not in named and len(named) == len(children) else {}
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file or folder, nor is it a benchmark's name (`python -m hf_avfusion.data.describe` lists them)"
+        )
+
+
+def _no_split(path: str | os.PathLike, split: str, found: Iterable[str]) -> str:
+    remedy = "" if split == "train" else "; choose by split= (--split, when training --eval_split)"
+    return f"{path} has no split {split!r}; it has: {', '.join(sorted(found))}{remedy}"
 
 
 def media_files(names: Iterable[str | os.PathLike]) -> list[Path]:
@@ -250,8 +290,7 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:
     """Entries per split; the one key None where the source knows no splits."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
+    _check_exists(path)
     if path.is_file():
         return _by_column(_read_csv(path), path)
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")

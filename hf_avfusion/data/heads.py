@@ -29,14 +29,15 @@ def head_fields(features: datasets.Features, columns: Sequence[str], num_segment
     known = [name for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     if unknown := [column for column in columns if column not in known]:
         raise ValueError(
-            f"no labels in {', '.join(unknown)}: the columns that hold class labels are {', '.join(known)}"
+            f"no labels in {', '.join(unknown)}: the columns that hold class labels are {', '.join(known)}; pass"
+            " label_columns= (--label_columns) of these"
         )
     if lists and len(columns) > 1:
         raise ValueError(f"the column {lists[0]} holds several labels per clip and cannot stand beside others")
     if num_segments is not None and not lists:
         raise ValueError(
-            f"num_segments={num_segments} needs a column with a list of classes, one for each part of the clip (AVE: events);"
-            f" {', '.join(columns)} holds one class for the whole clip"
+            f"num_segments={num_segments} (--num_segments) needs a column with a list of classes, one for each part of the clip"
+            f" (AVE: events); {', '.join(columns)} holds one class for the whole clip"
         )
     labels = [name for column in columns for name in kinds[column].names]
     fields = {

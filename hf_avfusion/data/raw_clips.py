@@ -65,10 +65,11 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
     if found:
         raise FileNotFoundError(
             f"{root} holds several {name} ({found[0]}, {found[1]}); pass annotations= the one to read"
+            " (prepare_benchmark.py: --annotations)"
         )
     raise FileNotFoundError(
         f"{root} holds neither shards ({split}-*.parquet, {split}-*.tar) nor the annotation file {name} of {record.title};"
-        f" pass annotations= that file ({record.obtain})"
+        f" pass annotations= (prepare_benchmark.py: --annotations) that file, or another source= (--source): {record.obtain}"
     )
 
 
@@ -134,6 +135,7 @@ def _locate(
                 raise ValueError(
                     f"{path} may be the clip or the whole video it was cut from ({row.start:g} to {row.end:g} s); pass"
                     " trimmed=True if such files are the cut clips, trimmed=False if they are whole videos"
+                    " (prepare_benchmark.py: --trimmed true or false)"
                 )
             return (path, None, None) if trimmed else (path, row.start, row.end)
     return None
@@ -143,7 +145,9 @@ def _choose(paths: list[Path], name: str) -> Path:
     """A video rather than a sound of the same name; two videos would be a guess."""
     videos = [path for path in paths if path.suffix.lower() not in AUDIO_SUFFIXES.split()] or paths
     if len(videos) > 1:
-        raise ValueError(f"the clip {name} is there twice: {videos[0]} and {videos[1]}; pass source= the folder of one")
+        raise ValueError(
+            f"the clip {name} is there twice: {videos[0]} and {videos[1]}; pass source= (--source) the folder of one"
+        )
     return videos[0]
 
 

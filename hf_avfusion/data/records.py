@@ -184,10 +184,14 @@ _RECORDS = (
             HubRepository("confit/audioset", False, "seen"),
         ),
         obtain="pass source= a folder with the clips and the official segments csv",
-        notes=(_CLIPS + "MBT had 20,361 balanced and 18,589 eval clips", "balanced is MBT's mini-AudioSet"),
+        notes=(
+            _CLIPS + "MBT had 20,361 balanced and 18,589 eval clips",
+            "balanced and mini are one: MBT's mini-AudioSet",
+        ),
         uncertain=("the numbers of rows of the segments csv (22,160, 2,041,789 and 20,371) are from memory",),
         variants={
             "balanced": {},
+            "mini": {},
             "as500k": {
                 "splits": {"train": 508994, "eval": 20371},
                 "annotations": {"train": "as500k_train_segments.csv", "eval": "eval_segments.csv"},

@@ -140,7 +140,6 @@ class ClipStream(IterableDataset):
         number = worker.id if worker is not None else 0
         in_a_row = 0
         # Not for a subclass with another call, whose halves are not this one's.
-        # Not for a subclass with another call, whose halves are not this one's.
         halves = together is not None and type(self.transform).__call__ is ClipTransform.__call__
         transform = self.transform.decode if halves else self.transform
         rows = iter(rows)
@@ -154,7 +153,7 @@ class ClipStream(IterableDataset):
                     in_a_row = 0
                 except MediaError as error:
                     if self.on_error == "stop":
-                        raise
+                        raise MediaError(f"clip {row['clip_id']}", str(error)) from error
                     made.append(None)
                     self._skipped[number] += 1
                     in_a_row += 1

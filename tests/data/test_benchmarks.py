@@ -67,6 +67,7 @@ def test_first_variant_is_the_record_itself():
     for record in BENCHMARKS.values():
         if record.variants:
             assert record.variant(next(iter(record.variants))) == record
+    assert get_record("audioset", "mini") == get_record("audioset", "balanced")
     with pytest.raises(ValueError, match="no variant '33'; its variants are: 32, 31, 31_ogmge"):
         load_benchmark("kinetics_sounds", "train", variant="33")
     with pytest.raises(ValueError, match="variants are: none"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hf_avfusion.data.folders import load_folder, load_unlabelled, media_files
+from hf_avfusion.data.folders import find_evaluation_split, load_folder, load_unlabelled, media_files
 
 
 def touch(path):
@@ -212,6 +212,30 @@ def test_split_folders_and_csv_files_without_labels(tmp_path):
     table.write_text("file,label,split\nfolders/train/00.mp4,x,train\nfolders/test/00.mp4,x,test\n")
     rows = load_unlabelled(table, "test")
     assert (rows.column_names, ids(rows)) == (["clip_id", "video", "start", "end"], ["folders/test/00.mp4"])
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_split_that_scores_a_folder(tmp_path, labels):
+    for splits, chosen in (
+        ("train", "test"),  # which is not there: reading it tells so
+        ("train val", "validation"),
+        ("train val test", "test"),
+        ("training evaluation", "test"),
+        ("cat dog", "test"),  # by division
+    ):
+        folder = tmp_path / splits.replace(" ", "-")
+        for split in splits.split():
+            classes(folder / split, {"cow": 2, "emu": 2})
+        assert find_evaluation_split(folder, labels=labels) == chosen
+    table = tmp_path / "list.csv"
+    table.write_text("file,label,split\ncat-dog/cat/cow/00.mp4,x,train\ncat-dog/dog/cow/00.mp4,x,dev\n")
+    assert find_evaluation_split(table, labels=labels) == "validation"
+    with pytest.raises(
+        ValueError, match=r"no split 'test'; it has: train; choose by split= \(--split, when training --eval"
+    ):
+        (load_folder if labels else load_unlabelled)(tmp_path / "train", "test")
+    with pytest.raises(FileNotFoundError, match="nope: no such file or folder, nor is it a benchmark's name"):
+        find_evaluation_split(tmp_path / "nope", labels=labels)
 
 
 def test_no_clips_without_labels(tmp_path):

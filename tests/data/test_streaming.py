@@ -184,7 +184,7 @@ def test_undecodable_rows_are_named_and_counted(rows, workers, caplog):
 
 def test_stop_at_the_first_undecodable_row(rows):
     made = ClipStream(rows, ClipTransform(processor(), mode="eval"), on_error="stop")
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match="clip broken-0: "):
         list(made)
 
 

@@ -222,7 +222,7 @@ WRONG = [
     ("--recipe mbt/nope", "There is no recipe 'mbt/nope'"),
     ("--recipe avmae/pretrain-vggsound", "--recipe avmae/pretrain-vggsound is for pretraining"),
     ("--source gone", "source 'gone' is neither a folder nor"),
-    ("--eval_split nope", "has no split 'nope'"),
+    ("--eval_split nope", "--eval_split nope: SoundingShapes has no such split"),
     ("--fusions middle", "--fusions middle: the variants of mbt are bottleneck,"),
     ("--model avmae", "--model avmae: variants are known of mbt"),
     ("--augment True", "--decode_once keeps the frames as they are: give --augment False"),
@@ -259,5 +259,22 @@ def test_a_missing_file_of_settings_is_told(script, capsys, options):
 def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
     done = process("--data", tmp_path / "nope", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / 'nope'}: no such file or folder"
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'nope'}: no such file or folder")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_clips_that_do_not_decode_stop_the_comparison_if_that_is_asked_for(compare, monkeypatch):
+    main, _ = compare
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    script, made = importlib.import_module("compare_fusion"), []
+
+    class Watched(script.ClipStream):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self.on_error)
+
+    monkeypatch.setattr(script, "ClipStream", Watched)
+    main("--seeds", "0", "--fusions", "late", "--on_decode_failure", "stop")
+    main("--seeds", "9", "--fusions", "late", "--on_decode_failure", "stop")
+    assert made[:2] == ["stop", "stop"]  # that of training and that of evaluation

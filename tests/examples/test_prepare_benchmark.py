@@ -60,6 +60,13 @@ def test_a_benchmark(run, clips, tmp_path, capsys):
     assert "pass --source, the folder of the clips of vggsound" in capsys.readouterr().err
 
 
+def test_settings_that_cannot_be_are_told_in_one_line(run, clips, tmp_path, capsys):
+    assert run(clips, "--output", tmp_path / "out", "--fps", "0") == 2
+    told = capsys.readouterr().err
+    assert told == "error: fps must lie in 0 (excluded) to 1000, got 0.0\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_your_own_and_its_push(run, clips, tmp_path, capsys, monkeypatch):
     pushed = []
     monkeypatch.setattr(run.script, "push_shards", lambda *where, **how: pushed.append((where, how)) or "its address")

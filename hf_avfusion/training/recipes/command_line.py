@@ -1,19 +1,25 @@
 """A recipe on the command line: its values are the defaults of the flags, and a flag that is given replaces one."""
 
 import json
+import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ...models.media_sources_avfusion import one_line
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import known_fields, sections_of_processor
 from .recipe import Recipe
+
+# What is raised for arguments, data or checkpoints that cannot be; the last by fields that a configuration refuses.
+REFUSALS = (ValueError, OSError, StrictDataclassError)
 
 SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
 
@@ -273,3 +279,14 @@ def _setting(text: str, architecture: str) -> tuple[str, str, Any]:
         return section, name, json.loads(value)
     except json.JSONDecodeError:
         return section, name, value
+
+
+def refuse(error: Exception) -> int:
+    """Tells on stderr, in one line, why a script does not start; returns the exit status for it, 2.
+
+    Each process of several tells its own reason, since one may lack what the others have; all but a machine's first say
+    which they are.
+    """
+    rank = os.environ.get("RANK", "0") if os.environ.get("LOCAL_RANK", "0") != "0" else None
+    print(f"error{f' (process {rank})' if rank is not None else ''}: {one_line(error)}", file=sys.stderr)
+    return 2

@@ -1,0 +1,223 @@
+"""What the two training scripts take and refuse before they train: recipes by name, splits, clips that do not decode."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rendering import render_clip
+
+from hf_avfusion.data.benchmarks import evaluation_split, get_record
+from hf_avfusion.data.records import read_labels
+from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.recipes import RECIPES
+from hf_avfusion.training.recipes.command_line import parse_with_recipe, refuse
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SCRIPTS = {"classification": "finetune_classification.py", "pretraining": "pretrain_avmae.py"}
+PLAIN = ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no"]
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DECODER = {f"decoder_{name}": value for name, value in ENCODER.items()}
+TINY = ["--from_vit", "none", "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2"]
+OF_TASK = {
+    "classification": ["--config", json.dumps({**ENCODER, "fusion_layer": 1})],
+    "pretraining": ["--config", json.dumps({**ENCODER, **DECODER, "patch_size": 16}), "--picture_steps", "0"],
+}
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    return {task: load(name) for task, name in SCRIPTS.items()}
+
+
+@pytest.fixture
+def run(scripts, monkeypatch):
+    """Calls the script's `main` with a command line; its exit status."""
+
+    def call(task, *arguments):
+        monkeypatch.setattr(sys, "argv", [SCRIPTS[task], *map(str, arguments)])
+        return scripts[task].main()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def film():
+    return render_clip(num_frames=50)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def your_own(film, tmp_path):
+    """A folder with the splits train and validation, without test."""
+    for name in ("train/cat/a", "train/dog/b", "val/cat/c", "val/dog/d"):
+        write(tmp_path / "mine" / f"{name}.mp4", film)
+    return tmp_path / "mine"
+
+
+# ---- recipes and splits
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_starts_by_its_name_on_its_benchmark(scripts, tmp_path, name):
+    recipe = RECIPES[name]
+    command = ["--recipe", name, "--data", recipe.benchmark, "--source", str(tmp_path), "--output_dir", str(tmp_path)]
+    if recipe.init_method == "from_avmae":
+        command += ["--from_avmae", "none"]
+    options_class = scripts[recipe.task].Options
+    _, options, _ = parse_with_recipe(
+        options_class, AVTrainingArguments, [*command, "--use_cpu", "--report_to", "none"], task=recipe.task
+    )
+    record = get_record(recipe.benchmark, options.variant, "train")
+    assert record == get_record(recipe.benchmark, recipe.variant)
+    assert options.eval_split == evaluation_split(record)
+    assert getattr(options, "train_split", "train") in record.splits
+
+
+@pytest.mark.parametrize(
+    ("task", "recipe"), [("classification", "mbt/audioset-mini"), ("pretraining", "avmae/pretrain-audioset")]
+)
+def test_audioset_is_scored_on_its_own_split(run, film, tmp_path, task, recipe):
+    first, second = read_labels("audioset_mids")[:2]
+    # The training splits of both variants.
+    parts = {"balanced_train": "ab", "unbalanced_train": "ab", "eval": "c"}
+    for part, clips in parts.items():
+        lines = [f'{clip}, 0.000, 2.000, "{first},{second}"\n' for clip in clips]
+        (tmp_path / f"{part}_segments.csv").write_text("".join(lines))
+        for clip in clips:
+            write(tmp_path / "clips" / f"{clip}_000000.mp4", film)
+    command = ["--recipe", recipe, "--data", "audioset", "--source", tmp_path, "--output_dir", tmp_path / "out"]
+    command += ["--max_steps", "1", "--global_batch_size", "2", "--warmup_epochs", "0", "--learning_rate", "1e-3"]
+    assert run(task, *command, *PLAIN, *TINY, *OF_TASK[task], "--eval_num_views", "1") == 0
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert results["eval_clips"] == 1
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_a_folder_without_a_test_split_is_scored_on_its_validation_split(run, your_own, tmp_path, task):
+    command = ["--data", your_own, "--output_dir", tmp_path / "out", "--max_steps", "1", *PLAIN, *TINY, *OF_TASK[task]]
+    assert run(task, *command) == 0
+    assert json.loads((tmp_path / "out" / "validation_results.json").read_text())["eval_clips"] == 2
+
+
+def test_pretraining_without_evaluation(scripts, tmp_path):
+    command = ["--data", "vggsound", "--output_dir", str(tmp_path), "--eval_split", "none", "--use_cpu"]
+    _, options, _ = parse_with_recipe(scripts["pretraining"].Options, AVTrainingArguments, command, task="pretraining")
+    assert options.eval_split is None
+
+
+# ---- what is refused
+
+
+REFUSED = [
+    ("classification", ["--recipe", "mbt/nope", "--data", "vggsound"], "There is no recipe 'mbt/nope'"),
+    ("classification", ["--recipe", "avmae/pretrain-vggsound", "--data", "vggsound"], "is for pretraining, not for"),
+    ("classification", ["--data", "nope"], "nope: no such file or folder, nor is it a benchmark's name"),
+    ("classification", ["--data", "vggsound"], "VGGSound needs source= (--source): pass source= a folder"),
+    ("classification", ["--data", "vggsound", "--source", "/gone"], "source '/gone' is neither a folder nor"),
+    ("classification", ["--data", "YOURS", "--source", "clips"], "--source is for the benchmarks vggsound,"),
+    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "--variant is for the benchmarks vggsound,"),
+    ("classification", ["--data", "vggsound", "--args_file", "nofile"], "['--args_file', 'nofile']"),
+    (
+        "classification",
+        ["--data", "audioset", "--variant", "mini", "--eval_split", "test"],
+        "--eval_split test: AudioSet has no such split; its splits are: train, eval",
+    ),
+    (
+        "classification",
+        ["--data", "YOURS", "--label_columns", "verb"],
+        "are label; pass label_columns= (--label_columns)",
+    ),
+    ("classification", ["--data", "YOURS", "--num_segments", "2"], "num_segments=2 (--num_segments) needs a column"),
+    (
+        "classification",
+        ["--data", "YOURS", "--eval_split", "test"],
+        "choose by split= (--split, when training --eval_split)",
+    ),
+    ("classification", ["--data", "YOURS", "--model", "gone/for_good"], "huggingface.co"),
+    ("classification", ["--data", "YOURS", "--config", '{"hidden_size": "many"}'], "hidden_size"),
+    ("pretraining", ["--recipe", "avmae/nope", "--data", "vggsound"], "There is no recipe 'avmae/nope'"),
+    ("pretraining", ["--recipe", "mbt/vggsound", "--data", "vggsound"], "is for classification, not for pretraining"),
+    ("pretraining", ["--data", "nope"], "nope: no such file or folder"),
+    ("pretraining", ["--data", "vggsound"], "needs source= (--source)"),
+    ("pretraining", ["--data", "YOURS", "--picture_clip", "gone.mp4"], "--picture_clip gone.mp4: no such file"),
+    ("pretraining", ["--data", "audioset", "--eval_split", "test"], "--eval_split test: AudioSet has no such split"),
+]
+
+
+@pytest.mark.parametrize(("task", "options", "message"), REFUSED)
+def test_what_cannot_be_is_told_in_one_line(run, your_own, tmp_path, capsys, task, options, message):
+    options = [your_own if option == "YOURS" else option for option in options]
+    assert run(task, *options, "--output_dir", tmp_path / "out", "--use_cpu", "True", "--report_to", "none") == 2
+    told = capsys.readouterr().err
+    last = told.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in told
+    assert not (tmp_path / "out" / "recipe.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS.values())
+def test_the_exit_status_of_a_refusal(tmp_path, script):
+    command = [sys.executable, EXAMPLES / script, "--data", tmp_path / "nope", "--output_dir", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'nope'}: no such file or folder")
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_of_several_processes_the_others_say_which_they_are(monkeypatch, capsys):
+    for local, rank in (("0", "8"), ("1", "9")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        monkeypatch.setenv("RANK", rank)
+        assert refuse(OSError("no\n  clips")) == 2
+    assert capsys.readouterr().err == "error: no clips\nerror (process 9): no clips\n"
+
+
+# ---- clips that do not decode
+
+
+@pytest.mark.parametrize("task", SCRIPTS)
+@pytest.mark.parametrize("broken", ["train/cat/a", "val/dog/d"])
+def test_a_clip_that_does_not_decode_is_skipped_or_stops(
+    run, scripts, your_own, film, tmp_path, monkeypatch, task, broken
+):
+    """Both streams of a script, that of training and that of evaluation."""
+    made = []
+
+    class Watched(ClipStream):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(scripts[task], "ClipStream", Watched)
+    write(your_own / f"{broken}.mp4", b"no film at all")
+    write(your_own / "train/cat/e.mp4", film)
+    command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
+    command += ["--num_train_epochs", "1", "--per_device_train_batch_size", "1"]
+    assert run(task, *command) == 0
+    assert [stream.skipped for stream in made] == ([1, 0] if broken.startswith("train") else [0, 1])
+    with pytest.raises(MediaError, match=f"clip {broken}.mp4: "):
+        run(task, *command, "--on_decode_failure", "stop")
+    assert [stream.on_error for stream in made] == ["skip", "skip", "stop", "stop"]
