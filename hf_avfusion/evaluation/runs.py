@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..data.benchmarks import BENCHMARKS, coverage, evaluation_split, load_benchmark
-from ..data.folders import load_folder
+from ..data.folders import find_evaluation_split, load_folder
 from ..data.heads import head_fields
 from ..data.streaming import ClipStream
 from .metrics import (
@@ -172,7 +172,7 @@ def load_rows(
 
     Args:
         data: a key of `BENCHMARKS`, or a path; source, variant: of a benchmark.
-        split: None is the one that scores a model: `evaluation_split` of a benchmark, "test" of a folder.
+        split: None is the one that scores a model: `evaluation_split` of a benchmark, `find_evaluation_split` of a folder.
 
     Raises:
         ValueError: an unknown split or variant, `source` or `variant` beside a folder, and what loading refuses.
@@ -197,9 +197,10 @@ def load_rows(
             "source= (--source) and variant= (--variant) belong to a benchmark, but "
             f"{data} is a folder or file of your own"
         )
-    rows = load_folder(data, split or "test")
+    split = split or find_evaluation_split(data)
+    rows = load_folder(data, split)
     found = {"present": len(rows), "expected": None, "vanished": None}
-    return SplitRows(data, Path(data).resolve().name, split or "test", None, None, rows, len(rows), found)
+    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found)
 
 
 def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequence[str] | None = None) -> EvaluationSet:
