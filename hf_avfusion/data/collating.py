@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
-from .shared_batches import empty_batch
 
 MODALITIES = (("pixel_values", "has_video"), ("input_features", "has_audio"))  # in the order of modality_mask's columns
 
@@ -81,7 +80,7 @@ class AVCollator:
         batch = {}
         for column, (name, _) in enumerate(MODALITIES):
             if present[:, column].any():
-                batch[name] = _stack(samples, name, present[:, column], last=not self._changes(name))
+                batch[name] = _stack(samples, name, present[:, column])
         if "labels" in samples[0]:
             batch["labels"] = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
 
@@ -100,11 +99,6 @@ class AVCollator:
         if self.mask_always or not present[:, [name in batch for name, _ in MODALITIES]].all():
             batch["modality_mask"] = present
         return batch
-
-    def _changes(self, name: str) -> bool:
-        """Whether something is done with stacked inputs that gives new ones."""
-        augmented = name == "input_features" and (self.time_shift or self.spec_augment is not None)
-        return augmented or bool(self.mixup_alpha)
 
     def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
         if not all("seed" in sample for sample in samples):
@@ -155,7 +149,7 @@ class AVCollator:
         return present & ~(drop & both.unsqueeze(1))
 
 
-def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor, last: bool) -> torch.Tensor:
+def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
     given = [sample[name] for sample, has in zip(samples, present) if has]
     shapes = {tuple(values.shape) for values in given}
     if len(shapes) > 1:
@@ -163,11 +157,7 @@ def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor, 
         raise ValueError(f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)})")
     if len(given) == len(samples):
         whole = _side_by_side(given)
-        if whole is not None:
-            return whole
-        if not last:
-            return torch.stack(given)
-        return torch.stack(given, out=empty_batch((len(given), *given[0].shape), given[0].dtype))
+        return whole if whole is not None else torch.stack(given)
     # Filler: modality_mask keeps it from influencing anything.
     return torch.stack([sample[name] if has else torch.zeros_like(given[0]) for sample, has in zip(samples, present)])
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .interleaving import InterleavedRows
 from .orders import Draw
-from .shared_batches import SharedBatches, WorkerSlots, use_slots
+from .shared_batches import OwnPieces, SharedBatches, WorkerSlots
 from .streaming import ClipStream, row_seed
 
 # Counted besides the batches: clips that did not decode, that had come up before in their epoch, that an epoch left out.
@@ -215,26 +215,20 @@ class _Lanes(IterableDataset):
         # Rows that each lane has read, and the lane whose turn it is. Shared with workers that outlive an epoch.
         self.start = torch.zeros(number + 1, dtype=torch.int64).share_memory_()
         self.shared: SharedBatches | None = None  # with workers
-        self._slots: WorkerSlots | None = None  # in a worker
+        self._memory: WorkerSlots | OwnPieces | None = None  # of the process that makes batches
 
     def __iter__(self) -> Iterator[_Given]:
         # Worker 0 always hands out first, so it takes the lane whose turn it is.
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
         lane = (number + int(self.start[-1])) % self.number
+        if self._memory is None:
+            self._memory = OwnPieces() if worker is None else self.shared.slots(number)
         batches = self._batches(lane, int(self.start[lane]), self.stream.epoch)
-        if worker is None:
-            return ((*given, (0, {})) for given in batches)
-        return self._in_shared_memory(batches, number)
-
-    def _in_shared_memory(self, batches: Iterator[tuple[int, int, list[int], Any]], worker: int) -> Iterator[_Given]:
-        if self._slots is None:
-            self._slots = self.shared.slots(worker)
-            use_slots(self._slots)
-        for lane, read, counts, batch in batches:
-            placed, slots = self._slots.place(batch)
+        for _, read, counts, batch in batches:
+            placed, slots = self._memory.place(batch)
             del batch
-            yield lane, read, counts, placed, (worker, slots)
+            yield lane, read, counts, placed, (number, slots)
             del placed
 
     def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, list[int], Any]]:
@@ -244,7 +238,7 @@ class _Lanes(IterableDataset):
         def missing() -> int:  # not more: what is read ahead would be counted with this batch
             return self.batch_size - len(samples)
 
-        for sample in self.stream.decoded(_counted(draws, counts), epoch, missing):
+        for sample in self.stream.decoded(_counted(draws, counts), epoch, missing, self._memory.empty):
             read += 1
             if sample is None:
                 counts[0] += 1

@@ -1,16 +1,18 @@
-"""Memory that workers put batches into and the process that trains hands back, so that it is set up once and not per batch.
+"""Memory for batches that is used again, so that it is set up once and not for every batch.
 
-A worker gives a batch away in shared memory. New memory for each is memory that the kernel has to find, clear and map, page
-by page, and to take back: a tenth of the time of a small clip. So a worker has a few pieces (slots) that it uses again, each
-as soon as nothing in the other process refers to what was in it, views of it included. Whoever keeps batches, all of an epoch
-even, keeps what he was given: then no slot is free and new memory is taken, as a `DataLoader` does.
+New memory is memory that the kernel has to find, clear and map, page by page, and to take back: a tenth of the time of a small
+clip where a worker gives a batch away in shared memory. So a worker has a few pieces (slots) that it uses again, each as soon
+as nothing in the other process refers to what was in it, views of it included. Whoever keeps batches, all of an epoch even,
+keeps what he was given: then no slot is free and new memory is taken, as a `DataLoader` does.
 """
 
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
+import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -105,15 +107,34 @@ class WorkerSlots:
         return next((number for number in self._making if self._storages[number].data_ptr() == place), None)
 
 
-_slots: WorkerSlots | None = None  # of this process, if it is a worker that has some
+class OwnPieces:
+    """The same for a process that makes its batches itself, in memory of its own."""
 
+    def __init__(self):
+        # Pieces, and what was last made in each: alive as long as anything refers to a tensor of it.
+        self._pieces: list[np.ndarray] = []
+        self._used: list[weakref.ref] = []
 
-def use_slots(slots: WorkerSlots) -> None:
-    """From now on `empty_batch` takes these; for a worker."""
-    global _slots
-    _slots = slots
+    def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised tensor: in the smallest free piece that holds it, else in new memory."""
+        needed = math.prod(size) * dtype.itemsize
+        sizes = {place: self._pieces[place].nbytes for place, used in enumerate(self._used) if used() is None}
+        fitting = [place for place in sizes if sizes[place] >= needed]
+        if fitting:
+            place = min(fitting, key=sizes.__getitem__)
+            view = self._pieces[place][:needed]
+            self._used[place] = weakref.ref(view)
+        else:
+            piece = np.empty(needed, dtype=np.uint8)
+            view = piece[:]
+            if sizes:  # too small for what comes now
+                place = min(sizes, key=sizes.__getitem__)
+                self._pieces[place], self._used[place] = piece, weakref.ref(view)
+            elif len(self._pieces) < SLOTS:
+                self._pieces.append(piece)
+                self._used.append(weakref.ref(view))
+        return torch.from_numpy(view).view(dtype).view(size)  # which keeps the view, not a copy of it
 
-
-def empty_batch(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised tensor to put a batch together in: where another process will read it, at once in shared memory."""
-    return torch.empty(size, dtype=dtype) if _slots is None else _slots.empty(size, dtype)
+    def place(self, batch: Any) -> tuple[Any, dict[int, int]]:
+        """As that of a worker: here every batch is where it has to be."""
+        return batch, {}

@@ -14,7 +14,6 @@ from ..models.media_avfusion import MediaError
 from .balancing import LabelBalance
 from .interleaving import InterleavedRows
 from .orders import Draw, RowOrder, at_places, shuffled, stable_hash
-from .shared_batches import empty_batch
 from .transforms import ClipTransform
 
 if TYPE_CHECKING:
@@ -126,12 +125,17 @@ class ClipStream(IterableDataset):
                 yield sample
 
     def decoded(
-        self, rows: Iterable[Mapping[str, Any]], epoch: int, together: Callable[[], int] | None = None
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        epoch: int,
+        together: Callable[[], int] | None = None,
+        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
     ) -> Iterator[dict[str, Any] | None]:
         """The samples of rows in an epoch; None for a row that does not decode, after it was logged and counted.
 
         together: asked, each time, how many rows may be decoded before the first of their samples is given; a
             `ClipTransform` then prepares them as one batch, which gives the same in less time. Default: one.
+        empty: (size, dtype) -> memory for the tensors of that batch.
 
         Raises:
             MediaError: a row does not decode, with on_error="stop". RuntimeError: nothing decodes any more.
@@ -167,7 +171,7 @@ class ClipStream(IterableDataset):
                 return
             if halves:
                 whole = [clip for clip in made if clip is not None]
-                samples = iter(self.transform.prepare(whole, empty_batch) if whole else ())
+                samples = iter(self.transform.prepare(whole, empty) if whole else ())
                 made = [None if clip is None else next(samples) for clip in made]
             for sample, seed in zip(made, seeds):
                 if sample is not None:

@@ -537,7 +537,8 @@ class ClipReader:
                 pieces = [sounds[place] for place in ranges]
                 parts = {place: sounds[place].samples() for place in set(ranges)}
                 if pieces:
-                    waveform = torch.from_numpy(np.concatenate([parts[place] for place in ranges], axis=1))
+                    whole = [parts[place] for place in ranges]
+                    waveform = torch.from_numpy(whole[0] if len(whole) == 1 else np.concatenate(whole, axis=1))
                     audio_start = pieces[0].begin / self.info.sampling_rate
                 else:
                     waveform = torch.zeros(self.info.channels, 0)

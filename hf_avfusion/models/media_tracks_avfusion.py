@@ -269,14 +269,13 @@ def _size_changes(name: str, old: tuple[int, int], new: tuple[int, int], time: f
     )
 
 
-def as_float(frame: Any) -> np.ndarray:
-    """A decoded frame of sound -> float32 [channels, samples] in [-1, 1); integers are divided by their range, as
+def as_float(frame: Any) -> Sequence[np.ndarray]:
+    """A decoded frame of sound -> per channel float32 [samples] in [-1, 1); integers are divided by their range, as
     FFmpeg does.
     """
     channels = frame.layout.nb_channels
     if frame.format.name == "fltp":  # what nearly all decoders give: to_ndarray, without its copies
-        planes = [np.frombuffer(plane, dtype=np.float32, count=frame.samples) for plane in frame.planes]
-        return planes[0][None] if channels == 1 else np.stack(planes)
+        return [np.frombuffer(plane, dtype=np.float32, count=frame.samples) for plane in frame.planes]
     array = frame.to_ndarray()
     if not frame.format.is_planar:
         array = array.reshape(-1, channels).T
@@ -295,17 +294,18 @@ class Sound:
         self._data: np.ndarray | None = None
         self.begin = self._stop = first
 
-    def put(self, position: int, data: np.ndarray) -> None:
-        """Takes what it wants of samples [channels, n] that start at `position`; places between two such runs stay
+    def put(self, position: int, data: Sequence[np.ndarray]) -> None:
+        """Takes what it wants of samples, [n] per channel, that start at `position`; places between two such runs stay
         silent.
         """
-        start, stop = max(self.first, position), min(self.last, position + data.shape[1])
+        start, stop = max(self.first, position), min(self.last, position + len(data[0]))
         if start >= stop:
             return
         if self._data is None:
             self._data = np.zeros((self._channels, self.last - self.first), dtype=np.float32)
             self.begin = start
-        self._data[:, start - self.first : stop - self.first] = data[:, start - position : stop - position]
+        for channel, samples in zip(self._data, data):
+            channel[start - self.first : stop - self.first] = samples[start - position : stop - position]
         self._stop = max(self._stop, stop)
 
     def samples(self) -> np.ndarray:
@@ -404,7 +404,8 @@ class SoundLine:
         """Hands what was gathered to the pieces."""
         if self._run is None:
             return
-        data = as_float(self._run.read())[:, self._skip :]
+        run = self._run.read()
+        data = [samples[self._skip :] for samples in as_float(run)]
         self._run = None
         for sound in self.sounds:
             sound.put(self._start, data)

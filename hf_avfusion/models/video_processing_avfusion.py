@@ -287,16 +287,26 @@ def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple
         tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
     )
     result = frames.new_empty(*frames.shape[:2], height, width)
+    if not len(frames):
+        return result.reshape(*video.shape[:-2], height, width)
     # One frame at a time stays in the cache; whole rows are gathered, first of the transposed picture, because gathering
-    # single columns is three times slower. Along rows first, then along columns, as the original.
+    # single columns is three times slower. Along rows first, then along columns, as the original. All in memory that is
+    # taken once.
+    channels, tall, broad = frames.shape[1], frames.shape[-2] if used is None else len(used), frames.shape[-1]
+    source = frames.new_empty(channels, broad, tall)
+    picked = frames.new_empty(channels, width, tall)
+    wide, step = (torch.empty(channels, width, tall, device=frames.device) for _ in range(2))
+    turned = torch.empty(channels, tall, width, device=frames.device)
+    high, rise = (torch.empty(channels, height, width, device=frames.device) for _ in range(2))
     for frame, out in zip(frames, result):
-        source = frame if used is None else frame.index_select(1, used)
-        source = source.transpose(1, 2).contiguous()
-        wide = source.index_select(1, before).float()
-        wide += source.index_select(1, after).float().sub_(wide).mul_(right)
-        wide = wide.transpose(1, 2).contiguous()
-        high = wide.index_select(1, above)
-        high += wide.index_select(1, below).sub_(high).mul_(down)
+        source.copy_((frame if used is None else frame.index_select(1, used)).transpose(1, 2))
+        wide.copy_(torch.index_select(source, 1, before, out=picked))
+        step.copy_(torch.index_select(source, 1, after, out=picked))
+        wide += step.sub_(wide).mul_(right)
+        turned.copy_(wide.transpose(1, 2))
+        torch.index_select(turned, 1, above, out=high)
+        torch.index_select(turned, 1, below, out=rise)
+        high += rise.sub_(high).mul_(down)
         out.copy_(high)  # a copy from float to uint8 truncates
     return result.reshape(*video.shape[:-2], height, width)
 

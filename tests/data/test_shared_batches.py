@@ -4,11 +4,12 @@ import random
 
 import pytest
 import torch
-from torch.utils.data import get_worker_info
 
+from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.loading import ClipLoader
-from hf_avfusion.data.shared_batches import SLOTS, SMALLEST, SharedBatches
+from hf_avfusion.data.shared_batches import SLOTS, SMALLEST, OwnPieces, SharedBatches
 from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.transforms import ClipTransform, DecodedClip
 
 LONG = SMALLEST // 4  # floats
 
@@ -87,43 +88,64 @@ def test_more_batches_than_slots():
     assert numbers(kept[3]) == [3, 3]
 
 
-class Numbered:
-    """Every clip is filled with its number; some samples are large, some too small for a slot."""
+def test_own_memory_is_used_again_when_nothing_refers_to_it():
+    pieces = OwnPieces()
+    batch = pieces.empty((2, LONG), torch.float32).fill_(1)
+    place, row = batch.data_ptr(), batch[1]
+    del batch
+    assert pieces.empty((2, LONG), torch.float32).data_ptr() != place  # a view is still there
+    array = row.numpy()
+    del row
+    assert pieces.empty((LONG,), torch.float32).data_ptr() != place  # so is numpy's
+    assert (array == 1).all()
+    del array
+    assert pieces.empty((2, LONG // 2), torch.int64).data_ptr() == place
+    kept = [pieces.empty((LONG,), torch.float32).fill_(number) for number in range(2 * SLOTS)]
+    assert [batch[0].item() for batch in kept] == list(range(2 * SLOTS))
 
-    def __call__(self, row, generator):
-        number = int(row["clip_id"])
-        return {"long": torch.full((LONG,), float(number)), "short": torch.full((4,), float(number))}
+
+class Numbered(ClipTransform):
+    """Stands for decoding: the "pictures" of a clip are filled with its number."""
+
+    def __init__(self):
+        pass
+
+    def decode(self, row, generator=None):
+        return DecodedClip([], {"clip_id": row["clip_id"], "has_video": True, "has_audio": False})
+
+    def prepare(self, decoded, empty=None):
+        pixels = empty((len(decoded), LONG), torch.float32)
+        for one, values in zip(decoded, pixels):
+            one.sample["pixel_values"] = values.fill_(float(one.sample["clip_id"]))
+        return [one.sample for one in decoded]
 
 
-def stacked(samples):
-    batch = {name: torch.stack([sample[name] for sample in samples]) for name in ("long", "short")}
-    return {**batch, "worker": get_worker_info().id if get_worker_info() is not None else None}
-
-
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
 @pytest.mark.parametrize("seed", range(3))
-def test_batches_that_are_kept_stay_as_they_were(seed, persistent):
+def test_batches_that_are_kept_stay_as_they_were(seed, options):
     """The consumer keeps whole batches, rows or arrays of them for a random while, over several epochs."""
-    rows = [{"clip_id": str(number)} for number in range(120)]
-    loader = ClipLoader(ClipStream(rows, Numbered()), 3, stacked, num_workers=2, persistent_workers=persistent)
-    dice, kept = random.Random(seed), []
+    rows = [{"clip_id": str(number)} for number in range(121)]
+    loader = ClipLoader(ClipStream(rows, Numbered()), 3, AVCollator(), **options)
+    dice, kept, places = random.Random(seed), [], set()
     for epoch in range(2):
         loader.dataset.set_epoch(epoch)
         for number, batch in enumerate(loader):
-            first = 3 * number
-            assert numbers(batch["long"]) == numbers(batch["short"]) == [first, first + 1, first + 2]
-            keep = dice.choice(["nothing", "batch", "row", "array"])
-            if keep != "nothing":
-                kept.append(
-                    (first, {"batch": batch["long"], "row": batch["long"][:1], "array": batch["long"].numpy()}[keep])
-                )
+            pixels = batch["pixel_values"]
+            assert numbers(pixels) == [*range(3 * number, min(3 * number + 3, 121))]
+            places.add(pixels.data_ptr())
+            keep = dice.choice([None, pixels, pixels[:1], pixels.numpy()])
+            if keep is not None:
+                kept.append((3 * number, keep))
             dice.shuffle(kept)
-            del kept[dice.randrange(1, 30) :]
+            del kept[dice.randrange(1, 12) :]
             for value, held in kept:
-                assert (held[0] == value).all()
-    taken = loader._lanes.shared._taken.sum().item()
-    assert taken <= 2 * SLOTS
-    batch = held = None
+                assert numbers(held) == [*range(value, value + len(held))]
+                assert held[-1, -1] == held[-1, 0]
+        assert number == 40
+    if not options:
+        assert len(places) <= SLOTS
+        return
+    batch = pixels = keep = held = None
     kept.clear()
     loader._lanes.shared.free_unused()
     assert loader._lanes.shared._taken.sum().item() == 0
