@@ -31,6 +31,8 @@ ROWS = {
     ("vggsound", None, "test"): ("official test.csv rows",),
     ("audioset", "balanced", "train"): ("official segments csv", "balanced_train"),
     ("audioset", "balanced", "eval"): ("official segments csv", "eval"),
+    ("audioset", "mini", "train"): ("official segments csv", "balanced_train"),
+    ("audioset", "mini", "eval"): ("official segments csv", "eval"),
     ("audioset", "as500k", "train"): ("AS-500K", "AV-MAE config", "train"),
     ("audioset", "as500k", "eval"): ("official segments csv", "eval"),
     ("audioset", "full", "train"): ("official segments csv", "unbalanced_train"),
