@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from finetune_classification import Options as FineTuning
 from finetune_classification import load_split
-from huggingface_hub.errors import StrictDataclassError
 from rich import print
 from rich.progress import track
 from transformers import set_seed
@@ -43,7 +42,7 @@ from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
-from hf_avfusion.training.recipes.command_line import parse_with_recipe
+from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
 from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
 from hf_avfusion.training.trainer import AVTrainer
 
@@ -152,9 +151,8 @@ def main() -> int:
         settings = settings_of(recipe, options, args)
         comparison = Comparison(args.output_dir, settings)
         runs = {f: {s: r for s in options.seeds if (r := comparison.finished(f, s, configs[f]))} for f in fusions}
-    except (ValueError, OSError, StrictDataclassError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+    except REFUSALS as error:
+        return refuse(error)
 
     device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     measured = {"device": device, "batch_size": args.per_device_train_batch_size, "rounds": options.cost_rounds}

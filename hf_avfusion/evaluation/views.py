@@ -139,12 +139,10 @@ class ViewPredictions(NamedTuple):
     behind one that does not, the order may differ, and `clip_ids` tells it.
     """
 
-    logits: (
-        torch.Tensor
-    )  # float32 [clips, classes] or [clips, segments, classes], on the CPU; see the module's first lines
-    labels: (
-        torch.Tensor | None
-    )  # as collated: long [clips], [clips, heads] or [clips, segments], or float [clips, classes]
+    # float32 [clips, classes] or [clips, segments, classes], on the CPU; see the module's first lines
+    logits: torch.Tensor
+    # as collated: long [clips], [clips, heads] or [clips, segments], or float [clips, classes]
+    labels: torch.Tensor | None
     clip_ids: list[Any]
     skipped: int  # clips that the stream left out because they did not decode
     lacking: int = 0  # clips that decode, but have nothing of what the model was to be given
