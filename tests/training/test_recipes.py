@@ -418,6 +418,7 @@ def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
         (["--set", "training.momentum=0.5"], "expected SECTION.FIELD=VALUE"),
         (["--spec_augment", "False", "--set", "spec_augment.freq_mask_count=3"], "spec_augment is switched off"),
         (["--config", "{"], "is not JSON"),
+        (["--config", "[1]"], "must be a JSON object"),
         (["--model", "a/b", "--set", "window.frame_rate=5"], "window.frame_rate=5: for a fresh model only; a/b brings"),
         (["--global_batch_size", "0"], "batch size must be at least 1"),
         (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: for a fresh model only"),
