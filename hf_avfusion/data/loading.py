@@ -37,6 +37,9 @@ class ClipLoader:
     what was handed out, whatever the workers have prepared ahead. A loader that loaded it starts there in its next
     iteration and decodes nothing twice; a streamed dataset is read again up to there, undecoded.
 
+    A batch's memory is used again for another one when nothing in this process refers to it any more (`shared_batches`): clone
+    what you hand to a third process.
+
     Args:
         stream: every process needs the same one; it must not have been split over processes already.
         batch_size: clips per process.
