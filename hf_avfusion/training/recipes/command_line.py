@@ -240,7 +240,7 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
     except json.JSONDecodeError as error:
         raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"--config {options.config!r} must be a JSON object, such as {{\"hidden_size\": 192}}")
+        raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
     class_name = CONFIG_MAPPING[recipe.architecture].__name__
     fresh = options.model in CONFIG_MAPPING  # a checkpoint's architecture shows when it is loaded
     if fresh and (unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]):
