@@ -430,17 +430,24 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         return logmel
 
     def _log_mel(self, waveform: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        frames = self._frames(waveform)
-        if self.dither:
-            frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
-        if self.remove_dc_offset:
-            frames = frames - frames.mean(dim=1, keepdim=True)
-        if self.preemphasis:
-            # Kaldi repeats the first sample of each frame, so that sample keeps 1 - preemphasis of itself.
-            previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-            frames = frames - self.preemphasis * previous
-        frames = frames * _window(self.window_type, self.win_length, self.window_periodic)
-        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square()
+        window = _window(self.window_type, self.win_length, self.window_periodic)
+        line, count = self._line(waveform)
+        if self.dither or self.remove_dc_offset or self.preemphasis:
+            frames = line.unfold(0, self.win_length, self.hop_length)[:count]
+            if self.dither:
+                frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
+            if self.remove_dc_offset:
+                frames = frames - frames.mean(dim=1, keepdim=True)
+            if self.preemphasis:
+                # Kaldi repeats the first sample of each frame, so that sample keeps 1 - preemphasis of itself.
+                previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+                frames = frames - self.preemphasis * previous
+            frames = frames * window
+        else:  # frames as long as the FFT, of which the window leaves nothing behind its end: no copy for zeros there
+            rest = self.n_fft - self.win_length
+            line = torch.nn.functional.pad(line, (0, rest))
+            frames = line.unfold(0, self.n_fft, self.hop_length)[:count] * torch.nn.functional.pad(window, (0, rest))
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square_()
         # |X|^2 in one pass over numbers that lie side by side: abs(), as hypot(), takes four times as long to be right
         # where squares leave float32's range, 1e-19 and 1e19 away from any sound.
         spectrum = spectrum[..., 0] + spectrum[..., 1]
@@ -458,19 +465,18 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             mel.clamp_min_(self.log_floor)
         return mel.log_() if self.log == "ln" else mel.log10_()
 
-    def _frames(self, waveform: torch.Tensor) -> torch.Tensor:
-        """[samples] -> [frames, win_length], a view of the padded waveform."""
+    def _line(self, waveform: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """[samples] -> the padded waveform, of which frame i is `win_length` samples from i * hop on, and how many there are."""
         samples, win, hop = len(waveform), self.win_length, self.hop_length
         if self.framing == "pad_end":
             count = math.ceil(samples / hop)
-            waveform = torch.nn.functional.pad(waveform, (0, max((count - 1) * hop + win - samples, 0)))
-            return waveform.unfold(0, win, hop)[:count]
+            return torch.nn.functional.pad(waveform, (0, max((count - 1) * hop + win - samples, 0))), count
         if self.framing == "snip":
             if samples < win:
                 raise ValueError(
                     f"audio has {samples} samples, fewer than one frame of {win}: framing 'snip' needs at least that"
                 )
-            return waveform.unfold(0, win, hop)
+            return waveform, 1 + (samples - win) // hop
         if self.framing == "center":
             edge = self.n_fft // 2
             if samples <= edge:
@@ -478,7 +484,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                     f"audio has {samples} samples: framing 'center' reflects {edge} of them and needs more than that"
                 )
             waveform = torch.nn.functional.pad(waveform[None], (edge, edge), mode="reflect")[0]
-            return waveform[(self.n_fft - win) // 2 :].unfold(0, win, hop)[: 1 + samples // hop]
+            return waveform[(self.n_fft - win) // 2 :], 1 + samples // hop
         # "reflect": Kaldi's snip_edges=False, which repeats the edge sample itself in the mirror
         count = (samples + hop // 2) // hop
         before = win // 2 - hop // 2
@@ -487,7 +493,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"audio has {samples} samples, framing 'reflect' needs {win}: pass a longer waveform")
         head = [mirror[samples - before :]] if before > 0 else []
         body = waveform if before >= 0 else waveform[-before:]
-        return torch.cat([*head, body, mirror]).unfold(0, win, hop)[:count]
+        return torch.cat([*head, body, mirror]), count
 
     def _samples_for(self, frames: int) -> int:
         """The fewest samples that give `frames` whole frames."""

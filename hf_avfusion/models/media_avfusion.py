@@ -403,7 +403,10 @@ class ClipReader:
                 raise SeekMissed from error
         line = None
         if with_audio:
-            line = SoundLine(wanted, rate=rate, channels=self.info.channels, sought=sought, name=self._source.name)
+            line = SoundLine(
+                wanted, rate=rate, channels=self.info.channels, sought=sought, name=self._source.name,
+                exact=not self._by_dts and audio.time_base.as_integer_ratio() == (1, rate),
+            )  # fmt: skip
         before_key = sought  # pictures before the first key picture after a seek lack what they refer to
         error_of: dict[int, Exception] = {}
         skipping = Skipping(video, pictures.times, self._zero, pictures.tolerance) if with_video else None
@@ -427,7 +430,8 @@ class ClipReader:
                         picture_over = pictures.reached
                 elif not line.done:
                     for frame in packet.decode():
-                        line.offer(frame, self._time_of(frame))
+                        if not line.follow(frame):
+                            line.offer(frame, self._time_of(frame))
                     sound_over = line.done
             except av.FFmpegError as error:
                 track = pictures if index == picture_index else line

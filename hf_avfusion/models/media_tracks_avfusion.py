@@ -319,10 +319,13 @@ class SoundLine:
     """Puts decoded frames of sound on the clock of the clip and hands them to the pieces that want them.
 
     Positions are counted in samples from the first frame on; its timestamps correct the count only where they jump by
-    more than SOUND_GAP, since those of many containers are rounded.
+    more than SOUND_GAP, since those of many containers are rounded. `exact`: in this one they count samples.
     """
 
-    def __init__(self, sounds: Sequence[Sound], *, rate: int, channels: int, sought: bool, name: str):
+    def __init__(
+        self, sounds: Sequence[Sound], *, rate: int, channels: int, sought: bool, name: str, exact: bool = False
+    ):
+        self._exact = exact
         self.sounds, self._rate, self._channels, self._sought, self._name = sounds, rate, channels, sought, name
         self._position: int | None = None
         self._first = min(sound.first for sound in sounds)
@@ -332,6 +335,8 @@ class SoundLine:
         # FFmpeg puts them together: converting frame by frame takes longer than decoding them.
         self._run: Any = None
         self._start = self._skip = 0
+        self._until = 0  # up to which position the run is wanted
+        self._next: int | None = None  # the time stamp of the frame that follows it without a break
         self.warnings: list[str] = []
 
     @property
@@ -348,6 +353,21 @@ class SoundLine:
     def end(self) -> float | None:
         """Time in s up to which sound was decoded."""
         return None if self._position is None else self._position / self._rate
+
+    def follow(self, frame: Any) -> bool:
+        """Takes the next decoded frame if it goes on where the one before ended, as nearly all do; if not, `offer` has to."""
+        if self._run is None or frame.pts is None or frame.pts != self._next or self._position >= self._until:
+            return False
+        frame.pts = None
+        try:
+            self._run.write(frame)
+        except ValueError:  # something else than its time has changed
+            return False
+        self._position += frame.samples
+        self._next += frame.samples
+        if self._run.samples >= RUN:
+            self.flush()
+        return True
 
     def offer(self, frame: Any, time: float | None) -> None:
         """Takes the next decoded frame, whose first sample sounds at `time`. The pieces have it after `flush`."""
@@ -381,6 +401,8 @@ class SoundLine:
         position, self._position = self._position, self._position + length
         for sound in self.sounds:
             if sound.first < self._position and position < sound.last:
+                self._next = frame.pts + frame.samples if self._exact and frame.pts is not None else None
+                self._until = sound.last
                 self._gather(frame, position, skip)
                 return
         self.flush()

@@ -28,14 +28,16 @@ def frame_of(values, layout="mono", kind="fltp"):
     return frame
 
 
-def gathered(frames, pieces, layout="mono"):
+def gathered(frames, pieces, layout="mono", exact=False):
     channels = {"mono": 1, "stereo": 2}[layout]
     sounds = [Sound(first, last, channels) for first, last in pieces]
-    line = SoundLine(sounds, rate=RATE, channels=channels, sought=False, name="a clip")
+    line = SoundLine(sounds, rate=RATE, channels=channels, sought=False, name="a clip", exact=exact)
     for frame, stamp in frames:
         if line.done:
             break
-        line.offer(frame, stamp / RATE)
+        frame.pts = stamp
+        if not line.follow(frame):
+            line.offer(frame, stamp / RATE)
     line.flush()
     return [sound.samples() for sound in sounds], line.warnings
 
@@ -49,8 +51,9 @@ def gathered(frames, pieces, layout="mono"):
     kinds=st.lists(st.sampled_from(["fltp", "s16"]), min_size=1, max_size=3),
     pieces=st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 2500)), min_size=1, max_size=3),
     layout=st.sampled_from(["mono", "stereo"]),
+    exact=st.booleans(),
 )  # fmt: skip
-def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layout):
+def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layout, exact):
     """Against one sample after the other: jumps below SOUND_GAP are rounding, above it a gap or a second reading."""
     pieces = [(first, first + length) for first, length in pieces]
     frames, clock, end, place, number = [], {}, None, 0, 1
@@ -67,7 +70,7 @@ def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layo
                 clock[start + offset] = value
         end = max(end, start + length)
         place = start + length
-    found, _ = gathered(frames, pieces, layout)
+    found, _ = gathered(frames, pieces, layout, exact)
     last = max(piece[1] for piece in pieces)
     for (first, stop), samples in zip(pieces, found):
         # What follows the last sample that anybody asked for is not read on.
@@ -82,9 +85,10 @@ def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layo
 def test_a_long_piece_is_converted_part_by_part():
     values = np.arange(3 * RUN + 77) % 65536 - 32768
     frames = [(frame_of(values[start : start + 1024]), start) for start in range(0, len(values), 1024)]
-    (samples,), warnings = gathered(frames, [(0, len(values))])
-    np.testing.assert_array_equal(samples[0] * 32768, values)
-    assert warnings == []
+    for exact in (False, True):
+        (samples,), warnings = gathered(frames, [(0, len(values))], exact=exact)
+        np.testing.assert_array_equal(samples[0] * 32768, values)
+        assert warnings == []
 
 
 def test_another_number_of_channels_is_an_error():
