@@ -185,17 +185,17 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         if self.do_rescale:
             self._tell_of_unit_range(frames, "frames")
         out.copy_(frames)
-        mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
-            do_normalize=self.do_normalize,
-            image_mean=tuple(self.image_mean),
-            image_std=tuple(self.image_std),
-            do_rescale=self.do_rescale,
-            rescale_factor=self.rescale_factor,
-            device=out.device,
-        )
         if self.do_normalize:
+            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+                do_normalize=True,
+                image_mean=tuple(self.image_mean),
+                image_std=tuple(self.image_std),
+                do_rescale=self.do_rescale,
+                rescale_factor=self.rescale_factor,
+                device=out.device,
+            )
             self.normalize(out, mean, std, inplace=True)
-        elif do_rescale:
+        elif self.do_rescale:
             out.mul_(self.rescale_factor)
 
     def _tell_of_unit_range(self, frames: torch.Tensor, name: str) -> None:

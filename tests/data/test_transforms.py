@@ -78,7 +78,15 @@ def whole_call(transform, row):
 
 @pytest.mark.parametrize("which", [(0, 1, 2), (3,), (0, 3, 2), (0, 4, 1), (4, 4)])
 @pytest.mark.parametrize("options", [{}, {"num_views": 2}, {"modalities": ("video",)}])
-@pytest.mark.parametrize("fields", [{}, {"do_normalize": False}, {"do_normalize": False, "do_rescale": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"do_normalize": False, "image_mean": None, "image_std": None},
+        {"do_rescale": False},
+        {"do_normalize": False, "do_rescale": False},
+    ],
+)
 def test_a_batch_is_prepared_as_its_clips_are(rows, which, options, fields):
     processor = make_processor()
     for name, value in fields.items():
