@@ -100,6 +100,15 @@ class AVCollator:
             batch["modality_mask"] = present
         return batch
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator pickles a tensor that lives no longer than its pickling, and which a worker that is spawned (not
+        # forked) would look for in shared memory.
+        return {**self.__dict__, "generator": self.generator.get_state().numpy().tobytes()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, generator=torch.Generator())
+        self.generator.set_state(torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8))
+
     def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
         if not all("seed" in sample for sample in samples):
             return self.generator

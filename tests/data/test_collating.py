@@ -1,5 +1,7 @@
 """Batches: what is missing stays missing, mixed labels follow the mixed inputs, and randomness follows the rows."""
 
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,6 +34,14 @@ def test_plain_batch_has_no_mask():
     assert batch["input_features"].shape == (3, 10, 8)
     assert batch["labels"].tolist() == [0, 1, 2]
     assert AVCollator(mask_always=True)(samples(["av"]))["modality_mask"].tolist() == [[True, True]]
+
+
+def test_a_copy_draws_what_the_original_would():
+    collator = AVCollator(modality_dropout=0.5, seed=3)
+    collator(samples(["av"] * 8, seeds=False))  # somewhere in its draws
+    copy = pickle.loads(pickle.dumps(collator))
+    masks = [each(samples(["av"] * 8, seeds=False))["modality_mask"] for each in (collator, copy)]
+    assert torch.equal(*masks)
 
 
 def test_missing_tracks():

@@ -120,6 +120,16 @@ class Numbered(ClipTransform):
         return [one.sample for one in decoded]
 
 
+@pytest.mark.slow
+def test_workers_that_are_spawned():
+    """As on systems that do not fork."""
+    rows = [{"clip_id": str(number)} for number in range(20)]
+    loader = ClipLoader(ClipStream(rows, Numbered()), 3, AVCollator(), num_workers=2, multiprocessing_context="spawn")
+    assert [numbers(batch["pixel_values"]) for batch in loader] == [
+        [*range(n, min(n + 3, 20))] for n in range(0, 20, 3)
+    ]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
 @pytest.mark.parametrize("seed", range(3))
 def test_batches_that_are_kept_stay_as_they_were(seed, options):
