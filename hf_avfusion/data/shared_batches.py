@@ -25,7 +25,7 @@ class SharedBatches:
     """Which slots of which worker are taken, known to both sides: the worker takes them, the receiver frees them.
 
     One object serves the workers of one run through a `DataLoader`, which are started with it. With persistent workers it
-    serves all runs.
+    serves all runs; what waits when such a run is left early is thrown away by the `DataLoader`, and its slots stay taken.
     """
 
     def __init__(self, num_workers: int):

@@ -151,7 +151,7 @@ class ClipTransform:
         empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None,
     ) -> list[dict[str, Any]]:
         clips = [clip for one in decoded for clip in one.clips]
-        tensors = self.processor.process_reduced(clips, *([] if empty is None else [empty]))
+        tensors = self.processor.process_reduced(clips, empty)
         for name, values in tensors.items():
             whole = values if self.num_views == 1 else values.unflatten(0, (-1, self.num_views))
             for one, of_clip in zip(decoded, whole):

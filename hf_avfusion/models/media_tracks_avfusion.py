@@ -335,7 +335,6 @@ class SoundLine:
         # FFmpeg puts them together: converting frame by frame takes longer than decoding them.
         self._run: Any = None
         self._start = self._skip = 0
-        self._until = 0  # up to which position the run is wanted
         self._next: int | None = None  # the time stamp of the frame that follows it without a break
         self.warnings: list[str] = []
 
@@ -356,7 +355,7 @@ class SoundLine:
 
     def follow(self, frame: Any) -> bool:
         """Takes the next decoded frame if it goes on where the one before ended, as nearly all do; if not, `offer` has to."""
-        if self._run is None or frame.pts is None or frame.pts != self._next or self._position >= self._until:
+        if self._run is None or frame.pts is None or frame.pts != self._next:
             return False
         frame.pts = None
         try:
@@ -402,7 +401,6 @@ class SoundLine:
         for sound in self.sounds:
             if sound.first < self._position and position < sound.last:
                 self._next = frame.pts + frame.samples if self._exact and frame.pts is not None else None
-                self._until = sound.last
                 self._gather(frame, position, skip)
                 return
         self.flush()

@@ -339,14 +339,17 @@ class AVFusionProcessor(ProcessorMixin):
         return replace(clip, frames=frames, waveform=sound, sampling_rate=rate)
 
     def process_reduced(
-        self, clips: Sequence[Clip], empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] = _empty
+        self,
+        clips: Sequence[Clip],
+        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Clips of `reduce_clip`, all with the same tracks, to `pixel_values` and `input_features` as `process_clips` gives
-        them, bit for bit, written once into memory that `empty` (size, dtype) gives.
+        them, bit for bit, written once into memory that `empty` (size, dtype) gives; default: new memory.
 
         Raises:
             ValueError: clips of different sizes; and what the feature extractor refuses.
         """
+        empty = _empty if empty is None else empty
         tensors = {}
         if clips[0].frames is not None:
             frames = [clip.frames for clip in clips]

@@ -287,8 +287,6 @@ def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple
         tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
     )
     result = frames.new_empty(*frames.shape[:2], height, width)
-    if not len(frames):
-        return result.reshape(*video.shape[:-2], height, width)
     # One frame at a time stays in the cache; whole rows are gathered, first of the transposed picture, because gathering
     # single columns is three times slower. Along rows first, then along columns, as the original. All in memory that is
     # taken once.
