@@ -377,6 +377,7 @@ class ClipReader:
     def _pass(self, pictures: Pictures, sounds: list[Sound], place: float, start: float, end: float) -> None:
         """Decodes forward from before `place` until everything asked for from `start` to `end` is there."""
         import av
+        from av.stream import Discard
 
         rate = self.info.sampling_rate
         wanted = [s for s in sounds if s.first < s.last and start * rate - 1 <= s.first and s.last <= end * rate + 1]
@@ -395,6 +396,8 @@ class ClipReader:
         video = self._video if with_video else None
         audio = self._audio if with_audio else None
         tracks = [track for track in (video, audio) if track is not None]
+        if self._video is not None:  # pictures that nobody decodes are not even read, where no seek has to find them
+            self._video.discard = Discard.default if with_video or sought else Discard.all
         if sought:
             try:
                 stamp = int((place - margin + self._zero) / lead.time_base)
@@ -428,7 +431,7 @@ class ClipReader:
                         for frame in packet.decode():
                             pictures.offer(frame, self._time_of(frame), self._length_of(frame), sought=sought)
                         picture_over = pictures.reached
-                elif not line.done:
+                elif not sound_over:
                     for frame in packet.decode():
                         if not line.follow(frame):
                             line.offer(frame, self._time_of(frame))

@@ -302,8 +302,9 @@ class Sound:
         if start >= stop:
             return
         if self._data is None:
-            self._data = np.zeros((self._channels, self.last - self.first), dtype=np.float32)
-            self.begin = start
+            self._data = np.empty((self._channels, self.last - self.first), dtype=np.float32)
+            self.begin = self._stop = start
+        self._data[:, self._stop - self.first : start - self.first] = 0  # a gap; empty where there is none
         for channel, samples in zip(self._data, data):
             channel[start - self.first : stop - self.first] = samples[start - position : stop - position]
         self._stop = max(self._stop, stop)
@@ -362,8 +363,9 @@ class SoundLine:
             self._run.write(frame)
         except ValueError:  # something else than its time has changed
             return False
-        self._position += frame.samples
-        self._next += frame.samples
+        samples = frame.samples
+        self._position += samples
+        self._next += samples
         if self._run.samples >= RUN:
             self.flush()
         return True

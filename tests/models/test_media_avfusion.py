@@ -194,6 +194,20 @@ def test_a_reader_can_be_read_again():
             assert read_numbers(reader.read([ClipRequest(frame_times=[time])])[0].frames) == [number]
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize("time", [0.5, 3.5])  # read from the start, and after a seek
+def test_pictures_are_there_again_after_sound_was_read_without_them(container, time):
+    data, sound = render_clip(num_frames=100, container=container), ClipRequest(audio_pieces=[(time, time + 0.2)])
+    with ClipReader(data) as fresh:
+        both = fresh.read([ClipRequest(frame_times=[time], audio_pieces=sound.audio_pieces)])[0]
+    with ClipReader(data) as reader:
+        for _ in range(2):
+            alone = reader.read([sound])[0]
+            assert alone.frames is None
+            assert alone.waveform.shape == both.waveform.shape
+            assert torch.equal(reader.read([ClipRequest(frame_times=[time])])[0].frames, both.frames)
+
+
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 def test_rotation_is_applied(rotation):
     data = render_clip(num_frames=3, size=(64, 32), rotation=rotation)
