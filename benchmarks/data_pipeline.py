@@ -332,7 +332,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backends", nargs="+", choices=list(BARE), default=list(BARE))
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--number", type=int, help="clips per round; default 384 small or 48 large")
+    parser.add_argument("--number", type=int, help="clips per round; default 384 small or 96 large")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -354,7 +354,7 @@ def main() -> None:
         table.add_column(column, justify="right" if column not in columns[:4] else "left")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.clips:
-            case = make_case(name, arguments.number or {"small": 384, "large": 48}[name])
+            case = make_case(name, arguments.number or {"small": 384, "large": 96}[name])
             if len(case.clips) < 2 * case.batch_size:
                 raise SystemExit(
                     f"--number {arguments.number}: {name} clips come in batches of {case.batch_size}, two at least"
