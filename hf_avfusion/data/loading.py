@@ -126,7 +126,7 @@ class ClipLoader:
     def _handed_out(
         self, batches: Iterator[_Given], counts_before: list[list[int]], shared: SharedBatches | None
     ) -> Iterator[Any]:
-        for lane, read, counts, batch, slots in batches:
+        for lane, read, counts, batch in batches:
             self._read[lane] = read
             self._counts[lane] = [before + count for before, count in zip(counts_before[lane], counts)]
             if batch is not None:
@@ -134,7 +134,6 @@ class ClipLoader:
                 self._next_lane = (lane + 1) % self._lanes.number
                 if shared is not None:
                     shared.free_unused()
-                    shared.received(*slots, batch)
                 yield batch
 
     @property
@@ -200,9 +199,9 @@ class ClipLoader:
         }
 
 
-# Lane, rows read, what was `COUNTED` since the start, batch, and (worker, slots) that it lies in; None for the batch in the
-# last of a lane, which tells of rows after the last batch.
-_Given = tuple[int, int, list[int], Any, tuple[int, dict[int, int]]]
+# Lane, rows read, what was `COUNTED` since the start, batch; None for the batch in the last of a lane, which tells of rows after
+# the last batch.
+_Given = tuple[int, int, list[int], Any]
 
 
 class _Lanes(IterableDataset):
@@ -229,12 +228,12 @@ class _Lanes(IterableDataset):
             self._memory = OwnPieces() if worker is None else self.shared.slots(number)
         batches = self._batches(lane, int(self.start[lane]), self.stream.epoch)
         for _, read, counts, batch in batches:
-            placed, slots = self._memory.place(batch)
+            placed = self._memory.place(batch)
             del batch
-            yield lane, read, counts, placed, (number, slots)
+            yield lane, read, counts, placed
             del placed
 
-    def _batches(self, lane: int, read: int, epoch: int) -> Iterator[tuple[int, int, list[int], Any]]:
+    def _batches(self, lane: int, read: int, epoch: int) -> Iterator[_Given]:
         samples, counts = [], [0] * len(COUNTED)
         draws = self.stream.draws_at(epoch, self._places(lane, read))
 

@@ -1,6 +1,8 @@
 """Batches handed over in memory that is used again: nothing that somebody still looks at is ever written to."""
 
+import pickle
 import random
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -18,8 +20,13 @@ def numbers(batch):
     return [values[0].item() for values in batch]
 
 
+def travel(batch):
+    """What becomes of a batch on its way between two processes."""
+    return pickle.loads(ForkingPickler.dumps(batch))
+
+
 class Pair:
-    """Both sides in one process: a worker's slots, and the receiver, whose mapping of a batch a copy stands for."""
+    """Both sides in one process: a worker's slots, and the receiver."""
 
     def __init__(self):
         self.shared = SharedBatches(1)
@@ -27,10 +34,8 @@ class Pair:
 
     def hand_over(self, *size, value=0.0):
         """The receiver's batch, and the place of the worker's."""
-        placed, slots = self.slots.place(self.slots.empty(size, torch.float32).fill_(value))
-        batch = placed.clone()
-        self.shared.received(0, slots, batch)
-        return batch, placed.data_ptr()
+        made = self.slots.empty(size, torch.float32).fill_(value)
+        return travel(self.slots.place(made)), made.data_ptr()
 
     def next_place(self, *size):
         """Where the next batch would lie."""
@@ -63,29 +68,63 @@ def test_smaller_and_larger_batches_share_slots():
 
 def test_whatever_a_collator_makes_is_placed():
     """Nested, made anew after stacking, small, or not of tensors; and slots that are not given away are none any more."""
-    slots_of_worker = SharedBatches(1).slots(0)
-    unused = slots_of_worker.empty((LONG,), torch.float32).fill_(5)
-    made = {"x": [torch.full((LONG,), 2.0), (torch.ones(3), "name")], "y": torch.arange(2 * LONG)}
-    placed, slots = slots_of_worker.place(made)
-    assert placed["x"][0].is_shared()
-    assert placed["y"].is_shared()
-    assert placed["x"][1][0] is made["x"][1][0]  # not worth it
+    pair = Pair()
+    unused = pair.slots.empty((LONG,), torch.float32).fill_(5)
+    odd = pair.slots.empty((3, LONG), torch.float32).copy_(torch.arange(3 * LONG).view(3, LONG)).t()[7:, 1:]
+    made = {
+        "x": [torch.full((LONG,), 2.0), (torch.ones(3, dtype=torch.bfloat16), "name")],
+        "y": torch.arange(2 * LONG),
+        "small": [torch.tensor(4), torch.zeros(0), torch.arange(6).view(2, 3).t()],
+        "odd": odd,
+    }
+    placed = travel(pair.slots.place(made))
     assert placed["x"][1][1] == "name"
-    assert (placed["x"][0] == 2).all()
-    assert torch.equal(placed["y"], made["y"])
-    assert len(set(slots.values())) == 2
-    others = [slots_of_worker.empty((LONG,), torch.float32) for _ in range(SLOTS)]
+    for of in (lambda b: b["x"][0], lambda b: b["x"][1][0], lambda b: b["y"], lambda b: b["odd"]):
+        assert torch.equal(of(placed), of(made))
+        assert of(placed).dtype == of(made).dtype
+    for here, there in zip(made["small"], placed["small"]):
+        assert torch.equal(here, there)
+        assert here.dtype == there.dtype
+    assert int(pair.shared._taken.sum()) == 3
+    others = [pair.slots.empty((LONG,), torch.float32) for _ in range(SLOTS)]
     assert all(other.data_ptr() != unused.data_ptr() for other in others)
     assert (unused == 5).all()
+
+
+def test_a_slot_is_handed_over_once():
+    pair = Pair()
+    first, _ = pair.hand_over(2, LONG, value=1)
+    there = first.data_ptr()
+    del first
+    pair.shared.free_unused()
+    placed = pair.slots.place(pair.slots.empty((2, LONG), torch.float32).fill_(2))
+    assert len(ForkingPickler.dumps(placed)) < 500
+    again = travel(placed)
+    assert again.data_ptr() == there
+    assert (again == 2).all()
+
+
+def test_two_tensors_in_one_slot():
+    pair = Pair()
+    whole = pair.slots.empty((2, LONG), torch.float32)
+    place = whole.data_ptr()
+    one, other = travel(pair.slots.place([whole[0], whole[1]]))
+    one.fill_(1)
+    other.fill_(2)
+    del one
+    assert pair.next_place(2, LONG) != place
+    assert (other == 2).all()
+    del other
+    assert pair.next_place(2, LONG) == place
 
 
 def test_more_batches_than_slots():
     pair = Pair()
     kept = [pair.hand_over(2, LONG, value=number)[0] for number in range(SLOTS)]
-    placed, slots = pair.slots.place(pair.slots.empty((2, LONG), torch.float32))
-    assert placed.is_shared()
-    assert slots == {}
-    assert numbers(kept[3]) == [3, 3]
+    placed = pair.slots.place(pair.slots.empty((2, LONG), torch.float32).fill_(-1))
+    assert placed.is_shared()  # a tensor as any other
+    assert (travel(placed) == -1).all()
+    assert numbers([batch[0] for batch in kept]) == list(range(SLOTS))
 
 
 def test_own_memory_is_used_again_when_nothing_refers_to_it():
@@ -157,5 +196,23 @@ def test_batches_that_are_kept_stay_as_they_were(seed, options):
         return
     batch = pixels = keep = held = None
     kept.clear()
+    loader._lanes.shared.free_unused()
+    assert loader._lanes.shared._taken.sum().item() == 0
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_an_epoch_that_is_left_early_takes_no_slots_with_it(persistent):
+    rows = [{"clip_id": str(number)} for number in range(40)]
+    stream = ClipStream(rows, Numbered())
+    loader = ClipLoader(stream, 2, AVCollator(), num_workers=2, persistent_workers=persistent)
+    for epoch in range(SLOTS):
+        stream.set_epoch(epoch)
+        for number, batch in enumerate(loader):
+            assert numbers(batch["pixel_values"]) == [2 * number, 2 * number + 1]
+            if number == 3:
+                break
+    stream.set_epoch(SLOTS)
+    assert sum(len(batch["pixel_values"]) for batch in loader) == 40
+    del batch
     loader._lanes.shared.free_unused()
     assert loader._lanes.shared._taken.sum().item() == 0
