@@ -21,7 +21,10 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 SLOTS = 16  # of a worker; a batch takes two, and by default three batches wait, are being made or are being used
-SMALLEST = 1 << 16  # bytes; less is not worth a slot, and travels as it is
+SMALLEST = 1 << 16  # bytes; less is not worth a slot
+# Bytes; up to here a tensor travels by value. Not more: what waits has to fit into the pipe between the processes, or workers
+# whose parent was killed wait for ever to be rid of it, and outlive it.
+BY_VALUE = 1 << 10
 OF_NUMPY = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}
 
 _receivers: weakref.WeakValueDictionary[int, SharedBatches] = weakref.WeakValueDictionary()
@@ -107,7 +110,7 @@ class WorkerSlots:
             if type(value) is not torch.Tensor or value.device.type != "cpu" or value.layout is not torch.strided:
                 continue
             if value.nbytes < SMALLEST:
-                if value.dtype in OF_NUMPY and not value.requires_grad:
+                if value.nbytes <= BY_VALUE and value.dtype in OF_NUMPY and not value.requires_grad:
                     leaves[leaf] = _Travelling(_from_array, value.numpy())
                 continue
             if not value.is_shared():  # made by some step after the stacking
