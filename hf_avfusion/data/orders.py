@@ -94,8 +94,7 @@ class RowOrder:
         if not self.streamed:
             yield from self._known(parts)
             return
-        self.rows.set_epoch(epoch + (turn << 32))
-        rows: Iterator[Any] = whole(self.rows)
+        rows: Iterator[Any] = whole(at_epoch(self.rows, epoch + (turn << 32)))
         if self.balance is not None:
             rows = self._balanced(rows, stable_hash("balance", *parts))
         else:
@@ -173,6 +172,18 @@ def at_places(draws: Iterable[Draw], places: Iterable[int]) -> Iterator[Draw]:
             place = next(places, None)
             if place is None:
                 return
+
+
+def at_epoch(rows: datasets.IterableDataset, epoch: int) -> datasets.IterableDataset:
+    """The same rows in the order of an epoch, which is this copy's alone.
+
+    The epoch of a streamed dataset lies in memory that all workers share, and `set_epoch` adds to it what is missing: of two
+    that do so at once both may add, and both then read another epoch's order.
+    """
+    own = object.__new__(type(rows))
+    own.__dict__.update(rows.__dict__, _epoch=0)
+    own.set_epoch(epoch)
+    return own
 
 
 def whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

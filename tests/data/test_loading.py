@@ -74,6 +74,22 @@ def test_batches_do_not_depend_on_workers(streamed, workers):
         assert flat(ids(got)) != ALL
 
 
+def test_workers_in_other_epochs_change_nothing(monkeypatch):
+    """Workers share the memory in which a streamed dataset keeps its epoch, and are not all at the same place."""
+    one = loader(streamed=True)
+    one.dataset.set_epoch(3)
+    batches, rows = list(one), list(one.dataset)
+    set_epoch = datasets.IterableDataset.set_epoch
+
+    def and_so_does_another(self, epoch):
+        set_epoch(self, epoch)
+        set_epoch(one.dataset.rows, epoch + 7)
+
+    monkeypatch.setattr(datasets.IterableDataset, "set_epoch", and_so_does_another)
+    assert list(one) == batches
+    assert list(one.dataset) == rows
+
+
 @whole_way
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_divide_every_batch(streamed, world_size):
