@@ -95,6 +95,14 @@ def test_the_seed_decides_the_pairs(speech, shards, tmp_path):
     assert set(images(other)) != set(images(rows[shards]))
 
 
+def test_recordings_are_found_whatever_the_case_of_their_suffix(tmp_path):
+    for name in ("b/1_ann_0.WAV", "a/1_ann_0.wav", "a/0_bob_3.Wav", "a/._0_bob_3.wav", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [recording.path.relative_to(tmp_path).as_posix() for recording in avdigits.find_recordings(tmp_path)]
+    assert found == ["a/0_bob_3.Wav", "b/1_ann_0.WAV", "a/1_ann_0.wav"]
+
+
 def test_what_does_not_fit_is_named(speech, shards, tmp_path):
     with pytest.raises(FileExistsError, match="holds parquet shards already"):
         avdigits.render(speech, shards)
