@@ -71,9 +71,8 @@ def push_shards(
     from huggingface_hub import CommitOperationAdd, HfApi
     from tqdm.auto import tqdm
 
+    check_repo_id(repo_id)
     folder = Path(folder)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
-        raise ValueError(f"repo_id must be like org/name, got {repo_id!r}")
     shards = folder_shards(folder)
     about = _manifest(folder)
     if name is None and about.get("data"):
@@ -105,6 +104,16 @@ def push_shards(
             bar.update(sum(shard.stat().st_size for shard in batch.values()))
     _patiently(lambda: _commit(api, repo_id, {path.name: path for path in extras}, "Card and coverage"), wait)
     return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Whether a name can be that of a repository; ask it before work that a push is to end.
+
+    Raises:
+        ValueError: it is not like "org/name".
+    """
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
+        raise ValueError(f"repo_id must be like org/name, got {repo_id!r} (prepare_benchmark.py: --push)")
 
 
 def folder_shards(folder: Path) -> dict[str, list[Path]]:
