@@ -401,10 +401,18 @@ def _warn_once(text: str) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice."""
+    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice.
+
+    Raises:
+        OSError: for a folder that cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     found: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from .annotations import Annotation, read_annotations
 from .folders import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from .records import Benchmark
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,11 @@ def _index(folder: Path) -> dict[str, list[Path]]:
     """Media files by their name, and by `folder/name`, without suffixes."""
     files: dict[str, list[Path]] = {}
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+
+    def tell(error: OSError) -> None:  # a disk may hold folders that are nobody's clips, such as lost+found
+        logger.warning("%s cannot be read (%s): clips in it count as vanished", error.filename, error.strerror)
+
+    for root, folders, names in os.walk(folder, onerror=tell, followlinks=True):
         if os.path.realpath(root) in seen:  # a link back up
             folders.clear()
             continue

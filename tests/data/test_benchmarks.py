@@ -1,5 +1,6 @@
 """Benchmarks: complete records, frozen label files, and the same rows from parquet, tar, raw clips and the Hub."""
 
+import errno
 import hashlib
 import io
 import json
@@ -240,6 +241,23 @@ def test_raw_clips_and_what_vanished(tmp_path, clip, caplog):
     assert dataset.features["label"].int2str(dataset[0]["label"]) == "air horn"
     with pytest.raises(FileNotFoundError, match=r"none of the 1 clips.*looked for names such as other_000000, other"):
         load_benchmark("vggsound", "train", source=tmp_path)
+
+
+def test_a_folder_of_clips_that_cannot_be_read_is_told(tmp_path, clip, caplog, monkeypatch):
+    put(tmp_path / "a/abc_000030.mp4", clip)
+    put(tmp_path / "shut/def_000030.mp4", clip)
+    (tmp_path / "vggsound.csv").write_text("abc,30,air horn,test\ndef,30,airplane,test\n")
+    scan = os.scandir
+
+    def refuse(path="."):  # as if there were no right to read it; root may read any
+        if Path(path) == tmp_path / "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert coverage("vggsound", "test", tmp_path).vanished == ("def_000030",)
+    assert "shut cannot be read (Permission denied): clips in it count as vanished" in caplog.text
 
 
 def test_whole_videos_are_cut_only_when_that_is_said(tmp_path, clip):

@@ -1,5 +1,6 @@
 """Folders of clips: every layout gives the same rows, and what is wrong is named with its file and line."""
 
+import errno
 import logging
 import os
 import sys
@@ -21,6 +22,18 @@ def classes(root, counts, suffix="mp4"):
     for name, count in counts.items():
         for number in range(count):
             touch(root / name / f"{number:02d}.{suffix}")
+
+
+def shut_out(monkeypatch, folder):
+    """As if the folder had no right to be read; root may read any."""
+    scan = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
 
 
 def ids(rows):
@@ -179,6 +192,14 @@ def test_a_folder_around_the_class_folders_is_no_class(tmp_path):
         load_folder(tmp_path)
     touch(tmp_path / "videos" / "one.mp4")
     assert load_folder(tmp_path).features["label"].names == ["videos"]
+
+
+@pytest.mark.parametrize("load", [load_folder, load_unlabelled])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, monkeypatch):
+    classes(tmp_path, {"dog": 2, "cat": 2, "cat/more": 2})
+    shut_out(monkeypatch, tmp_path / "cat" / "more")
+    with pytest.raises(PermissionError, match="more"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("load", [load_folder, load_unlabelled])
