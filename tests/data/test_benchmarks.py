@@ -425,6 +425,28 @@ def test_tar_shards_with_masks_and_faults(tmp_path, clip):
         load_benchmark("avsbench_s4", "test", source=tmp_path)
 
 
+def test_shards_that_are_cut_short_are_named(tmp_path, clip):
+    rows = rows_of_ave(clip)
+    tar(tmp_path / "tar/test-0.tar", rows)
+    whole = (tmp_path / "tar/test-0.tar").read_bytes()
+    with tarfile.open(tmp_path / "tar/test-0.tar") as archive:
+        third = archive.getmembers()[4].offset  # where the third clip begins
+    for length in (third, third + 100):
+        (tmp_path / "tar/test-0.tar").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+            list(load_benchmark("ave", "test", source=tmp_path / "tar"))
+        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+            coverage("ave", "test", tmp_path / "tar")
+    (tmp_path / "tar/test-0.tar").write_bytes(b"no tar at all")
+    with pytest.raises(ValueError, match=r"test-0\.tar: not a readable tar"):
+        coverage("ave", "test", tmp_path / "tar")
+    parquet(tmp_path / "parquet", rows)
+    shard = tmp_path / "parquet/test-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"{shard.name}: not a whole parquet file"):
+        load_benchmark("ave", "test", source=tmp_path / "parquet")
+
+
 def test_shards_with_other_labels_or_columns_are_refused(tmp_path, clip):
     shapes = [{"clip_id": "a", "video": {"bytes": clip, "path": "a.mp4"}, "start": None, "end": None, "label": 30}]
     thirty_two = BENCHMARKS["kinetics_sounds"]
