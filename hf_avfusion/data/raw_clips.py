@@ -52,7 +52,7 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
     """The annotation file of a split: the one given, or the official name in the folder given or in that of the clips.
 
     Raises:
-        FileNotFoundError: when it is in neither. ValueError: for a benchmark that has none.
+        FileNotFoundError: when it is in neither, or the benchmark has none. ValueError: it is the one of another split.
     """
     if not record.parser:
         raise FileNotFoundError(
@@ -60,7 +60,13 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
         )
     name = record.annotations[split]
     if given is not None and Path(given).is_file():
-        return Path(given)
+        given = Path(given)
+        if given.name != name and given.name in record.annotations.values():
+            raise ValueError(
+                f"{given} is {record.title}'s file of another split; that of {split!r} is {name}: pass annotations= it, or"
+                " the folder that they lie in (prepare_benchmark.py: --annotations, --splits)"
+            )
+        return given
     root = folder if given is None else Path(given)
     found = sorted(root.rglob(name))
     if len(found) == 1:

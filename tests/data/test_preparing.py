@@ -450,6 +450,14 @@ def test_wrong_arguments(clips, tmp_path):
         prepare(clips, tmp_path, splits=["validation"])
     with pytest.raises(FileNotFoundError, match=r"annotation file trainSet.txt of AVE.*--splits"):
         prepare_benchmark("ave", clips, tmp_path, **QUIET)
+    lists = tmp_path / "lists/trainSet.txt"
+    put(lists, b"Bark&x&good&0&4\n")
+    with pytest.raises(
+        ValueError, match=r"is one file, but the splits train, validation, test .* testSet\.txt, trainSet"
+    ):
+        prepare_benchmark("ave", clips, tmp_path, annotations=lists, **QUIET)
+    with pytest.raises(ValueError, match=r"file of another split; that of 'test' is testSet\.txt"):
+        prepare_benchmark("ave", clips, tmp_path, annotations=lists, splits=["test"], **QUIET)
     put(tmp_path / "mine/cat/a.mp4", b"")
     with pytest.raises(ValueError, match="lies in the folder of the clips"):
         prepare_folder(tmp_path / "mine", tmp_path / "mine/out", **QUIET)
