@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         shards = render(**vars(options))
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     for split, paths in shards.items():
         print(f"{split}: {len(paths)} shard(s) in {paths[0].parent}")

@@ -194,9 +194,9 @@ def load_unlabelled(
     """Rows of all clips of a folder, for pretraining: clip_id, video {bytes: None, path}, start, end (s, None: whole clip).
 
     Sub-folders may be called anything and mean nothing, except where all of them are named after splits (`train`, `test`,
-    ...): those are the splits. Otherwise the clips are divided once, by `seed`: a share of `holdout`, at least one, is the
-    test split (it also serves as `validation`). A CSV file, or a folder with CSV files, is read as by `load_folder`, its
-    labels dropped.
+    ...): those are the splits; other folders beside those of several splits are an error. Otherwise the clips are divided
+    once, by `seed`: a share of `holdout`, at least one, is the test split (it also serves as `validation`). A CSV file, or
+    a folder with CSV files, is read as by `load_folder`, its labels dropped.
 
     Raises:
         FileNotFoundError: for a missing folder, CSV or clip. ValueError: for a folder without clips, or with a single one and
