@@ -18,14 +18,14 @@ run that was stopped goes on with the same command. Then train with
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.preparing import ROWS_PER_SHARD, prepare_benchmark, prepare_folder
-from hf_avfusion.data.pushing import push_shards
+from hf_avfusion.data.pushing import check_repo_id, push_shards
 from hf_avfusion.data.reencoding import ClipSettings
 
 
@@ -70,6 +70,22 @@ def main() -> int:
     parser.add_argument("data", help=f"A benchmark ({', '.join(BENCHMARKS)}), or a folder of videos or its CSV file.")
     options, positional = parser.parse_args_into_dataclasses()
     known = positional.data in BENCHMARKS
+    there = options.source is None if known else Path(positional.data).resolve() == Path(options.output).resolve()
+    if there and options.push is None:
+        remedy = f"pass --source, the folder of the clips of {positional.data}" if known else "choose another --output"
+        parser.error(f"{remedy}, or --push to send the shards in {options.output}")
+    foreign = {"holdout", "seed"} if known else {"source", "annotations", "variant", "trimmed"}
+    if there:  # nothing is prepared
+        foreign = {option.name for option in fields(options)} - {"output", "variant", "push", "private"}
+    given = [
+        f"--{option.name}"
+        for option in fields(options)
+        if option.name in foreign and getattr(options, option.name) != option.default
+    ]
+    if given:
+        what = f"{positional.data} is {'a benchmark' if known else 'a folder of your own'}"
+        why = f"the shards in {options.output} are sent as they are" if there else what
+        parser.error(f"{', '.join(given)} would change nothing: {why}")
 
     work = {
         "splits": options.splits,
@@ -79,15 +95,15 @@ def main() -> int:
     }
     reports = {}
     try:
+        if options.push is not None:
+            check_repo_id(options.push)
         work["settings"] = ClipSettings(options.trim, options.short_side, options.fps, options.crf, options.check)
-        if known and options.source is not None:
+        if known and not there:
             where = {"variant": options.variant, "annotations": options.annotations, "trimmed": options.trimmed}
             reports = prepare_benchmark(positional.data, options.source, options.output, **where, **work)
-        elif not known and Path(positional.data) != Path(options.output):
+        elif not there:
             division = {"holdout": options.holdout, "seed": options.seed}
             reports = prepare_folder(positional.data, options.output, **division, **work)
-        elif options.push is None:
-            parser.error(f"pass --source, the folder of the clips of {positional.data}, or --push to send its shards")
         for report in reports.values():
             print(report)
         if reports:

@@ -140,6 +140,8 @@ def vggsound(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
             if part != split:
                 continue
         start = _number(begin, "start", where)
+        if not 0 <= start < float("inf"):
+            raise ValueError(f"{where}: the clip must start at 0 s or later, got {begin}")
         name = f"{video}_{int(start):06d}"
         values = {"label": _index(record, "label", label, where)}
         yield Annotation(name, values, (name,), (video,), start, start + record.clip_seconds)
@@ -163,14 +165,26 @@ def audioset(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
         yield Annotation(f"{video}_{start:g}", {"labels": labels}, names, (video, f"Y{video}"), start, end)
 
 
-def kinetics(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """label, youtube_id, time_start, time_end, ...; clips are named <id>_<start, 6 digits>_<end, 6 digits>.
+_KINETICS_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
+
+def kinetics(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
+    """label, youtube_id, time_start, time_end[, split], ...; clips are named <id>_<start, 6 digits>_<end, 6 digits>.
+
+    Rows that a column `split` gives to another split are left out, since some copies hold all splits in one file.
     With the option `selection` (Kinetics-Sounds) rows of other Kinetics-400 classes are left out.
     """
     selection = set(record.label_names("label")) if record.options.get("selection") else None
     kinetics400 = set(read_labels("kinetics400"))
     for where, row in _records(file, "label", "youtube_id", "time_start", "time_end"):
+        if _KINETICS_SPLITS.get(row.get("split", ""), split) != split:
+            continue
         if selection is not None and row["label"] in kinetics400 - selection:
             continue
         start, end = _span(row["time_start"], row["time_end"], where)
@@ -264,7 +278,10 @@ def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation
             raise ValueError(f"{where}: lacks {', '.join(missing)}")
         if row["question_deleted"]:
             continue
-        fillers = json.loads(row["templ_values"])
+        try:
+            fillers, kinds = json.loads(row["templ_values"]), json.loads(row["type"])
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{where}: templ_values and type must hold JSON lists: {error}") from error
         pieces = re.split(r"<[A-Za-z]+>", row["question_content"])
         if len(pieces) != len(fillers) + 1:
             raise ValueError(f"{where}: {len(fillers)} values for the slots of {row['question_content']!r}")
@@ -272,7 +289,7 @@ def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation
         values = {
             "question": question,
             "answer": _index(record, "answer", row["anser"], where),
-            "question_type": _index(record, "question_type", " / ".join(json.loads(row["type"])), where),
+            "question_type": _index(record, "question_type", " / ".join(kinds), where),
         }
         yield Annotation(f"{row['video_id']}-{row['question_id']}", values, (str(row["video_id"]),))
 

@@ -24,6 +24,7 @@ import numpy as np
 from ..models.channel_mix_avfusion import to_mono
 from ..models.media_avfusion import probe, read_clip
 from .benchmarks import row_features
+from .folders import files_below
 from .records import BENCHMARKS
 from .sounding_shapes import ROW_GROUP, ROWS_PER_SHARD, encode
 
@@ -47,7 +48,9 @@ def find_recordings(folder: str | os.PathLike) -> list[Recording]:
         FileNotFoundError: when there are none. ValueError: for a wav file of another name.
     """
     found = []
-    for path in sorted(Path(folder).rglob("*.wav"), key=lambda path: path.name):
+    for path in sorted(files_below(Path(folder)), key=lambda path: (path.name, path)):
+        if path.suffix.lower() != ".wav":
+            continue
         match = NAME.fullmatch(path.name)
         if match is None:
             raise ValueError(f"{path}: expected a name like 7_jackson_32.wav (<digit>_<speaker>_<n>.wav)")
@@ -186,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         shards = render(**vars(options))
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     for split, paths in shards.items():
         print(f"{split}: {len(paths)} shard(s) in {paths[0].parent}")

@@ -274,7 +274,18 @@ def find_shards(folder: str | os.PathLike, split: str, suffix: str = ".parquet")
 
 
 def count_rows(folder: str | os.PathLike, split: str) -> int:
-    """Number of clips of a split in a folder of parquet shards, read from the shards' footers."""
+    """Number of clips of a split in a folder of parquet shards, read from the shards' footers.
+
+    Raises:
+        FileNotFoundError: for an incomplete set. ValueError: for a shard that is cut short or no parquet file.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return sum(pq.read_metadata(shard).num_rows for shard in find_shards(folder, split))
+    count = 0
+    for shard in find_shards(folder, split):
+        try:
+            count += pq.read_metadata(shard).num_rows
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{shard}: not a whole parquet file: {error}; get the shard again") from error
+    return count

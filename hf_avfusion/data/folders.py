@@ -61,7 +61,7 @@ def load_folder(
 
     Without splits of its own a folder is divided once, by `seed`: a share of `holdout` of each class's files, at least
     one and never all, is the test split (it also serves as `validation`), the rest is `train`. Segments of one file
-    stay together. Class names, sorted, are numbered over all splits together.
+    stay together. Class names, sorted (as numbers where all are whole numbers), are numbered over all splits together.
 
     Args:
         path: folder or CSV file.
@@ -71,7 +71,8 @@ def load_folder(
 
     Raises:
         FileNotFoundError: for a missing folder, CSV or clip. ValueError: for labels or times that cannot be read, with
-        file and line, for a class that is evaluated but never trained on, or an unknown split.
+        file and line, for a class that is evaluated but never trained on, an unknown split, a file name that is not
+        UTF-8, or sub-folders of which it is not clear whether they are splits, classes or neither.
     """
     import datasets
 
@@ -92,7 +93,7 @@ def load_folder(
             )
     if split not in splits:
         raise ValueError(_no_split(path, split, splits))
-    names = sorted({entry.label for entries in splits.values() for entry in entries})
+    names = _in_order({entry.label for entries in splits.values() for entry in entries})
     if "train" in splits:
         unknown = {entry.label for entry in splits[split]} - {entry.label for entry in splits["train"]}
         if unknown:
@@ -193,9 +194,9 @@ def load_unlabelled(
     """Rows of all clips of a folder, for pretraining: clip_id, video {bytes: None, path}, start, end (s, None: whole clip).
 
     Sub-folders may be called anything and mean nothing, except where all of them are named after splits (`train`, `test`,
-    ...): those are the splits. Otherwise the clips are divided once, by `seed`: a share of `holdout`, at least one, is the
-    test split (it also serves as `validation`). A CSV file, or a folder with CSV files, is read as by `load_folder`, its
-    labels dropped.
+    ...): those are the splits; other folders beside those of several splits are an error. Otherwise the clips are divided
+    once, by `seed`: a share of `holdout`, at least one, is the test split (it also serves as `validation`). A CSV file, or
+    a folder with CSV files, is read as by `load_folder`, its labels dropped.
 
     Raises:
         FileNotFoundError: for a missing folder, CSV or clip. ValueError: for a folder without clips, or with a single one and
@@ -237,6 +238,12 @@ def load_unlabelled(
     return datasets.Dataset.from_dict(columns, features=features)
 
 
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Sorted; whole numbers by their value, so that classes called 0, 1, ... 10 are the classes 0, 1, ... 10."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else names
+
+
 def _is_table(path: Path) -> bool:
     """Whether clips are listed in a CSV file, this one or one in this folder."""
     _check_exists(path)
@@ -244,10 +251,27 @@ def _is_table(path: Path) -> bool:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """The sub-folder of each split, where all are named after splits; otherwise nothing."""
+    """The sub-folder of each split, where all are named after splits; otherwise nothing.
+
+    Raises:
+        ValueError: two are named after one split, or some after several splits and others after none.
+    """
     children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    named = {_split_of(child.name): child for child in children}
-    return named if None not in named and len(named) == len(children) else {}
+    splits = [_split_of(child.name) for child in children]
+    others = [child.name for child, split in zip(children, splits) if split is None]
+    if not others:
+        if len(set(splits)) < len(children):
+            shown = ", ".join(child.name for child in children)
+            raise ValueError(f"{folder} has several folders for one split: {shown}")
+        return dict(zip(splits, children))
+    # One alone may be a class, such as train among bus and tram.
+    if len(set(splits) - {None}) > 1:
+        named = [child.name for child, split in zip(children, splits) if split is not None]
+        raise ValueError(
+            f"{folder} has folders of splits ({', '.join(named)}) and others beside them ({', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}): move the others out, or list the clips in a CSV file"
+        )
+    return {}
 
 
 def _check_exists(path: Path) -> None:
@@ -279,13 +303,26 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
     if not clips:
         raise ValueError(f"{folder} holds no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
     for clip in clips:
-        if not clip.is_file():
-            raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+        _check_clip(clip)
     ignored = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
     if ignored:
         shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
         _warn_once(f"{folder}: {len(ignored)} files are no media by their suffix and are left out: {shown}")
     return clips
+
+
+def _check_clip(clip: Path) -> None:
+    """A file that is there, under a name that a column of text can hold."""
+    if not clip.is_file():
+        raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+    _check_name(clip)
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
 
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:
@@ -304,15 +341,16 @@ def _read(path: Path) -> dict[str | None, list[_Entry]]:
             f"{path} holds several CSV files ({', '.join(table.name for table in tables)}) that are not one per split"
             " (train.csv, validation.csv, test.csv); name the one to read"
         )
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    named = {_split_of(folder.name): folder for folder in folders}
-    if folders and None not in named:
-        if len(named) < len(folders):
-            raise ValueError(
-                f"{path} has several folders for one split: {', '.join(folder.name for folder in folders)}"
-            )
+    if named := _split_folders(path):
         return {split: _read_classes(folder, root=path) for split, folder in named.items()}
-    return {None: _read_classes(path, root=path)}
+    entries = _read_classes(path, root=path)
+    (only, *others) = {entry.label for entry in entries}
+    if not others and all(entry.path.parent != path / only for entry in entries):
+        raise ValueError(
+            f"{path}: its only class folder, {only!r}, holds folders alone ({entries[0].path.parent}, ...); if those are"
+            f" the classes, or splits, name {path / only}"
+        )
+    return {None: entries}
 
 
 def _split_of(name: str) -> str | None:
@@ -339,10 +377,11 @@ def _read_classes(folder: Path, root: Path) -> list[_Entry]:
         clips = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
         ignored += [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
         if not clips:
-            raise ValueError(f"{child}: holds no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
+            raise ValueError(
+                f"{child}: holds no clips; add some or move it out (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})"
+            )
         for clip in clips:
-            if not clip.is_file():
-                raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+            _check_clip(clip)
         entries += [_Entry(clip.relative_to(root).as_posix(), clip, child.name) for clip in clips]
     if not entries:
         also = f" ({len(loose)} clips lie in it, but in no class folder)" if loose else ""
@@ -362,10 +401,18 @@ def _warn_once(text: str) -> None:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice."""
+    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice.
+
+    Raises:
+        OSError: for a folder that cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     found: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -423,6 +470,7 @@ def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
     split = row.get("split") or None
     if split is not None and _split_of(split) is None:
         raise ValueError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
+    _check_name(path)
     clip_id = Path(row["file"]).as_posix()
     if start is not None or end is not None:
         clip_id += f"@{start or 0.0:g}-{'end' if end is None else format(end, 'g')}"

@@ -105,8 +105,16 @@ def prepare_benchmark(
     folder, found = Path(source), {}
     if not folder.is_dir():
         raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
-    for split in splits or record.splits:
+    splits = splits or list(record.splits)
+    for split in splits:
         get_record(name, variant, split)
+    files = {record.annotations[split] for split in splits} if record.parser else set()
+    if len(files) > 1 and annotations is not None and Path(annotations).is_file():
+        raise ValueError(
+            f"annotations {os.fspath(annotations)!r} is one file, but the splits {', '.join(splits)} have one each: pass the"
+            f" folder that holds {', '.join(sorted(files))}, or name one split (--splits)"
+        )
+    for split in splits:
         try:
             file = find_annotations(record, split, folder, annotations)
         except FileNotFoundError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.media_sources_avfusion import one_line
-from .benchmarks import find_shards, get_record
+from .benchmarks import count_rows, find_shards, get_record
 from .coverage_report import REPORT, read_reports, write_text
 from .preparing import MANIFEST
 from .records import Benchmark
@@ -65,16 +65,17 @@ def push_shards(
         the address of the repository.
 
     Raises:
-        FileNotFoundError: the folder has no shards, or not all of them. ValueError: the repository holds other shards of
-        the same split, which would mix with these. HfHubHTTPError: the Hub refuses, or does not work at all.
+        FileNotFoundError: the folder has no shards, or not all of them. ValueError: a shard is damaged, or the repository
+        holds other shards of the same split, which would mix with these. HfHubHTTPError: the Hub refuses, or does not work at all.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from tqdm.auto import tqdm
 
+    check_repo_id(repo_id)
     folder = Path(folder)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
-        raise ValueError(f"repo_id must be like org/name, got {repo_id!r}")
     shards = folder_shards(folder)
+    for split in shards:  # a damaged one is told before anything is sent
+        count_rows(folder, split)
     about = _manifest(folder)
     if name is None and about.get("data"):
         name, variant = about["data"], variant or about.get("variant")
@@ -105,6 +106,16 @@ def push_shards(
             bar.update(sum(shard.stat().st_size for shard in batch.values()))
     _patiently(lambda: _commit(api, repo_id, {path.name: path for path in extras}, "Card and coverage"), wait)
     return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Whether a name can be that of a repository; ask it before work that a push is to end.
+
+    Raises:
+        ValueError: it is not like "org/name".
+    """
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
+        raise ValueError(f"repo_id must be like org/name, got {repo_id!r} (prepare_benchmark.py: --push)")
 
 
 def folder_shards(folder: Path) -> dict[str, list[Path]]:
@@ -222,7 +233,7 @@ def _card_body(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
     import pyarrow.parquet as pq
 
     reports, about = read_reports(folder), _manifest(folder)
-    counts = {split: sum(pq.read_metadata(shard).num_rows for shard in found) for split, found in shards.items()}
+    counts = {split: count_rows(folder, split) for split in shards}
     columns = pq.read_schema(next(iter(shards.values()))[0]).names
     title = record.title if record is not None else repo_id.partition("/")[2]
     lines = [f"# {title}", ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from .annotations import Annotation, read_annotations
 from .folders import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from .records import Benchmark
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
     """The annotation file of a split: the one given, or the official name in the folder given or in that of the clips.
 
     Raises:
-        FileNotFoundError: when it is in neither. ValueError: for a benchmark that has none.
+        FileNotFoundError: when it is in neither, or the benchmark has none. ValueError: it is the one of another split.
     """
     if not record.parser:
         raise FileNotFoundError(
@@ -57,7 +60,13 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
         )
     name = record.annotations[split]
     if given is not None and Path(given).is_file():
-        return Path(given)
+        given = Path(given)
+        if given.name != name and given.name in record.annotations.values():
+            raise ValueError(
+                f"{given} is {record.title}'s file of another split; that of {split!r} is {name}: pass annotations= it, or"
+                " the folder that they lie in (prepare_benchmark.py: --annotations, --splits)"
+            )
+        return given
     root = folder if given is None else Path(given)
     found = sorted(root.rglob(name))
     if len(found) == 1:
@@ -106,7 +115,11 @@ def _index(folder: Path) -> dict[str, list[Path]]:
     """Media files by their name, and by `folder/name`, without suffixes."""
     files: dict[str, list[Path]] = {}
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+
+    def tell(error: OSError) -> None:  # a disk may hold folders that are nobody's clips, such as lost+found
+        logger.warning("%s cannot be read (%s): clips in it count as vanished", error.filename, error.strerror)
+
+    for root, folders, names in os.walk(folder, onerror=tell, followlinks=True):
         if os.path.realpath(root) in seen:  # a link back up
             folders.clear()
             continue

@@ -110,6 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--histogram", help="PNG of the classes before and after; their numbers in a csv beside it")
     options = parser.parse_args(arguments)
     try:
+        for name in filter(None, (options.output, options.histogram)):  # before the minutes that reading takes
+            if not Path(name).parent.is_dir():
+                raise FileNotFoundError(f"{name}: its folder does not exist")
         if (
             options.histogram
             and Path(options.histogram).with_suffix(".csv").resolve() == Path(options.output).resolve()

@@ -61,6 +61,7 @@ def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
                 sample["__key__"] = key
                 sample[suffix] = archive.extractfile(member).read()
                 archive.members = []  # it would keep every header of a long shard
+            _check_end(archive, path)
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a readable tar file: {error}") from error
     if sample:
@@ -68,9 +69,27 @@ def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def count_samples(path: str | Path) -> int:
-    """Number of clips in a shard, from its headers."""
-    with tarfile.open(path, "r:") as archive:
-        return sum(Path(name).suffix == ".json" for name in archive.getnames())
+    """Number of clips in a shard, from its headers.
+
+    Raises:
+        ValueError: for a file that is no tar file, or is cut short.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = archive.getnames()
+            _check_end(archive, path)
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not a readable tar file: {error}") from error
+    return sum(Path(name).suffix == ".json" for name in names)
+
+
+def _check_end(archive: tarfile.TarFile, path: str | Path) -> None:
+    """tarfile takes an archive that was cut off between two files, or in a header, for a whole one."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(
+            f"{path}: is cut short: the block of zeros that ends a tar file is missing; get the shard again"
+        )
 
 
 def sample_to_row(sample: Mapping[str, Any], record: Benchmark, where: str) -> dict[str, Any]:

@@ -118,6 +118,30 @@ def test_vggsound_list(tmp_path):
         read_annotations(written(tmp_path, "abc,30,air horn,train\nabc,30,air horn\n"), record("vggsound"), "train")
 
 
+@pytest.mark.parametrize("start", ["nan", "inf", "-3"])
+def test_vggsound_starts_that_cannot_be(tmp_path, start):
+    file = written(tmp_path, f"abc,{start},air horn,test\n")
+    with pytest.raises(ValueError, match=rf"rows.csv:1: the clip must start at 0 s or later, got {start}"):
+        read_annotations(file, record("vggsound"), "test")
+
+
+def test_kinetics_splits_in_one_file(tmp_path):
+    lines = ["label,youtube_id,time_start,time_end,split,is_cc", "abseiling,a,1,11,train,0"]
+    lines += ["abseiling,b,1,11,val,0", "abseiling,c,1,11,validate,1", "abseiling,d,1,11,test,0"]
+    file = written(tmp_path, "\n".join(lines))
+    for split, ids in (("train", "a"), ("validation", "bc")):
+        rows = read_annotations(file, record("kinetics400"), split)
+        assert "".join(row.whole[0] for row in rows) == ids
+
+
+def test_music_avqa_fields_that_are_not_json(tmp_path):
+    (question,) = json.loads((REAL / "avqa-val.json").read_text(encoding="utf-8"))[:1]
+    for change in ({"templ_values": "ukulele"}, {"type": None}):
+        file = written(tmp_path, json.dumps([question | change]), "avqa-val.json")
+        with pytest.raises(ValueError, match=r"avqa-val\.json: question 0: templ_values and type must hold JSON lists"):
+            read_annotations(file, record("music_avqa"), "validation")
+
+
 def test_audioset(tmp_path):
     comments = (
         "# Segments csv created\n# num_ytids=1, num_segs=2\n# YTID, start_seconds, end_seconds, positive_labels\n"

@@ -95,7 +95,15 @@ def test_the_seed_decides_the_pairs(speech, shards, tmp_path):
     assert set(images(other)) != set(images(rows[shards]))
 
 
-def test_what_does_not_fit_is_named(speech, shards, tmp_path):
+def test_recordings_are_found_whatever_the_case_of_their_suffix(tmp_path):
+    for name in ("b/1_ann_0.WAV", "a/1_ann_0.wav", "a/0_bob_3.Wav", "a/._0_bob_3.wav", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [recording.path.relative_to(tmp_path).as_posix() for recording in avdigits.find_recordings(tmp_path)]
+    assert found == ["a/0_bob_3.Wav", "b/1_ann_0.WAV", "a/1_ann_0.wav"]
+
+
+def test_what_does_not_fit_is_named(speech, shards, tmp_path, capsys):
     with pytest.raises(FileExistsError, match="holds parquet shards already"):
         avdigits.render(speech, shards)
     with pytest.raises(ValueError, match="test_speakers must be some, not all, of ann, bob, cy_d; got eve"):
@@ -104,6 +112,9 @@ def test_what_does_not_fit_is_named(speech, shards, tmp_path):
         avdigits.render(speech, tmp_path, side=33)
     with pytest.raises(FileNotFoundError, match="holds no spoken digits"):
         avdigits.render(tmp_path, tmp_path / "out")
+    with pytest.raises(SystemExit):
+        avdigits.main(["--speech", str(tmp_path / "gone"), "--output", str(tmp_path / "out")])
+    assert "gone" in capsys.readouterr().err
     (tmp_path / "seven.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected a name like 7_jackson_32.wav"):
         avdigits.render(tmp_path, tmp_path / "out")

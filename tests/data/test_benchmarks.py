@@ -1,5 +1,6 @@
 """Benchmarks: complete records, frozen label files, and the same rows from parquet, tar, raw clips and the Hub."""
 
+import errno
 import hashlib
 import io
 import json
@@ -242,6 +243,23 @@ def test_raw_clips_and_what_vanished(tmp_path, clip, caplog):
         load_benchmark("vggsound", "train", source=tmp_path)
 
 
+def test_a_folder_of_clips_that_cannot_be_read_is_told(tmp_path, clip, caplog, monkeypatch):
+    put(tmp_path / "a/abc_000030.mp4", clip)
+    put(tmp_path / "shut/def_000030.mp4", clip)
+    (tmp_path / "vggsound.csv").write_text("abc,30,air horn,test\ndef,30,airplane,test\n")
+    scan = os.scandir
+
+    def refuse(path="."):  # as if there were no right to read it; root may read any
+        if Path(path) == tmp_path / "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert coverage("vggsound", "test", tmp_path).vanished == ("def_000030",)
+    assert "shut cannot be read (Permission denied): clips in it count as vanished" in caplog.text
+
+
 def test_whole_videos_are_cut_only_when_that_is_said(tmp_path, clip):
     put(tmp_path / "abc.mp4", clip)
     (tmp_path / "list.csv").write_text("abc,3,air horn,test\n")
@@ -405,6 +423,28 @@ def test_tar_shards_with_masks_and_faults(tmp_path, clip):
     (tmp_path / "test-0.tar").rename(tmp_path / "test-00001-of-00002.tar")
     with pytest.raises(FileNotFoundError, match=r"missing \[0\]"):
         load_benchmark("avsbench_s4", "test", source=tmp_path)
+
+
+def test_shards_that_are_cut_short_are_named(tmp_path, clip):
+    rows = rows_of_ave(clip)
+    tar(tmp_path / "tar/test-0.tar", rows)
+    whole = (tmp_path / "tar/test-0.tar").read_bytes()
+    with tarfile.open(tmp_path / "tar/test-0.tar") as archive:
+        third = archive.getmembers()[4].offset  # where the third clip begins
+    for length in (third, third + 100):
+        (tmp_path / "tar/test-0.tar").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+            list(load_benchmark("ave", "test", source=tmp_path / "tar"))
+        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+            coverage("ave", "test", tmp_path / "tar")
+    (tmp_path / "tar/test-0.tar").write_bytes(b"no tar at all")
+    with pytest.raises(ValueError, match=r"test-0\.tar: not a readable tar"):
+        coverage("ave", "test", tmp_path / "tar")
+    parquet(tmp_path / "parquet", rows)
+    shard = tmp_path / "parquet/test-00000-of-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"{shard.name}: not a whole parquet file"):
+        load_benchmark("ave", "test", source=tmp_path / "parquet")
 
 
 def test_shards_with_other_labels_or_columns_are_refused(tmp_path, clip):

@@ -1,6 +1,9 @@
 """Folders of clips: every layout gives the same rows, and what is wrong is named with its file and line."""
 
+import errno
 import logging
+import os
+import sys
 from pathlib import Path
 
 import datasets
@@ -19,6 +22,18 @@ def classes(root, counts, suffix="mp4"):
     for name, count in counts.items():
         for number in range(count):
             touch(root / name / f"{number:02d}.{suffix}")
+
+
+def shut_out(monkeypatch, folder):
+    """As if the folder had no right to be read; root may read any."""
+    scan = os.scandir
+
+    def refuse(path="."):
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
 
 
 def ids(rows):
@@ -147,6 +162,53 @@ def test_empty_and_missing_folders_and_other_files(tmp_path, caplog):
         load_folder(tmp_path)
     with pytest.raises(ValueError, match="holdout"):
         load_folder(tmp_path, holdout=1.0)
+
+
+def test_whole_numbers_are_classes_in_the_order_of_their_values(tmp_path):
+    classes(tmp_path, {str(number): 2 for number in range(12)})
+    rows = load_folder(tmp_path)
+    assert rows.features["label"].names == [str(number) for number in range(12)]
+    assert all(row["clip_id"].split("/")[0] == str(row["label"]) for row in rows)
+    classes(tmp_path, {"none": 2})
+    assert load_folder(tmp_path).features["label"].names[:4] == ["0", "1", "10", "11"]
+
+
+@pytest.mark.parametrize("load", [load_folder, load_unlabelled])
+def test_folders_beside_those_of_splits_are_refused(tmp_path, load):
+    classes(tmp_path / "train", {"dog": 2, "cat": 2})
+    classes(tmp_path / "bus", {"dog": 2})
+    assert len(load(tmp_path))  # train and bus may be two classes
+    classes(tmp_path / "test", {"dog": 1, "cat": 1})
+    with pytest.raises(ValueError, match=r"folders of splits \(test, train\) and others beside them \(bus\): move"):
+        load(tmp_path)
+    (tmp_path / "bus").rename(tmp_path / "training")
+    with pytest.raises(ValueError, match=r"several folders for one split: test, train, training"):
+        load(tmp_path)
+
+
+def test_a_folder_around_the_class_folders_is_no_class(tmp_path):
+    classes(tmp_path / "videos", {"dog": 2, "cat": 2})
+    with pytest.raises(ValueError, match=r"its only class folder, 'videos', holds folders alone .*name .*/videos$"):
+        load_folder(tmp_path)
+    touch(tmp_path / "videos" / "one.mp4")
+    assert load_folder(tmp_path).features["label"].names == ["videos"]
+
+
+@pytest.mark.parametrize("load", [load_folder, load_unlabelled])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, monkeypatch):
+    classes(tmp_path, {"dog": 2, "cat": 2, "cat/more": 2})
+    shut_out(monkeypatch, tmp_path / "cat" / "more")
+    with pytest.raises(PermissionError, match="more"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("load", [load_folder, load_unlabelled])
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
+def test_names_that_are_not_utf8(tmp_path, load):
+    classes(tmp_path, {"dog": 2, "cat": 2})
+    os.rename(tmp_path / "cat", os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(ValueError, match=r"caf\\xe9/00.mp4': the name is not UTF-8; rename it"):
+        load(tmp_path)
 
 
 def test_links_are_followed_and_loose_clips_told_once(tmp_path, caplog):

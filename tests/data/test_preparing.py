@@ -276,13 +276,14 @@ def test_clips_stay_as_they_are_without_settings(film, tmp_path):
 MIDS = read_labels("audioset_mids")
 AUDIOSET = '--PJ, 0.000, 2.000, "/m/09x0r,/t/dd00088"\n'
 KINETICS = "label,youtube_id,time_start,time_end,split,is_cc\nbowling,x_y,0,2,train,0\n"
+KINETICS_VAL = KINETICS.replace("train,0", "val,0")
 CHARADES = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
 EVERY = [  # name, variant, split, annotation file (text, or None: the real rows), clip, columns of the first row
     ("vggsound", None, "train", "abc,30,air horn,train\n", "abc_000030.mp4", {"label": 1}),
     ("audioset", None, "train", AUDIOSET, "--PJ_000000.mp4", {"labels": [0, MIDS.index("/t/dd00088")]}),
     ("audioset", "as500k", "train", AUDIOSET, "--PJ_000000.mp4", {"labels": [0, MIDS.index("/t/dd00088")]}),
     ("kinetics400", None, "train", KINETICS, "x_y_000000_000002.mp4", {"label": 31}),
-    ("kinetics_sounds", "31", "validation", KINETICS, "x_y_000000_000002.mp4", {"label": 2}),
+    ("kinetics_sounds", "31", "validation", KINETICS_VAL, "x_y_000000_000002.mp4", {"label": 2}),
     ("kinetics_sounds", "31_ogmge", "test", None, "-3Mwkq-7TV4_2.mp4", {"label": 23}),
     ("epic_kitchens_100", None, "validation", None, "P01_11.MP4", {"verb": 0, "noun": 2, "narration": "take plate"}),
     ("moments_in_time", None, "train", "clapping/a-1.mp4,clapping,3,1\n", "clapping/a-1.mp4", {"label": 0}),
@@ -450,6 +451,14 @@ def test_wrong_arguments(clips, tmp_path):
         prepare(clips, tmp_path, splits=["validation"])
     with pytest.raises(FileNotFoundError, match=r"annotation file trainSet.txt of AVE.*--splits"):
         prepare_benchmark("ave", clips, tmp_path, **QUIET)
+    lists = tmp_path / "lists/trainSet.txt"
+    put(lists, b"Bark&x&good&0&4\n")
+    with pytest.raises(
+        ValueError, match=r"is one file, but the splits train, validation, test .* testSet\.txt, trainSet"
+    ):
+        prepare_benchmark("ave", clips, tmp_path, annotations=lists, **QUIET)
+    with pytest.raises(ValueError, match=r"file of another split; that of 'test' is testSet\.txt"):
+        prepare_benchmark("ave", clips, tmp_path, annotations=lists, splits=["test"], **QUIET)
     put(tmp_path / "mine/cat/a.mp4", b"")
     with pytest.raises(ValueError, match="lies in the folder of the clips"):
         prepare_folder(tmp_path / "mine", tmp_path / "mine/out", **QUIET)

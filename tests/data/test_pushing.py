@@ -140,6 +140,11 @@ def test_wrong_folders_and_names(hub, shards, tmp_path):
         push(shards, "vgg")
     with pytest.raises(FileNotFoundError, match="holds no shards"):
         push(tmp_path)
+    whole = (shards / SHARDS[1]).read_bytes()
+    (shards / "README.md").write_text("a card of its own")
+    (shards / SHARDS[1]).write_bytes(whole[:-5])
+    with pytest.raises(ValueError, match="not a whole parquet file"):
+        push(shards)
     (shards / SHARDS[1]).unlink()
     with pytest.raises(FileNotFoundError, match="missing"):
         push(shards)

@@ -86,5 +86,10 @@ def test_the_classes_before_and_after_as_picture_and_table(tmp_path, capsys):
         main([str(source), str(again), "--histogram", str(tmp_path / "again.png")])
     assert "the csv beside it would be" in capsys.readouterr().err
     assert not again.exists()
+    for where in ([tmp_path / "gone/again.csv"], [again, "--histogram", tmp_path / "gone/again.png"]):
+        with pytest.raises(SystemExit):
+            main([str(source), *map(str, where)])
+        assert "its folder does not exist" in capsys.readouterr().err
+        assert not again.exists()  # told before the work
     with pytest.raises(FileExistsError, match="would overwrite a list of clips"):
         draw_selection(source, output, source.with_suffix(".png"))

@@ -60,6 +60,23 @@ def test_a_benchmark(run, clips, tmp_path, capsys):
     assert "pass --source, the folder of the clips of vggsound" in capsys.readouterr().err
 
 
+def test_options_that_would_change_nothing_are_refused(run, clips, tmp_path, capsys):
+    output = ("--output", tmp_path / "out")
+    for command, told in (
+        ((clips, "--source", clips, "--variant", "x", *output), "--source, --variant would change nothing:"),
+        (
+            ("vggsound", "--source", clips, "--seed", "1", *output),
+            "--seed would change nothing: vggsound is a benchmark",
+        ),
+        (("vggsound", "--push", "me/vgg", "--trim", *output), "--trim would change nothing: the shards in"),
+        ((clips, "--output", clips), "choose another --output, or --push to send the shards in"),
+        ((clips, "--push", "me", *output), "repo_id must be like org/name, got 'me' (prepare_benchmark.py: --push)"),
+    ):
+        assert run(*command) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 def test_settings_that_cannot_be_are_told_in_one_line(run, clips, tmp_path, capsys):
     assert run(clips, "--output", tmp_path / "out", "--fps", "0") == 2
     told = capsys.readouterr().err
