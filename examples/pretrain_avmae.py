@@ -139,6 +139,7 @@ def prepare() -> tuple[Options, AVPreTrainer]:
         processing_class=processor,
         callbacks=callbacks,
     )
+    args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
     record = record_run(run, trainer, augmentation)
     if trainer.is_world_process_zero():
         save_record(record, args.output_dir)

@@ -23,8 +23,9 @@ from ..evaluation.metrics import build_compute_metrics
 from ..evaluation.views import ViewProtocol, aggregate_views, view_logits
 from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
+from .checkpoints import find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
-from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_schedule
+from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .ranks import LevelBatches, Ranks, loss_weights
 
 
@@ -109,6 +110,36 @@ class AVTrainer(Trainer):
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
 
+    # ---- the beginning ----
+
+    def check_start(self, resume_from_checkpoint: str | bool | None = None) -> str | None:
+        """Tells before any work is lost what would stop the training of a `ClipStream` at its beginning, or leave it without a
+        step; `train` asks it too.
+
+        Args:
+            resume_from_checkpoint: as of `train`; True or "true": the last whole checkpoint in `output_dir`.
+
+        Returns:
+            The checkpoint's folder; None without one.
+
+        Raises:
+            ValueError: the checkpoint is not there, not whole, or divided otherwise than this run; there are fewer clips than
+                `dataloader_drop_last` drops; the warm-up is longer than the run.
+        """
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if isinstance(self.train_dataset, ClipStream):
+            max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+            if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
+                warmup_cosine_factor(0, self._warmup_steps(max_steps), max_steps)
+            if checkpoint is not None and not self.args.ignore_data_skip:
+                self._go_on(checkpoint)
+            self._stream = None
+        return checkpoint
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As the Trainer's; of `resume_from_checkpoint=True` the last checkpoint that was written to its end counts."""
+        return super().train(self.check_start(resume_from_checkpoint), *args, **kwargs)
+
     # ---- data ----
 
     def _get_dataloader(
@@ -152,6 +183,14 @@ class AVTrainer(Trainer):
         return dataloader
 
     def set_initial_training_values(self, args, dataloader):
+        if has_length(dataloader) and len(dataloader) == 0:
+            clips = getattr(dataloader.dataset, "num_rows", "few")
+            raise ValueError(
+                f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
+                f" {args.train_batch_size}), and --dataloader_drop_last leaves out what makes no whole one, so nothing would be"
+                " trained: make the batch smaller (of a recipe: --global_batch_size, or this flag, which accumulates the rest),"
+                " or give --dataloader_drop_last false."
+            )
         values = super().set_initial_training_values(args, dataloader)
         # Update steps per epoch, for a warm-up given in epochs; unknown for a stream without length.
         self._steps_per_epoch = values[1] if has_length(dataloader) else None
@@ -194,6 +233,11 @@ class AVTrainer(Trainer):
         self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
         if not batches:
             self._epoch_ended = True
+            if not self._batches_taken:  # the Trainer would end here, and save a model that nothing was taught
+                raise RuntimeError(
+                    f"Epoch {self._stream.dataset.epoch} has no batch to train on: the training set is empty, or too many of its"
+                    f" clips do not decode ({self._counts[0]} did not up to now; the log above names them)."
+                )
             return [], None
         self._batches_taken += num_batches
         if self.compute_loss_func is None:
@@ -278,19 +322,21 @@ class AVTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
-            if self.args.warmup_epochs is None:
-                warmup_steps = float(self.args.get_warmup_steps(num_training_steps))
-            elif self._steps_per_epoch is None:
-                raise ValueError(
-                    "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
-                )
-            else:
-                warmup_steps = self.args.warmup_epochs * self._steps_per_epoch
+            warmup_steps = self._warmup_steps(num_training_steps)
             self.lr_scheduler = warmup_cosine_schedule(
                 self.optimizer if optimizer is None else optimizer, warmup_steps, num_training_steps
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _warmup_steps(self, num_training_steps: int) -> float:
+        if self.args.warmup_epochs is None:
+            return float(self.args.get_warmup_steps(num_training_steps))
+        if self._steps_per_epoch is None:
+            raise ValueError(
+                "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
+            )
+        return self.args.warmup_epochs * self._steps_per_epoch
 
     # ---- evaluation ----
 
@@ -408,7 +454,11 @@ class AVTrainer(Trainer):
         if self._stream is None or resume_from_checkpoint is None or self.args.ignore_data_skip:
             return epoch_and_batches
         # Counted by the Trainer from the number of steps, which clips that do not decode make smaller; so read instead.
-        state = _read_stream_state(resume_from_checkpoint, 0)
+        return self._go_on(resume_from_checkpoint)
+
+    def _go_on(self, checkpoint: str) -> tuple[int, int]:
+        """Sets the stream to where it was in a checkpoint; the epoch, and its batches that were taken."""
+        state = _read_stream_state(checkpoint, 0)
         world_size, steps = state["stream"]["layout"]["world_size"], state["gradient_accumulation_steps"]
         if not state["epoch_ended"]:
             for name, theirs, ours in (
@@ -417,7 +467,7 @@ class AVTrainer(Trainer):
             ):
                 if theirs != ours:
                     raise ValueError(
-                        f"{resume_from_checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
+                        f"{checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
                         f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
                     )
         self._counts = state["counts"]
@@ -425,7 +475,7 @@ class AVTrainer(Trainer):
         if state["epoch_ended"]:
             self._counts_earlier = state["counts"]
             return epoch + 1, 0
-        state = _read_stream_state(resume_from_checkpoint, self.args.process_index)
+        state = _read_stream_state(checkpoint, self.args.process_index)
         self._counts_earlier = state["counts_earlier"]
         self._stream.load_state_dict(state["stream"])
         return epoch, state["batches_taken"]

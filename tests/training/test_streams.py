@@ -181,6 +181,32 @@ def test_a_checkpoint_without_a_state_of_the_stream_is_refused(tmp_path):
     assert run(tmp_path, "anew", max_steps=3, resume=str(checkpoint), ignore_data_skip=True)["steps"] == 3
 
 
+def test_a_checkpoint_that_a_kill_left_unfinished_is_refused_or_passed_over(tmp_path):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "drop_path": 0.3}
+    run(tmp_path, "whole", **options)
+    state = tmp_path / "whole" / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").unlink()
+    for step in (6, 8):
+        with pytest.raises(ValueError, match=f"checkpoint-{step}, is not whole.*Whole ones are: .*checkpoint-3"):
+            run(tmp_path, "refused", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
+    expected = weights(tmp_path, "whole")
+    (tmp_path / "whole.safetensors").unlink()
+    run(tmp_path, "whole", resume=True, **options)
+    assert_same_bits(expected, weights(tmp_path, "whole"))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_without_a_batch_does_not_end_as_if_it_had_trained(tmp_path, streamed):
+    with pytest.raises(RuntimeError, match=r"Epoch 0 has no batch to train on.* \(6 did not up to now"):
+        run(tmp_path, "broken", rows=6, broken=range(6), streamed=streamed)
+    for options in ({}, {"max_steps": 3}):
+        few = {"rows": 5, "streamed": streamed, "per_device_train_batch_size": 8, **options}
+        with pytest.raises(ValueError, match="has 5 clips, less than one batch .*dataloader_drop_last false"):
+            run(tmp_path, "few", dataloader_drop_last=True, **few)
+        assert run(tmp_path, "kept", **few)["steps"] == options.get("max_steps", 2)
+
+
 def test_evaluation_counts_clips(tmp_path):
     done = run(tmp_path, "one", max_steps=1, eval_rows=13, eval_broken=(2, 7))
     assert (done["eval"]["eval_clips"], done["eval"]["eval_skipped_clips"]) == (11, 2)
