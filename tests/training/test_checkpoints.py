@@ -40,7 +40,7 @@ def test_none(run, wanted):
 @pytest.mark.parametrize("wanted", [True, "true", "True"])
 def test_the_last_whole_one(run, wanted):
     assert find_checkpoint(wanted, str(run)) == str(run / "checkpoint-12")
-    with pytest.raises(ValueError, match="no whole checkpoint in .*checkpoint-4 to resume from"):
+    with pytest.raises(ValueError, match=r"no whole checkpoint in .*checkpoint-4 to resume from"):
         find_checkpoint(wanted, str(run / "checkpoint-4"))
 
 

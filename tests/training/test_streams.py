@@ -202,7 +202,7 @@ def test_a_run_without_a_batch_does_not_end_as_if_it_had_trained(tmp_path, strea
         run(tmp_path, "broken", rows=6, broken=range(6), streamed=streamed)
     for options in ({}, {"max_steps": 3}):
         few = {"rows": 5, "streamed": streamed, "per_device_train_batch_size": 8, **options}
-        with pytest.raises(ValueError, match="has 5 clips, less than one batch .*dataloader_drop_last false"):
+        with pytest.raises(ValueError, match=r"has 5 clips, less than one batch .*dataloader_drop_last false"):
             run(tmp_path, "few", dataloader_drop_last=True, **few)
         assert run(tmp_path, "kept", **few)["steps"] == options.get("max_steps", 2)
 
