@@ -1,6 +1,7 @@
 """transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, strict resuming."""
 
 import json
+import math
 import os
 import sys
 from collections import deque
@@ -39,6 +40,8 @@ class AVTrainer(Trainer):
       number of steps: one that has run out of clips before the others goes along without weight, and a step's loss is the
       mean over all of its clips. Other torch `IterableDataset`s are read in one process by a plain DataLoader, in
       several by Accelerate's.
+    - `dataloader_drop_last` leaves out what makes no whole update at the end of a stream's epoch, so an update that is
+      accumulated of small batches is the one of a single large batch, and epochs have as many of them.
     - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
       with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
       same number of processes and workers, the same batch size and stream; anything else is a ValueError.
@@ -183,7 +186,7 @@ class AVTrainer(Trainer):
         return dataloader
 
     def set_initial_training_values(self, args, dataloader):
-        if has_length(dataloader) and len(dataloader) == 0:
+        if has_length(dataloader) and len(dataloader) == 0 and args.dataloader_drop_last:
             clips = getattr(dataloader.dataset, "num_rows", "few")
             raise ValueError(
                 f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
@@ -192,12 +195,17 @@ class AVTrainer(Trainer):
                 " or give --dataloader_drop_last false."
             )
         values = super().set_initial_training_values(args, dataloader)
-        # Update steps per epoch, for a warm-up given in epochs; unknown for a stream without length.
-        self._steps_per_epoch = values[1] if has_length(dataloader) else None
+        epochs, updates, *samples, batches, max_steps = values
+        left = batches % args.gradient_accumulation_steps
+        if self._stream is not None and has_length(dataloader) and args.dataloader_drop_last and left and updates > 1:
+            # Dropped is what makes no whole update, as if nothing were accumulated; the Trainer's own goes by batches.
+            updates, batches = updates - 1, batches - left
+            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates)
+        # Updates and batches per epoch, for a warm-up given in epochs and for where it ends; unknown for a stream without length.
+        self._steps_per_epoch, self._batches_per_epoch = (updates, batches) if has_length(dataloader) else (None, None)
         if self._stream is not None and args.max_steps > 0:
-            # As many epochs as it takes: clips that do not decode shorten them.
-            values = (sys.maxsize, *values[1:])
-        return values
+            epochs = sys.maxsize  # as many as it takes: clips that do not decode shorten them
+        return epochs, updates, *samples, batches, max_steps
 
     def _run_epoch(self, *args, **kwargs):
         # Told to the dataset itself: a DataLoader that Accelerate did not wrap, and the one that skips batches after
@@ -226,6 +234,10 @@ class AVTrainer(Trainer):
         if self._epoch_ended:
             return [], None
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        last = self._batches_per_epoch is not None and self._batches_taken + num_batches >= self._batches_per_epoch
+        if last and self.args.dataloader_drop_last:
+            for _ in epoch_iterator:  # what makes no whole update: read to the end, since workers may outlive the epoch
+                pass
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
@@ -432,7 +444,9 @@ class AVTrainer(Trainer):
         super()._save_rng_state(output_dir)  # part of what makes a checkpoint resumable, in every process; so is this
         if self._stream is None:
             return
-        ended = self._epoch_ended or (self._steps_per_epoch is not None and self._batches_taken >= len(self._stream))
+        ended = self._epoch_ended or (
+            self._batches_per_epoch is not None and self._batches_taken >= self._batches_per_epoch
+        )
         state = {
             "batches_taken": self._batches_taken,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,

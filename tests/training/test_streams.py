@@ -156,6 +156,26 @@ def test_short_batches_count_by_their_clips(tmp_path):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_accumulated_updates_are_dropped_as_whole_batches_are(tmp_path, workers):
+    """37 clips make four batches of 8, and so four updates of two batches of 4, not five."""
+    options = {"dataloader_drop_last": True, "schedule": "warmup_cosine", "warmup_epochs": 0.5, "num_train_epochs": 3}
+    one = run(tmp_path, "at-once", per_device_train_batch_size=8, **options)
+    accumulated = {"gradient_accumulation_steps": 2, "workers": workers, "save_strategy": "steps", "save_steps": 3}
+    accumulated |= {"dataloader_persistent_workers": workers > 0}
+    two = run(tmp_path, "accumulated", **accumulated, **options)
+    assert one["steps"] == two["steps"] == 12
+    rates = [[entry["learning_rate"] for entry in done["history"] if "learning_rate" in entry] for done in (one, two)]
+    assert rates[0] == rates[1]
+    expected, got = weights(tmp_path, "at-once"), weights(tmp_path, "accumulated")
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+    for step in (3, 6):
+        again = {"resume": str(tmp_path / "accumulated" / f"checkpoint-{step}"), **accumulated, **options}
+        assert run(tmp_path, f"again-{step}", **again)["steps"] == 12
+        assert_same_bits(got, weights(tmp_path, f"again-{step}"))
+
+
 def test_another_division_in_the_middle_of_an_epoch_is_refused(tmp_path):
     run(tmp_path, "whole", max_steps=10, save_strategy="steps", save_steps=5)
     inside, ended = (str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 10))
