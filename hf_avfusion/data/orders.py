@@ -94,8 +94,7 @@ class RowOrder:
         if not self.streamed:
             yield from self._known(parts)
             return
-        self.rows.set_epoch(epoch + (turn << 32))
-        rows: Iterator[Any] = whole(self.rows)
+        rows: Iterator[Any] = whole(in_epoch(self.rows, epoch + (turn << 32)))
         if self.balance is not None:
             rows = self._balanced(rows, stable_hash("balance", *parts))
         else:
@@ -173,6 +172,21 @@ def at_places(draws: Iterable[Draw], places: Iterable[int]) -> Iterator[Draw]:
             place = next(places, None)
             if place is None:
                 return
+
+
+def in_epoch(rows: datasets.IterableDataset, epoch: int) -> datasets.IterableDataset:
+    """The dataset with an epoch that is this process's own.
+
+    `set_epoch` writes to memory that all workers share, `epoch += new - epoch` (datasets 5.2): of two that do so at once both
+    add the difference, and then each may read the shards in an order that is neither the epoch's nor the other's.
+    """
+    made = object.__new__(type(rows))
+    made.__dict__.update(
+        rows.__dict__, _epoch=torch.tensor(epoch)
+    )  # not copy.copy: datasets gives that copy the same __dict__
+    if made.epoch != epoch:
+        raise NotImplementedError("this version of datasets keeps the epoch of an IterableDataset elsewhere")
+    return made
 
 
 def whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..models.media_avfusion import MediaError
 from .balancing import LabelBalance
 from .interleaving import InterleavedRows
-from .orders import Draw, RowOrder, at_places, shuffled, stable_hash
+from .orders import Draw, RowOrder, at_places, in_epoch, shuffled, stable_hash
 from .transforms import ClipTransform
 
 if TYPE_CHECKING:
@@ -208,13 +208,13 @@ class ClipStream(IterableDataset):
         elif not order.streamed:
             yield from (self.rows[index] for index in order.order((self.seed, epoch))[first::step])
         else:
-            self.rows.set_epoch(epoch)
+            rows = in_epoch(self.rows, epoch)
             # In a worker, the dataset gives that worker's shards.
             if self.shuffle_buffer:
                 generator = torch.Generator().manual_seed(stable_hash("order", self.seed, epoch, first))
-                yield from shuffled(self.rows, self.shuffle_buffer, generator)
+                yield from shuffled(rows, self.shuffle_buffer, generator)
             else:
-                yield from self.rows
+                yield from rows
 
 
 def row_seed(seed: int, epoch: int, row: Mapping[str, Any]) -> int:

@@ -74,6 +74,24 @@ def test_batches_do_not_depend_on_workers(streamed, workers):
         assert flat(ids(got)) != ALL
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_do_not_share_the_epoch_of_a_streamed_dataset(monkeypatch, workers):
+    """What two workers do when they set it at the same moment: both add the difference."""
+    expected = []
+    for epoch in (1, 2):
+        made = loader(streamed=True)
+        made.dataset.set_epoch(epoch)
+        expected.append(list(made))
+    monkeypatch.setattr(
+        datasets.IterableDataset, "set_epoch", lambda self, epoch: self._epoch.add_(2 * (epoch - self._epoch))
+    )
+    made = loader(streamed=True, num_workers=workers, **({"persistent_workers": True} if workers else {}))
+    for epoch, batches in zip((1, 2), expected):
+        made.dataset.set_epoch(epoch)
+        assert list(made) == batches
+    assert made.dataset.rows.epoch == 0  # nobody wrote to it
+
+
 @whole_way
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_divide_every_batch(streamed, world_size):
