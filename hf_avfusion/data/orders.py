@@ -180,10 +180,8 @@ def in_epoch(rows: datasets.IterableDataset, epoch: int) -> datasets.IterableDat
     `set_epoch` writes to memory that all workers share, `epoch += new - epoch` (datasets 5.2): of two that do so at once both
     add the difference, and then each may read the shards in an order that is neither the epoch's nor the other's.
     """
-    made = object.__new__(type(rows))
-    made.__dict__.update(
-        rows.__dict__, _epoch=torch.tensor(epoch)
-    )  # not copy.copy: datasets gives that copy the same __dict__
+    made = object.__new__(type(rows))  # not copy.copy: datasets gives that copy the same __dict__
+    made.__dict__.update(rows.__dict__, _epoch=torch.tensor(epoch))
     if made.epoch != epoch:
         raise NotImplementedError("this version of datasets keeps the epoch of an IterableDataset elsewhere")
     return made
