@@ -23,7 +23,7 @@
 `--model` names an architecture (a fresh model of `--size`, or one that starts `--from_vit`), or a checkpoint: a
 folder or a Hub id, whose head starts afresh if the number of labels is another. Every option of transformers' Trainer works too.
 Model and processor are saved together in `--output_dir`, with what they were trained by in `recipe.json`; a stopped run goes on
-with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`.
+with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, or `true` for the last one that was written to its end.
 """
 
 import sys
@@ -160,6 +160,7 @@ def prepare() -> tuple[Options, AVTrainer]:
         ),
         processing_class=processor,
     )
+    args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
     record = record_run(run, trainer, augmentation)
     if trainer.is_world_process_zero():
         save_record(record, args.output_dir)

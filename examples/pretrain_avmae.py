@@ -16,7 +16,8 @@
 ["audio"]}'.
 The log has the loss of each modality, `loss_video` and `loss_audio`; evaluation has them on masks that never change. Every
 `--picture_steps` the same test clip is drawn as it is reconstructed, in OUTPUT_DIR/reconstructions. A stopped run goes on with
-`--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, with the same clips, crops and masks as without the stop.
+`--resume_from_checkpoint OUTPUT_DIR/checkpoint-N` (`true`: the last whole one), with the same clips, crops and masks as without the
+stop.
 
 Afterwards OUTPUT_DIR is a checkpoint: `finetune_classification.py --model OUTPUT_DIR` (or `--from_avmae OUTPUT_DIR`, into MBT) and
 `reconstruct.py --model OUTPUT_DIR clip.mp4` go on from it.
@@ -139,6 +140,7 @@ def prepare() -> tuple[Options, AVPreTrainer]:
         processing_class=processor,
         callbacks=callbacks,
     )
+    args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
     record = record_run(run, trainer, augmentation)
     if trainer.is_world_process_zero():
         save_record(record, args.output_dir)

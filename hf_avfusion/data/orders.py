@@ -94,7 +94,7 @@ class RowOrder:
         if not self.streamed:
             yield from self._known(parts)
             return
-        rows: Iterator[Any] = whole(at_epoch(self.rows, epoch + (turn << 32)))
+        rows: Iterator[Any] = whole(in_epoch(self.rows, epoch + (turn << 32)))
         if self.balance is not None:
             rows = self._balanced(rows, stable_hash("balance", *parts))
         else:
@@ -174,16 +174,17 @@ def at_places(draws: Iterable[Draw], places: Iterable[int]) -> Iterator[Draw]:
                 return
 
 
-def at_epoch(rows: datasets.IterableDataset, epoch: int) -> datasets.IterableDataset:
-    """The same rows in the order of an epoch, which is this copy's alone.
+def in_epoch(rows: datasets.IterableDataset, epoch: int) -> datasets.IterableDataset:
+    """The dataset with an epoch that is this process's own.
 
-    The epoch of a streamed dataset lies in memory that all workers share, and `set_epoch` adds to it what is missing: of two
-    that do so at once both may add, and both then read another epoch's order.
+    `set_epoch` writes to memory that all workers share, `epoch += new - epoch` (datasets 5.2): of two that do so at once both
+    add the difference, and then each may read the shards in an order that is neither the epoch's nor the other's.
     """
-    own = object.__new__(type(rows))
-    own.__dict__.update(rows.__dict__, _epoch=0)
-    own.set_epoch(epoch)
-    return own
+    made = object.__new__(type(rows))  # not copy.copy: datasets gives that copy the same __dict__
+    made.__dict__.update(rows.__dict__, _epoch=torch.tensor(epoch))
+    if made.epoch != epoch:
+        raise NotImplementedError("this version of datasets keeps the epoch of an IterableDataset elsewhere")
+    return made
 
 
 def whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

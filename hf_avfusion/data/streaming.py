@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..models.media_avfusion import MediaError
 from .balancing import LabelBalance
 from .interleaving import InterleavedRows
-from .orders import Draw, RowOrder, at_epoch, at_places, shuffled, stable_hash
+from .orders import Draw, RowOrder, at_places, in_epoch, shuffled, stable_hash
 from .transforms import ClipTransform
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class ClipStream(IterableDataset):
         elif not order.streamed:
             yield from (self.rows[index] for index in order.order((self.seed, epoch))[first::step])
         else:
-            rows = at_epoch(self.rows, epoch)
+            rows = in_epoch(self.rows, epoch)
             # In a worker, the dataset gives that worker's shards.
             if self.shuffle_buffer:
                 generator = torch.Generator().manual_seed(stable_hash("order", self.seed, epoch, first))

@@ -77,10 +77,10 @@ class AdamDecoupled(torch.optim.Adam):
 def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> float:
     """The published learning rate divided by the base rate, for the update numbered `step` (the first is 0).
 
-    factor(k) = min(1, k / W) * 0.5 * (1 + cos(pi * frac(max(0, k - W) / (N - W)))), k = 0 .. N - 1
+    factor(k) = min(1, k / W) * 0.5 * (1 + cos(pi * frac(max(0, k - W) / (N - floor(W))))), k = 0 .. N - 1
 
-    The factor of update 0 is 0 when there is a warm-up. `frac` is the original's: at k = N, one past the last
-    update, the factor is back at 1.
+    The factor of update 0 is 0 when there is a warm-up. `frac` and `floor` are the original's: at k = N, one past the last
+    update, the factor is back at 1, if W is whole.
 
     Args:
         step: k.
@@ -98,7 +98,8 @@ def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> 
             "Train longer or shorten it (warmup_epochs or warmup_steps)."
         )
     warmup = min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
-    progress = math.fmod(max(0.0, step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+    # Only the length of the cosine is rounded (scenic `train_lib/lr_schedules.py`), not where it begins.
+    progress = math.fmod(max(0.0, step - warmup_steps) / (total_steps - math.floor(warmup_steps)), 1.0)
     return warmup * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 

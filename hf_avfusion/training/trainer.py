@@ -1,6 +1,7 @@
 """transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, strict resuming."""
 
 import json
+import math
 import os
 import sys
 from collections import deque
@@ -23,8 +24,9 @@ from ..evaluation.metrics import build_compute_metrics
 from ..evaluation.views import ViewProtocol, aggregate_views, view_logits
 from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
+from .checkpoints import find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
-from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_schedule
+from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .ranks import LevelBatches, Ranks, loss_weights
 
 
@@ -38,6 +40,8 @@ class AVTrainer(Trainer):
       number of steps: one that has run out of clips before the others goes along without weight, and a step's loss is the
       mean over all of its clips. Other torch `IterableDataset`s are read in one process by a plain DataLoader, in
       several by Accelerate's.
+    - `dataloader_drop_last` leaves out what makes no whole update at the end of a stream's epoch, so an update that is
+      accumulated of small batches is the one of a single large batch, and epochs have as many of them.
     - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
       with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
       same number of processes and workers, the same batch size and stream; anything else is a ValueError.
@@ -109,6 +113,36 @@ class AVTrainer(Trainer):
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
 
+    # ---- the beginning ----
+
+    def check_start(self, resume_from_checkpoint: str | bool | None = None) -> str | None:
+        """Tells before any work is lost what would stop the training of a `ClipStream` at its beginning, or leave it without a
+        step; `train` asks it too.
+
+        Args:
+            resume_from_checkpoint: as of `train`; True or "true": the last whole checkpoint in `output_dir`.
+
+        Returns:
+            The checkpoint's folder; None without one.
+
+        Raises:
+            ValueError: the checkpoint is not there, not whole, or divided otherwise than this run; there are fewer clips than
+                `dataloader_drop_last` drops; the warm-up is longer than the run.
+        """
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if isinstance(self.train_dataset, ClipStream):
+            max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+            if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
+                warmup_cosine_factor(0, self._warmup_steps(max_steps), max_steps)
+            if checkpoint is not None and not self.args.ignore_data_skip:
+                self._go_on(checkpoint)
+            self._stream = None
+        return checkpoint
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As the Trainer's; of `resume_from_checkpoint=True` the last checkpoint that was written to its end counts."""
+        return super().train(self.check_start(resume_from_checkpoint), *args, **kwargs)
+
     # ---- data ----
 
     def _get_dataloader(
@@ -152,13 +186,26 @@ class AVTrainer(Trainer):
         return dataloader
 
     def set_initial_training_values(self, args, dataloader):
+        if has_length(dataloader) and len(dataloader) == 0 and args.dataloader_drop_last:
+            clips = getattr(dataloader.dataset, "num_rows", "few")
+            raise ValueError(
+                f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
+                f" {args.train_batch_size}), and --dataloader_drop_last leaves out what makes no whole one, so nothing would be"
+                " trained: make the batch smaller (of a recipe: --global_batch_size, or this flag, which accumulates the rest),"
+                " or give --dataloader_drop_last false."
+            )
         values = super().set_initial_training_values(args, dataloader)
-        # Update steps per epoch, for a warm-up given in epochs; unknown for a stream without length.
-        self._steps_per_epoch = values[1] if has_length(dataloader) else None
+        epochs, updates, *samples, batches, max_steps = values
+        left = batches % args.gradient_accumulation_steps
+        if self._stream is not None and has_length(dataloader) and args.dataloader_drop_last and left and updates > 1:
+            # Dropped is what makes no whole update, as if nothing were accumulated; the Trainer's own goes by batches.
+            updates, batches = updates - 1, batches - left
+            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates)
+        # Updates and batches per epoch, for a warm-up given in epochs and for where it ends; unknown for a stream without length.
+        self._steps_per_epoch, self._batches_per_epoch = (updates, batches) if has_length(dataloader) else (None, None)
         if self._stream is not None and args.max_steps > 0:
-            # As many epochs as it takes: clips that do not decode shorten them.
-            values = (sys.maxsize, *values[1:])
-        return values
+            epochs = sys.maxsize  # as many as it takes: clips that do not decode shorten them
+        return epochs, updates, *samples, batches, max_steps
 
     def _run_epoch(self, *args, **kwargs):
         # Told to the dataset itself: a DataLoader that Accelerate did not wrap, and the one that skips batches after
@@ -187,6 +234,10 @@ class AVTrainer(Trainer):
         if self._epoch_ended:
             return [], None
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        last = self._batches_per_epoch is not None and self._batches_taken + num_batches >= self._batches_per_epoch
+        if last and self.args.dataloader_drop_last:
+            for _ in epoch_iterator:  # what makes no whole update: read to the end, since workers may outlive the epoch
+                pass
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
@@ -194,6 +245,11 @@ class AVTrainer(Trainer):
         self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
         if not batches:
             self._epoch_ended = True
+            if not self._batches_taken:  # the Trainer would end here, and save a model that nothing was taught
+                raise RuntimeError(
+                    f"Epoch {self._stream.dataset.epoch} has no batch to train on: the training set is empty, or too many of its"
+                    f" clips do not decode ({self._counts[0]} did not up to now; the log above names them)."
+                )
             return [], None
         self._batches_taken += num_batches
         if self.compute_loss_func is None:
@@ -278,19 +334,21 @@ class AVTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
-            if self.args.warmup_epochs is None:
-                warmup_steps = float(self.args.get_warmup_steps(num_training_steps))
-            elif self._steps_per_epoch is None:
-                raise ValueError(
-                    "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
-                )
-            else:
-                warmup_steps = self.args.warmup_epochs * self._steps_per_epoch
+            warmup_steps = self._warmup_steps(num_training_steps)
             self.lr_scheduler = warmup_cosine_schedule(
                 self.optimizer if optimizer is None else optimizer, warmup_steps, num_training_steps
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _warmup_steps(self, num_training_steps: int) -> float:
+        if self.args.warmup_epochs is None:
+            return float(self.args.get_warmup_steps(num_training_steps))
+        if self._steps_per_epoch is None:
+            raise ValueError(
+                "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
+            )
+        return self.args.warmup_epochs * self._steps_per_epoch
 
     # ---- evaluation ----
 
@@ -386,7 +444,9 @@ class AVTrainer(Trainer):
         super()._save_rng_state(output_dir)  # part of what makes a checkpoint resumable, in every process; so is this
         if self._stream is None:
             return
-        ended = self._epoch_ended or (self._steps_per_epoch is not None and self._batches_taken >= len(self._stream))
+        ended = self._epoch_ended or (
+            self._batches_per_epoch is not None and self._batches_taken >= self._batches_per_epoch
+        )
         state = {
             "batches_taken": self._batches_taken,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
@@ -408,7 +468,11 @@ class AVTrainer(Trainer):
         if self._stream is None or resume_from_checkpoint is None or self.args.ignore_data_skip:
             return epoch_and_batches
         # Counted by the Trainer from the number of steps, which clips that do not decode make smaller; so read instead.
-        state = _read_stream_state(resume_from_checkpoint, 0)
+        return self._go_on(resume_from_checkpoint)
+
+    def _go_on(self, checkpoint: str) -> tuple[int, int]:
+        """Sets the stream to where it was in a checkpoint; the epoch, and its batches that were taken."""
+        state = _read_stream_state(checkpoint, 0)
         world_size, steps = state["stream"]["layout"]["world_size"], state["gradient_accumulation_steps"]
         if not state["epoch_ended"]:
             for name, theirs, ours in (
@@ -417,7 +481,7 @@ class AVTrainer(Trainer):
             ):
                 if theirs != ours:
                     raise ValueError(
-                        f"{resume_from_checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
+                        f"{checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
                         f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
                     )
         self._counts = state["counts"]
@@ -425,7 +489,7 @@ class AVTrainer(Trainer):
         if state["epoch_ended"]:
             self._counts_earlier = state["counts"]
             return epoch + 1, 0
-        state = _read_stream_state(resume_from_checkpoint, self.args.process_index)
+        state = _read_stream_state(checkpoint, self.args.process_index)
         self._counts_earlier = state["counts_earlier"]
         self._stream.load_state_dict(state["stream"])
         return epoch, state["batches_taken"]

@@ -176,6 +176,28 @@ def test_what_cannot_be_is_told_in_one_line(run, your_own, tmp_path, capsys, tas
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_a_start_that_cannot_be_is_told_before_the_record_of_an_earlier_run_is_replaced(
+    run, your_own, tmp_path, capsys, task
+):
+    write(tmp_path / "out" / "recipe.json", b"of an earlier run")
+    command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
+    for options, message in (
+        (
+            ["--resume_from_checkpoint", tmp_path / "out/checkpoint-3"],
+            "out/checkpoint-3, is no folder. There is no whole",
+        ),
+        (["--resume_from_checkpoint", "true"], "There is no whole checkpoint in "),
+        (["--dataloader_drop_last", "true"], "The training set has 2 clips, less than one batch"),
+        (["--schedule", "warmup_cosine", "--warmup_steps", "90"], "The warm-up of 90 updates does not end within"),
+    ):
+        assert run(task, *command, *options) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("error: ")
+        assert message in last
+    assert (tmp_path / "out" / "recipe.json").read_bytes() == b"of an earlier run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS.values())
 def test_the_exit_status_of_a_refusal(tmp_path, script):

@@ -41,9 +41,14 @@ def test_warmup_is_not_rounded_to_whole_steps():
     # 317 updates an epoch: W = 792.5, so step 792 is still below the peak and 793 is already past it.
     total = 50 * 317
     assert warmup_cosine_factor(792, 792.5, total) == pytest.approx(792 / 792.5)
-    assert warmup_cosine_factor(793, 792.5, total) == pytest.approx(
-        0.5 * (1 + math.cos(math.pi * 0.5 / (total - 792.5)))
-    )
+    assert warmup_cosine_factor(793, 792.5, total) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.5 / (total - 792))))
+
+
+def test_the_length_of_the_cosine_is_rounded():
+    """Printed by the original's formula, int(W) in the denominator: 3 updates an epoch, 2.5 epochs of warm-up, 10 epochs."""
+    expected = [0.0, 2 / 15, 14 / 15, 0.9988344, 0.5680833, 0.0560574]
+    for step, factor in zip((0, 1, 7, 8, 18, 27), expected, strict=True):
+        assert warmup_cosine_factor(step, 7.5, 30) == pytest.approx(factor, abs=1e-6)
 
 
 def test_scheduler_drives_every_group():

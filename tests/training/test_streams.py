@@ -156,6 +156,26 @@ def test_short_batches_count_by_their_clips(tmp_path):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_accumulated_updates_are_dropped_as_whole_batches_are(tmp_path, workers):
+    """37 clips make four batches of 8, and so four updates of two batches of 4, not five."""
+    options = {"dataloader_drop_last": True, "schedule": "warmup_cosine", "warmup_epochs": 0.5, "num_train_epochs": 3}
+    one = run(tmp_path, "at-once", per_device_train_batch_size=8, **options)
+    accumulated = {"gradient_accumulation_steps": 2, "workers": workers, "save_strategy": "steps", "save_steps": 3}
+    accumulated |= {"dataloader_persistent_workers": workers > 0}
+    two = run(tmp_path, "accumulated", **accumulated, **options)
+    assert one["steps"] == two["steps"] == 12
+    rates = [[entry["learning_rate"] for entry in done["history"] if "learning_rate" in entry] for done in (one, two)]
+    assert rates[0] == rates[1]
+    expected, got = weights(tmp_path, "at-once"), weights(tmp_path, "accumulated")
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6)
+    for step in (3, 6):
+        again = {"resume": str(tmp_path / "accumulated" / f"checkpoint-{step}"), **accumulated, **options}
+        assert run(tmp_path, f"again-{step}", **again)["steps"] == 12
+        assert_same_bits(got, weights(tmp_path, f"again-{step}"))
+
+
 def test_another_division_in_the_middle_of_an_epoch_is_refused(tmp_path):
     run(tmp_path, "whole", max_steps=10, save_strategy="steps", save_steps=5)
     inside, ended = (str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 10))
@@ -179,6 +199,32 @@ def test_a_checkpoint_without_a_state_of_the_stream_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no stream_state_0\.json.*ignore_data_skip"):
         run(tmp_path, "again", max_steps=3, resume=str(checkpoint))
     assert run(tmp_path, "anew", max_steps=3, resume=str(checkpoint), ignore_data_skip=True)["steps"] == 3
+
+
+def test_a_checkpoint_that_a_kill_left_unfinished_is_refused_or_passed_over(tmp_path):
+    options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "drop_path": 0.3}
+    run(tmp_path, "whole", **options)
+    state = tmp_path / "whole" / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").unlink()
+    for step in (6, 8):
+        with pytest.raises(ValueError, match=f"checkpoint-{step}, is not whole.*Whole ones are: .*checkpoint-3"):
+            run(tmp_path, "refused", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
+    expected = weights(tmp_path, "whole")
+    (tmp_path / "whole.safetensors").unlink()
+    run(tmp_path, "whole", resume=True, **options)
+    assert_same_bits(expected, weights(tmp_path, "whole"))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_run_without_a_batch_does_not_end_as_if_it_had_trained(tmp_path, streamed):
+    with pytest.raises(RuntimeError, match=r"Epoch 0 has no batch to train on.* \(6 did not up to now"):
+        run(tmp_path, "broken", rows=6, broken=range(6), streamed=streamed)
+    for options in ({}, {"max_steps": 3}):
+        few = {"rows": 5, "streamed": streamed, "per_device_train_batch_size": 8, **options}
+        with pytest.raises(ValueError, match=r"has 5 clips, less than one batch .*dataloader_drop_last false"):
+            run(tmp_path, "few", dataloader_drop_last=True, **few)
+        assert run(tmp_path, "kept", **few)["steps"] == options.get("max_steps", 2)
 
 
 def test_evaluation_counts_clips(tmp_path):
