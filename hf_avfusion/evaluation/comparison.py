@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -33,7 +34,7 @@ ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation (n - 1; None for a single run) of a metric over n seeds."""
+    """Mean and sample standard deviation (n - 1; None for a single run, NaN among infinite ones) of a metric over n seeds."""
 
     mean: float
     std: float | None
@@ -44,7 +45,9 @@ def spread(values: Sequence[float]) -> Spread:
     """Raises ValueError without values."""
     if not values:
         raise ValueError("a mean needs at least one run")
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    finite = all(map(math.isfinite, values))  # the d-prime of a perfect model is not, and `stdev` fails on it
+    deviation = None if len(values) < 2 else statistics.stdev(values) if finite else math.nan
+    return Spread(statistics.mean(values), deviation, len(values))
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ def test_spread_is_the_sample_standard_deviation():
     mean, std, n = spread(values)
     assert (mean, std, n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
     assert spread([0.5]) == (0.5, None, 1)
+    mean, std, n = spread([math.inf, math.inf, 2.5])  # d-prime of models that rank every clip rightly
+    assert (mean, n) == (math.inf, 3)
+    assert math.isnan(std)
     with pytest.raises(ValueError, match="at least one"):
         spread([])
 
