@@ -49,8 +49,14 @@ def make_results(
         ValueError: a checkpoint comes twice under one condition, which would count it as two runs.
     """
     check_once(evaluations)
+    benchmark = clips.describe()
+    if (
+        benchmark["coverage"].get("present", 0) is None and evaluations
+    ):  # known only now: every pass goes over all clips
+        counted = sum(evaluations[-1][name] for name in ("clips", "skipped", "lacking"))
+        benchmark["coverage"] = {**benchmark["coverage"], "present": counted}
     return {
-        "benchmark": clips.describe(),
+        "benchmark": benchmark,
         "classes": {head: list(names) for head, names in classes.items()},
         "seed": seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,7 +144,8 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     Figures: `per_class_ap` (average precision of the `top_classes` best classes, as given both tracks or one), and
     `fusion_gain` (what both tracks give over each of them), for every head; `span_sweep`, `sampling` (one set of runs
     under several conditions); `weight_sharing`, `trained_span`, `trained_sampling` (runs that were trained
-    differently). The first four are of the settings that come first, the means of its runs.
+    differently). The first four are of the settings that come first, the means of its runs; each of the last three is of
+    the largest set of settings that differ in what it shows alone.
 
     Returns:
         the files, in the order of writing. Each is written whole or not at all.
@@ -365,7 +372,6 @@ def figures(
     number = max(row["n"] for row in of_first)
     mean_of = f"\nmean of {number} runs" if number > 1 else ""
     lines = f"{mean_of}, lines: ± standard deviation" if number > 1 else ""
-    title = f"{about}: {model}{lines}"
     found = {}
     for head, names in results["classes"].items():
         suffix = f"_{head}" if len(results["classes"]) > 1 else ""
@@ -377,19 +383,22 @@ def figures(
     metric = headline(evaluations[0]["metrics"])
 
     spans = [row for row in of_first if row["sampling"] == "spread"]
+    title = f"{about}: {model}"
     found["span_sweep"] = _sweep(spans, lambda row: row["span"], metric, title, "span of the frames (s)", "span_s")
     drawn = [row for row in of_first if row["sampling"] != "spread"]
     found["sampling"] = _choices(drawn, lambda row: row["sampling"], metric, title, "windows", SAMPLING_NAMES)
 
     # Runs that were trained differently, each as it was trained.
     plain = [row for row in summary if row["sampling"] == "spread" and row["span"] == row["settings"]["trained_span"]]
+    alike = _alike(plain, "trained_span")
     found["trained_span"] = _sweep(
-        _alike(plain, "trained_span"), lambda row: row["span"], metric, f"{about}: a model for each span",
+        alike, lambda row: row["span"], metric, f"{_about_them(about, alike)}, a model for each span",
         "span of the frames in training and test (s)", "span_s",
     )  # fmt: skip
+    alike = _alike(plain, "trained_synchronous")
     found["trained_sampling"] = _choices(
-        _alike(plain, "trained_synchronous"), lambda row: "sync" if row["settings"]["trained_synchronous"] else "async",
-        metric, f"{about}: a model for each sampling", "windows in training", SAMPLING_NAMES,
+        alike, lambda row: "sync" if row["settings"]["trained_synchronous"] else "async",
+        metric, f"{_about_them(about, alike)}, a model for each sampling", "windows in training", SAMPLING_NAMES,
     )  # fmt: skip
     found["weight_sharing"] = _sharing(plain, metric, about)
     return found
@@ -457,7 +466,7 @@ def _sweep(rows, of, metric, title, label, column):
     series = defaultdict(list)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]].append((of(row), *_percent_of(row["metrics"][metric], metric)))
-    title += _given_text(series)
+    title += _runs_text(rows) + _given_text(series)
     table = [{column: of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_lines(path, series, label, axis_text(metric), title=title)
 
@@ -470,11 +479,23 @@ def _choices(rows, of, metric, title, label, names):
     series: dict[str, dict[str, tuple]] = defaultdict(dict)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]][names[of(row)]] = _percent_of(row["metrics"][metric], metric)
-    title += _given_text(series)
+    title += _runs_text(rows) + _given_text(series)
     table = [{"windows": of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_columns(
         path, [names[each] for each in chosen], series, label, axis_text(metric), title=title
     )
+
+
+def _about_them(about: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What models of one kind have in common, for a heading."""
+    return f"{about}: {settings_text(rows[0]['settings'])}" if rows else about
+
+
+def _runs_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs stand behind the points, and what the lines at them are."""
+    least, most = min(row["n"] for row in rows), max(row["n"] for row in rows)
+    number = most if least == most else f"{least} to {most}"
+    return f"\nmean of {number} runs, lines: ± standard deviation" if most > 1 else ""
 
 
 def _given_text(series: Mapping[str, Any]) -> str:
@@ -484,16 +505,13 @@ def _given_text(series: Mapping[str, Any]) -> str:
 
 def _sharing(plain, metric, about):
     """Separate and shared encoders by fusion layer, as given the most."""
-    rows = [row for row in plain if row["settings"].get("fusion_layer") is not None]
+    rows = _alike(
+        [row for row in plain if row["settings"].get("fusion_layer") is not None], "fusion_layer", "share_encoder"
+    )
     best = next((each for each in GIVEN_NAMES if any(row["given"] == each for row in rows)), None)
     rows = [row for row in rows if row["given"] == best]
     settings = [row["settings"] for row in rows]
     if len({(each["fusion_layer"], each["share_encoder"]) for each in settings}) < 2:
-        return [], lambda path: None
-    others = {
-        _frozen({k: v for k, v in each.items() if k not in ("fusion_layer", "share_encoder")}) for each in settings
-    }
-    if len(others) > 1:  # they differ in more than that: a line through them would mislead
         return [], lambda path: None
     rows = sorted(rows, key=lambda row: (row["settings"]["share_encoder"], row["settings"]["fusion_layer"]))
     series, table = defaultdict(list), []
@@ -504,19 +522,23 @@ def _sharing(plain, metric, about):
         table.append({"fusion_layer": layer, "share_encoder": shared, "given": row["given"], **_metric_cells(row)})
     layers = settings[0]["num_hidden_layers"]
     ticks = {layers: f"{layers}\n(late)", 0: "0\n(early)"}
-    title = f"{about}: weight sharing by fusion layer, given {GIVEN_NAMES[best]}"
+    of = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
+    title = f"{about}: {of}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {GIVEN_NAMES[best]}"
     return table, lambda path: draw_lines(
         path, series, "first layer that exchanges information", axis_text(metric), title=title, ticks=ticks
     )
 
 
-def _alike(rows: Sequence[Mapping[str, Any]], but: str) -> list[Mapping[str, Any]]:
-    """The rows whose settings are those of the first, but for one field."""
-
-    def rest(row: Mapping[str, Any]) -> tuple:
-        return _frozen({name: value for name, value in row["settings"].items() if name != but})
-
-    return [row for row in rows if rest(row) == rest(rows[0])]
+def _alike(rows: Sequence[Mapping[str, Any]], *but: str) -> list[Mapping[str, Any]]:
+    """The rows whose settings differ in these fields alone: of several such sets, which no line may join, the one with the
+    most different values, the first among equals.
+    """
+    sets: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        sets[_frozen({name: value for name, value in row["settings"].items() if name not in but})].append(row)
+    return max(
+        sets.values(), key=lambda each: len({tuple(row["settings"][name] for name in but) for row in each}), default=[]
+    )
 
 
 def _metric_cells(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class EvaluationSet:
         multi_label: several classes per clip.
         metric: what is officially reported; "" for a folder.
         coverage: clips that are there (`present`), that should be (`expected`), that are annotated but not there
-            (`vanished`); None where that is not known.
+            (`vanished`); None where that is not known. Clips of a Hub repository are counted when they are read.
         num_segments: where the one column holds a class for each of so many equal parts of a clip (event localisation).
     """
 
@@ -183,7 +183,7 @@ def load_rows(
         split = evaluation_split(record, split)
         where = {"source": source, "variant": variant}
         rows = load_benchmark(data, split, **where)
-        found, number = {}, None
+        found, number = {"present": None, "expected": record.splits[split], "vanished": None}, None
         if source is not None and Path(source).is_dir():
             covered = coverage(data, split, **where)
             number = covered.present

@@ -329,7 +329,10 @@ def test_trainer_metrics_follow_the_problem_type():
         (lambda: average_precision_per_class([[np.inf, 0.0]], [[1, 0]]), "1 of 1 clips are infinite"),
         (lambda: roc_auc_per_class([[-np.inf, 0.0]], [[1, 0]]), "1 of 1 clips are infinite"),
         (lambda: multi_head_accuracies(np.zeros((2, 5)), np.zeros((2, 3), int), {"a": 2, "b": 3}), "heads"),
-        (lambda: multi_head_accuracies([[np.inf, 0, 1, 2]], [[1, 0]], {"a": 2, "b": 2}), "head a are infinite for 1 of 1"),
+        (
+            lambda: multi_head_accuracies([[np.inf, 0, 1, 2]], [[1, 0]], {"a": 2, "b": 2}),
+            "head a are infinite for 1 of 1",
+        ),
         (lambda: multi_head_accuracies([[1, 2, *[-np.inf] * 2]], [[1, 0]], {"a": 2, "b": 2}), "head b are infinite"),
         (lambda: event_localization_accuracy(np.zeros((2, 10, 3)), np.zeros((2, 9), int)), "seconds"),
         (lambda: event_localization_accuracy(np.zeros((2, 10, 3)), np.full((2, 10), 3)), "there are 3 classes"),

@@ -12,6 +12,7 @@ from rendering import render_clip
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation import runs
 from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
 from hf_avfusion.evaluation.runs import (
     Condition,
@@ -252,6 +253,12 @@ def test_a_benchmark_by_its_name(shards):
         load_evaluation_set(
             "sounding_shapes", source=str(shards), label_columns=["shape"], config=config(class_splits=heads)
         )
+
+
+def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
+    monkeypatch.setattr(runs, "load_benchmark", lambda *arguments, **options: iter([]))
+    rows = load_rows("esc50", source="org/esc50")
+    assert (rows.num_rows, rows.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
 
 
 @pytest.mark.parametrize(
