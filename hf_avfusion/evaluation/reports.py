@@ -77,22 +77,26 @@ def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
     """
     seen: dict[tuple, Mapping[str, Any]] = {}
     for each in evaluations:
-        drawn = each["sampling"] != "spread"
-        key = (
-            os.path.realpath(each["checkpoint"]),
-            each["given"],
-            *_condition(each),
-            each["seed"] if drawn else None,
-        )
+        key = _identity(each)
         if key in seen:
             names = " and ".join(dict.fromkeys((seen[key]["checkpoint"], each["checkpoint"])))
-            seed = f", seed {each['seed']}" if drawn else ""
+            seed = f", seed {each['seed']}" if each["sampling"] != "spread" else ""
             raise ValueError(
                 f"{names}: the same checkpoint twice under the same condition ({GIVEN_NAMES[each['given']]}, {each['span']:g} "
                 f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: give each "
                 "checkpoint once, and none that the results.json beside it holds already"
             )
         seen[key] = each
+
+
+def all_done(planned: Iterable[Mapping[str, Any]], done: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether each of these plans is among the evaluations that are done: the same checkpoint under the same condition."""
+    return {_identity(each) for each in planned} <= {_identity(each) for each in done}
+
+
+def _identity(each: Mapping[str, Any]) -> tuple:
+    seed = each["seed"] if each["sampling"] != "spread" else None
+    return os.path.realpath(each["checkpoint"]), each["given"], *_condition(each), seed
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -292,7 +296,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     made_by = f"hf_avfusion {results['versions']['hf_avfusion']}, commit {results['commit'] or 'not known'}"
     lines += [
         "",
-        f"{spread_note}Scores of a clip's views: {_aggregations(summary)}. Seed {results['seed']}; {made_by}.",
+        f"{spread_note}Scores of a clip's views: {_aggregations(summary)}. {_seeds(results)}; {made_by}.",
         "",
     ]
     return "\n".join(lines)
@@ -343,6 +347,13 @@ def _counted(row: Mapping[str, Any]) -> str:
         f"{max(row[key])} {text}" for key, text in (("skipped", "skipped"), ("lacking", "without")) if max(row[key])
     ]
     return clips + (f" ({', '.join(left_out)})" if left_out else "")
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    """Of the windows drawn by chance, which those of an earlier evaluation may have had another of."""
+    drawn = {each["seed"] for each in results["evaluations"] if each["sampling"] != "spread"}
+    seeds = sorted(drawn or {results["seed"]})
+    return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _aggregations(summary: Sequence[Mapping[str, Any]]) -> str:
