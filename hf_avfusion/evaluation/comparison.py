@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from .reports import plain
+
 COSTS = {  # heading and how a value is written
     "parameters": ("parameters", "{:,}"),
     "trainable_parameters": ("of them trained", "{:,}"),
@@ -152,7 +154,7 @@ class Comparison:
             "costs": costs,
             "runs": runs,
         }
-        write_whole(self.folder / "comparison.json", json.dumps(everything, indent=2) + "\n")
+        write_whole(self.folder / "comparison.json", json.dumps(plain(everything), indent=2, allow_nan=False) + "\n")
         printed = Table(*headings, title="mean ± standard deviation over n seeds; x: relative to the first")
         for row in rows:
             printed.add_row(*row)

@@ -139,7 +139,7 @@ def write_results(results: Mapping[str, Any], folder: str | os.PathLike) -> Path
     """Writes results.json alone, whole or not at all: what is finished is not lost with what comes after it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder / RESULTS, (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+    return _write(folder / RESULTS, (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_classes: int = 30) -> list[Path]:
@@ -583,12 +583,12 @@ def _frozen(settings: Mapping[str, Any]) -> tuple:
     return tuple((name, tuple(v) if isinstance(v := settings[name], list) else v) for name in sorted(settings))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As strict JSON can hold it: NaN (undefined) is null, an infinite d-prime the text that `float` reads."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

@@ -85,6 +85,18 @@ def test_reports_hold_the_unrounded_numbers(tmp_path):
     assert lines[:3] == ["|  | bottleneck | late |", "| --- | --- | --- |", "| top1 % | 88.3 ± 7.6 | 25.0 |"]
 
 
+def test_a_perfect_variant_is_reported_in_strict_json(tmp_path):
+    runs = {"late": {seed: {"map": 1.0, "d_prime": math.inf} for seed in (0, 1)}}
+    Comparison(tmp_path, {}).report(runs, {}, {"device": "CPU"})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not strict JSON")
+
+    kept = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=refuse)
+    assert kept["summary"]["late"]["d_prime"] == {"mean": "inf", "std": None, "n": 2}
+    assert "| d_prime | inf ± nan |" in (tmp_path / "comparison.md").read_text()
+
+
 def test_a_finished_run_is_found_only_with_its_settings(tmp_path):
     comparison = Comparison(tmp_path, {"data": "x", "sizes": (1, 2)})
     config = {"fusion": "bottleneck"}
