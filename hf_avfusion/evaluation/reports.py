@@ -151,6 +151,8 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     differently). The first four are of the settings that come first, the means of its runs; each of the last three is of
     the largest set of settings that differ in what it shows alone.
 
+    What an earlier report in the folder has of these and this one has not is removed.
+
     Returns:
         the files, in the order of writing. Each is written whole or not at all.
 
@@ -163,6 +165,8 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     written = [write_results(results, folder), _write(folder / TABLE, markdown(results).encode())]
     for name, (rows, draw) in figures(results, top_classes).items():
         if not rows:
+            for kind in ("csv", "png"):  # of an earlier report in this folder, which results.json is no longer of
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
             continue
         table = io.StringIO()
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")

@@ -251,6 +251,12 @@ def test_files(tmp_path):
     assert float(rows[1]["ap_a"]) == pytest.approx(0.725)
     assert {"versions", "commit", "seed", "created"} <= set(results)
 
+    # Another report in the same folder does not lie beside pictures of this one.
+    (tmp_path / "new" / "report" / "span_sweep.txt").write_text("my notes")
+    write_report(make_results(CLIPS, CLASSES, [evaluation("d", 0.5, "a")], 0), tmp_path / "new" / "report")
+    left = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
+    assert left == ["per_class_ap.csv", "per_class_ap.png", "results.json", "span_sweep.txt", "table.md"]
+
 
 def test_results_come_back_as_they_were(tmp_path):
     perfect = evaluation("a", 0.5)
