@@ -20,7 +20,7 @@ from ..data.collating import AVCollator
 from ..data.loading import COUNTED, ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
-from ..evaluation.views import ViewProtocol, aggregate_views, view_logits
+from ..evaluation.views import ViewProtocol, aggregate_views, check_views, view_logits
 from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
@@ -331,20 +331,7 @@ class AVTrainer(Trainer):
                 f"{made}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
         config = getattr(self.model, "config", None)
-        if getattr(config, "num_segments", None) is not None and wanted.total > 1:
-            raise ValueError(
-                f"{wanted.total} views per clip in evaluation (--eval_num_views, --eval_num_crops, or those of --eval_protocol or "
-                "the recipe) of a model for event localisation: its labels are of parts of the whole clip, so it sees each "
-                "clip whole, once; set both to 1."
-            )
-        problem_type = getattr(config, "problem_type", None)
-        # Without a problem_type the labels tell, which are seen in the evaluation only.
-        if wanted.aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
-            raise ValueError(
-                "eval_aggregation='max_logits' (--eval_aggregation, or that of --eval_protocol) is for models of several labels "
-                f"per clip; this one's problem_type is {problem_type}: its views are averaged, by mean_logits or "
-                "mean_probabilities."
-            )
+        check_views(wanted, getattr(config, "problem_type", None), getattr(config, "num_segments", None))
         return wanted if wanted.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
