@@ -285,7 +285,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [f"Coverage: {covered['present']}{expected} clips{vanished}.", ""]
     table = [[*columns, *map(metric_text, names)]]
     for row in summary:
-        cells = [settings_text(row["settings"], trained=True)] if several else []
+        cells = [settings_text(row["settings"], trained=True) + _besides(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
         cells += [
             GIVEN_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
@@ -339,10 +339,35 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
         how = f"{settings['fusion'].replace('_', '-')} fusion from layer {layer} of {layers}"
         parts.append("late fusion" if layer == layers else how)
         parts.append("shared encoder" if settings.get("share_encoder") else "separate encoders")
+    elif settings.get("encoder_strategy") is not None:
+        parts.append(f"{settings['encoder_strategy'].replace('_', ' ')} encoding")
     if trained:
         parts.append(f"frames over {settings['trained_span']:g} s")
         parts += [] if settings["trained_synchronous"] else ["trained on asynchronous windows"]
     return ", ".join(parts)
+
+
+# Settings that `settings_text` tells.
+_TOLD = {
+    "model_type",
+    "fusion",
+    "fusion_layer",
+    "share_encoder",
+    "encoder_strategy",
+    "num_hidden_layers",
+    "modalities",
+    *_TRAINED,
+}
+
+
+def _besides(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `settings_text` does not tell of a row's settings, and others of these rows have otherwise."""
+    all_settings = [dict(_frozen(each["settings"])) for each in rows]
+    own = dict(_frozen(row["settings"]))
+    names = [
+        name for name in row["settings"] if name not in _TOLD and len({each.get(name) for each in all_settings}) > 1
+    ]
+    return "".join(f", {name} {own[name]}" for name in names if own[name] is not None)
 
 
 def _counted(row: Mapping[str, Any]) -> str:
@@ -405,7 +430,7 @@ def figures(
 
     # Runs that were trained differently, each as it was trained.
     plain = [row for row in summary if row["sampling"] == "spread" and row["span"] == row["settings"]["trained_span"]]
-    alike = _alike(plain, "trained_span")
+    alike = _of_spans(plain)
     found["trained_span"] = _sweep(
         alike, lambda row: row["span"], metric, f"{_about_them(about, alike)}, a model for each span",
         "span of the frames in training and test (s)", "span_s",
@@ -544,6 +569,18 @@ def _sharing(plain, metric, about):
     )
 
 
+def _of_spans(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of models for different spans, and alike in all else; or whose sound is as long as the span (MBT), or whose
+    frames are as many more, as long as each span comes once.
+    """
+    for besides in ((), ("spectrogram_length",), ("num_frames", "spectrogram_length")):
+        alike = _alike(rows, "trained_span", *besides)
+        points = {(row["given"], row["settings"]["trained_span"]) for row in alike}
+        if len({span for _, span in points}) > 1 and len(points) == len(alike):
+            return alike
+    return []
+
+
 def _alike(rows: Sequence[Mapping[str, Any]], *but: str) -> list[Mapping[str, Any]]:
     """The rows whose settings differ in these fields alone: of several such sets, which no line may join, the one with the
     most different values, the first among equals.
@@ -552,7 +589,9 @@ def _alike(rows: Sequence[Mapping[str, Any]], *but: str) -> list[Mapping[str, An
     for row in rows:
         sets[_frozen({name: value for name, value in row["settings"].items() if name not in but})].append(row)
     return max(
-        sets.values(), key=lambda each: len({tuple(row["settings"][name] for name in but) for row in each}), default=[]
+        sets.values(),
+        key=lambda each: len({tuple(row["settings"].get(name) for name in but) for row in each}),
+        default=[],
     )
 
 

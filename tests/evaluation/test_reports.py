@@ -194,6 +194,36 @@ def test_models_that_were_trained_differently():
         assert sorted((row["windows"], row["top1"]) for row in trained) == [("async", 0.6), ("sync", 0.5)]
 
 
+def test_models_for_spans_may_hear_and_see_as_much_more():
+    def spans(*evaluations):
+        results = make_results(CLIPS, CLASSES, evaluations, 0)
+        return [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")]
+
+    short = evaluation("a", 0.4, span=2.0, trained_span=2.0, num_frames=8, spectrogram_length=200)
+    heard = evaluation("b", 0.5, num_frames=8, spectrogram_length=800)
+    seen = evaluation("c", 0.6, num_frames=32, spectrogram_length=800)
+    assert spans(short, heard) == [(2.0, 0.4), (8.0, 0.5)]
+    assert spans(short, seen) == [(2.0, 0.4), (8.0, 0.6)]
+    assert spans(short, heard, seen) == [(2.0, 0.4), (8.0, 0.5)]  # not two models at one span
+    assert spans(heard, seen) == []
+
+
+def test_models_that_differ_in_what_has_no_column_are_told_apart():
+    made = [
+        evaluation("a", 0.5, num_bottleneck_tokens=4, patch_size=[16, 16]),
+        evaluation("b", 0.7, num_bottleneck_tokens=64, patch_size=[16, 16]),
+        evaluation("c", 0.6, num_bottleneck_tokens=64, patch_size=[16, 16]),
+    ]
+    results = make_results(CLIPS, CLASSES, made, 0)
+    assert [row["n"] for row in results["summary"]] == [1, 2]
+    model = "| MBT, bottleneck fusion from layer 8 of 12, separate encoders, frames over 8 s, num_bottleneck_tokens"
+    assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 4 ")]
+    assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 64 ")]
+    assert "patch_size" not in markdown(results)
+    strategy = {**SETTINGS, "model_type": "avmae", "fusion": None, "encoder_strategy": "mid_fusion"}
+    assert reports.settings_text(strategy) == "AVMAE, mid fusion encoding"
+
+
 def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
     titles = {}
 

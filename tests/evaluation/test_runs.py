@@ -1,6 +1,8 @@
 """Checkpoints and clips that fit each other, and those that do not; scores against the model called by hand."""
 
+import json
 import shutil
+from itertools import combinations
 from types import SimpleNamespace
 
 import datasets
@@ -29,6 +31,7 @@ from hf_avfusion.evaluation.runs import (
     protocol_for,
     settings_of,
 )
+from hf_avfusion.models.configuration_avmae import AVMAEConfig
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification, MBTModel
@@ -178,6 +181,18 @@ def test_settings_come_from_the_checkpoint():
     assert (settings["fusion_layer"], settings["share_encoder"]) == (1, True)
     assert (settings["trained_span"], settings["trained_synchronous"]) == (0.4, False)
     assert settings_of(MBTConfig(), MBTProcessor())["trained_span"] == 2.56  # 32 frames at 12.5 per second
+
+
+def test_models_that_compute_something_else_are_no_runs_of_one():
+    first = settings_of(config(), processor())
+    assert first == settings_of(config(drop_path_rate=0.3, label_smoothing=0.1), processor())
+    for other in ({"num_bottleneck_tokens": 8}, {"readout": "mean"}, {"bottleneck_update": "video_first"}):
+        assert settings_of(config(**other), processor()) != first, other
+    strategies = [
+        settings_of(AVMAEConfig(encoder_strategy=name), processor()) for name in ("early", "separate", "shared")
+    ]
+    assert all(one != other for one, other in combinations(strategies, 2))
+    assert json.loads(json.dumps(strategies)) == strategies  # as results.json will hold them
 
 
 def test_modalities_that_a_model_can_be_given():
