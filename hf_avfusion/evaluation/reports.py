@@ -361,13 +361,11 @@ _TOLD = {
 
 
 def _besides(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `settings_text` does not tell of a row's settings, and others of these rows have otherwise."""
-    all_settings = [dict(_frozen(each["settings"])) for each in rows]
-    own = dict(_frozen(row["settings"]))
-    names = [
-        name for name in row["settings"] if name not in _TOLD and len({each.get(name) for each in all_settings}) > 1
-    ]
-    return "".join(f", {name} {own[name]}" for name in names if own[name] is not None)
+    """What tells a row's settings from those of the rows that `settings_text` words alike."""
+    own, text = row["settings"], settings_text(row["settings"], trained=True)
+    alike = [dict(_frozen(each["settings"])) for each in rows if settings_text(each["settings"], trained=True) == text]
+    names = [name for name in own if name not in _TOLD and all(name in each for each in alike)]
+    return "".join(f", {name} {own[name]}" for name in names if len({each[name] for each in alike}) > 1)
 
 
 def _counted(row: Mapping[str, Any]) -> str:

@@ -213,9 +213,10 @@ def test_models_that_differ_in_what_has_no_column_are_told_apart():
         evaluation("a", 0.5, num_bottleneck_tokens=4, patch_size=[16, 16]),
         evaluation("b", 0.7, num_bottleneck_tokens=64, patch_size=[16, 16]),
         evaluation("c", 0.6, num_bottleneck_tokens=64, patch_size=[16, 16]),
+        evaluation("d", 0.6, num_bottleneck_tokens=64, patch_size=[8, 8], fusion_layer=12),
     ]
     results = make_results(CLIPS, CLASSES, made, 0)
-    assert [row["n"] for row in results["summary"]] == [1, 2]
+    assert [row["n"] for row in results["summary"]] == [1, 2, 1]
     model = "| MBT, bottleneck fusion from layer 8 of 12, separate encoders, frames over 8 s, num_bottleneck_tokens"
     assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 4 ")]
     assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 64 ")]
