@@ -50,9 +50,7 @@ def make_results(
     """
     check_once(evaluations)
     benchmark = clips.describe()
-    if (
-        benchmark["coverage"].get("present", 0) is None and evaluations
-    ):  # known only now: every pass goes over all clips
+    if evaluations and benchmark["coverage"].get("present", 0) is None:  # every pass goes over all clips
         counted = sum(evaluations[-1][name] for name in ("clips", "skipped", "lacking"))
         benchmark["coverage"] = {**benchmark["coverage"], "present": counted}
     return {
@@ -348,16 +346,9 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
 
 
 # Settings that `settings_text` tells.
-_TOLD = {
-    "model_type",
-    "fusion",
-    "fusion_layer",
-    "share_encoder",
-    "encoder_strategy",
-    "num_hidden_layers",
-    "modalities",
-    *_TRAINED,
-}
+_TOLD = (
+    "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities", *_TRAINED,
+)  # fmt: skip
 
 
 def _besides(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
