@@ -39,7 +39,7 @@ from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
-from hf_avfusion.evaluation.views import view_transform
+from hf_avfusion.evaluation.views import check_views, view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
@@ -140,6 +140,7 @@ def main() -> int:
         usual = BENCHMARKS[options.data].label_columns[0] if options.data in BENCHMARKS else "label"
         columns = options.label_columns or [usual]
         head, processor = head_fields(rows["training"][0].features, columns), build_processor(recipe)
+        check_views(args.eval_views, head["problem_type"])
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {

@@ -8,7 +8,8 @@
         --spans 2,4,8 --sampling sync,async
 
     # checkpoints that differ (fusion layer, shared encoder, span): what each was trained with is read from it; results.json
-    # of earlier evaluations stand beside checkpoints, and are not computed again
+    # of earlier evaluations stand beside checkpoints, and are not computed again: a stopped evaluation goes on, another --seed
+    # of drawn windows, other spans or checkpoints are added
     python examples/evaluate.py --runs report/results.json runs/shared --benchmark vggsound --source clips/
 
 Without `--views` the windows are those of the architecture's published evaluation. `--modalities a` gives the same model
@@ -20,6 +21,7 @@ torchrun --nproc_per_node 2 examples/evaluate.py ...
 import os
 import sys
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import get_args
 
@@ -61,11 +63,7 @@ class Options:
     views: int | None = field(default=None, metadata={"help": "Windows per clip; default: as published."})
     crops: int | None = field(default=None, metadata={"help": "Crops in space of each window, 1 or 3."})
     aggregation: str | None = field(
-        default=None,
-        metadata={
-            "help": "How a clip's views are joined; default: as published.",
-            "choices": list(get_args(Aggregation)),
-        },
+        default=None, metadata={"help": "How views are joined (as published).", "choices": list(get_args(Aggregation))}
     )
     spans: str = field(default="", metadata={"help": "Also with frames spread over these seconds, such as 2,4,8."})
     sampling: str = field(
@@ -128,20 +126,22 @@ def prepare(options: Options):
 
     clips, classes, jobs = None, None, []
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
-    planned = [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
+    done = [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
+    planned = [*done]
     for name in checkpoints:
         model, processor = runs.load_checkpoint(name)
         try:
             given = runs.check_given(parts(options.modalities) or None, model.config, options.benchmark)
             clips = clips or runs.label_rows(rows, model.config, options.label_columns)
             own = runs.Heads.fitted(model.config, clips).classes
-            if classes is not None and own != classes:
-                raise ValueError(
-                    f"it has other heads or classes than {checkpoints[0]}: they cannot stand in one report"
-                )
+            if own != (classes or own):
+                raise ValueError(f"it has other heads or classes than {checkpoints[0]}: not for one report")
             job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}
             job["conditions"] = runs.conditions_of(seconds(options.spans), parts(options.sampling), processor)
             passes = runs.plan_passes(name, model.config, processor, clips, seed=options.seed, **job)
+            new = [not reports.all_done(each.evaluations, done) for each in passes]
+            if any(new):  # of several passes those that were done before are not repeated
+                job["conditions"], passes = list(compress(job["conditions"], new)), list(compress(passes, new))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         classes = own
@@ -155,7 +155,7 @@ def prepare(options: Options):
         Path(options.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output {options.output}: {error.strerror}") from error
-    return clips, classes, jobs, [evaluation for results in earlier.values() for evaluation in results["evaluations"]]
+    return clips, classes, jobs, done
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 import statistics
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
+
+from .reports import plain
 
 COSTS = {  # heading and how a value is written
     "parameters": ("parameters", "{:,}"),
@@ -33,7 +36,7 @@ ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation (n - 1; None for a single run) of a metric over n seeds."""
+    """Mean and sample standard deviation (n - 1; None for a single run, NaN among infinite ones) of a metric over n seeds."""
 
     mean: float
     std: float | None
@@ -44,7 +47,9 @@ def spread(values: Sequence[float]) -> Spread:
     """Raises ValueError without values."""
     if not values:
         raise ValueError("a mean needs at least one run")
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    finite = all(map(math.isfinite, values))  # the d-prime of a perfect model is not, and `stdev` fails on it
+    deviation = None if len(values) < 2 else statistics.stdev(values) if finite else math.nan
+    return Spread(statistics.mean(values), deviation, len(values))
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
@@ -149,7 +154,7 @@ class Comparison:
             "costs": costs,
             "runs": runs,
         }
-        write_whole(self.folder / "comparison.json", json.dumps(everything, indent=2) + "\n")
+        write_whole(self.folder / "comparison.json", json.dumps(plain(everything), indent=2, allow_nan=False) + "\n")
         printed = Table(*headings, title="mean ± standard deviation over n seeds; x: relative to the first")
         for row in rows:
             printed.add_row(*row)

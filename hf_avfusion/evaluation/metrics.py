@@ -73,7 +73,7 @@ def average_precision_per_class(scores: ArrayLike, targets: ArrayLike) -> NDArra
         float64 `[classes]`; NaN for a class without a positive clip, for which the measure is undefined.
 
     Raises:
-        ValueError: wrong shapes, no clips, targets other than 0 and 1, or scores that are NaN.
+        ValueError: wrong shapes, no clips, targets other than 0 and 1, or scores that are NaN or infinite.
     """
     from sklearn.metrics import average_precision_score
 
@@ -182,7 +182,8 @@ def multi_head_accuracies(
         `{"top1_<head>": ..., "top5_<head>": ..., "top1_joint": ..., ...}`.
 
     Raises:
-        ValueError: as `split_heads` and `top_k_accuracy`, or labels of another shape.
+        ValueError: as `split_heads` and `top_k_accuracy`, labels of another shape, or logits that have no softmax: an
+            infinite one, or a head with -inf alone.
     """
     heads = split_heads(logits, class_splits)
     labels = np.asarray(labels)
@@ -197,7 +198,14 @@ def multi_head_accuracies(
             if each == 1 or each < head_logits.shape[1]:
                 results[f"top{each}_{name}"] = top_k_accuracy(head_logits, labels[:, column], each)
 
-    ranks = _joint_ranks([_log_softmax(head) for head in heads.values()], labels)
+    log_probabilities = {name: _log_softmax(head) for name, head in heads.items()}
+    for name, head in log_probabilities.items():
+        if wrong := int(np.isnan(head).any(axis=1).sum()):  # nothing ranks before a NaN: it would count as a hit
+            raise ValueError(
+                f"Logits of the head {name} are infinite for {wrong} of {len(head)} clips, so they have no softmax: compute "
+                "them in float32 or bfloat16."
+            )
+    ranks = _joint_ranks(list(log_probabilities.values()), labels)
     for each in k:
         if each == 1 or each < math.prod(class_splits.values()):
             results[f"top{each}_joint"] = float((ranks < each).mean())
@@ -380,7 +388,9 @@ def _question_levels(question_type: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _log_softmax(logits: NDArray) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    """NaN where there is none: a row with +inf, or of -inf alone."""
+    with np.errstate(invalid="ignore"):
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
@@ -408,6 +418,8 @@ def _scores_and_targets(scores: ArrayLike, targets: ArrayLike) -> tuple[NDArray,
     scores, targets = _check_scores(scores), np.asarray(targets)
     if targets.shape != scores.shape:
         raise ValueError(f"Scores {tuple(scores.shape)} and targets {tuple(targets.shape)} must have the same shape.")
+    if np.isinf(scores).any():  # scikit-learn takes none
+        raise ValueError(f"Scores of {int(np.isinf(scores).any(axis=1).sum())} of {len(scores)} clips are infinite.")
     if not np.isin(targets, (0, 1)).all():
         raise ValueError("Targets must be 0 or 1 (mixed or smoothed labels have no average precision).")
     return scores, targets.astype(bool)

@@ -49,8 +49,12 @@ def make_results(
         ValueError: a checkpoint comes twice under one condition, which would count it as two runs.
     """
     check_once(evaluations)
+    benchmark = clips.describe()
+    if evaluations and benchmark["coverage"].get("present", 0) is None:  # every pass goes over all clips
+        counted = sum(evaluations[-1][name] for name in ("clips", "skipped", "lacking"))
+        benchmark["coverage"] = {**benchmark["coverage"], "present": counted}
     return {
-        "benchmark": clips.describe(),
+        "benchmark": benchmark,
         "classes": {head: list(names) for head, names in classes.items()},
         "seed": seed,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -71,22 +75,26 @@ def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
     """
     seen: dict[tuple, Mapping[str, Any]] = {}
     for each in evaluations:
-        drawn = each["sampling"] != "spread"
-        key = (
-            os.path.realpath(each["checkpoint"]),
-            each["given"],
-            *_condition(each),
-            each["seed"] if drawn else None,
-        )
+        key = _identity(each)
         if key in seen:
             names = " and ".join(dict.fromkeys((seen[key]["checkpoint"], each["checkpoint"])))
-            seed = f", seed {each['seed']}" if drawn else ""
+            seed = f", seed {each['seed']}" if each["sampling"] != "spread" else ""
             raise ValueError(
                 f"{names}: the same checkpoint twice under the same condition ({GIVEN_NAMES[each['given']]}, {each['span']:g} "
                 f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: give each "
                 "checkpoint once, and none that the results.json beside it holds already"
             )
         seen[key] = each
+
+
+def all_done(planned: Iterable[Mapping[str, Any]], done: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether each of these plans is among the evaluations that are done: the same checkpoint under the same condition."""
+    return {_identity(each) for each in planned} <= {_identity(each) for each in done}
+
+
+def _identity(each: Mapping[str, Any]) -> tuple:
+    seed = each["seed"] if each["sampling"] != "spread" else None
+    return os.path.realpath(each["checkpoint"]), each["given"], *_condition(each), seed
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -129,7 +137,7 @@ def write_results(results: Mapping[str, Any], folder: str | os.PathLike) -> Path
     """Writes results.json alone, whole or not at all: what is finished is not lost with what comes after it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder / RESULTS, (json.dumps(_plain(results), indent=1, allow_nan=False) + "\n").encode())
+    return _write(folder / RESULTS, (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_classes: int = 30) -> list[Path]:
@@ -138,7 +146,10 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     Figures: `per_class_ap` (average precision of the `top_classes` best classes, as given both tracks or one), and
     `fusion_gain` (what both tracks give over each of them), for every head; `span_sweep`, `sampling` (one set of runs
     under several conditions); `weight_sharing`, `trained_span`, `trained_sampling` (runs that were trained
-    differently). The first four are of the settings that come first, the means of its runs.
+    differently). The first four are of the settings that come first, the means of its runs; each of the last three is of
+    the largest set of settings that differ in what it shows alone.
+
+    What an earlier report in the folder has of these and this one has not is removed.
 
     Returns:
         the files, in the order of writing. Each is written whole or not at all.
@@ -152,6 +163,8 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     written = [write_results(results, folder), _write(folder / TABLE, markdown(results).encode())]
     for name, (rows, draw) in figures(results, top_classes).items():
         if not rows:
+            for kind in ("csv", "png"):  # of an earlier report in this folder, which results.json is no longer of
+                (folder / f"{name}.{kind}").unlink(missing_ok=True)
             continue
         table = io.StringIO()
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
@@ -270,7 +283,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         lines += [f"Coverage: {covered['present']}{expected} clips{vanished}.", ""]
     table = [[*columns, *map(metric_text, names)]]
     for row in summary:
-        cells = [settings_text(row["settings"], trained=True)] if several else []
+        cells = [settings_text(row["settings"], trained=True) + _besides(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
         cells += [
             GIVEN_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
@@ -285,7 +298,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     made_by = f"hf_avfusion {results['versions']['hf_avfusion']}, commit {results['commit'] or 'not known'}"
     lines += [
         "",
-        f"{spread_note}Scores of a clip's views: {_aggregations(summary)}. Seed {results['seed']}; {made_by}.",
+        f"{spread_note}Scores of a clip's views: {_aggregations(summary)}. {_seeds(results)}; {made_by}.",
         "",
     ]
     return "\n".join(lines)
@@ -324,10 +337,26 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
         how = f"{settings['fusion'].replace('_', '-')} fusion from layer {layer} of {layers}"
         parts.append("late fusion" if layer == layers else how)
         parts.append("shared encoder" if settings.get("share_encoder") else "separate encoders")
+    elif settings.get("encoder_strategy") is not None:
+        parts.append(f"{settings['encoder_strategy'].replace('_', ' ')} encoding")
     if trained:
         parts.append(f"frames over {settings['trained_span']:g} s")
         parts += [] if settings["trained_synchronous"] else ["trained on asynchronous windows"]
     return ", ".join(parts)
+
+
+# Settings that `settings_text` tells.
+_TOLD = (
+    "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities", *_TRAINED,
+)  # fmt: skip
+
+
+def _besides(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a row's settings from those of the rows that `settings_text` words alike."""
+    own, text = row["settings"], settings_text(row["settings"], trained=True)
+    alike = [dict(_frozen(each["settings"])) for each in rows if settings_text(each["settings"], trained=True) == text]
+    names = [name for name in own if name not in _TOLD and all(name in each for each in alike)]
+    return "".join(f", {name} {own[name]}" for name in names if len({each[name] for each in alike}) > 1)
 
 
 def _counted(row: Mapping[str, Any]) -> str:
@@ -336,6 +365,13 @@ def _counted(row: Mapping[str, Any]) -> str:
         f"{max(row[key])} {text}" for key, text in (("skipped", "skipped"), ("lacking", "without")) if max(row[key])
     ]
     return clips + (f" ({', '.join(left_out)})" if left_out else "")
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    """Of the windows drawn by chance, which those of an earlier evaluation may have had another of."""
+    drawn = {each["seed"] for each in results["evaluations"] if each["sampling"] != "spread"}
+    seeds = sorted(drawn or {results["seed"]})
+    return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _aggregations(summary: Sequence[Mapping[str, Any]]) -> str:
@@ -365,7 +401,6 @@ def figures(
     number = max(row["n"] for row in of_first)
     mean_of = f"\nmean of {number} runs" if number > 1 else ""
     lines = f"{mean_of}, lines: ± standard deviation" if number > 1 else ""
-    title = f"{about}: {model}{lines}"
     found = {}
     for head, names in results["classes"].items():
         suffix = f"_{head}" if len(results["classes"]) > 1 else ""
@@ -377,19 +412,22 @@ def figures(
     metric = headline(evaluations[0]["metrics"])
 
     spans = [row for row in of_first if row["sampling"] == "spread"]
+    title = f"{about}: {model}"
     found["span_sweep"] = _sweep(spans, lambda row: row["span"], metric, title, "span of the frames (s)", "span_s")
     drawn = [row for row in of_first if row["sampling"] != "spread"]
     found["sampling"] = _choices(drawn, lambda row: row["sampling"], metric, title, "windows", SAMPLING_NAMES)
 
     # Runs that were trained differently, each as it was trained.
     plain = [row for row in summary if row["sampling"] == "spread" and row["span"] == row["settings"]["trained_span"]]
+    alike = _of_spans(plain)
     found["trained_span"] = _sweep(
-        _alike(plain, "trained_span"), lambda row: row["span"], metric, f"{about}: a model for each span",
+        alike, lambda row: row["span"], metric, f"{_about_them(about, alike)}, a model for each span",
         "span of the frames in training and test (s)", "span_s",
     )  # fmt: skip
+    alike = _alike(plain, "trained_synchronous")
     found["trained_sampling"] = _choices(
-        _alike(plain, "trained_synchronous"), lambda row: "sync" if row["settings"]["trained_synchronous"] else "async",
-        metric, f"{about}: a model for each sampling", "windows in training", SAMPLING_NAMES,
+        alike, lambda row: "sync" if row["settings"]["trained_synchronous"] else "async",
+        metric, f"{_about_them(about, alike)}, a model for each sampling", "windows in training", SAMPLING_NAMES,
     )  # fmt: skip
     found["weight_sharing"] = _sharing(plain, metric, about)
     return found
@@ -457,7 +495,7 @@ def _sweep(rows, of, metric, title, label, column):
     series = defaultdict(list)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]].append((of(row), *_percent_of(row["metrics"][metric], metric)))
-    title += _given_text(series)
+    title += _runs_text(rows) + _given_text(series)
     table = [{column: of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_lines(path, series, label, axis_text(metric), title=title)
 
@@ -470,11 +508,23 @@ def _choices(rows, of, metric, title, label, names):
     series: dict[str, dict[str, tuple]] = defaultdict(dict)
     for row in rows:
         series[GIVEN_NAMES[row["given"]]][names[of(row)]] = _percent_of(row["metrics"][metric], metric)
-    title += _given_text(series)
+    title += _runs_text(rows) + _given_text(series)
     table = [{"windows": of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_columns(
         path, [names[each] for each in chosen], series, label, axis_text(metric), title=title
     )
+
+
+def _about_them(about: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What models of one kind have in common, for a heading."""
+    return f"{about}: {settings_text(rows[0]['settings'])}" if rows else about
+
+
+def _runs_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs stand behind the points, and what the lines at them are."""
+    least, most = min(row["n"] for row in rows), max(row["n"] for row in rows)
+    number = most if least == most else f"{least} to {most}"
+    return f"\nmean of {number} runs, lines: ± standard deviation" if most > 1 else ""
 
 
 def _given_text(series: Mapping[str, Any]) -> str:
@@ -484,16 +534,13 @@ def _given_text(series: Mapping[str, Any]) -> str:
 
 def _sharing(plain, metric, about):
     """Separate and shared encoders by fusion layer, as given the most."""
-    rows = [row for row in plain if row["settings"].get("fusion_layer") is not None]
+    rows = _alike(
+        [row for row in plain if row["settings"].get("fusion_layer") is not None], "fusion_layer", "share_encoder"
+    )
     best = next((each for each in GIVEN_NAMES if any(row["given"] == each for row in rows)), None)
     rows = [row for row in rows if row["given"] == best]
     settings = [row["settings"] for row in rows]
     if len({(each["fusion_layer"], each["share_encoder"]) for each in settings}) < 2:
-        return [], lambda path: None
-    others = {
-        _frozen({k: v for k, v in each.items() if k not in ("fusion_layer", "share_encoder")}) for each in settings
-    }
-    if len(others) > 1:  # they differ in more than that: a line through them would mislead
         return [], lambda path: None
     rows = sorted(rows, key=lambda row: (row["settings"]["share_encoder"], row["settings"]["fusion_layer"]))
     series, table = defaultdict(list), []
@@ -504,19 +551,37 @@ def _sharing(plain, metric, about):
         table.append({"fusion_layer": layer, "share_encoder": shared, "given": row["given"], **_metric_cells(row)})
     layers = settings[0]["num_hidden_layers"]
     ticks = {layers: f"{layers}\n(late)", 0: "0\n(early)"}
-    title = f"{about}: weight sharing by fusion layer, given {GIVEN_NAMES[best]}"
+    of = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
+    title = f"{about}: {of}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {GIVEN_NAMES[best]}"
     return table, lambda path: draw_lines(
         path, series, "first layer that exchanges information", axis_text(metric), title=title, ticks=ticks
     )
 
 
-def _alike(rows: Sequence[Mapping[str, Any]], but: str) -> list[Mapping[str, Any]]:
-    """The rows whose settings are those of the first, but for one field."""
+def _of_spans(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of models for different spans, and alike in all else; or whose sound is as long as the span (MBT), or whose
+    frames are as many more, as long as each span comes once.
+    """
+    for besides in ((), ("spectrogram_length",), ("num_frames", "spectrogram_length")):
+        alike = _alike(rows, "trained_span", *besides)
+        points = {(row["given"], row["settings"]["trained_span"]) for row in alike}
+        if len({span for _, span in points}) > 1 and len(points) == len(alike):
+            return alike
+    return []
 
-    def rest(row: Mapping[str, Any]) -> tuple:
-        return _frozen({name: value for name, value in row["settings"].items() if name != but})
 
-    return [row for row in rows if rest(row) == rest(rows[0])]
+def _alike(rows: Sequence[Mapping[str, Any]], *but: str) -> list[Mapping[str, Any]]:
+    """The rows whose settings differ in these fields alone: of several such sets, which no line may join, the one with the
+    most different values, the first among equals.
+    """
+    sets: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        sets[_frozen({name: value for name, value in row["settings"].items() if name not in but})].append(row)
+    return max(
+        sets.values(),
+        key=lambda each: len({tuple(row["settings"].get(name) for name in but) for row in each}),
+        default=[],
+    )
 
 
 def _metric_cells(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -550,12 +615,12 @@ def _frozen(settings: Mapping[str, Any]) -> tuple:
     return tuple((name, tuple(v) if isinstance(v := settings[name], list) else v) for name in sorted(settings))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As strict JSON can hold it: NaN (undefined) is null, an infinite d-prime the text that `float` reads."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

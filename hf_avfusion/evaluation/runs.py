@@ -43,6 +43,14 @@ OTHER_TASKS = {
 SAMPLINGS = ("spread", "sync", "async")
 TRACKS = {"pixel_values": "video", "input_features": "audio"}
 
+# Fields of configurations that make another model of the same inputs, or take other inputs.
+SETTINGS = (
+    "model_type", "fusion", "fusion_layer", "share_encoder", "num_hidden_layers", "hidden_size", "modalities",
+    "encoder_strategy", "num_fusion_layers", "num_bottleneck_tokens", "bottleneck_update", "test_with_bottlenecks", "readout",
+    "num_attention_heads", "intermediate_size", "position_embeddings", "use_modality_tokens", "representation_size",
+    "image_size", "patch_size", "tubelet_size", "num_frames", "num_sampled_frames", "num_mel_bins", "spectrogram_length",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -71,7 +79,7 @@ class EvaluationSet:
         multi_label: several classes per clip.
         metric: what is officially reported; "" for a folder.
         coverage: clips that are there (`present`), that should be (`expected`), that are annotated but not there
-            (`vanished`); None where that is not known.
+            (`vanished`); None where that is not known. Clips of a Hub repository are counted when they are read.
         num_segments: where the one column holds a class for each of so many equal parts of a clip (event localisation).
     """
 
@@ -183,7 +191,7 @@ def load_rows(
         split = evaluation_split(record, split)
         where = {"source": source, "variant": variant}
         rows = load_benchmark(data, split, **where)
-        found, number = {}, None
+        found, number = {"present": None, "expected": record.splits[split], "vanished": None}, None
         if source is not None and Path(source).is_dir():
             covered = coverage(data, split, **where)
             number = covered.present
@@ -419,10 +427,13 @@ def _cannot_be_given(name: str, config: PreTrainedConfig, data: str) -> str | No
 
 
 def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[str, Any]:
-    """What tells runs of one architecture apart in a report; runs that agree in all of it are averaged."""
+    """What tells runs apart in a report; runs that agree in all of it are averaged. Nothing of the training but the windows:
+    runs may differ in seed, learning rate or dropout.
+    """
     window = processor.window_policy
-    fields = ("model_type", "fusion", "fusion_layer", "share_encoder", "num_hidden_layers", "hidden_size", "modalities")
-    settings = {name: getattr(config, name, None) for name in fields}
+    settings = {
+        name: list(value) if isinstance(value := getattr(config, name, None), tuple) else value for name in SETTINGS
+    }
     if isinstance(settings["modalities"], (list, tuple)):
         settings["modalities"] = sorted(settings["modalities"])
     settings["trained_span"] = round(window.stride * window.num_frames, 6)

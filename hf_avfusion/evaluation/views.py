@@ -103,6 +103,31 @@ def choose_protocol(
     return replace(PROTOCOLS[name] if name is not None else ViewProtocol(1, 1, "mean_logits", "chosen"), **given)
 
 
+def check_views(protocol: ViewProtocol | None, problem_type: str | None, num_segments: int | None = None) -> None:
+    """That a model can be scored by these views in training; told before it, not by its first evaluation.
+
+    Args:
+        problem_type, num_segments: of the model's configuration; without a `problem_type` the labels tell, later.
+
+    Raises:
+        ValueError: the maximum over views for a model with one class per clip, or several views for event localisation.
+    """
+    if protocol is None:
+        return
+    if num_segments is not None and protocol.total > 1:
+        raise ValueError(
+            f"{protocol.total} views per clip in evaluation (--eval_num_views, --eval_num_crops, or those of --eval_protocol or "
+            "the recipe) of a model for event localisation: its labels are of parts of the whole clip, so it sees each clip "
+            "whole, once; set both to 1."
+        )
+    if protocol.aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
+        raise ValueError(
+            "eval_aggregation='max_logits' (--eval_aggregation, or that of --eval_protocol) is for models of several labels "
+            f"per clip; this one's problem_type is {problem_type}: its views are averaged, by mean_logits or "
+            "mean_probabilities."
+        )
+
+
 def view_transform(
     processor: "AVFusionProcessor",
     protocol: ViewProtocol | None,

@@ -21,7 +21,7 @@ from ..data.collating import AVCollator
 from ..data.loading import COUNTED, ClipLoader
 from ..data.streaming import ClipStream
 from ..evaluation.metrics import build_compute_metrics
-from ..evaluation.views import ViewProtocol, aggregate_views, view_logits
+from ..evaluation.views import ViewProtocol, aggregate_views, check_views, view_logits
 from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
 from .checkpoints import find_checkpoint
@@ -388,6 +388,8 @@ class AVTrainer(Trainer):
                 f"The arguments ask for {wanted.total} views per clip in evaluation, but the evaluation set's transform makes "
                 f"{made}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
+        config = getattr(self.model, "config", None)
+        check_views(wanted, getattr(config, "problem_type", None), getattr(config, "num_segments", None))
         return wanted if wanted.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

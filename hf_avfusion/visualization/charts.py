@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ BETTER, WORSE = COLOURS[0], COLOURS[4]
 GREY = "#555555"
 LINE = 34  # characters of a class name before it goes on in the next line
 WIDTH = 9.5  # inches
+NEAREST = 0.05  # of the axis: two ticks of a line chart, nearer than that, would lie on each other
 
 # A number and its deviation; None where it is not known.
 Value = tuple[float | None, float | None]
@@ -118,7 +120,8 @@ def draw_lines(
     ticks: Mapping[float, str] | None = None,
     dpi: int = 110,
 ) -> None:
-    """Lines through the points of each series, with their deviations; ticks stand at the points.
+    """Lines through the points of each series, with their deviations; ticks stand at the points. Where these lie too close
+    for their numbers to be read, they stand at equal distances, and the axis says so.
 
     Args:
         series: name -> (x, y, deviation of y or None); ticks: text instead of the number at some x.
@@ -131,24 +134,29 @@ def draw_lines(
         raise ValueError("Nothing to draw: every series needs at least one point.")
     figure = _figure(7.6, 4.3, title, dpi, legend=len(series) > 1)
     axis = figure.subplots()
-    places, lowest = sorted({point[0] for points in series.values() for point in points}), []
+    values, lowest = sorted({point[0] for points in series.values() for point in points}), []
+    nearest = min((after - before for before, after in pairwise(values)), default=0.0)
+    to_scale = nearest >= NEAREST * (values[-1] - values[0])
+    place_of = {value: value if to_scale else number for number, value in enumerate(values)}
+    places = list(place_of.values())
     for number, (name, points) in enumerate(series.items()):
         x, y, deviation = zip(*points)
         # Beside each other, so that one deviation does not lie on another.
-        x = [each + (number - (len(series) - 1) / 2) * 0.012 * (max(places) - min(places)) for each in x]
+        shift = (number - (len(series) - 1) / 2) * 0.012 * (max(places) - min(places))
+        x = [place_of[each] + shift for each in x]
         style = {"color": COLOURS[number], "marker": MARKERS[number], "label": name, "linewidth": 1.8, "markersize": 6}
         if any(each is not None for each in deviation):
             axis.errorbar(x, y, [each or 0.0 for each in deviation], capsize=3, elinewidth=1, **style)
         else:
             axis.plot(x, y, **style)
         lowest += [value - (error or 0.0) for value, error in zip(y, deviation)]
-    axis.set_xticks(places, [(ticks or {}).get(place, f"{place:g}") for place in places])
+    axis.set_xticks(places, [(ticks or {}).get(value, f"{value:g}") for value in values])
     axis.set_xmargin(0.08)
     axis.set_ymargin(0.12)
     if min(lowest) < 0 <= min(point[1] for points in series.values() for point in points):
         axis.set_ylim(bottom=0)  # a share below zero does not exist, whatever its deviation
     _dress(axis, "both")
-    axis.set_xlabel(xlabel)
+    axis.set_xlabel(xlabel if to_scale else f"{xlabel}, not to scale")
     axis.set_ylabel(ylabel)
     _legend(figure, axis, series)
     _save(figure, path, dpi)

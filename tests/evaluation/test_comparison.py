@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ def test_spread_is_the_sample_standard_deviation():
     mean, std, n = spread(values)
     assert (mean, std, n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
     assert spread([0.5]) == (0.5, None, 1)
+    mean, std, n = spread([math.inf, math.inf, 2.5])  # d-prime of models that rank every clip rightly
+    assert (mean, n) == (math.inf, 3)
+    assert math.isnan(std)
     with pytest.raises(ValueError, match="at least one"):
         spread([])
 
@@ -79,6 +83,18 @@ def test_reports_hold_the_unrounded_numbers(tmp_path):
     assert {"torch", "transformers", "hf_avfusion", "python"} <= set(kept["versions"])
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert lines[:3] == ["|  | bottleneck | late |", "| --- | --- | --- |", "| top1 % | 88.3 ± 7.6 | 25.0 |"]
+
+
+def test_a_perfect_variant_is_reported_in_strict_json(tmp_path):
+    runs = {"late": {seed: {"map": 1.0, "d_prime": math.inf} for seed in (0, 1)}}
+    Comparison(tmp_path, {}).report(runs, {}, {"device": "CPU"})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not strict JSON")
+
+    kept = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=refuse)
+    assert kept["summary"]["late"]["d_prime"] == {"mean": "inf", "std": None, "n": 2}
+    assert "| d_prime | inf ± nan |" in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_finished_run_is_found_only_with_its_settings(tmp_path):

@@ -188,6 +188,11 @@ def test_logits_of_a_model_in_half_precision_on_its_way(tmp_path):
         ("mean_average_precision", {}, (np.zeros((2, 3)), np.full((2, 3), 0.5)), "0 or 1"),
         ("segmentation", {"shape": (1, 2, 2)}, (np.zeros((1, 1, 2, 2)), np.full((1, 1, 2, 2), 0.5)), "must be 0 or 1"),
         ("top_k_accuracy", {}, (np.zeros((2, 3)), [0, 3]), "there are 3 classes"),
+        ("top_k_accuracy", {}, (np.zeros((2, 3)), [0.9, 1]), "references must be whole numbers below .*, got 0.9"),
+        ("multi_head_accuracy", {"class_splits": HEADS}, (np.zeros((1, 8)), [[0.5, 1]]), "got 0.5"),
+        ("event_localization_accuracy", {}, (np.zeros((1, 2, 3)), [[0, 1.5]]), "got 1.5"),
+        ("clustering", {}, ([2**24, 2**24 + 1], [0, 1]), "predictions must be whole numbers below"),
+        ("clustering", {}, (np.array([0.2, 1]), [0, 1]), "predictions must be whole numbers below .*, got 0.2"),
         ("event_localization_accuracy", {}, (np.zeros((2, 4, 3)), np.zeros((2, 5), int)), "seconds"),
     ],
 )

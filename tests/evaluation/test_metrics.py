@@ -152,6 +152,11 @@ def test_joint_accuracy_is_the_outer_product(cells, monkeypatch):
     assert "top5_noun" in results
 
 
+def test_a_class_that_is_ruled_out_has_no_joint_score():
+    results = multi_head_accuracies([[-np.inf, 0, 1, 2]], [[1, 1]], {"a": 2, "b": 2})
+    assert results["top1_joint"] == 1.0
+
+
 def test_actions_of_epic_kitchens_by_hand():
     # The recorded case of MMT (../shared/goldens/mmt/metrics.json), worked by hand: verbs predicted 0 1 2 2 (third wrong),
     # nouns predicted 1 0 1 0 (second wrong): half of the actions are right.
@@ -321,7 +326,14 @@ def test_trainer_metrics_follow_the_problem_type():
         (lambda: top_k_accuracy(np.zeros((2, 3)), [0, 1], 0), "at least 1"),
         (lambda: average_precision_per_class(np.zeros((2, 3)), np.zeros((3, 2))), "same shape"),
         (lambda: average_precision_per_class(np.zeros((2, 3)), np.full((2, 3), 0.5)), "0 or 1"),
+        (lambda: average_precision_per_class([[np.inf, 0.0]], [[1, 0]]), "1 of 1 clips are infinite"),
+        (lambda: roc_auc_per_class([[-np.inf, 0.0]], [[1, 0]]), "1 of 1 clips are infinite"),
         (lambda: multi_head_accuracies(np.zeros((2, 5)), np.zeros((2, 3), int), {"a": 2, "b": 3}), "heads"),
+        (
+            lambda: multi_head_accuracies([[np.inf, 0, 1, 2]], [[1, 0]], {"a": 2, "b": 2}),
+            "head a are infinite for 1 of 1",
+        ),
+        (lambda: multi_head_accuracies([[1, 2, *[-np.inf] * 2]], [[1, 0]], {"a": 2, "b": 2}), "head b are infinite"),
         (lambda: event_localization_accuracy(np.zeros((2, 10, 3)), np.zeros((2, 9), int)), "seconds"),
         (lambda: event_localization_accuracy(np.zeros((2, 10, 3)), np.full((2, 10), 3)), "there are 3 classes"),
         (lambda: question_answering_accuracy(np.zeros((2, 3)), [0, 1], ["count"]), "each of 2 questions, got 1"),

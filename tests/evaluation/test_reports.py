@@ -177,17 +177,83 @@ def test_models_that_were_trained_differently():
         (False, 8, 2), (False, 12, 1), (True, 8, 1), (True, 12, 1)
     ]  # fmt: skip
     assert rows[0]["top1"] == pytest.approx(0.6)
+    # Models of another kind do not stand on the same line, wherever they come.
     wider = evaluation("f", 0.9, fusion_layer=4, hidden_size=1024)
-    assert rows_of(make_results(CLIPS, CLASSES, [*evaluations, wider], 0), "weight_sharing") == []  # not of one kind
+    for mixed in ([*evaluations, wider], [wider, *evaluations]):
+        assert rows_of(make_results(CLIPS, CLASSES, mixed, 0), "weight_sharing") == rows
+    assert rows_of(make_results(CLIPS, CLASSES, [wider, evaluations[0]], 0), "weight_sharing") == []
 
     evaluations = [
         evaluation("a", 0.5), evaluation("b", 0.4, span=2.0, trained_span=2.0),
         evaluation("c", 0.6, trained_synchronous=False),
     ]  # fmt: skip
-    results = make_results(CLIPS, CLASSES, evaluations, 0)
-    assert [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")] == [(2.0, 0.4), (8.0, 0.5)]
-    trained = rows_of(results, "trained_sampling")
-    assert [(row["windows"], row["top1"]) for row in trained] == [("sync", 0.5), ("async", 0.6)]
+    for order in (evaluations, evaluations[::-1], [evaluations[1], evaluations[0], evaluations[2]]):
+        results = make_results(CLIPS, CLASSES, order, 0)
+        assert [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")] == [(2.0, 0.4), (8.0, 0.5)]
+        trained = rows_of(results, "trained_sampling")
+        assert sorted((row["windows"], row["top1"]) for row in trained) == [("async", 0.6), ("sync", 0.5)]
+
+
+def test_models_for_spans_may_hear_and_see_as_much_more():
+    def spans(*evaluations):
+        results = make_results(CLIPS, CLASSES, evaluations, 0)
+        return [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")]
+
+    short = evaluation("a", 0.4, span=2.0, trained_span=2.0, num_frames=8, spectrogram_length=200)
+    heard = evaluation("b", 0.5, num_frames=8, spectrogram_length=800)
+    seen = evaluation("c", 0.6, num_frames=32, spectrogram_length=800)
+    assert spans(short, heard) == [(2.0, 0.4), (8.0, 0.5)]
+    assert spans(short, seen) == [(2.0, 0.4), (8.0, 0.6)]
+    assert spans(short, heard, seen) == [(2.0, 0.4), (8.0, 0.5)]  # not two models at one span
+    assert spans(heard, seen) == []
+
+
+def test_models_that_differ_in_what_has_no_column_are_told_apart():
+    made = [
+        evaluation("a", 0.5, num_bottleneck_tokens=4, patch_size=[16, 16]),
+        evaluation("b", 0.7, num_bottleneck_tokens=64, patch_size=[16, 16]),
+        evaluation("c", 0.6, num_bottleneck_tokens=64, patch_size=[16, 16]),
+        evaluation("d", 0.6, num_bottleneck_tokens=64, patch_size=[8, 8], fusion_layer=12),
+    ]
+    results = make_results(CLIPS, CLASSES, made, 0)
+    assert [row["n"] for row in results["summary"]] == [1, 2, 1]
+    model = "| MBT, bottleneck fusion from layer 8 of 12, separate encoders, frames over 8 s, num_bottleneck_tokens"
+    assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 4 ")]
+    assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 64 ")]
+    assert "patch_size" not in markdown(results)
+    strategy = {**SETTINGS, "model_type": "avmae", "fusion": None, "encoder_strategy": "mid_fusion"}
+    assert reports.settings_text(strategy) == "AVMAE, mid fusion encoding"
+
+
+def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
+    titles = {}
+
+    def keep(path, *arguments, title, **options):
+        titles[path.name.strip(".").removesuffix(".png.part")] = title
+        path.touch()
+
+    for name in ("draw_bars", "draw_ranked_bars", "draw_lines", "draw_columns"):
+        monkeypatch.setattr(reports, name, keep)
+    evaluations = [
+        evaluation("a", 0.5), evaluation("b", 0.7), evaluation("c", 0.4, share_encoder=True),
+        *(evaluation(name, 0.5, trained_synchronous=False) for name in "de"),
+        *(evaluation(name, 0.5, span=2.0, trained_span=2.0) for name in "fg"),
+    ]  # fmt: skip
+    write_report(make_results(CLIPS, CLASSES, evaluations, 0), tmp_path)
+    model = "VGGSound test: MBT, bottleneck fusion from layer 8 of 12, separate encoders"
+    lines = "lines: ± standard deviation\ngiven audio and video"
+    assert titles["trained_span"] == f"{model}, a model for each span\nmean of 2 runs, {lines}"
+    assert titles["trained_sampling"] == f"{model}, a model for each sampling\nmean of 2 runs, {lines}"
+    sharing = "VGGSound test: MBT, frames over 8 s, weight sharing by fusion layer"
+    assert titles["weight_sharing"] == f"{sharing}\nmean of 1 to 2 runs, {lines}"
+
+
+def test_clips_of_a_hub_repository_are_counted_as_they_are_read():
+    unknown = EvaluationSet(**{**vars(CLIPS), "coverage": {"present": None, "expected": 22, "vanished": None}})
+    assert "Coverage" not in markdown(make_results(unknown, CLASSES, [], 0))
+    results = make_results(unknown, CLASSES, all_given("a", 0.5), 0)
+    assert results["benchmark"]["coverage"] == {"present": 20, "expected": 22, "vanished": None}
+    assert "Coverage: 20 of 22 clips." in markdown(results)
 
 
 def test_evaluations_of_other_views_are_in_the_table_alone():
@@ -215,6 +281,12 @@ def test_files(tmp_path):
     assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # all of them, whatever is drawn
     assert float(rows[1]["ap_a"]) == pytest.approx(0.725)
     assert {"versions", "commit", "seed", "created"} <= set(results)
+
+    # Another report in the same folder does not lie beside pictures of this one.
+    (tmp_path / "new" / "report" / "span_sweep.txt").write_text("my notes")
+    write_report(make_results(CLIPS, CLASSES, [evaluation("d", 0.5, "a")], 0), tmp_path / "new" / "report")
+    left = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
+    assert left == ["per_class_ap.csv", "per_class_ap.png", "results.json", "span_sweep.txt", "table.md"]
 
 
 def test_results_come_back_as_they_were(tmp_path):

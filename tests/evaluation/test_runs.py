@@ -1,6 +1,8 @@
 """Checkpoints and clips that fit each other, and those that do not; scores against the model called by hand."""
 
+import json
 import shutil
+from itertools import combinations
 from types import SimpleNamespace
 
 import datasets
@@ -12,6 +14,7 @@ from rendering import render_clip
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation import runs
 from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
 from hf_avfusion.evaluation.runs import (
     Condition,
@@ -28,6 +31,7 @@ from hf_avfusion.evaluation.runs import (
     protocol_for,
     settings_of,
 )
+from hf_avfusion.models.configuration_avmae import AVMAEConfig
 from hf_avfusion.models.configuration_mbt import MBTConfig
 from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification, MBTModel
@@ -179,6 +183,18 @@ def test_settings_come_from_the_checkpoint():
     assert settings_of(MBTConfig(), MBTProcessor())["trained_span"] == 2.56  # 32 frames at 12.5 per second
 
 
+def test_models_that_compute_something_else_are_no_runs_of_one():
+    first = settings_of(config(), processor())
+    assert first == settings_of(config(drop_path_rate=0.3, label_smoothing=0.1), processor())
+    for other in ({"num_bottleneck_tokens": 8}, {"readout": "mean"}, {"bottleneck_update": "video_first"}):
+        assert settings_of(config(**other), processor()) != first, other
+    strategies = [
+        settings_of(AVMAEConfig(encoder_strategy=name), processor()) for name in ("early", "separate", "shared")
+    ]
+    assert all(one != other for one, other in combinations(strategies, 2))
+    assert json.loads(json.dumps(strategies)) == strategies  # as results.json will hold them
+
+
 def test_modalities_that_a_model_can_be_given():
     assert check_given(["a", "av", "a"], config()) == ("a", "av")
     with pytest.raises(ValueError, match=r"av, a, v .* got audio"):
@@ -252,6 +268,12 @@ def test_a_benchmark_by_its_name(shards):
         load_evaluation_set(
             "sounding_shapes", source=str(shards), label_columns=["shape"], config=config(class_splits=heads)
         )
+
+
+def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
+    monkeypatch.setattr(runs, "load_benchmark", lambda *arguments, **options: iter([]))
+    rows = load_rows("esc50", source="org/esc50")
+    assert (rows.num_rows, rows.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
 
 
 @pytest.mark.parametrize(

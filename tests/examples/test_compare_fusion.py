@@ -219,6 +219,7 @@ def test_a_run_of_other_settings_is_refused_and_named(script, settings, tmp_path
 
 
 WRONG = [
+    ("--eval_aggregation max_logits", "this one's problem_type is multi_head_classification"),
     ("--recipe mbt/nope", "There is no recipe 'mbt/nope'"),
     ("--recipe avmae/pretrain-vggsound", "--recipe avmae/pretrain-vggsound is for pretraining"),
     ("--source gone", "source 'gone' is neither a folder nor"),

@@ -122,6 +122,20 @@ def test_a_checkpoint_of_earlier_results_is_told_before_the_work(
     assert "results.json beside it holds already" in error
 
 
+def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, checkpoint, clips, tmp_path):
+    """So a stopped evaluation goes on, and windows drawn by chance come to a spread over seeds."""
+    drawn = ["--benchmark", clips, "--views", "1", "--modalities", "av", "--sampling", "async", "--output", tmp_path]
+    assert evaluate("--checkpoint", checkpoint, *drawn) == 0
+    first = json.loads((tmp_path / "results.json").read_text())["evaluations"]
+    assert evaluate("--checkpoint", checkpoint, *drawn, "--seed", "1", "--spans", "0.2", "--runs", tmp_path) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["evaluations"][:2] == first
+    found = [(each["span"], each["sampling"], each["seed"]) for each in results["evaluations"]]
+    assert found == [(0.4, "spread", 0), (0.4, "async", 0), (0.2, "spread", 1), (0.4, "async", 1)]
+    assert [row["n"] for row in results["summary"]] == [1, 2, 1]
+    assert "Seeds 0, 1; " in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -310,6 +310,30 @@ def test_wrong_numbers_of_views_are_told(tmp_path):
         AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset={"mine": stream})
 
 
+@pytest.mark.parametrize(
+    ("made", "views", "message"),
+    [
+        (
+            {},
+            {"eval_aggregation": "max_logits"},
+            "is for models of several labels per clip; .* multi_head_classification",
+        ),
+        (
+            {"class_splits": None, "num_labels": 4, "problem_type": "single_label_classification"},
+            {"eval_protocol": "avbert/charades"},
+            "is for models of several labels per clip; .* single_label_classification",
+        ),
+        ({"num_segments": 10}, {"eval_protocol": "avmae"}, "4 views per clip .* of a model for event localisation"),
+    ],
+)
+def test_views_that_a_model_cannot_be_scored_by_are_told_before_the_training(tmp_path, made, views, message):
+    model = tiny_model()
+    for name, value in {"problem_type": "multi_head_classification", **made}.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ValueError, match=message):
+        AVTrainer(model, arguments(tmp_path, **views), eval_dataset=MemoryStream())
+
+
 def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
     seen = {"train": 0, "eval": 0}
     trainer = AVTrainer(

@@ -91,6 +91,16 @@ def test_lines(tmp_path, drawn, deviation):
     assert [text.get_text() for text in legend.get_texts()] == ["both", "one"]
 
 
+def test_numbers_of_a_line_do_not_lie_on_each_other(tmp_path, drawn):
+    spans = (0.1, 0.2, 0.5, 1.0, 8.0)
+    charts.draw_lines(tmp_path / "a.png", {"both": [(span, 40.0, None) for span in spans]}, "span (s)", "mAP (%)")
+    (figure,) = drawn
+    assert {"span (s), not to scale", "0.1", "0.2", "0.5", "1", "8"} <= set(readable(figure))
+    (axis,) = figure.axes
+    assert axis.get_xticks().tolist() == [0, 1, 2, 3, 4]
+    assert axis.lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4]
+
+
 def test_columns(tmp_path, drawn):
     series = {"both": {"synchronous": (40.0, 1.0), "asynchronous": (41.0, None)}, "one": {"synchronous": (3.0, None)}}
     names = ["synchronous", "asynchronous"]

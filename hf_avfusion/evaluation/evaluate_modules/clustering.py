@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import datasets
 import evaluate
 
-from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.evaluate_modules.info import WHOLE, module_info, whole_numbers
 from hf_avfusion.evaluation.metrics import clustering_scores
 
 
@@ -20,8 +19,9 @@ class Clustering(evaluate.Metric):
         return module_info(
             "Adjusted Rand index and homogeneity of clusters against labels.",
             "predictions: integer [clips], the clusters; references: integer [clips], the classes.",
-            {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")},
+            {"predictions": WHOLE, "references": WHOLE},
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return clustering_scores(references, predictions)._asdict()
+        labels, clusters = whole_numbers(references, "references"), whole_numbers(predictions, "predictions")
+        return clustering_scores(labels, clusters)._asdict()

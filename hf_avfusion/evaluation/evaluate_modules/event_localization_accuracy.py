@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.evaluate_modules.info import WHOLE, module_info, whole_numbers
 from hf_avfusion.evaluation.metrics import event_localization_accuracy
 
 
@@ -22,9 +22,9 @@ class EventLocalizationAccuracy(evaluate.Metric):
             "predictions: float [clips, seconds, classes], logits or probabilities; references: integer [clips, seconds].",
             {
                 "predictions": datasets.List(datasets.List(datasets.Value("float32"))),
-                "references": datasets.List(datasets.Value("int64")),
+                "references": datasets.List(WHOLE),
             },
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return {"accuracy": event_localization_accuracy(predictions, references)}
+        return {"accuracy": event_localization_accuracy(predictions, whole_numbers(references, "references"))}

@@ -1,7 +1,13 @@
-"""The description that each `evaluate` module gives of itself."""
+"""The description that each `evaluate` module gives of itself, and how it keeps whole numbers."""
+
+from typing import Any
 
 import datasets
 import evaluate
+import numpy as np
+
+# Of class numbers: an integer column would cut 0.9 to 0 in silence, so they are kept as float and go through `whole_numbers`.
+WHOLE = datasets.Value("float64")
 
 
 def module_info(description: str, inputs_description: str, features: dict) -> evaluate.MetricInfo:
@@ -19,3 +25,17 @@ def module_info(description: str, inputs_description: str, features: dict) -> ev
     )
     info.format = "numpy"
     return info
+
+
+def whole_numbers(values: Any, what: str) -> np.ndarray:
+    """What a column of `WHOLE` holds, as int64.
+
+    Raises:
+        ValueError: a number that is not whole, or not below 2**24, up to which float32, as evaluate hands them over, is exact.
+    """
+    values = np.asarray(values)
+    if values.dtype == object:  # rows that differ in length: the plain function tells
+        return values
+    if wrong := values[(values != np.floor(values)) | (np.abs(values) >= 2**24)].tolist():
+        raise ValueError(f"{what} must be whole numbers below 2**24, got {wrong[0]:g}.")
+    return values.astype(np.int64)

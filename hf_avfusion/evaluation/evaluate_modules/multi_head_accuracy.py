@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.evaluate_modules.info import WHOLE, module_info, whole_numbers
 from hf_avfusion.evaluation.metrics import multi_head_accuracies
 
 
@@ -29,9 +29,10 @@ class MultiHeadAccuracy(evaluate.Metric):
             "predictions: float [clips, sum of head sizes], logits; references: integer [clips, heads].",
             {
                 "predictions": datasets.List(datasets.Value("float32")),
-                "references": datasets.List(datasets.Value("int64")),
+                "references": datasets.List(WHOLE),
             },
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return multi_head_accuracies(predictions, references, self.class_splits, self.k)
+        labels = whole_numbers(references, "references")
+        return multi_head_accuracies(predictions, labels, self.class_splits, self.k)

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.evaluate_modules.info import WHOLE, module_info, whole_numbers
 from hf_avfusion.evaluation.metrics import question_answering_accuracy
 
 
@@ -23,10 +23,11 @@ class QuestionAnsweringAccuracy(evaluate.Metric):
             "question_types: of each question the official JSON text, or a name.",
             {
                 "predictions": datasets.List(datasets.Value("float32")),
-                "references": datasets.Value("int64"),
+                "references": WHOLE,
                 "question_types": datasets.Value("string"),
             },
         )
 
     def _compute(self, predictions: Any, references: Any, question_types: Any) -> dict[str, Any]:
-        return question_answering_accuracy(predictions, references, list(question_types))
+        answers = whole_numbers(references, "references")
+        return question_answering_accuracy(predictions, answers, list(question_types))

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_avfusion.evaluation.evaluate_modules.info import module_info
+from hf_avfusion.evaluation.evaluate_modules.info import WHOLE, module_info, whole_numbers
 from hf_avfusion.evaluation.metrics import top_k_accuracies
 
 
@@ -25,8 +25,8 @@ class TopKAccuracy(evaluate.Metric):
         return module_info(
             "Share of clips whose label is among the k highest scores.",
             "predictions: float [clips, classes], logits or probabilities; references: integer [clips].",
-            {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int64")},
+            {"predictions": datasets.List(datasets.Value("float32")), "references": WHOLE},
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
-        return top_k_accuracies(predictions, references, self.k)
+        return top_k_accuracies(predictions, whole_numbers(references, "references"), self.k)
