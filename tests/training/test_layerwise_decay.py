@@ -230,7 +230,7 @@ def test_a_trainer_takes_the_published_steps(optimizer, tmp_path):
         for step in range(4):
             gradient = gradients.seen[step][name].double().numpy()
             rate = 0.05 * 0.75 ** (4 - layer_id) * min(1, step / 1.5)
-            rate *= 0.5 * (1 + math.cos(math.pi * max(0, step - 1.5) / (4 - 1.5)))
+            rate *= 0.5 * (1 + math.cos(math.pi * max(0, step - 1.5) / (4 - int(1.5))))
             if optimizer == "momentum_sgd":
                 first = 0.9 * first + gradient
                 value = value - rate * first
