@@ -20,6 +20,7 @@ from transformers.video_utils import VideoInput
 
 logger = logging.get_logger(__name__)
 
+CACHED = 1 << 16  # numbers: of a buffer of which some five are used together
 SWITCHES = frozenset({"do_resize", "do_center_crop", "do_rescale", "do_normalize"})
 
 
@@ -287,16 +288,22 @@ def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple
         tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
     )
     result = frames.new_empty(*frames.shape[:2], height, width)
-    # One frame at a time stays in the cache; whole rows are gathered, first of the transposed picture, because gathering
-    # single columns is three times slower. Along rows first, then along columns, as the original. All in memory that is
-    # taken once.
+    # Whole rows are gathered, first of the transposed picture, because gathering single columns is three times slower. Along
+    # rows first, then along columns, as the original. All in memory that is taken once, and little enough at a time (a colour
+    # of a frame, or a small frame) to stay in the cache.
     channels, tall, broad = frames.shape[1], frames.shape[-2] if used is None else len(used), frames.shape[-1]
-    source = frames.new_empty(channels, broad, tall)
-    picked = frames.new_empty(channels, width, tall)
-    wide, step = (torch.empty(channels, width, tall, device=frames.device) for _ in range(2))
-    turned = torch.empty(channels, tall, width, device=frames.device)
-    high, rise = (torch.empty(channels, height, width, device=frames.device) for _ in range(2))
-    for frame, out in zip(frames, result):
+    size = width * max(tall, height)
+    planes = channels if channels * size <= CACHED else 1
+    source = frames.new_empty(planes, broad, tall)
+    picked = frames.new_empty(planes, width, tall)
+    turned = torch.empty(planes, tall, width, device=frames.device)
+    memory = torch.empty(2, planes * size, device=frames.device)
+    wide, step = (part[: planes * width * tall].view(planes, width, tall) for part in memory)
+    high, rise = (part[: planes * height * width].view(planes, height, width) for part in memory)
+    pairs = zip(frames, result)
+    if planes < channels:
+        pairs = (pair for frame, out in pairs for pair in zip(frame.split(planes), out.split(planes)))
+    for frame, out in pairs:
         source.copy_((frame if used is None else frame.index_select(1, used)).transpose(1, 2))
         wide.copy_(torch.index_select(source, 1, before, out=picked))
         step.copy_(torch.index_select(source, 1, after, out=picked))
