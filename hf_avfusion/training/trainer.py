@@ -234,10 +234,6 @@ class AVTrainer(Trainer):
         if self._epoch_ended:
             return [], None
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
-        last = self._batches_per_epoch is not None and self._batches_taken + num_batches >= self._batches_per_epoch
-        if last and self.args.dataloader_drop_last:
-            for _ in epoch_iterator:  # what makes no whole update: read to the end, since workers may outlive the epoch
-                pass
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
