@@ -12,14 +12,19 @@ works). Sound is always read through PyAV, since it keeps the gaps that a track'
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
-from .media_sources_avfusion import MediaError, MediaSource, OpenSource, one_line
-from .media_torchcodec_avfusion import torchcodec_works
+from .media_container_avfusion import MediaInfo, OpenMedia
+from .media_sources_avfusion import MediaError, MediaSource, one_line
+from .media_torchcodec_avfusion import ShortFile, may_shorten, torchcodec_agrees, torchcodec_works
 from .media_tracks_avfusion import PassedPictures, Pictures, SeekMissed, Skipping, Sound, SoundLine
+
+logger = logging.get_logger(__name__)
 
 Backend = Literal["auto", "pyav", "torchcodec"]
 OnDecodeError = Literal["raise", "keep"]
@@ -35,35 +40,6 @@ SOUND_RUN_UP = 3 * 1024
 SEEK_AGAIN = 10.0
 ONE_PASS_GAP = 5.0
 END_MISSING = 0.25  # s; a track that ends earlier than its header says by more than this is a truncated file
-
-# Containers without an index: what they tell of their duration is a guess from bit rates, so their packets are
-# scanned instead.
-GUESSED_DURATION = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What is known of a clip without decoding it whole; times in s on its clock, None where a track is missing.
-
-    `width`, `height` are those of the frames as given, after rotation (pixels; a sample aspect ratio is not applied).
-    `rotation` is how far the stored picture is turned counter-clockwise for display, 0, 90, 180 or 270 degrees; all
-    three are known after a frame has been decoded.
-    """
-
-    name: str
-    has_video: bool
-    has_audio: bool
-    duration: float
-    video_start: float | None = None
-    video_duration: float | None = None
-    audio_start: float | None = None
-    audio_duration: float | None = None
-    fps: float | None = None
-    width: int | None = None
-    height: int | None = None
-    rotation: int = 0
-    sampling_rate: int | None = None
-    channels: int | None = None
 
 
 @dataclass
@@ -93,7 +69,7 @@ class ClipRequest:
     audio_pieces: Sequence[tuple[float, float]] | None = None
 
 
-class ClipReader:
+class ClipReader(OpenMedia):
     """An open clip, for a `with` statement: `info` is known at once, `read` gives windows. See `read_clip` for just one.
 
     Args:
@@ -122,141 +98,16 @@ class ClipReader:
         if on_decode_error not in ("raise", "keep"):
             raise ValueError(f"on_decode_error must be 'raise' or 'keep', not {on_decode_error!r}")
         self.on_decode_error = on_decode_error
-        self.threads = threads
-        self._container = None
-        self._source = OpenSource(source, name)
-        try:
-            if backend == "torchcodec" and not torchcodec_works():
-                raise MediaError(
-                    self._source.name, "backend='torchcodec' does not decode here (is FFmpeg installed?); use 'pyav'"
-                )
-            self._open()
-            self.info = self._read_header()
-        except BaseException:
+        super().__init__(source, name, threads)
+        if backend == "torchcodec" and not torchcodec_works():
             self.close()
-            raise
-        self._by_torchcodec = self._torchcodec_agrees() and (
-            backend == "torchcodec" or (backend == "auto" and torchcodec_works())
+            raise MediaError(
+                self._source.name, "backend='torchcodec' does not decode here (is FFmpeg installed?); use 'pyav'"
+            )
+        self._by_torchcodec = (
+            backend != "pyav" and torchcodec_agrees(self._container, self._video) and torchcodec_works()
         )
         self._may_fall_back = backend == "auto" or on_decode_error == "keep"
-
-    def __enter__(self) -> "ClipReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the clip, and the source where it was opened here."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-        self._source.close()
-
-    # ---------------------------------------------------------------------------------------------- opening and header
-
-    def _open(self) -> None:
-        import av
-
-        if self._container is not None:
-            self._container.close()
-        try:
-            self._container = av.open(self._source.open(), format=self._source.known_format)
-        except Exception as error:  # FFmpegError, and what a file object or its network library raises
-            cause = getattr(error, "strerror", None) or one_line(error)
-            raise MediaError(self._source.name, f"cannot be opened as a media file: {cause}") from error
-        streams = self._container.streams
-        attached = av.stream.Disposition.attached_pic
-        videos = [stream for stream in streams.video if not stream.disposition & attached]
-        best = streams.best("video")
-        self._video = best if best in videos else (videos[0] if videos else None)
-        self._audio = streams.best("audio")
-        for stream in (self._video, self._audio):
-            if stream is not None and stream.codec_context is None:
-                raise MediaError(self._source.name, f"there is no decoder for its {stream.type} track")
-        if self._video is not None:
-            self._video.codec_context.thread_count = self.threads
-            self._video.codec_context.thread_type = "AUTO" if self.threads != 1 else "NONE"
-        if self._audio is not None and not self._audio.codec_context.sample_rate:
-            self._audio = None  # a track that holds no sound (declared, never written)
-        if self._video is None and self._audio is None:
-            raise MediaError(self._source.name, "holds neither a video nor an audio track")
-        self._fresh = True
-        self._by_dts = self._container.format.name == "avi"
-        self._clocks: dict[type, tuple[int, int]] = {}
-
-    def _torchcodec_agrees(self) -> bool:
-        """Whether torchcodec gives the same pictures as PyAV; where not, PyAV's are given with any backend.
-
-        torchcodec 0.17 misorders the B-frames of AVI, which stores no presentation times, and misses the last pictures
-        of MPEG program streams; more than 8 bits are turned into RGB differently by different versions of FFmpeg.
-        """
-        if self._video is None or self._container.format.name in ("avi", "mpeg"):
-            return False
-        picture = self._video.codec_context.format
-        return picture is not None and all(component.bits <= 8 for component in picture.components)
-
-    def _read_header(self) -> MediaInfo:
-        video, audio = self._video, self._audio
-        tracks = [track for track in (video, audio) if track is not None]
-        extents = {track.index: _stated_extent(track) for track in tracks}
-        guessed = not GUESSED_DURATION.isdisjoint(self._container.format.name.split(","))
-        # What the header states of each track; None where the end of the track has to be believed when it comes.
-        self._stated_end = {index: None if guessed else extent[1] for index, extent in extents.items()}
-        if guessed or any(end is None for _, end in extents.values()):
-            extents = self._scan(tracks, extents)
-        zero = min(start for start, _ in extents.values())
-        self._zero = zero
-        end = max(end for _, end in extents.values())
-        video, audio = self._video, self._audio  # the scan opens the file anew
-        video_extent = extents[video.index] if video is not None else None
-        audio_extent = extents[audio.index] if audio is not None else None
-        rate = (video.average_rate or video.guessed_rate) if video is not None else None
-        return MediaInfo(
-            name=self._source.name,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            duration=end - zero,
-            video_start=video_extent[0] - zero if video_extent else None,
-            video_duration=video_extent[1] - video_extent[0] if video_extent else None,
-            audio_start=audio_extent[0] - zero if audio_extent else None,
-            audio_duration=audio_extent[1] - audio_extent[0] if audio_extent else None,
-            fps=float(rate) if rate else None,
-            width=video.codec_context.width if video is not None else None,
-            height=video.codec_context.height if video is not None else None,
-            sampling_rate=audio.codec_context.sample_rate if audio is not None else None,
-            channels=audio.codec_context.channels if audio is not None else None,
-        )
-
-    def _scan(self, tracks: list, stated: dict[int, tuple[float, float | None]]) -> dict[int, tuple[float, float]]:
-        """Start and end in s of every track, from the times of its packets; nothing is decoded."""
-        ends: dict[int, float] = {}
-        lengths: dict[int, float] = {}
-        try:
-            for packet in self._container.demux(tracks):
-                if packet.pts is None and packet.dts is None:
-                    continue
-                index, clock = packet.stream.index, packet.time_base
-                time = float((packet.pts if packet.pts is not None else packet.dts) * clock)
-                length = float(packet.duration * clock) if packet.duration else 0.0
-                if time + length > ends.get(index, -math.inf):
-                    ends[index] = time + length
-                    lengths[index] = length
-        except Exception as error:
-            if not ends:
-                raise MediaError(self._source.name, f"cannot be read: {one_line(error)}") from error
-        if not ends:
-            raise MediaError(self._source.name, "its tracks hold no data")
-        extents = {}
-        for track in tracks:
-            start, stated_end = stated[track.index]
-            end = ends.get(track.index, start)
-            if track.type == "video" and not lengths.get(track.index) and track.average_rate:
-                end += 1 / float(track.average_rate)  # the last picture is shown for as long as the others
-            trusted = stated_end is not None and self._stated_end[track.index] is not None
-            extents[track.index] = (start, stated_end if trusted else max(end, start))
-        self._open()
-        return extents
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -287,7 +138,8 @@ class ClipReader:
         pictures = Pictures(times, tolerance=min(tick / 2, 5e-4), name=self._source.name)
         if self._by_torchcodec and times:
             try:
-                self._read_by_torchcodec(pictures)
+                if not self._read_short_file(pictures, with_sound=bool(sounds)):
+                    self._read_by_torchcodec(pictures)
             except (MediaError, RuntimeError, ValueError, IndexError) as error:
                 if not self._may_fall_back:
                     if isinstance(error, MediaError):
@@ -295,8 +147,6 @@ class ClipReader:
                     raise MediaError(self._source.name, f"torchcodec cannot decode it: {one_line(error)}") from error
                 pictures = Pictures(times, tolerance=pictures.tolerance, name=self._source.name)
                 self._warnings.clear()  # PyAV will come to the same place and say so itself
-            if self._source.shared:
-                self._open()  # torchcodec has moved the place in the file object under the open container
         self._read_clusters(pictures, list(sounds.values()))
         if pictures.size is not None:
             height, width = pictures.size
@@ -390,7 +240,10 @@ class ClipReader:
         # With pictures in the window the seek follows them even if torchcodec has read them, so that sound is decoded from
         # the same place: decoders of AAC fill bands with noise that depends on where they started.
         lead = self._video if pictures.asked_in(start, end) else self._audio
-        if not self._fresh and not sought:
+        coming, self._coming = self._coming, None
+        if sought or with_video:
+            coming = None
+        if not self._fresh and not sought and coming is None:
             self._open()
         self._fresh = False
         video = self._video if with_video else None
@@ -415,7 +268,7 @@ class ClipReader:
         skipping = Skipping(video, pictures.times, self._zero, pictures.tolerance) if with_video else None
         if skipping is not None and (self._by_dts or self.threads != 1 or not skipping.possible):
             skipping = None
-        packets = self._packets(tracks, error_of)
+        packets = self._packets(tracks, error_of, coming)
         picture_index = video.index if with_video else None
         picture_over, sound_over = not with_video, not with_audio
         for packet in packets if skipping is None else skipping.ahead(packets):
@@ -452,34 +305,14 @@ class ClipReader:
                 self._end_of_sound(line, error_of.get(audio.index), sought)
             self._warnings += line.warnings
 
-    def _packets(self, tracks: list, error_of: dict[int, Exception]) -> Iterator[Any]:
+    def _packets(
+        self, tracks: list, error_of: dict[int, Exception], coming: Iterator[Any] | None = None
+    ) -> Iterator[Any]:
         try:
-            yield from self._container.demux(tracks)
+            yield from self._container.demux(tracks) if coming is None else coming
         except Exception as error:  # the container itself is damaged, or the file object failed: no track goes on
             for track in tracks:
                 error_of.setdefault(track.index, error)
-
-    def _time_of(self, frame: Any) -> float | None:
-        # AVI stores no presentation times; those that FFmpeg makes up are misordered around B-frames, decoding times
-        # are in order.
-        stamp = frame.dts if self._by_dts and frame.dts is not None else frame.pts
-        if stamp is None:
-            return None
-        # One rounding, as of the fraction that it is, whose arithmetic would cost more than all else here.
-        numerator, denominator = self._clock(frame)
-        return stamp * numerator / denominator - self._zero
-
-    def _clock(self, frame: Any) -> tuple[int, int]:
-        kind = type(frame)  # of one track all frames count in the same unit
-        if kind not in self._clocks:
-            self._clocks[kind] = frame.time_base.as_integer_ratio()
-        return self._clocks[kind]
-
-    def _length_of(self, frame: Any) -> float:
-        if frame.duration:
-            numerator, denominator = self._clock(frame)
-            return frame.duration * numerator / denominator
-        return 1 / self.info.fps if self.info.fps else 0.0
 
     # ------------------------------------------------------------------------------------------------- ends and errors
 
@@ -553,9 +386,43 @@ class ClipReader:
             clips.append(Clip(frames, times, waveform, rate, audio_start, self.info, list(self._warnings)))
         return clips
 
+    def _read_short_file(self, pictures: Pictures, with_sound: bool) -> bool:
+        """Lets torchcodec decode a copy without the pictures that nobody needs; False where it has to be the whole file."""
+        if not may_shorten(self._video, pictures.times, self.info.fps):
+            return False
+        if not self._fresh:
+            self._open()
+        self._fresh = False
+        video, audio, others = self._video, self._audio, []
+        short = ShortFile(video, Skipping(video, pictures.times, self._zero, pictures.tolerance))
+        place = pictures.times[0] - SEEK_MARGIN
+        sought = place > NO_SEEK_BEFORE
+        try:
+            if sought:
+                self._container.seek(int((place + self._zero) / video.time_base), stream=video, backward=True)
+            in_passing = with_sound and not sought
+            packets = self._container.demux([video, audio] if in_passing else [video])
+            known = short.read(packets, others)
+            if in_passing:  # the sound of what has been read is not read again
+                self._coming = (packet for packet in chain(others, packets) if packet.stream.index == audio.index)
+            data = short.write() if known else None
+            decoded = None if data is None else short.decode(data, self.threads)
+        except Exception as error:  # FFmpegError, and what a file object or torchcodec raises
+            logger.debug(f"{self._source.name}: is decoded whole, since a short copy failed: {one_line(error)}")
+            return False  # what is wrong with the file shows when it is read whole
+        if decoded is None:
+            return False
+        frames, stamps, rotation = decoded
+        numerator, denominator = video.time_base.as_integer_ratio()
+        times = [stamp * numerator / denominator - self._zero for stamp in stamps]
+        pictures.take(frames, times, rotation=round(rotation / 90) * 90 % 360)
+        return True
+
     def _read_by_torchcodec(self, pictures: Pictures) -> None:
         from torchcodec.decoders import VideoDecoder
 
+        if self._source.shared:
+            self._fresh, self._coming = False, None  # torchcodec moves the place in the file object
         decoder = VideoDecoder(
             self._source.for_torchcodec(),
             stream_index=self._video.index,
@@ -582,20 +449,6 @@ class ClipReader:
         batch = decoder.get_frames_played_at(asked)
         stamps = [time - self._zero for time in batch.pts_seconds.tolist()]
         pictures.take(batch.data, stamps, rotation=round((facts.rotation or 0) / 90) * 90 % 360)
-
-
-def _stated_extent(track: Any) -> tuple[float, float | None]:
-    """Start and end in s that the header states of a track; its end may be missing."""
-    numerator, denominator = track.time_base.as_integer_ratio()
-    start = track.start_time * numerator / denominator if track.start_time is not None else 0.0
-    if track.duration:
-        return start, start + track.duration * numerator / denominator
-    text = track.metadata.get("DURATION", "")  # Matroska keeps it in a tag, as hours:minutes:seconds, counted from zero
-    try:
-        hours, minutes, seconds = text.split(":")
-        return start, max(start, 3600 * int(hours) + 60 * int(minutes) + float(seconds))
-    except ValueError:
-        return start, None
 
 
 def read_clip(

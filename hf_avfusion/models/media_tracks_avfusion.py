@@ -173,7 +173,7 @@ class Skipping:
         self._numerator, self._denominator = video.time_base.as_integer_ratio()
         self._index = video.index
         # In ticks: asked times, each as far ahead as a picture may start and still be the one that is shown.
-        self._times = [(time + tolerance + zero) * self._denominator / self._numerator for time in times]
+        self.times = [(time + tolerance + zero) * self._denominator / self._numerator for time in times]
         self._stamps: list[int] = []  # of the pictures read so far, sorted
         self._blind = False  # stamps are missing: everything is decoded
 
@@ -185,10 +185,7 @@ class Skipping:
             for packet in packets:
                 waiting.append(packet)
                 if packet.stream.index == self._index:
-                    if packet.pts is not None:
-                        insort(self._stamps, packet.pts)
-                    elif packet.size:
-                        self._blind = True
+                    self.look_at(packet)
                     pictures += 1
                 while pictures > self.AHEAD:
                     first = waiting.popleft()
@@ -198,11 +195,19 @@ class Skipping:
         finally:
             self._codec.skip_frame = "DEFAULT"
 
+    def look_at(self, packet: Any) -> None:
+        """Takes note of the time of the next packet of the video track."""
+        if packet.pts is not None:
+            insort(self._stamps, packet.pts)
+        elif packet.size:
+            self._blind = True
+
     def prepare(self, packet: Any) -> None:
         """Tells the decoder whether the picture of this packet may be left out."""
-        self._codec.skip_frame = "DEFAULT" if self._wanted(packet.pts) else "NONREF"
+        self._codec.skip_frame = "DEFAULT" if self.wanted(packet.pts) else "NONREF"
 
-    def _wanted(self, stamp: int | None) -> bool:
+    def wanted(self, stamp: int | None) -> bool:
+        """Whether the picture of this time stamp is shown at an asked time, as far as packets have been looked at."""
         if self._blind or stamp is None:
             return True
         place = bisect_right(self._stamps, stamp)
@@ -211,8 +216,8 @@ class Skipping:
         # Shown from `stamp` until the next one starts; the first picture also stands for all times before it. A tick on
         # both sides, against rounding.
         start = -math.inf if place <= 1 else stamp - 1
-        first = bisect_left(self._times, start)
-        return first < len(self._times) and self._times[first] <= self._stamps[place] + 1
+        first = bisect_left(self.times, start)
+        return first < len(self.times) and self.times[first] <= self._stamps[place] + 1
 
 
 class PassedPictures(Pictures):

@@ -30,7 +30,7 @@ def both_ways(data, times, monkeypatch, offered):
     for everything in (False, True):
         with monkeypatch.context() as patch:
             if everything:
-                patch.setattr(Skipping, "_wanted", lambda self, stamp: True)
+                patch.setattr(Skipping, "wanted", lambda self, stamp: True)
             offered.clear()
             clip = read_clip(data, frame_times=times, audio_window=(0.0, 1.0))
             results.append((clip, len(offered)))
