@@ -43,7 +43,7 @@ from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
-from hf_avfusion.training.recipes.record import print_record, record_run, save_record
+from hf_avfusion.training.recipes.record import print_record, record_resumed, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
 
 
@@ -161,10 +161,10 @@ def prepare() -> tuple[Options, AVTrainer]:
         processing_class=processor,
     )
     args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
-    record = record_run(run, trainer, augmentation)
+    record = record_resumed(record_run(run, trainer, augmentation), args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         save_record(record, args.output_dir)
-        if run.published is not None:
+        if run.published is not None or "resumed" in record:
             print_record(record)
     return options, trainer
 

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
+from .training.recipes.record import changes
 
 CARDS = Path(__file__).parent / "model_cards"
 REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # what the code that travels imports
@@ -295,6 +296,9 @@ def read_recipe(path: str | Path) -> dict[str, str]:
     lines = {"recipe": record.get("recipe") or "none", "source": record.get("source"), "start": record.get("start")}
     for name, values in record["overridden"].items():
         lines[name] = f"{values['run']} (the recipe has {values['recipe']})"
+    for resumed in record.get("resumed", []):
+        if resumed["changed"] != {}:
+            lines[f"from {resumed['checkpoint']} on"] = changes(resumed)
     training = record["settings"].get("training", {})
     for name in (
         "optim",

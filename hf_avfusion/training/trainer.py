@@ -1,6 +1,7 @@
 """transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, strict resuming."""
 
 import json
+import logging
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ import transformers.trainer
 from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collating import AVCollator
@@ -28,6 +30,10 @@ from .checkpoints import find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .ranks import LevelBatches, Ranks, loss_weights
+
+logger = logging.getLogger(__name__)
+
+GATHER = "stage3_gather_16bit_weights_on_model_save"  # DeepSpeed's setting, without which ZeRO-3 saves no model
 
 
 class AVTrainer(Trainer):
@@ -47,8 +53,9 @@ class AVTrainer(Trainer):
       same number of processes and workers, the same batch size and stream; anything else is a ValueError.
     - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs; of
       interleaved or balanced streams also `repeated_clips` and `left_out_clips`, see `ClipLoader.counts`) and in the
-      metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An epoch with many of them
-      has fewer steps; with `max_steps` the next epoch then begins earlier.
+      metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An evaluation of which no
+      clip decodes is a ValueError, in the middle of training an error in the log. An epoch with many of them has fewer
+      steps; with `max_steps` the next epoch then begins earlier.
     - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
       evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
     - several views per clip in evaluation and prediction, where the arguments ask for them (`eval_num_views`,
@@ -84,6 +91,8 @@ class AVTrainer(Trainer):
             args = AVTrainingArguments()
         if not isinstance(args, AVTrainingArguments):
             raise TypeError(f"args must be AVTrainingArguments, got {type(args).__name__}.")
+        if args.deepspeed:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)  # which `parse_with_recipe` had put aside
         super().__init__(
             model,
             args,
@@ -127,8 +136,17 @@ class AVTrainer(Trainer):
 
         Raises:
             ValueError: the checkpoint is not there, not whole, or divided otherwise than this run; there are fewer clips than
-                `dataloader_drop_last` drops; the warm-up is longer than the run.
+                `dataloader_drop_last` drops; the warm-up is longer than the run; DeepSpeed's ZeRO-3 would not save the model.
         """
+        if (
+            self.args.deepspeed
+            and is_deepspeed_zero3_enabled()
+            and not self.args.hf_deepspeed_config.get_value(f"zero_optimization.{GATHER}")
+        ):
+            raise ValueError(
+                f'--deepspeed {self.args.deepspeed}: ZeRO-3 would not save the trained model; set "{GATHER}": true in its'
+                ' "zero_optimization".'
+            )
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
@@ -367,6 +385,11 @@ class AVTrainer(Trainer):
         loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*of_ranks))
         if loss_clips:
             output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / loss_clips
+        if stream is not None and not clips:
+            text = f"No clip of the evaluation set was scored: {skipped} did not decode (the log above names them)."
+            if not self.is_in_train:
+                raise ValueError(text)
+            logger.error(text)  # what was trained up to now is worth more
         if stream is not None:
             output.metrics[f"{metric_key_prefix}_clips"] = clips
             output.metrics[f"{metric_key_prefix}_skipped_clips"] = skipped

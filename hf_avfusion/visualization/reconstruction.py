@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.training.arguments import shards_weights
 from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly, interpolation_of
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class ReconstructionPictures(TrainerCallback):
         options: of [`reconstruct`].
 
     Raises:
-        ValueError: when training begins, if none of the first 20 clips decodes, or the model is sharded (FSDP, DeepSpeed):
+        ValueError: when training begins, if none of the first 20 clips decodes, or the model is sharded (FSDP, ZeRO-3):
             one process alone cannot run it then.
     """
 
@@ -239,7 +240,7 @@ class ReconstructionPictures(TrainerCallback):
         self._clip: Clip | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if args.fsdp or args.deepspeed:
+        if shards_weights(args):
             raise ValueError(
                 "Pictures need the whole model in one process, but it is sharded: leave the pictures out and draw them from"
                 " a checkpoint afterwards."

@@ -72,6 +72,8 @@ def test_finetuning_by_a_recipe_tells_what_was_overridden(checkpoint):
     record = json.loads((checkpoint / "recipe.json").read_text())
     assert record["recipe"] == "mbt/vggsound"
     assert record["batch"] == {"global": 16, "devices": 1, "per_device": 8, "accumulated": 2}
+    assert [resumed["checkpoint"] for resumed in record["resumed"]] == ["checkpoint-1"]
+    assert record["resumed"][0]["changed"] == {"training.max_steps": {"before": 1, "since": 2}}
     assert record["overridden"]["training.learning_rate"] == {"recipe": 0.5, "run": 0.001}
     assert record["overridden"]["batch_size"] == {"recipe": 64, "run": 16}
     assert "training.momentum" not in record["overridden"]

@@ -160,6 +160,11 @@ REFUSED = [
     ("pretraining", ["--data", "nope"], "nope: no such file or folder"),
     ("pretraining", ["--data", "vggsound"], "needs source= (--source)"),
     ("pretraining", ["--data", "YOURS", "--picture_clip", "gone.mp4"], "--picture_clip gone.mp4: no such file"),
+    (
+        "pretraining",
+        ["--data", "YOURS", "--eval_split", "train", "--fsdp", "full_shard"],
+        "--picture_steps: with FSDP or DeepSpeed's ZeRO-3 no process has the whole model",
+    ),
     ("pretraining", ["--data", "audioset", "--eval_split", "test"], "--eval_split test: AudioSet has no such split"),
 ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
@@ -114,6 +114,10 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         "optimizer": "momentum_sgd", "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
         "disable_tqdm": True, "lr_scheduler_type": "constant", "dataloader_num_workers": workers,
     }  # fmt: skip
+    if "deepspeed" in options:  # accelerate does this on GPUs, and leaves it out on CPU
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     args = AVTrainingArguments(output_dir=str(folder / name), **{**defaults, **options})
     torch.manual_seed(0)
     if args.fsdp and pretend:
@@ -157,7 +161,11 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         result["sharded"] = [name for name, tensor in tensors.items() if isinstance(tensor, DTensor)]
         tensors = trainer.accelerator.get_state_dict(trainer.model)
         trainer.save_model(str(folder / f"{name}-model"))
+    if trainer.is_deepspeed_enabled:
+        trainer.save_model(str(folder / f"{name}-model"))
     if rank == 0:
+        if trainer.is_deepspeed_enabled:
+            tensors = load_file(folder / f"{name}-model" / "model.safetensors")
         save_file(tensors, folder / f"{name}.safetensors")
         (folder / f"{name}.json").write_text(json.dumps(result))
     return result

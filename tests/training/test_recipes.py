@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.evaluation.views import PROTOCOLS
+from hf_avfusion.model_card import read_recipe
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.optimization import warmup_cosine_factor
 from hf_avfusion.training.recipes import RECIPES, Recipe, get_recipe
@@ -25,7 +26,7 @@ from hf_avfusion.training.recipes.building import (
 )
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.recipe import SECTIONS
-from hf_avfusion.training.recipes.record import print_record, read_record, record_run, save_record
+from hf_avfusion.training.recipes.record import print_record, read_record, record_resumed, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
 
 # The others wait for their architecture; fine-tuning AV-MAE is training MBT, but with fields that come with AV-MAE.
@@ -491,6 +492,39 @@ def test_the_record_tells_what_was_overridden(tmp_path, capsys):
     assert "1 device x 8 clips x 8 accumulated" in printed
     print_record({**record, "overridden": {}})
     assert "every value is the recipe's" in capsys.readouterr().out
+
+
+def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_path, capsys):
+    def record_of(*flags, checkpoint=None, place="run"):
+        run, _, args = parse(tmp_path / place, "--recipe", "mbt/vggsound", *SMALL_FLAGS, *flags)
+        processor, model = build_fresh(run.recipe, {"num_labels": 3})
+        trainer = AVTrainer(model, args, build_collator(run.recipe, model.config, seed=0), processing_class=processor)
+        record = record_resumed(record_run(run, trainer), checkpoint)
+        save_record(record, tmp_path / place)
+        return record
+
+    assert "resumed" not in record_of()
+    same = record_of(checkpoint=tmp_path / "run" / "checkpoint-3")
+    assert same["resumed"] == [{"checkpoint": "checkpoint-3", "changed": {}}]
+    options = ["--learning_rate", 0.1, "--mixup_alpha", 0.3, "--per_device_train_batch_size", 8]
+    other = record_of(*options, checkpoint=tmp_path / "run" / "checkpoint-6", place="elsewhere")
+    assert other["resumed"][0] == same["resumed"][0]
+    assert other["resumed"][1]["checkpoint"] == "checkpoint-6"
+    changed = other["resumed"][1]["changed"]
+    assert changed["training.learning_rate"] == {"before": 0.5, "since": 0.1}
+    assert changed["collator.mixup_alpha"]["since"] == 0.3
+    assert changed["batch.per_device"] == {"before": 64, "since": 8}
+    assert {key.split(".")[0] for key in changed} == {"training", "collator", "batch"}
+    assert read_record(tmp_path / "elsewhere") == other
+    print_record(other)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "gone on from checkpoint-3: the same settings" in printed
+    assert "training.learning_rate 0.1 (before 0.5)" in printed
+    lines = read_recipe(tmp_path / "elsewhere" / "recipe.json")
+    assert "training.learning_rate 0.1 (before 0.5)" in lines["from checkpoint-6 on"]
+    assert "from checkpoint-3 on" not in lines
+    strange = record_of(checkpoint=tmp_path / "gone" / "checkpoint-6")
+    assert strange["resumed"] == [{"checkpoint": "checkpoint-6", "changed": None}]
 
 
 def test_what_is_no_record_is_refused(tmp_path):

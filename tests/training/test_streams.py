@@ -24,7 +24,8 @@ BROKEN = (5, 11, 30)
 
 def start(*jobs, torchrun=()):
     """The jobs one after the other in a new process, or those of torchrun with these options."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *(["-m", "torch.distributed.run", *torchrun] if torchrun else [])]
     command += [str(Path(__file__).with_name("stream_run.py")), json.dumps(jobs)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -257,6 +258,16 @@ def test_killed_and_resumed_in_one_process(tmp_path):
     assert len(rest) == len(set(rest)) == 37 - read
 
 
+def test_an_evaluation_of_which_nothing_decodes_is_an_error(tmp_path, caplog):
+    options = {"max_steps": 2, "eval_rows": 5, "eval_broken": range(5)}
+    with pytest.raises(ValueError, match=r"No clip of the evaluation set was scored: 5 did not decode"):
+        run(tmp_path, "after", **options)
+    caplog.clear()
+    with pytest.raises(ValueError, match="No clip"):  # the training goes on to its end
+        run(tmp_path, "within", eval_strategy="steps", eval_steps=1, **options)
+    assert len([record for record in caplog.records if "No clip of the evaluation set" in record.message]) == 2
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """One launch of two processes: an uninterrupted run, one that is compared with a single process, and one that is
@@ -387,6 +398,46 @@ def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
     assert full["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
     for name in ("eval_clips", "eval_skipped_clips"):
         assert full["eval"][name] == ddp["eval"][name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_agrees_with_ddp_and_resumes(two_processes, tmp_path, stage):
+    """Divided optimisers and weights: DDP's weights but for rounding, and the bits of a run without a stop after one."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
+    sharing = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    deepspeed = {"deepspeed": {**dict.fromkeys(keys, "auto"), "zero_optimization": sharing}}
+    jobs = [
+        {"name": "whole", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING, **deepspeed},
+        {"name": "again", "resume": str(tmp_path / "whole" / "checkpoint-6"), **SAVING, **deepspeed},
+        {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37, **deepspeed},
+        {
+            "name": "accumulated",
+            "rows": 27,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            **deepspeed,
+        },
+    ]
+    done = launch(*({"folder": str(tmp_path), **job} for job in jobs), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "again"))
+    for name in ("whole", "same", "accumulated"):
+        expected, given = weights(two_processes, name), weights(tmp_path, name)
+        assert expected.keys() == given.keys()
+        for tensor in expected:
+            torch.testing.assert_close(given[tensor], expected[tensor], rtol=1e-4, atol=1e-6)
+        of_ddp, result = (json.loads((folder / f"{name}.json").read_text()) for folder in (two_processes, tmp_path))
+        assert result["world_size"] == 2
+        assert result["steps"] == of_ddp["steps"]
+        if "eval" in of_ddp:
+            assert result["eval"]["eval_loss"] == pytest.approx(of_ddp["eval"]["eval_loss"], rel=1e-5)
+            assert result["eval"]["eval_clips"] == of_ddp["eval"]["eval_clips"]
+    if stage == 3:
+        del sharing["stage3_gather_16bit_weights_on_model_save"]
+        done = launch({"folder": str(tmp_path), "name": "refused", **deepspeed}, processes=2)
+        assert "ZeRO-3 would not save the trained model; set" in done.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ...models.media_sources_avfusion import one_line
@@ -160,6 +161,10 @@ def parse_with_recipe(
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
         # From the beginning, since other fields may have been derived from the batch.
         options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    if arguments.deepspeed_plugin is not None:
+        # With ZeRO-3 transformers divides a model while it is built, and there would be nothing to copy a ViT into. It is
+        # built whole, and `AVTrainer` has it divided.
+        unset_hf_deepspeed_config()
     checkpoint = options.model if options.model not in CONFIG_MAPPING else None
     if checkpoint is not None:
         if ignored := [flag for flag in FRESH_ONLY if flag in flags]:

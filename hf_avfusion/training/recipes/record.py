@@ -85,6 +85,51 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
     }
 
 
+def record_resumed(record: dict[str, Any], checkpoint: str | os.PathLike | None) -> dict[str, Any]:
+    """The record of a run that goes on, with what the run before it had otherwise.
+
+    Args:
+        record: of `record_run`.
+        checkpoint: from which the run goes on, in the folder of the run before it; None: it begins, and nothing is added.
+
+    Returns:
+        The record with `resumed`: one `{"checkpoint": name, "changed": {setting: {"before": ..., "since": ...}} or None}` for
+        each time that the run has gone on; None where the run before left no record to compare with.
+    """
+    if checkpoint is None:
+        return record
+    place = Path(checkpoint)
+    try:
+        before = read_record(place.parent)
+    except ValueError:
+        return {**record, "resumed": [{"checkpoint": place.name, "changed": None}]}
+    first, since = (
+        _flat({**before.get("settings", {}), "batch": before.get("batch")}),
+        _flat({**record["settings"], "batch": record["batch"]}),
+    )
+    changed = {
+        key: {"before": first.get(key), "since": since.get(key)}
+        for key in sorted({*first, *since} - {f"training.{name}" for name in _OF_A_PROCESS})
+        if first.get(key) != since.get(key)
+    }
+    return {**record, "resumed": [*before.get("resumed", []), {"checkpoint": place.name, "changed": changed}]}
+
+
+# Arguments of the Trainer that say where and how a run is watched, not what it trains.
+_OF_A_PROCESS = (
+    "resume_from_checkpoint", "output_dir", "run_name", "logging_dir", "disable_tqdm", "report_to", "local_rank", "log_level",
+)  # fmt: skip
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"section.name": value} of the sections."""
+    return {
+        f"{section}.{name}": value
+        for section, values in settings.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("all", values)])
+    }
+
+
 # Decided by the data or by transformers, not by a recipe.
 _NOT_A_RECIPES = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
 
@@ -168,6 +213,8 @@ def print_record(record: dict[str, Any]) -> None:
     console.print(
         f"batch {batch['global']} = {devices} x {batch['per_device']} clips x {batch['accumulated']} accumulated"
     )
+    for resumed in record.get("resumed", []):
+        console.print(f"gone on from {escape(resumed['checkpoint'])}: {escape(changes(resumed))}")
     if not record["overridden"]:
         console.print("every value is the recipe's" if record["recipe"] else "no recipe was named")
         return
@@ -175,6 +222,16 @@ def print_record(record: dict[str, Any]) -> None:
     for key, values in record["overridden"].items():
         table.add_row(key, escape(json.dumps(values["recipe"])), escape(json.dumps(values["run"])))
     console.print(table)
+
+
+def changes(resumed: dict[str, Any]) -> str:
+    """What an entry of `resumed` says was changed, for a line of text."""
+    if resumed["changed"] is None:
+        return "the settings before it are not known"
+    told = (
+        f"{key} {json.dumps(of['since'])} (before {json.dumps(of['before'])})" for key, of in resumed["changed"].items()
+    )
+    return ", ".join(told) or "the same settings"
 
 
 def _same(published: Any, taken: Any) -> bool:
