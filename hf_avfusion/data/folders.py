@@ -8,7 +8,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +52,8 @@ def load_folder(
     - the folder, or its `data`, holds parquet shards `<split>-*.parquet` that `preparing.prepare_folder` made (clips are
       then bytes; the rows are copied once to the cache of `datasets`).
     - `path` is a CSV file, or the folder holds CSV files: `train.csv`, `validation.csv`, `test.csv` (also val, eval),
-      or a single other one. Columns `file,label[,start,end][,split]`; files are relative to the CSV.
+      or a single other one. Columns `file,label[,start,end][,split]`; files are relative to the CSV, or absolute
+      (their `clip_id` is then the path within the folder that all of them have in common).
     - the folder holds split folders (`train`, `test`, ...), each with a sub-folder per class.
     - the folder holds a sub-folder per class.
 
@@ -438,6 +439,7 @@ def _read_csv(table: Path) -> list[_Entry]:
             reader.fieldnames = columns
             for row in reader:
                 entries.append(_entry(row, table, reader.line_num))
+            entries = _named_within(entries)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
     if not entries:
@@ -450,6 +452,22 @@ def _read_csv(table: Path) -> list[_Entry]:
             )
         seen[entry.clip_id] = number
     return entries
+
+
+def _named_within(entries: list[_Entry]) -> list[_Entry]:
+    """Clips that the CSV names by absolute paths, named within the folder that all of them have in common: where that lies
+    on this machine is nobody's business whom the rows are given to.
+    """
+    absolute = [entry.path for entry in entries if os.path.isabs(entry.clip_id)]
+    if not absolute:
+        return entries
+    above = Path(os.path.commonpath([path.parent for path in absolute])).parent
+    return [
+        replace(entry, clip_id=Path(entry.clip_id).relative_to(above).as_posix())
+        if os.path.isabs(entry.clip_id)
+        else entry
+        for entry in entries
+    ]
 
 
 def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:

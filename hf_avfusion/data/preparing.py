@@ -284,8 +284,11 @@ def _fingerprint(part: _Split, root: Path) -> dict[str, Any]:
 
 
 def _below(path: str | os.PathLike, root: Path) -> str:
-    """A file as it is named in reports: relative to the source, so that shards tell nothing of this machine."""
-    return Path(os.path.relpath(path, root)).as_posix()
+    """A file as it is named in reports: relative to the source, or by its folder's name alone where it lies elsewhere, so that
+    shards tell nothing of this machine.
+    """
+    below = Path(os.path.relpath(path, root))
+    return Path(*Path(path).parts[-2:]).as_posix() if below.parts[:1] == ("..",) else below.as_posix()
 
 
 # ------------------------------------------------------------------------------------------------------- the shards

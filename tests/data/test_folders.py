@@ -110,6 +110,26 @@ def test_csv_per_split_and_split_column(tmp_path):
         load_folder(tmp_path)
 
 
+def test_a_csv_with_absolute_paths_does_not_tell_where_they_are(tmp_path):
+    for name in ("home/films/a/1.mp4", "home/films/b/1.mp4", "lists/near.mp4"):
+        touch(tmp_path / name)
+    films = tmp_path / "home" / "films"
+    table = tmp_path / "lists" / "train.csv"
+    table.write_text(
+        f"file,label,start,split\n{films}/a/1.mp4,x,,train\n{films}/b/1.mp4,x,2,train\nnear.mp4,x,,train\n"
+    )
+    rows = load_folder(table)
+    assert ids(rows) == ["films/a/1.mp4", "films/b/1.mp4@2-end", "near.mp4"]
+    assert [row["video"]["path"] for row in rows] == [
+        f"{films}/a/1.mp4",
+        f"{films}/b/1.mp4",
+        f"{table.parent}/near.mp4",
+    ]
+    table.write_text(f"file,label\n{films}/a/1.mp4,x\n{films}/a/1.mp4,x\n")
+    with pytest.raises(ValueError, match=r"rows 1 and 2 list the same clip a/1\.mp4"):
+        load_folder(table)
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
