@@ -12,6 +12,9 @@
     # of drawn windows, other spans or checkpoints are added
     python examples/evaluate.py --runs report/results.json runs/shared --benchmark vggsound --source clips/
 
+    # the mean over ESC-50's folds or UCF101's splits: each model on its own, with the results of the others
+    python examples/evaluate.py --runs fold1/results.json runs/fold2 --benchmark esc50 --variant fold2 --source DIR --output fold2
+
 Without `--views` the windows are those of the architecture's published evaluation. `--modalities a` gives the same model
 the sound alone. A model for event localisation (AVE) is scored on every second of the clips, each seen whole. results.json is
 written after every pass over the clips, the rest at the end. Several processes share the clips:

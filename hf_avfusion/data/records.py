@@ -63,6 +63,8 @@ class Benchmark:
         obtain: how to get the data when there is no Hub repository.
         notes: traps and rules; uncertain: statements that were not checked against a source.
         variants: name -> fields that differ, the first one being the record itself.
+        partitions: the variants divide the same clips otherwise into train and test, and the scores of models trained on
+            each of them are averaged.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Benchmark:
     notes: tuple[str, ...] = ()
     uncertain: tuple[str, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    partitions: bool = False
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
         """Names of a class column in the order of their indices; None where only the shards know them."""
@@ -103,6 +106,10 @@ class Benchmark:
             known = ", ".join(self.variants) or "none"
             raise ValueError(f"{self.title} has no variant {name!r}; its variants are: {known}")
         return dataclasses.replace(self, **self.variants[name])
+
+    def partition(self, variant: str | None) -> str | None:
+        """The name of a variant (None: the first) that is one of several divisions into train and test; else None."""
+        return (variant or next(iter(self.variants))) if self.partitions else None
 
 
 _CLIPS = "official clips vanish from YouTube over time: "
@@ -453,6 +460,7 @@ _RECORDS = (
                 for number in (2, 3)
             },
         },
+        partitions=True,
     ),
     Benchmark(
         name="esc50",
@@ -476,6 +484,7 @@ _RECORDS = (
         notes=("the variant names the fold that is the test split; the other four are train",),
         uncertain=("licence CC BY-NC 3.0, from memory",),
         variants={name: {"options": {**fields["options"], "target": "target"}} for name, fields in _FOLDS.items()},
+        partitions=True,
     ),
     Benchmark(
         name="charades",
@@ -569,6 +578,7 @@ _RECORDS = (
         variants={
             name: {"options": {**fields["options"], "target": "esc10_target"}} for name, fields in _FOLDS.items()
         },
+        partitions=True,
     ),
 )
 

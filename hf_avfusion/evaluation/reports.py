@@ -212,13 +212,15 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 def check_same(
     results: Mapping[str, Any], path: str, clips: EvaluationSet, classes: Mapping[str, Sequence[str]]
 ) -> None:
-    """That results read from a file are of the same clips and classes.
+    """That results read from a file are of the same clips and classes, or of another fold of a benchmark that has several.
 
     Raises:
         ValueError: they are not; the message says in what.
     """
     own = clips.describe()
     for field in ("name", "split", "variant", "columns", "num_segments"):
+        if field == "variant" and clips.partition is not None:
+            continue
         if results["benchmark"].get(field) != own[field]:
             raise ValueError(
                 f"{path} was evaluated on another benchmark: its {field} is {results['benchmark'].get(field)!r}, here it is "
@@ -274,13 +276,18 @@ def markdown(results: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for row in summary for name in row["metrics"]))
     columns = [*(["model"] if several else []), "given", "span of the frames", "windows", "views", "clips", "runs"]
     lines = [f"# {about['title']}, {about['split']}", ""]
+    partitions = sorted({each["partition"] for each in results["evaluations"] if each.get("partition")})
+    if partitions:
+        whole = ", the mean of the test clips of each" if len(partitions) > 1 else " only"
+        lines += [f"{', '.join(partitions)}{whole}.", ""]
     if not several and summary:
         lines += [f"Model: {settings_text(summary[0]['settings'], trained=True)}.", ""]
     covered = about["coverage"]
     if covered.get("present") is not None:
         expected = f" of {covered['expected']}" if covered.get("expected") is not None else ""
         vanished = f"; {covered['vanished']} annotated clips are not there" if covered.get("vanished") else ""
-        lines += [f"Coverage: {covered['present']}{expected} clips{vanished}.", ""]
+        which = f" of {clips_of}" if (clips_of := about.get("partition")) else ""
+        lines += [f"Coverage{which}: {covered['present']}{expected} clips{vanished}.", ""]
     table = [[*columns, *map(metric_text, names)]]
     for row in summary:
         cells = [settings_text(row["settings"], trained=True) + _besides(row, summary)] if several else []

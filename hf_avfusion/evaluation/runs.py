@@ -97,9 +97,25 @@ class EvaluationSet:
     coverage: dict[str, int | None] = field(default_factory=dict)
     num_segments: int | None = None
 
+    @property
+    def partition(self) -> str | None:
+        """The fold or split of several whose scores are averaged; None where the benchmark has one division only."""
+        return BENCHMARKS[self.name].partition(self.variant) if self.name in BENCHMARKS else None
+
     def describe(self) -> dict[str, Any]:
         """All but the rows, for a report."""
-        kept = ("name", "title", "split", "source", "variant", "columns", "metric", "coverage", "num_segments")
+        kept = (
+            "name",
+            "title",
+            "split",
+            "source",
+            "variant",
+            "partition",
+            "columns",
+            "metric",
+            "coverage",
+            "num_segments",
+        )
         return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
 
 
@@ -496,6 +512,7 @@ def plan_passes(
             "checkpoint": name,
             "revision": getattr(config, "_commit_hash", None),
             "settings": settings,
+            "partition": clips.partition,
         }
         how = {
             "span": round(sampler.window_policy.stride * sampler.window_policy.num_frames, 6),
@@ -534,7 +551,7 @@ def evaluate_checkpoint(
         the rest: as in `predict_given`.
 
     Returns:
-        `[{"checkpoint", "settings", "given", "span", "sampling", "views", "crops", "aggregation", "seed", "clips",
+        `[{"checkpoint", "settings", "partition", "given", "span", "sampling", "views", "crops", "aggregation", "seed", "clips",
         "skipped", "lacking", "metrics": {...}, "per_class": {head: {"average_precision", "positives"}}}, ...]`; nothing
         for a track that no clip has, which a warning tells (`predict_given`). In event localisation average precision
         and positives are of the clips' parts.

@@ -318,6 +318,27 @@ def test_results_come_back_as_they_were(tmp_path):
         check_same(again, "results.json", CLIPS, {"label": CLASSES["label"][::-1]})
 
 
+def test_folds_of_a_benchmark_are_averaged_and_named():
+    def fold(number):
+        return EvaluationSet(**{**vars(CLIPS), "name": "esc50", "title": "ESC-50", "variant": f"fold{number}"})
+
+    assert EvaluationSet(**{**vars(CLIPS), "name": "esc50"}).partition == "fold1"
+    assert CLIPS.partition is None
+    first = make_results(fold(1), CLASSES, [{**evaluation("a", 0.5), "partition": "fold1"}], 0)
+    check_same(first, "results.json", fold(3), CLASSES)
+    both = [*first["evaluations"], {**evaluation("b", 0.75), "partition": "fold3"}]
+    results = make_results(fold(3), CLASSES, both, 0)
+    assert results["summary"][0]["metrics"]["top1"] == {"mean": 0.625, "std": pytest.approx(0.25 / 2**0.5), "n": 2}
+    assert "fold1, fold3, the mean of the test clips of each." in markdown(results)
+    assert "Coverage of fold3: 20 of 22 clips" in markdown(results)
+    assert "fold1 only." in markdown(first)
+    with pytest.raises(ValueError, match="the same checkpoint twice"):  # which was trained on the clips of the others
+        make_results(fold(3), CLASSES, [both[0], {**both[0], "partition": "fold3"}], 0)
+    about = {**CLIPS.describe(), "variant": "mini"}
+    with pytest.raises(ValueError, match=r"another benchmark: its variant is 'mini', here it is None"):
+        check_same({"benchmark": about, "classes": {}}, "results.json", CLIPS, CLASSES)
+
+
 def test_files_that_are_no_results(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_results(tmp_path)
