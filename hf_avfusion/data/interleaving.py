@@ -142,6 +142,11 @@ class InterleavedRows:
                     heads[number] = next(running[number])
             yield draw
 
+    @property
+    def clips(self) -> list[int | None]:
+        """Of each source, see `RowOrder.clips`."""
+        return [order.clips for order in self._orders]
+
     def layout(self) -> dict[str, Any]:
         """What decides the order besides the stream's own seed and buffer, as JSON can hold it."""
         return {

@@ -168,6 +168,7 @@ class ClipLoader:
                 here.
         """
         theirs, ours = state["layout"], self._layout()
+        their_clips, our_clips = theirs.get("clips"), ours.pop("clips")
         changed = [
             f"{name} was {theirs.get(name)!r} and is {ours[name]!r}" for name in ours if theirs.get(name) != ours[name]
         ]
@@ -175,6 +176,11 @@ class ClipLoader:
             raise ValueError(
                 f"A stream stopped in the middle of an epoch goes on only as it was divided: {'; '.join(changed)}. Set these"
                 " as they were, or resume from a checkpoint at the end of an epoch."
+            )
+        if "clips" in theirs and their_clips != our_clips:
+            raise ValueError(
+                "A stream stopped in the middle of an epoch goes on only with the same clips in the same order, but there are"
+                " others now, as many as before. Put them back, or resume from a checkpoint at the end of an epoch."
             )
         self._epoch = state["epoch"]
         self._read = list(state["rows_read"])
@@ -196,6 +202,7 @@ class ClipLoader:
             "shuffle_buffer": stream.shuffle_buffer,
             "num_rows": stream.num_rows,
             "rows": stream.order.layout(),
+            "clips": stream.order.clips,
         }
 
 

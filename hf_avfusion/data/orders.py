@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +114,16 @@ class RowOrder:
             if place >= len(order):
                 return
             yield Draw(partial(self.rows.__getitem__, order[place]))
+
+    @cached_property
+    def clips(self) -> int | None:
+        """A number that other clips, or the same in another order, have another of; None where they are not known before
+        they are read.
+        """
+        import datasets
+
+        known = isinstance(self.rows, datasets.Dataset) and "clip_id" in self.rows.column_names
+        return stable_hash(*self.rows["clip_id"]) if known else None
 
     def layout(self) -> Any:
         """What decides the order besides seed, buffer and number of rows; None for one dataset as it is."""

@@ -10,6 +10,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from rendering import render_clip
 
+from hf_avfusion.data.interleaving import interleave
 from hf_avfusion.data.loading import ClipLoader
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
@@ -211,6 +212,29 @@ def test_a_state_of_another_division_is_refused():
     other = loader(num_workers=1)
     other.load_state_dict(one.state_dict())
     assert list(other) == list(batches)
+
+
+def test_a_state_of_other_clips_is_refused():
+    def made(names, mixed=False):
+        given = datasets.Dataset.from_dict({"clip_id": names})
+        if mixed:
+            given = interleave([given, datasets.Dataset.from_dict({"clip_id": ["a", "b", "c", "d"]})], seed=0)
+        return ClipLoader(ClipStream(given, Reading(), seed=3, shuffle_buffer=10), 2, list)
+
+    names = [f"clip-{n}" for n in range(8)]
+    for mixed in (False, True):
+        stopped = made(names, mixed)
+        batches = iter(stopped)
+        next(batches)
+        state = json.loads(json.dumps(stopped.state_dict()))
+        for others in (names[::-1], [*names[:-1], "clip-9"]):
+            with pytest.raises(ValueError, match="goes on only with the same clips in the same order"):
+                made(others, mixed).load_state_dict(state)
+        again = made(names, mixed)
+        again.load_state_dict(state)
+        assert list(again) == list(batches)
+        del state["layout"]["clips"]  # of a build that did not look at them
+        made(names[::-1], mixed).load_state_dict(state)
 
 
 def test_a_state_of_another_epoch_is_refused():
