@@ -34,7 +34,7 @@ from rich.console import Console
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
-from hf_avfusion.evaluation import reports, runs
+from hf_avfusion.evaluation import reports, runs, tables
 from hf_avfusion.evaluation.views import Aggregation
 from hf_avfusion.training.ranks import Ranks
 
@@ -193,7 +193,7 @@ def main() -> int:
                 reports.write_results(results, options.output)
     if state.is_main_process:
         written = reports.write_report(results, options.output, options.top_classes)
-        print("", reports.markdown(results), *(f"written: {path}" for path in written), sep="\n")
+        print("", tables.markdown(results), *(f"written: {path}" for path in written), sep="\n")
     state.destroy_process_group()
     return 0
 

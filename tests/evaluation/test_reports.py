@@ -8,18 +8,13 @@ from statistics import stdev
 
 import pytest
 
-from hf_avfusion.evaluation import reports
-from hf_avfusion.evaluation.reports import (
-    check_same,
-    figures,
-    headline,
-    make_results,
-    markdown,
-    read_results,
-    summarise,
-    write_report,
-)
+from hf_avfusion.evaluation import figures as figures_module
+from hf_avfusion.evaluation import reports, tables
+from hf_avfusion.evaluation.figures import figures
+from hf_avfusion.evaluation.reports import check_same, make_results, read_results, write_report
 from hf_avfusion.evaluation.runs import EvaluationSet
+from hf_avfusion.evaluation.summaries import headline, summarise
+from hf_avfusion.evaluation.tables import markdown
 
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
@@ -121,13 +116,13 @@ def test_table():
 
 
 def test_names_of_metrics():
-    assert reports.metric_text("top1_verb") == "top-1 verb (%)"
-    assert reports.metric_text("d_prime") == "d-prime"
-    assert reports.axis_text("top1_joint") == "top-1 accuracy, all heads together (%)"
-    assert reports.axis_text("map") == "mAP (%)"
-    assert reports.metric_value("map", {"mean": 0.4392, "std": 0.0026}) == "43.92 ± 0.26"
-    assert reports.metric_value("d_prime", {"mean": 2.5, "std": None}) == "2.500"
-    assert reports.metric_value("classes_without_positives", {"mean": 3, "std": 0.0}) == "3 ± 0.0"
+    assert tables.metric_text("top1_verb") == "top-1 verb (%)"
+    assert tables.metric_text("d_prime") == "d-prime"
+    assert tables.axis_text("top1_joint") == "top-1 accuracy, all heads together (%)"
+    assert tables.axis_text("map") == "mAP (%)"
+    assert tables.metric_value("map", {"mean": 0.4392, "std": 0.0026}) == "43.92 ± 0.26"
+    assert tables.metric_value("d_prime", {"mean": 2.5, "std": None}) == "2.500"
+    assert tables.metric_value("classes_without_positives", {"mean": 3, "std": 0.0}) == "3 ± 0.0"
 
 
 def test_precision_of_classes_and_gain_by_hand():
@@ -222,7 +217,7 @@ def test_models_that_differ_in_what_has_no_column_are_told_apart():
     assert [line for line in markdown(results).splitlines() if line.startswith(f"{model} 64 ")]
     assert "patch_size" not in markdown(results)
     strategy = {**SETTINGS, "model_type": "avmae", "fusion": None, "encoder_strategy": "mid_fusion"}
-    assert reports.settings_text(strategy) == "AVMAE, mid fusion encoding"
+    assert tables.settings_text(strategy) == "AVMAE, mid fusion encoding"
 
 
 def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
@@ -233,7 +228,7 @@ def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
         path.touch()
 
     for name in ("draw_bars", "draw_ranked_bars", "draw_lines", "draw_columns"):
-        monkeypatch.setattr(reports, name, keep)
+        monkeypatch.setattr(figures_module, name, keep)
     evaluations = [
         evaluation("a", 0.5), evaluation("b", 0.7), evaluation("c", 0.4, share_encoder=True),
         *(evaluation(name, 0.5, trained_synchronous=False) for name in "de"),
