@@ -34,6 +34,7 @@ from rich.console import Console
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.evaluation import clips as clip_sets
 from hf_avfusion.evaluation import reports, runs, tables
 from hf_avfusion.evaluation.views import Aggregation
 from hf_avfusion.training.ranks import Ranks
@@ -125,7 +126,7 @@ def prepare(options: Options):
     if len(set(map(os.path.realpath, names))) < len(names):
         raise ValueError(f"--checkpoint, --runs: of {', '.join(names)} one comes twice, and would count as two runs")
     earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
-    rows = runs.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
+    rows = clip_sets.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
 
     clips, classes, jobs = None, None, []
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
@@ -135,8 +136,8 @@ def prepare(options: Options):
         model, processor = runs.load_checkpoint(name)
         try:
             given = runs.check_given(parts(options.modalities) or None, model.config, options.benchmark)
-            clips = clips or runs.label_rows(rows, model.config, options.label_columns)
-            own = runs.Heads.fitted(model.config, clips).classes
+            clips = clips or clip_sets.label_rows(rows, model.config, options.label_columns)
+            own = clip_sets.Heads.fitted(model.config, clips).classes
             if own != (classes or own):
                 raise ValueError(f"it has other heads or classes than {checkpoints[0]}: not for one report")
             job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}

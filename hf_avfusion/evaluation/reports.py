@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .clips import EvaluationSet
 from .figures import figures
-from .runs import EvaluationSet
 from .summaries import condition, summarise
 from .tables import GIVEN_NAMES, SAMPLING_NAMES, markdown
 

@@ -10,9 +10,9 @@ import pytest
 
 from hf_avfusion.evaluation import figures as figures_module
 from hf_avfusion.evaluation import reports, tables
+from hf_avfusion.evaluation.clips import EvaluationSet
 from hf_avfusion.evaluation.figures import figures
 from hf_avfusion.evaluation.reports import check_same, make_results, read_results, write_report
-from hf_avfusion.evaluation.runs import EvaluationSet
 from hf_avfusion.evaluation.summaries import headline, summarise
 from hf_avfusion.evaluation.tables import markdown
 

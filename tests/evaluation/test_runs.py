@@ -14,20 +14,15 @@ from rendering import render_clip
 from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation import runs
+from hf_avfusion.evaluation import clips as clip_sets
+from hf_avfusion.evaluation.clips import EvaluationSet, Heads, SplitRows, label_rows, load_evaluation_set, load_rows
 from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
 from hf_avfusion.evaluation.runs import (
     Condition,
-    EvaluationSet,
-    Heads,
-    SplitRows,
     check_given,
     conditions_of,
     evaluate_checkpoint,
-    label_rows,
     load_checkpoint,
-    load_evaluation_set,
-    load_rows,
     protocol_for,
     settings_of,
 )
@@ -271,7 +266,7 @@ def test_a_benchmark_by_its_name(shards):
 
 
 def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
-    monkeypatch.setattr(runs, "load_benchmark", lambda *arguments, **options: iter([]))
+    monkeypatch.setattr(clip_sets, "load_benchmark", lambda *arguments, **options: iter([]))
     rows = load_rows("esc50", source="org/esc50")
     assert (rows.num_rows, rows.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
 
