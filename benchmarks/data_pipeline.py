@@ -331,10 +331,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clips", nargs="+", choices=["small", "large"], default=["small", "large"])
     parser.add_argument("--backends", nargs="+", choices=list(BARE), default=list(BARE))
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="default 9 of small clips, 3 of large ones")
     parser.add_argument("--number", type=int, help="clips per round; default 384 small or 96 large")
     arguments = parser.parse_args()
-    if arguments.rounds < 1:
+    if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
     return arguments
 
@@ -361,7 +361,8 @@ def main() -> None:
                 )
             for backend in backends:
                 for workers in arguments.workers:
-                    rates = measure(Pipelines(case, backend, workers, Path(folder)), arguments.rounds)
+                    rounds = arguments.rounds or {"small": 9, "large": 3}[name]
+                    rates = measure(Pipelines(case, backend, workers, Path(folder)), rounds)
                     for number, label in enumerate(("wall", "processor") if not workers else ("wall",)):
                         middle = {
                             way: f"{statistics.median(rate[number] for rate in of):.1f}" for way, of in rates.items()

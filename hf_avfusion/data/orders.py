@@ -122,8 +122,10 @@ class RowOrder:
         """
         import datasets
 
-        known = isinstance(self.rows, datasets.Dataset) and "clip_id" in self.rows.column_names
-        return stable_hash(*self.rows["clip_id"]) if known else None
+        if not isinstance(self.rows, datasets.Dataset) or "clip_id" not in self.rows.column_names:
+            return None
+        column = self.rows.select_columns("clip_id").with_format("arrow")[:]["clip_id"]
+        return stable_hash(*column.to_pylist())
 
     def layout(self) -> Any:
         """What decides the order besides seed, buffer and number of rows; None for one dataset as it is."""
