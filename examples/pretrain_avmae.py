@@ -34,12 +34,12 @@ from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, 
 from hf_avfusion.data.folders import find_evaluation_split, load_unlabelled
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.training.arguments import AVTrainingArguments, shards_weights
+from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
 from hf_avfusion.training.recipes.record import print_record, record_resumed, record_run, save_record
-from hf_avfusion.visualization.reconstruction import ReconstructionPictures
+from hf_avfusion.visualization.reconstruction import ReconstructionPictures, check_whole
 
 
 @dataclass
@@ -105,11 +105,8 @@ def prepare() -> tuple[Options, AVPreTrainer]:
     """All before the training: whatever cannot be is told here, and no work is lost."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --size, --num_frames, --config, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments, task="pretraining")
-    if options.picture_steps and (options.picture_clip or options.eval_split) and shards_weights(args):
-        raise ValueError(
-            "--picture_steps: with FSDP or DeepSpeed's ZeRO-3 no process has the whole model to draw with; give"
-            " --picture_steps 0 and draw from a checkpoint with examples/reconstruct.py"
-        )
+    if options.picture_steps and (options.picture_clip or options.eval_split):
+        check_whole(args)
     set_seed(args.seed)
 
     train_rows, train_count = load_split(options, options.train_split)

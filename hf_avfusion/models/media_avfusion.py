@@ -21,7 +21,14 @@ from transformers.utils import logging
 
 from .media_container_avfusion import MediaInfo, OpenMedia
 from .media_sources_avfusion import MediaError, MediaSource, one_line
-from .media_torchcodec_avfusion import ShortFile, may_shorten, torchcodec_agrees, torchcodec_works
+from .media_torchcodec_avfusion import (
+    OnlyRecovers,
+    ShortFile,
+    one_key,
+    states_lengths,
+    torchcodec_agrees,
+    torchcodec_works,
+)
 from .media_tracks_avfusion import PassedPictures, Pictures, SeekMissed, Skipping, Sound, SoundLine
 
 logger = logging.get_logger(__name__)
@@ -138,8 +145,7 @@ class ClipReader(OpenMedia):
         pictures = Pictures(times, tolerance=min(tick / 2, 5e-4), name=self._source.name)
         if self._by_torchcodec and times:
             try:
-                if not self._read_short_file(pictures, with_sound=bool(sounds)):
-                    self._read_by_torchcodec(pictures)
+                self._read_by_torchcodec(pictures, with_sound=bool(sounds))
             except (MediaError, RuntimeError, ValueError, IndexError) as error:
                 if not self._may_fall_back:
                     if isinstance(error, MediaError):
@@ -386,20 +392,34 @@ class ClipReader(OpenMedia):
             clips.append(Clip(frames, times, waveform, rate, audio_start, self.info, list(self._warnings)))
         return clips
 
-    def _read_short_file(self, pictures: Pictures, with_sound: bool) -> bool:
-        """Lets torchcodec decode a copy without the pictures that nobody needs; False where it has to be the whole file."""
-        if not may_shorten(self._video, pictures.times, self.info.fps):
-            return False
-        if not self._fresh:
-            self._open()
+    def _read_by_torchcodec(self, pictures: Pictures, with_sound: bool) -> None:
+        """Has torchcodec decode the pictures, where that can be and pays from a copy without those that nobody needs; leaves
+        them to PyAV where torchcodec would not give the right ones.
+        """
+        if self._video.codec_context.name == "h264":
+            if not states_lengths(self._video):
+                return
+            sought = pictures.times[0] - SEEK_MARGIN > NO_SEEK_BEFORE
+            if not self._fresh and not sought:
+                self._open()
+            needed = Skipping(self._video, pictures.times, self._zero, pictures.tolerance)
+            short = ShortFile(self._video, needed, self.info.fps)
+            if short.pays or not one_key(self._container, self._video, needed.times[-1]):
+                try:
+                    if self._read_short_file(short, pictures, sought, with_sound):
+                        return
+                except OnlyRecovers:
+                    return
+        self._read_whole_file(pictures)
+
+    def _read_short_file(self, short: ShortFile, pictures: Pictures, sought: bool, with_sound: bool) -> bool:
+        """Looks at the packets, the file's first or those from a seek on, and decodes a copy; False: the whole file is due."""
         self._fresh = False
         video, audio, others = self._video, self._audio, []
-        short = ShortFile(video, Skipping(video, pictures.times, self._zero, pictures.tolerance))
-        place = pictures.times[0] - SEEK_MARGIN
-        sought = place > NO_SEEK_BEFORE
         try:
             if sought:
-                self._container.seek(int((place + self._zero) / video.time_base), stream=video, backward=True)
+                place = pictures.times[0] - SEEK_MARGIN + self._zero
+                self._container.seek(int(place / video.time_base), stream=video, backward=True)
             in_passing = with_sound and not sought
             packets = self._container.demux([video, audio] if in_passing else [video])
             known = short.read(packets, others)
@@ -407,6 +427,8 @@ class ClipReader(OpenMedia):
                 self._coming = (packet for packet in chain(others, packets) if packet.stream.index == audio.index)
             data = short.write() if known else None
             decoded = None if data is None else short.decode(data, self.threads)
+        except OnlyRecovers:
+            raise
         except Exception as error:  # FFmpegError, and what a file object or torchcodec raises
             logger.debug(f"{self._source.name}: is decoded whole, since a short copy failed: {one_line(error)}")
             return False  # what is wrong with the file shows when it is read whole
@@ -418,7 +440,7 @@ class ClipReader(OpenMedia):
         pictures.take(frames, times, rotation=round(rotation / 90) * 90 % 360)
         return True
 
-    def _read_by_torchcodec(self, pictures: Pictures) -> None:
+    def _read_whole_file(self, pictures: Pictures) -> None:
         from torchcodec.decoders import VideoDecoder
 
         if self._source.shared:

@@ -2,13 +2,14 @@
 
 torchcodec decodes every picture up to the last one asked for. Of H.264 with B-frames, about half are referred to by no
 other, so those that were not asked for are left out of a copy in memory, packet by packet, before torchcodec sees it.
-The pictures that are left come out the same, bit for bit.
+The pictures that are left come out the same, bit for bit. What torchcodec would give wrongly is left to PyAV: see
+`torchcodec_agrees` and `OnlyRecovers`.
 """
 
 import functools
 import io
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ SPARED_FROM = 1_000_000
 # s between the first and the last asked time, over which the copy would fill too much memory.
 SHORTENED_UP_TO = 60.0
 
-# Units of H.264 that carry no picture another one needs: supplemental information, delimiters, filler.
-WITHOUT_PICTURE = (6, 9, 12)
+# Kinds of units of H.264 (table 7-1); those that carry no picture another one needs: also delimiters and filler.
+SLICE, IDR, SUPPLEMENTAL = 1, 5, 6
+WITHOUT_PICTURE = (SUPPLEMENTAL, 9, 12)
+RECOVERY_POINT = 6  # a kind of supplemental information (D.1)
 
 
 @functools.cache
@@ -71,33 +74,41 @@ def torchcodec_agrees(container: Any, video: Any) -> bool:
     return picture is not None and all(component.bits <= 8 for component in picture.components)
 
 
-def may_shorten(video: Any, times: Sequence[float], fps: float | None) -> bool:
-    """Whether leaving pictures out can pay: H.264 with B-frames, in units that state their length in four bytes (as mp4
-    and Matroska keep them), with enough pixels before the last of `times` (s).
+class OnlyRecovers(Exception):
+    """A key picture of H.264 from which those that follow only recover, strip by strip (intra refresh). Decoders give none
+    before they have recovered; torchcodec 0.17, which begins with it, gives what there is.
     """
-    codec = video.codec_context
-    if codec.name != "h264" or not codec.has_b_frames or times[-1] - times[0] > SHORTENED_UP_TO:
-        return False
-    if (times[-1] - times[0]) * (fps or 25.0) * codec.width * codec.height < 2 * SPARED_FROM:
-        return False
-    head = codec.extradata or b""
-    return len(head) > 6 and head[0] == 1 and head[4] & 3 == 3
 
 
 class ShortFile:
-    """The packets of one video track that a decoder needs for the pictures that were asked for, in a file in memory.
+    """The packets of one track of H.264 that a decoder needs for the pictures that were asked for, in a file in memory.
 
     `read` takes packets in the order of the file until all is known, `write` makes the file, `decode` gives the pictures;
-    each says None or False where the track is not as plain as it has to be, and must then be decoded whole.
+    each gives False or None where the track is not as plain as it has to be, and must be decoded from the whole file.
+
+    Args:
+        video: the track.
+        needed: knows which pictures are shown at the asked times.
+        fps: pictures per second, about.
     """
 
-    def __init__(self, video: Any, needed: Skipping):
+    def __init__(self, video: Any, needed: Skipping, fps: float | None):
         self._video, self._needed = video, needed
+        codec, (numerator, denominator) = video.codec_context, video.time_base.as_integer_ratio()
+        seconds = (needed.times[-1] - needed.times[0]) * numerator / denominator
+        self._size = codec.width * codec.height
+        # Whether leaving pictures out can pay at all: their packets are kept then.
+        self.pays = codec.has_b_frames > 0 and seconds <= SHORTENED_UP_TO
+        self.pays &= seconds * (fps or 25.0) * self._size >= 2 * SPARED_FROM
         self._packets: list[Any] = []
 
     def read(self, packets: Iterator[Any], others: list[Any]) -> bool:
-        """Reads on until no picture shown at an asked time can follow; packets of other tracks go to `others`."""
-        index, last, after = self._video.index, self._needed.times[-1], 0
+        """Reads on until no picture shown at an asked time can follow; packets of other tracks go to `others`.
+
+        Raises:
+            OnlyRecovers: torchcodec would not give the pictures that were asked for.
+        """
+        index, first, last, after = self._video.index, self._needed.times[0], self._needed.times[-1], 0
         for packet in packets:
             if packet.stream.index != index:
                 others.append(packet)
@@ -107,10 +118,14 @@ class ShortFile:
             stamp = packet.pts
             if stamp is None or packet.is_corrupt or packet.is_discard or packet.has_sidedata("new_extradata"):
                 return False
-            if packet.is_keyframe and stamp <= self._needed.times[0]:
-                self._packets.clear()
-            self._packets.append(packet)
-            self._needed.look_at(packet)
+            if packet.is_keyframe:
+                if not is_whole(packet):
+                    raise OnlyRecovers
+                if stamp <= first:
+                    self._packets.clear()
+            if self.pays:
+                self._packets.append(packet)
+                self._needed.look_at(packet)
             after += stamp > last
             if after > Skipping.AHEAD:
                 break
@@ -121,10 +136,8 @@ class ShortFile:
         """The file; None where less is left out than writing costs."""
         import av
 
-        kept, wanted = (
-            [],
-            0,
-        )  # `wanted` of them up to the last picture that was asked for: no later one is needed for it
+        kept: list[Any] = []
+        wanted = 0  # how many of them up to the last picture that was asked for: no later one is needed for it
         for packet in self._packets:
             if self._needed.wanted(packet.pts):
                 kept.append(packet)
@@ -132,8 +145,7 @@ class ShortFile:
             elif is_referred_to(packet):
                 kept.append(packet)
         del kept[wanted:]
-        codec = self._video.codec_context
-        if (len(self._packets) - len(kept)) * codec.width * codec.height < SPARED_FROM:
+        if (len(self._packets) - len(kept)) * self._size < SPARED_FROM:
             return None
         self.stamps = sorted({packet.pts for packet in kept})
         if len(self.stamps) < len(kept):
@@ -168,15 +180,54 @@ class ShortFile:
         return batch.data, stamps, decoder.metadata.rotation or 0
 
 
+def one_key(container: Any, video: Any, tick: float) -> bool:
+    """Whether the index says that only the first picture is a key one, up to this place of the track's clock."""
+    entries = video.index_entries
+    known = "mp4" in container.format.name.split(",") and len(entries) == video.frames
+    return known and entries.search_timestamp(int(tick), backward=True) <= 0
+
+
+def states_lengths(video: Any) -> bool:
+    """Whether the track's units begin with their length in four bytes (as mp4 and Matroska keep H.264)."""
+    head = video.codec_context.extradata or b""
+    return len(head) > 6 and head[0] == 1 and head[4] & 3 == 3
+
+
+def _units(packet: Any) -> list[memoryview] | None:
+    """The units of a packet, none of them empty; None if their lengths do not add up."""
+    data, place, units = memoryview(packet), 0, []
+    while place + 4 < len(data):
+        end = place + 4 + int.from_bytes(data[place : place + 4], "big")
+        if end == place + 4:
+            return None
+        units.append(data[place + 4 : end])
+        place = end
+    return units if place == len(data) else None
+
+
 def is_referred_to(packet: Any) -> bool:
     """Whether another picture may need the one of this packet: H.264's nal_ref_idc (7.4.1) of all its slices."""
-    data, place = memoryview(packet), 0
-    while place + 4 < len(data):
-        kind = data[place + 4] & 31
-        if kind == 1:
-            if data[place + 4] & 0x60:
-                return True
-        elif kind not in WITHOUT_PICTURE:
+    for unit in _units(packet) or ():
+        kind = unit[0] & 31
+        if kind not in WITHOUT_PICTURE and (kind != SLICE or unit[0] & 0x60):
             return True
-        place += 4 + int.from_bytes(data[place : place + 4], "big")
-    return place != len(data)  # lengths that do not add up: better kept
+    return _units(packet) is None
+
+
+def is_whole(packet: Any) -> bool:
+    """Whether decoding can begin with this key picture: an IDR picture, or one whose recovery point (D.2.8) is itself."""
+    for unit in _units(packet) or ():
+        kind = unit[0] & 31
+        if kind == IDR:
+            return True
+        place = 1
+        while kind == SUPPLEMENTAL and place + 2 < len(unit):
+            numbers = [0, 0]  # type and size of a message, each a sum of bytes up to one below 255 (7.3.2.3.1)
+            for which in range(2):
+                while place < len(unit) - 1 and unit[place] == 255:
+                    numbers[which], place = numbers[which] + 255, place + 1
+                numbers[which], place = numbers[which] + unit[place], place + 1
+            if numbers[0] == RECOVERY_POINT and place < len(unit):
+                return unit[place] >= 0x80  # the first bit alone is the number 0 (9.1)
+            place += numbers[1]
+    return False

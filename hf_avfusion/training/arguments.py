@@ -152,8 +152,3 @@ class AVTrainingArguments(TrainingArguments):
             num_crops=self.eval_num_crops,
             aggregation=self.eval_aggregation,
         )
-
-
-def shards_weights(args: TrainingArguments) -> bool:
-    """Whether no process holds the whole model in training: with FSDP, and with DeepSpeed's ZeRO-3."""
-    return bool(args.fsdp) or bool(args.deepspeed and args.hf_deepspeed_config.is_zero3())

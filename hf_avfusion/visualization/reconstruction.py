@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_avfusion.models.media_avfusion import MediaError
-from hf_avfusion.training.arguments import shards_weights
 from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly, interpolation_of
 
 if TYPE_CHECKING:
@@ -215,6 +214,19 @@ def picture_of(
     return made
 
 
+def check_whole(args: TrainingArguments) -> None:
+    """That a process of the training will have the whole model to draw with.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed's ZeRO-3 divide it.
+    """
+    if args.fsdp or (args.deepspeed and args.hf_deepspeed_config.is_zero3()):
+        raise ValueError(
+            "Pictures need the whole model in one process, but FSDP and DeepSpeed's ZeRO-3 divide it: leave the pictures out"
+            " (--picture_steps 0) and draw them from a checkpoint afterwards."
+        )
+
+
 class ReconstructionPictures(TrainerCallback):
     """Draws the same clip under the same mask every so many steps, so that pictures of a training can be compared.
 
@@ -240,11 +252,7 @@ class ReconstructionPictures(TrainerCallback):
         self._clip: Clip | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if shards_weights(args):
-            raise ValueError(
-                "Pictures need the whole model in one process, but it is sharded: leave the pictures out and draw them from"
-                " a checkpoint afterwards."
-            )
+        check_whole(args)
         if state.is_world_process_zero:
             self._clip = self._first(tuple(model.config.modalities))
             (Path(args.output_dir) / "reconstructions").mkdir(parents=True, exist_ok=True)

@@ -163,7 +163,7 @@ REFUSED = [
     (
         "pretraining",
         ["--data", "YOURS", "--eval_split", "train", "--fsdp", "full_shard"],
-        "--picture_steps: with FSDP or DeepSpeed's ZeRO-3 no process has the whole model",
+        "but FSDP and DeepSpeed's ZeRO-3 divide it: leave the pictures out (--picture_steps 0)",
     ),
     ("pretraining", ["--data", "audioset", "--eval_split", "test"], "--eval_split test: AudioSet has no such split"),
 ]
