@@ -6,6 +6,7 @@ tracks, no duration in the header, ...). The functions under it break a rendered
 
 import io
 import os
+import random
 import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
@@ -106,6 +107,14 @@ class _Pipe:
     def write(self, data: bytes) -> int:
         self.parts.append(bytes(data))
         return len(data)
+
+
+def uneven_times(number: int, seed: int) -> list[float]:
+    """Presentation times in s of a variable frame rate, from 0 on, 10 ms to 0.3 s apart."""
+    draw, times = random.Random(seed), [0.0]
+    while len(times) < number:
+        times.append(round(times[-1] + draw.choice([0.01, 0.02, 0.04, 0.3]), 3))
+    return times
 
 
 def render_clip(

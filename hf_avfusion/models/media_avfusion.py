@@ -246,9 +246,8 @@ class ClipReader(OpenMedia):
         # With pictures in the window the seek follows them even if torchcodec has read them, so that sound is decoded from
         # the same place: decoders of AAC fill bands with noise that depends on where they started.
         lead = self._video if pictures.asked_in(start, end) else self._audio
-        coming, self._coming = self._coming, None
-        if sought or with_video:
-            coming = None
+        coming = None if sought or with_video else self._coming
+        self._coming = None
         if not self._fresh and not sought and coming is None:
             self._open()
         self._fresh = False

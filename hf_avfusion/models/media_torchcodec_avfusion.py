@@ -207,11 +207,12 @@ def _units(packet: Any) -> list[memoryview] | None:
 
 def is_referred_to(packet: Any) -> bool:
     """Whether another picture may need the one of this packet: H.264's nal_ref_idc (7.4.1) of all its slices."""
-    for unit in _units(packet) or ():
-        kind = unit[0] & 31
-        if kind not in WITHOUT_PICTURE and (kind != SLICE or unit[0] & 0x60):
-            return True
-    return _units(packet) is None
+    units = _units(packet)
+    if units is None:
+        return True
+    return any(
+        (kind := unit[0] & 31) not in WITHOUT_PICTURE and (kind != SLICE or bool(unit[0] & 0x60)) for unit in units
+    )
 
 
 def is_whole(packet: Any) -> bool:

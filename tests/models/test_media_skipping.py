@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from rendering import read_numbers, render_clip
+from rendering import read_numbers, render_clip, uneven_times
 
 from hf_avfusion.models.media_avfusion import read_clip
 from hf_avfusion.models.media_tracks_avfusion import Pictures, Skipping
@@ -65,9 +65,7 @@ def test_the_same_pictures(container, codec, monkeypatch, offered):
 
 def test_variable_frame_rate(monkeypatch, offered):
     draw = random.Random(1)
-    stamps = [0.0]
-    for _ in range(99):
-        stamps.append(round(stamps[-1] + draw.choice([0.01, 0.02, 0.04, 0.3]), 3))
+    stamps = uneven_times(100, seed=1)
     data = render_clip(frame_times=stamps, b_frames=3, gop=40, seconds=stamps[-1])
     for _ in range(8):
         asked = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))

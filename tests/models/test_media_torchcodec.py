@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from rendering import read_numbers, render_clip
+from rendering import read_numbers, render_clip, uneven_times
 
 from hf_avfusion.models import media_torchcodec_avfusion
 from hf_avfusion.models.media_avfusion import ClipReader, ClipRequest, MediaError, read_clip
@@ -104,9 +104,7 @@ def test_times_at_random(shortened):
 
 def test_pictures_of_any_rate(shortened):
     draw = random.Random(1)
-    stamps = [0.0]
-    for _ in range(99):
-        stamps.append(round(stamps[-1] + draw.choice([0.01, 0.02, 0.04, 0.3]), 3))
+    stamps = uneven_times(100, seed=1)
     data = render_clip(frame_times=stamps, b_frames=3, gop=40, seconds=stamps[-1])
     for _ in range(8):
         asked = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))

@@ -161,7 +161,7 @@ def parse_with_recipe(
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
         # From the beginning, since other fields may have been derived from the batch.
         options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
-    if arguments.deepspeed_plugin is not None:
+    if arguments.deepspeed:
         # With ZeRO-3 transformers divides a model while it is built, and there would be nothing to copy a ViT into. It is
         # built whole, and `AVTrainer` has it divided.
         unset_hf_deepspeed_config()
