@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_avfusion.data.benchmarks import BENCHMARKS
@@ -525,6 +526,25 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
     assert "from checkpoint-3 on" not in lines
     strange = record_of(checkpoint=tmp_path / "gone" / "checkpoint-6")
     assert strange["resumed"] == [{"checkpoint": "checkpoint-6", "changed": None}]
+
+
+def test_with_zero3_a_model_is_built_whole(tmp_path):
+    """And the trainer, which divides it, is told that it is ZeRO-3, and that its model has to be gathered to be saved."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    settings = tmp_path / "zero3.json"
+    settings.write_text(json.dumps({**dict.fromkeys(sizes, "auto"), "zero_optimization": {"stage": 3}}))
+    try:
+        run, _, args = parse(tmp_path / "run", *SMALL_FLAGS, "--from_vit", "none", "--deepspeed", settings)
+        assert not is_deepspeed_zero3_enabled()
+        processor, model = build_fresh(run.recipe, {"num_labels": 3})
+        assert model.num_parameters() > 0
+        trainer = AVTrainer(model, args, build_collator(run.recipe, model.config, seed=0), processing_class=processor)
+        assert is_deepspeed_zero3_enabled()
+        with pytest.raises(ValueError, match="ZeRO-3 would not save the trained model; set"):
+            trainer.check_start()
+    finally:
+        unset_hf_deepspeed_config()
 
 
 def test_what_is_no_record_is_refused(tmp_path):
