@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
+
+# Rows are read some at a time: one between two clips that are decoded takes many times as long as one among others, since
+# what reads it has left the processor's caches by then. Few, since they are held meanwhile.
+READ_AT_ONCE = 8
 
 
 @dataclass(slots=True)
@@ -110,10 +115,13 @@ class RowOrder:
             yield from at_places(self.draws(epoch), places)
             return
         order = self.order((self.seed, epoch))
-        for place in places:
-            if place >= len(order):
-                return
-            yield Draw(partial(self.rows.__getitem__, order[place]))
+        indices = (order[place] for place in takewhile(len(order).__gt__, places))
+        if not hasattr(self.rows, "__getitems__"):
+            yield from (Draw(partial(self.rows.__getitem__, index)) for index in indices)
+            return
+        while some := list(islice(indices, READ_AT_ONCE)):
+            together = _Together(self.rows, some)
+            yield from (Draw(partial(together.read, number)) for number in range(len(some)))
 
     @cached_property
     def clips(self) -> int | None:
@@ -172,6 +180,20 @@ class RowOrder:
             yield replace(held, left_out=passed)
 
 
+class _Together:
+    """Several rows of a `datasets.Dataset`, read at once when the first of them is asked for."""
+
+    def __init__(self, rows: datasets.Dataset, indices: list[int]):
+        self._rows, self._indices = rows, indices
+        self._read: dict[int, Mapping[str, Any]] = {}
+
+    def read(self, number: int) -> Mapping[str, Any]:
+        """The row of one of the indices, which is not kept."""
+        if number not in self._read:
+            self._read = dict(enumerate(self._rows.__getitems__(self._indices)))
+        return self._read.pop(number)
+
+
 def at_places(draws: Iterable[Draw], places: Iterable[int]) -> Iterator[Draw]:
     """The draws at these places, which must rise; none is read."""
     places = iter(places)
@@ -205,8 +227,9 @@ def whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
         import fsspec.asyn
 
         fsspec.asyn.reset_lock()  # as `__iter__` does in a worker: the lock may have been held when it was forked
-    for batch in rows.iter(batch_size=1):
-        yield {name: values[0] for name, values in batch.items()}
+    for batch in rows.iter(batch_size=READ_AT_ONCE):
+        names = list(batch)
+        yield from (dict(zip(names, values)) for values in zip(*batch.values()))
 
 
 def shuffled(rows: Iterable[Any], size: int, generator: torch.Generator) -> Iterator[Any]:

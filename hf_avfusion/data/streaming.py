@@ -150,10 +150,11 @@ class ClipStream(IterableDataset):
         while True:
             made, seeds = [], []
             for row in islice(rows, together() if halves else 1):
+                seed = row_seed(self.seed, epoch, row)
                 # For the collator: the batch's randomness comes from its rows, but is not what the rows drew themselves.
-                seeds.append(stable_hash("batch", row_seed(self.seed, epoch, row)))
+                seeds.append(stable_hash("batch", seed))
                 try:
-                    made.append(transform(row, row_generator(self.seed, epoch, row)))
+                    made.append(transform(row, torch.Generator().manual_seed(seed)))
                     in_a_row = 0
                 except MediaError as error:
                     if self.on_error == "stop":
@@ -220,7 +221,3 @@ def row_seed(seed: int, epoch: int, row: Mapping[str, Any]) -> int:
     """The seed of everything random that happens to a row in an epoch."""
     copy = [row["copy"]] if row.get("copy") else []  # of a row that comes up several times in an epoch
     return stable_hash(seed, epoch, row["clip_id"], row.get("start"), row.get("end"), *copy)
-
-
-def row_generator(seed: int, epoch: int, row: Mapping[str, Any]) -> torch.Generator:
-    return torch.Generator().manual_seed(row_seed(seed, epoch, row))

@@ -431,8 +431,11 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
 
     def _log_mel(self, waveform: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         window = _window(self.window_type, self.win_length, self.window_periodic)
-        line, count = self._line(waveform)
-        if self.dither or self.remove_dc_offset or self.preemphasis:
+        plain = not (self.dither or self.remove_dc_offset or self.preemphasis)
+        # Then frames can be as long as the FFT, of which the window leaves nothing behind its end: no copy for zeros there.
+        rest = self.n_fft - self.win_length if plain else 0
+        line, count = self._line(waveform, rest)
+        if not plain:
             frames = line.unfold(0, self.win_length, self.hop_length)[:count]
             if self.dither:
                 frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
@@ -443,9 +446,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
                 frames = frames - self.preemphasis * previous
             frames = frames * window
-        else:  # frames as long as the FFT, of which the window leaves nothing behind its end: no copy for zeros there
-            rest = self.n_fft - self.win_length
-            line = torch.nn.functional.pad(line, (0, rest))
+        else:
             frames = line.unfold(0, self.n_fft, self.hop_length)[:count] * torch.nn.functional.pad(window, (0, rest))
         spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square_()
         # |X|^2 in one pass over numbers that lie side by side: abs(), as hypot(), takes four times as long to be right
@@ -465,26 +466,28 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             mel.clamp_min_(self.log_floor)
         return mel.log_() if self.log == "ln" else mel.log10_()
 
-    def _line(self, waveform: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """[samples] -> the padded waveform, of which frame i is `win_length` samples from i * hop on, and how many there are."""
-        samples, win, hop = len(waveform), self.win_length, self.hop_length
+    def _line(self, waveform: torch.Tensor, rest: int) -> tuple[torch.Tensor, int]:
+        """[samples] -> the padded waveform, of which frame i is `win_length` samples from i * hop on, with `rest` zeros behind
+        the last; and how many frames there are.
+        """
+        pad, samples, win, hop = torch.nn.functional.pad, len(waveform), self.win_length, self.hop_length
         if self.framing == "pad_end":
             count = math.ceil(samples / hop)
-            return torch.nn.functional.pad(waveform, (0, max((count - 1) * hop + win - samples, 0))), count
+            return pad(waveform, (0, max((count - 1) * hop + win - samples, 0) + rest)), count
         if self.framing == "snip":
             if samples < win:
                 raise ValueError(
                     f"audio has {samples} samples, fewer than one frame of {win}: framing 'snip' needs at least that"
                 )
-            return waveform, 1 + (samples - win) // hop
+            return pad(waveform, (0, rest)) if rest else waveform, 1 + (samples - win) // hop
         if self.framing == "center":
             edge = self.n_fft // 2
             if samples <= edge:
                 raise ValueError(
                     f"audio has {samples} samples: framing 'center' reflects {edge} of them and needs more than that"
                 )
-            waveform = torch.nn.functional.pad(waveform[None], (edge, edge), mode="reflect")[0]
-            return waveform[(self.n_fft - win) // 2 :], 1 + samples // hop
+            waveform = pad(waveform[None], (edge, edge), mode="reflect")[0]
+            return pad(waveform[(self.n_fft - win) // 2 :], (0, rest)), 1 + samples // hop
         # "reflect": Kaldi's snip_edges=False, which repeats the edge sample itself in the mirror
         count = (samples + hop // 2) // hop
         before = win // 2 - hop // 2
@@ -493,7 +496,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"audio has {samples} samples, framing 'reflect' needs {win}: pass a longer waveform")
         head = [mirror[samples - before :]] if before > 0 else []
         body = waveform if before >= 0 else waveform[-before:]
-        return torch.cat([*head, body, mirror]), count
+        return torch.cat([*head, body, mirror, waveform.new_zeros(rest)]), count
 
     def _samples_for(self, frames: int) -> int:
         """The fewest samples that give `frames` whole frames."""

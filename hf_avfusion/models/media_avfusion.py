@@ -24,6 +24,7 @@ from .media_sources_avfusion import MediaError, MediaSource, one_line
 from .media_torchcodec_avfusion import (
     OnlyRecovers,
     ShortFile,
+    may_pay,
     one_key,
     states_lengths,
     torchcodec_agrees,
@@ -156,7 +157,8 @@ class ClipReader(OpenMedia):
         self._read_clusters(pictures, list(sounds.values()))
         if pictures.size is not None:
             height, width = pictures.size
-            self.info = replace(self.info, width=width, height=height, rotation=pictures.rotation)
+            if (width, height, pictures.rotation) != (self.info.width, self.info.height, self.info.rotation):
+                self.info = replace(self.info, width=width, height=height, rotation=pictures.rotation)
         return self._assemble(requests, pictures, sounds, cuts)
 
     def pass_on(
@@ -398,14 +400,16 @@ class ClipReader(OpenMedia):
         if self._video.codec_context.name == "h264":
             if not states_lengths(self._video):
                 return
-            sought = pictures.times[0] - SEEK_MARGIN > NO_SEEK_BEFORE
-            if not self._fresh and not sought:
-                self._open()
-            needed = Skipping(self._video, pictures.times, self._zero, pictures.tolerance)
-            short = ShortFile(self._video, needed, self.info.fps)
-            if short.pays or not one_key(self._container, self._video, needed.times[-1]):
+            first, last = pictures.times[0], pictures.times[-1]
+            pays = may_pay(self._video, last - first, self.info.fps)
+            end = (last + pictures.tolerance + self._zero) / float(self._video.time_base)
+            if pays or not one_key(self._container, self._video, end):
+                sought = first - SEEK_MARGIN > NO_SEEK_BEFORE
+                if not self._fresh and not sought:
+                    self._open()
+                needed = Skipping(self._video, pictures.times, self._zero, pictures.tolerance)
                 try:
-                    if self._read_short_file(short, pictures, sought, with_sound):
+                    if self._read_short_file(ShortFile(self._video, needed, pays), pictures, sought, with_sound):
                         return
                 except OnlyRecovers:
                     return

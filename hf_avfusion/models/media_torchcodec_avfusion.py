@@ -89,17 +89,12 @@ class ShortFile:
     Args:
         video: the track.
         needed: knows which pictures are shown at the asked times.
-        fps: pictures per second, about.
+        pays: whether leaving pictures out can pay at all (`may_pay`): their packets are kept then.
     """
 
-    def __init__(self, video: Any, needed: Skipping, fps: float | None):
-        self._video, self._needed = video, needed
-        codec, (numerator, denominator) = video.codec_context, video.time_base.as_integer_ratio()
-        seconds = (needed.times[-1] - needed.times[0]) * numerator / denominator
-        self._size = codec.width * codec.height
-        # Whether leaving pictures out can pay at all: their packets are kept then.
-        self.pays = codec.has_b_frames > 0 and seconds <= SHORTENED_UP_TO
-        self.pays &= seconds * (fps or 25.0) * self._size >= 2 * SPARED_FROM
+    def __init__(self, video: Any, needed: Skipping, pays: bool):
+        self._video, self._needed, self._pays = video, needed, pays
+        self._size = video.codec_context.width * video.codec_context.height
         self._packets: list[Any] = []
 
     def read(self, packets: Iterator[Any], others: list[Any]) -> bool:
@@ -123,7 +118,7 @@ class ShortFile:
                     raise OnlyRecovers
                 if stamp <= first:
                     self._packets.clear()
-            if self.pays:
+            if self._pays:
                 self._packets.append(packet)
                 self._needed.look_at(packet)
             after += stamp > last
@@ -178,6 +173,13 @@ class ShortFile:
         if any(abs(time - shown[0] - (stamp - stamps[0]) * tick) > tick / 2 for time, stamp in zip(shown, stamps)):
             return None
         return batch.data, stamps, decoder.metadata.rotation or 0
+
+
+def may_pay(video: Any, seconds: float, fps: float | None) -> bool:
+    """Whether a copy of a stretch of so many s, at about `fps` pictures a second, can cost less than what it leaves out."""
+    codec = video.codec_context
+    pixels = seconds * (fps or 25.0) * codec.width * codec.height
+    return codec.has_b_frames > 0 and seconds <= SHORTENED_UP_TO and pixels >= 2 * SPARED_FROM
 
 
 def one_key(container: Any, video: Any, tick: float) -> bool:

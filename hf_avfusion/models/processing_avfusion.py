@@ -331,8 +331,7 @@ class AVFusionProcessor(ProcessorMixin):
         """
         frames, sound = clip.frames, self._mono(clip)
         if frames is not None:
-            steps = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first", **kwargs}
-            frames = self.video_processor([frames], return_tensors="pt", **steps)["pixel_values"][0]
+            frames = self.video_processor.resize_and_crop(frames, **kwargs)
         if sound is not None:
             sound = sound[None]
         rate = self.feature_extractor.sampling_rate if sound is not None else None

@@ -21,7 +21,6 @@ from transformers.video_utils import VideoInput
 logger = logging.get_logger(__name__)
 
 CACHED = 1 << 16  # numbers: of a buffer of which some five are used together
-SWITCHES = frozenset({"do_resize", "do_center_crop", "do_rescale", "do_normalize"})
 
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
@@ -67,8 +66,6 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors); fields can be overridden."""
-        if self._is_decoded(videos, kwargs):
-            return self._preprocess_decoded(videos, **kwargs)
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
         for array in arrays if isinstance(arrays, (list, tuple)) else ():
             if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
@@ -80,43 +77,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 )
         return super().preprocess(videos, **kwargs)
 
-    def _is_decoded(self, videos: VideoInput, kwargs: dict[str, Any]) -> bool:
-        """Whether these are RGB tensors [T, 3, H, W], said to be so, with fields replaced by True or False alone."""
-        return (
-            kwargs.get("input_data_format") == "channels_first"
-            and isinstance(videos, list)
-            and len(videos) > 0
-            and all(torch.is_tensor(video) and video.ndim == 4 and video.shape[1] == 3 for video in videos)
-            and all(isinstance(value, bool) for name, value in kwargs.items() if name in SWITCHES)
-            and kwargs.keys() <= SWITCHES | {"input_data_format", "return_tensors"}
-            and not (self.do_sample_frames or getattr(self, "return_metadata", None))
-        )
-
-    def _preprocess_decoded(self, videos: list[torch.Tensor], **kwargs: Any) -> BatchFeature:
-        """As the base class, without its guesses and its check of the type of every field, which together take longer
-        than the pixels of a small clip.
-        """
-        fields = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
-        fields = self._standardize_kwargs(**fields)
-        self._validate_preprocess_kwargs(**fields)
-        frames = self._prepare_input_videos(
-            videos=videos, input_data_format=fields["input_data_format"], device=fields["device"]
-        )
-        return self._preprocess(frames, **fields)
-
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
-            if 0 in video.shape:
-                raise ValueError(
-                    f"videos[{index}] is empty, shape {tuple(video.shape)}: pass at least one frame with pixels"
-                )
+            _check_pixels(video, f"videos[{index}]")
         videos = super()._prepare_input_videos(videos=videos, **kwargs)
         for index, video in enumerate(videos):
-            if video.is_floating_point() and not video.isfinite().all():
-                wrong = int((~video.isfinite()).sum())
-                raise ValueError(
-                    f"videos[{index}] has {wrong} NaN or infinite values of {video.numel()}: clean or drop it"
-                )
+            _check_finite(video, f"videos[{index}]")
         return videos
 
     def _preprocess(
@@ -141,18 +107,11 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         # is resized and cropped alone and only the small uint8 results are stacked: the one copy per video.
         cropped = []
         for index, video in enumerate(videos):
+            name = f"videos[{index}]"
             if do_rescale:
-                self._tell_of_unit_range(video, f"videos[{index}]")
+                self._tell_of_unit_range(video, name)
             target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
-            window = (0, 0, *target)
-            if do_center_crop:
-                height, width = crop_size.height, crop_size.width
-                if height > target[0] or width > target[1]:
-                    raise ValueError(
-                        f"crop_size {height}x{width} is larger than videos[{index}] of {target[0]}x{target[1]} "
-                        "(height x width after resizing): pass a larger size or a smaller crop_size"
-                    )
-                window = ((target[0] - height) // 2, (target[1] - width) // 2, height, width)
+            window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
             cropped.append(self._resize_window(video, target, window, resample, antialias, truncate))
 
         def normalize(pixels: torch.Tensor) -> torch.Tensor:
@@ -171,6 +130,26 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                     "all videos the same number of frames and a crop_size, or pass return_tensors=None"
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def resize_and_crop(
+        self, frames: torch.Tensor, *, do_resize: bool | None = None, do_center_crop: bool | None = None
+    ) -> torch.Tensor:
+        """What a call does to RGB frames [T, 3, H, W] before it rescales and normalises, with the same bits, on their device.
+
+        Args:
+            frames: uint8 or float. do_resize, do_center_crop: replace the fields.
+        Raises:
+            ValueError: no frames, or NaN; a crop larger than the frames.
+        """
+        _check_pixels(frames, "frames")
+        _check_finite(frames, "frames")
+        do_resize = self.do_resize if do_resize is None else do_resize
+        do_center_crop = self.do_center_crop if do_center_crop is None else do_center_crop
+        target = self._target_size(frames, _as_size(self.size)) if do_resize else tuple(frames.shape[-2:])
+        window = (0, 0, *target)
+        if do_center_crop:
+            window = self._crop_window(target, _as_size(self.crop_size), "frames")
+        return self._resize_window(frames, target, window, self.resample, self.antialias, self.truncate)
 
     def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
         """The dtype of `frames` once they are normalised."""
@@ -226,6 +205,16 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             return (edge, edge * width // height) if height <= width else (edge * height // width, edge)
         raise ValueError(f"size={dict(size)} must have 'shortest_edge', or 'height' and 'width'")
 
+    def _crop_window(self, size: tuple[int, int], crop_size: SizeDict, name: str) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the middle of `size` (height, width)."""
+        height, width = crop_size.height, crop_size.width
+        if height > size[0] or width > size[1]:
+            raise ValueError(
+                f"crop_size {height}x{width} is larger than {name} of {size[0]}x{size[1]} (height x width after resizing): "
+                "pass a larger size or a smaller crop_size"
+            )
+        return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
     def _resize_window(
         self,
         video: torch.Tensor,
@@ -251,6 +240,21 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
         )
         return resized[..., top : top + height, left : left + width]
+
+
+def _as_size(size: SizeDict | dict[str, int]) -> SizeDict:
+    return SizeDict(**size) if isinstance(size, dict) else size  # a dict where the field was set later
+
+
+def _check_pixels(video: Any, name: str) -> None:
+    if 0 in video.shape:
+        raise ValueError(f"{name} is empty, shape {tuple(video.shape)}: pass at least one frame with pixels")
+
+
+def _check_finite(video: torch.Tensor, name: str) -> None:
+    if video.is_floating_point() and not video.isfinite().all():
+        wrong = int((~video.isfinite()).sum())
+        raise ValueError(f"{name} has {wrong} NaN or infinite values of {video.numel()}: clean or drop it")
 
 
 def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, Any]) -> bool:

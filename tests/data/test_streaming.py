@@ -12,6 +12,7 @@ from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.benchmarks import load_benchmark
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.folders import load_folder
+from hf_avfusion.data.orders import READ_AT_ONCE
 from hf_avfusion.data.sounding_shapes import render
 from hf_avfusion.data.streaming import GIVE_UP_AFTER, ClipStream
 from hf_avfusion.data.transforms import ClipTransform
@@ -133,6 +134,21 @@ def test_rows_by_their_place_in_the_order_of_all(shapes, streaming):
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == [row["clip_id"] for row in rows]
     assert [row["clip_id"] for row in shuffled.rows_at(1, [5, 23])] == [orders[1][5], orders[1][23]]
+
+
+def test_rows_with_random_access_are_read_some_at_once(shapes, monkeypatch):
+    made, read = stream(shapes, streaming=False, shuffle_buffer=8), []
+    whole = type(made.rows).__getitems__
+    monkeypatch.setattr(
+        type(made.rows), "__getitems__", lambda self, which: read.append(len(which)) or whole(self, which)
+    )
+    draws = list(made.draws_at(0, range(0, 24, 2)))
+    assert not read
+    rows = [draw.row() for draw in draws]
+    assert read == [READ_AT_ONCE, 12 - READ_AT_ONCE]
+    order = made.order.order((made.seed, 0))
+    assert rows == [made.rows[order[place]] for place in range(0, 24, 2)]
+    assert draws[5].row() == rows[5]  # and again
 
 
 def test_more_rows_than_were_declared_are_told(shapes, caplog):

@@ -177,24 +177,32 @@ class TestErrors:
             pixels(AVFusionVideoProcessor(size={"shortest_edge": 20, "longest_edge": 30}), noise(2, 3, 24, 32))
 
 
+@pytest.mark.parametrize("switches", [{}, {"do_resize": False}, {"do_center_crop": False}])
 @pytest.mark.parametrize(
-    "switches", [{}, {"do_resize": False}, {"do_center_crop": False}, {"do_rescale": False, "do_normalize": False}]
+    "fields",
+    [SMALL, {**SMALL, "size": {"height": 30, "width": 44}}, {**SMALL, "truncate": False, "antialias": True}],
+    ids=["shortest edge", "both sides", "antialiased"],
 )
-@pytest.mark.parametrize("return_tensors", ["pt", None])
-def test_decoded_frames_take_the_short_way_to_the_same_pixels(switches, return_tensors):
-    processor, videos = AVFusionVideoProcessor(**SMALL), [noise(2, 3, 40, 60, seed=seed) for seed in (0, 1)]
-    given = {"input_data_format": "channels_first", "return_tensors": return_tensors, **switches}
-    assert processor._is_decoded(videos, given)
-    short, long = (processor(videos, **kwargs).pixel_values for kwargs in (given, {**given, "return_metadata": False}))
-    assert type(short) is type(long)
-    assert all(torch.equal(one, other) for one, other in zip(short, long, strict=True))
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_resized_and_cropped_alone_as_in_a_call(switches, fields, dtype):
+    processor, video = AVFusionVideoProcessor(**fields), noise(2, 3, 40, 60).to(dtype)
+    whole = pixels(processor, [video], do_rescale=False, do_normalize=False, **switches)[0]
+    assert torch.equal(processor.resize_and_crop(video, **switches), whole)
+    processor.size = dict(fields["size"])  # set later, as users do
+    assert torch.equal(processor.resize_and_crop(video, **switches), whole)
 
 
-def test_decoded_frames_with_other_fields_are_checked_in_full():
-    with pytest.raises(Exception, match="do_resize"):
-        pixels(
-            AVFusionVideoProcessor(**SMALL), [noise(2, 3, 40, 60)], input_data_format="channels_first", do_resize="no"
-        )
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(0, 3, 24, 32), r"frames is empty, shape \(0, 3, 24, 32\)"),
+        (torch.full((2, 3, 24, 32), torch.inf), "frames has 4608 NaN or infinite values of 4608"),
+        (torch.zeros(2, 3, 12, 32), r"crop_size 16x16 is larger than frames of 12x32"),
+    ],
+)
+def test_frames_that_cannot_be_resized_and_cropped(frames, message):
+    with pytest.raises(ValueError, match=message):
+        AVFusionVideoProcessor(**SMALL).resize_and_crop(frames, do_resize=False)
 
 
 def test_saved_and_loaded(tmp_path):
