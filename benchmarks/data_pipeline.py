@@ -115,13 +115,14 @@ def small_clip(number: int) -> bytes:
 def make_case(name: str, number: int) -> Case:
     if name == "large":  # the paper's window, at the published sizes
         return Case(name, [large_clip(n) for n in range(number)], MBTProcessor(num_frames=8, span=8.0), 4)
+    # As examples/quickstart.py trains on them.
     side = {"height": 64, "width": 64}
     processor = MBTProcessor(
         AVFusionVideoProcessor(size=side, crop_size=side),
         AVFusionFeatureExtractor.from_preset("mbt", spectrogram_length=200),
         num_frames=8, span=2.0, audio_seconds=2.0,
     )  # fmt: skip
-    return Case(name, [small_clip(n) for n in range(number)], processor, 16)
+    return Case(name, [small_clip(n) for n in range(number)], processor, 32)
 
 
 # -------------------------------------------------------------------------------------------------- the loop by hand
@@ -331,8 +332,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clips", nargs="+", choices=["small", "large"], default=["small", "large"])
     parser.add_argument("--backends", nargs="+", choices=list(BARE), default=list(BARE))
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, help="default 9 of small clips, 3 of large ones")
-    parser.add_argument("--number", type=int, help="clips per round; default 384 small or 96 large")
+    parser.add_argument("--rounds", type=int, help="default 9 of small clips, 7 of large ones")
+    parser.add_argument("--number", type=int, help="clips per round; default 384 small or 48 large")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -354,14 +355,14 @@ def main() -> None:
         table.add_column(column, justify="right" if column not in columns[:4] else "left")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.clips:
-            case = make_case(name, arguments.number or {"small": 384, "large": 96}[name])
+            case = make_case(name, arguments.number or {"small": 384, "large": 48}[name])
             if len(case.clips) < 2 * case.batch_size:
                 raise SystemExit(
                     f"--number {arguments.number}: {name} clips come in batches of {case.batch_size}, two at least"
                 )
             for backend in backends:
                 for workers in arguments.workers:
-                    rounds = arguments.rounds or {"small": 9, "large": 3}[name]
+                    rounds = arguments.rounds or {"small": 9, "large": 7}[name]
                     rates = measure(Pipelines(case, backend, workers, Path(folder)), rounds)
                     for number, label in enumerate(("wall", "processor") if not workers else ("wall",)):
                         middle = {

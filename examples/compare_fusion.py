@@ -25,16 +25,15 @@ from pathlib import Path
 
 import torch
 from finetune_classification import Options as FineTuning
-from finetune_classification import load_split
 from rich import print
 from rich.progress import track
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.benchmarks import BENCHMARKS
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.in_memory import decoded_once
+from hf_avfusion.data.splits import load_rows
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
@@ -106,8 +105,6 @@ def check_flags(run, options: Options) -> None:
         raise ValueError(f"--fusions {' '.join(wrong)}: the variants of {recipe.architecture} are {', '.join(known)}")
     if idle := [name for name in flags if name in REFUSED]:
         raise ValueError(f"--{idle[0]}: {REFUSED[idle[0]]}; leave it out")
-    if options.data not in BENCHMARKS and (idle := [name for name in ("source", "variant") if name in flags]):
-        raise ValueError(f"--{idle[0]} is for the benchmarks {', '.join(BENCHMARKS)}; --data {options.data} is none")
     if twice := {"fusion", "share_encoder", *(ADJUSTED & flags.keys())} & json.loads(flags.get("config", "{}")).keys():
         raise ValueError(f"--config: {', '.join(sorted(twice))} is what --fusions or a flag of that name decides")
     if options.decode_once and recipe.frame_augmentation is not None:
@@ -136,10 +133,12 @@ def main() -> int:
         check_flags(run, options)
         recipe = run.recipe
         fusions = options.fusions or list(FUSIONS[recipe.architecture])
-        rows = {"training": load_split(options, "train"), "evaluation": load_split(options, options.eval_split)}
-        usual = BENCHMARKS[options.data].label_columns[0] if options.data in BENCHMARKS else "label"
-        columns = options.label_columns or [usual]
-        head, processor = head_fields(rows["training"][0].features, columns), build_processor(recipe)
+        where = {"source": options.source, "variant": options.variant}
+        evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
+        rows = {"training": load_rows(options.data, "train", **where), "evaluation": evaluated}
+        options.eval_split, trained = evaluated.split, rows["training"].rows
+        columns = options.label_columns or [evaluated.record.label_columns[0] if evaluated.record else "label"]
+        head, processor = head_fields(trained.features, columns), build_processor(recipe)
         check_views(args.eval_views, head["problem_type"])
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
         augmentation = build_frame_augmentation(recipe, processor)
@@ -162,14 +161,14 @@ def main() -> int:
     costs = None if options.costs_only else comparison.costs(measured)
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants, {options.cost_rounds} rounds in turn on {device}")
-        clips = ClipStream(rows["training"][0], transforms["training"], **broken)
+        clips = ClipStream(trained, transforms["training"], **broken)
         batch = lambda: AVCollator()(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
         builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)
 
     todo = [] if options.costs_only else [(s, f) for s in options.seeds for f in fusions if s not in runs[f]]
-    streams = {name: ClipStream(some, transforms[name], num_rows=n, **broken) for name, (some, n) in rows.items()}
+    streams = {name: ClipStream(x.rows, transforms[name], num_rows=x.num_rows, **broken) for name, x in rows.items()}
     for name, stream in streams.items() if options.decode_once and todo else ():
         progress = partial(track, description=f"decoding clips of {name}", total=stream.num_rows)
         streams[name] = decoded_once(stream, columns[:1], progress)

@@ -28,22 +28,21 @@ with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, or `true` for the last 
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich import print
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, get_record, load_benchmark
-from hf_avfusion.data.folders import find_evaluation_split, load_folder
 from hf_avfusion.data.heads import head_fields
+from hf_avfusion.data.records import BENCHMARKS
+from hf_avfusion.data.splits import load_rows
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
-from hf_avfusion.training.recipes.record import print_record, record_resumed, record_run, save_record
+from hf_avfusion.training.recipes.record import keep_record
 from hf_avfusion.training.trainer import AVTrainer
 
 
@@ -89,28 +88,6 @@ class Options:
         metadata={"help": "Share of clips that lose a track in training, so that one model serves without it."},
     )
 
-    def __post_init__(self):
-        if self.data in BENCHMARKS:
-            self.eval_split = evaluation_split(
-                get_record(self.data, self.variant), self.eval_split, flag="--eval_split"
-            )
-        elif self.source is not None or self.variant is not None:
-            flag = "--source" if self.source is not None else "--variant"
-            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
-        elif self.eval_split is None:
-            self.eval_split = find_evaluation_split(self.data)
-
-
-def load_split(options: Options, split: str):
-    """The rows of a split, their videos undecoded, and how many there are (None: not known beforehand)."""
-    if options.data not in BENCHMARKS:
-        rows = load_folder(options.data, split)
-        return rows, len(rows)
-    where = {"source": options.source, "variant": options.variant}
-    rows = load_benchmark(options.data, split, **where)
-    in_folder = options.source is not None and Path(options.source).is_dir()
-    return rows, coverage(options.data, split, **where).present if in_folder else None
-
 
 def prepare() -> tuple[Options, AVTrainer]:
     """All before the training: whatever cannot be is told here, and no work is lost."""
@@ -118,12 +95,13 @@ def prepare() -> tuple[Options, AVTrainer]:
     run, options, args = parse_with_recipe(Options, AVTrainingArguments)
     set_seed(args.seed)
 
-    train_rows, train_count = load_split(options, "train")
-    eval_rows, eval_count = load_split(options, options.eval_split)
-    columns = options.label_columns or list(
-        BENCHMARKS[options.data].label_columns[:1] if options.data in BENCHMARKS else ["label"]
-    )
-    head = head_fields(train_rows.features, columns, options.num_segments)
+    # Undecoded; that which is evaluated first, since its name may be wrong.
+    where = {"source": options.source, "variant": options.variant}
+    evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
+    trained = load_rows(options.data, "train", **where)
+    options.eval_split = evaluated.split
+    columns = options.label_columns or list(trained.record.label_columns[:1] if trained.record else ["label"])
+    head = head_fields(trained.rows.features, columns, options.num_segments)
 
     # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
     processor, model = build_fresh(run.recipe, head) if run.checkpoint is None else load_checkpoint(run, head)
@@ -144,28 +122,24 @@ def prepare() -> tuple[Options, AVTrainer]:
         args,
         build_collator(run.recipe, model.config, seed=args.seed, modality_dropout=options.modality_dropout),
         train_dataset=ClipStream(
-            train_rows,
+            trained.rows,
             ClipTransform(processor, mode="train", augmentation=augmentation, **labels),
             seed=args.seed,
             on_error=options.on_decode_failure,
             shuffle_buffer=options.shuffle_buffer,
-            num_rows=train_count,
-            balance=LabelBalance.of(train_rows, columns[0]) if options.balance_labels else None,
+            num_rows=trained.num_rows,
+            balance=LabelBalance.of(trained.rows, columns[0]) if options.balance_labels else None,
         ),
         eval_dataset=ClipStream(
-            eval_rows,
+            evaluated.rows,
             view_transform(processor, args.eval_views, **labels),
             on_error=options.on_decode_failure,
-            num_rows=eval_count,
+            num_rows=evaluated.num_rows,
         ),
         processing_class=processor,
     )
     args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
-    record = record_resumed(record_run(run, trainer, augmentation), args.resume_from_checkpoint)
-    if trainer.is_world_process_zero():
-        save_record(record, args.output_dir)
-        if run.published is not None or "resumed" in record:
-            print_record(record)
+    keep_record(run, trainer, augmentation)
     return options, trainer
 
 

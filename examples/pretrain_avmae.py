@@ -30,15 +30,15 @@ from pathlib import Path
 from rich import print
 from transformers import AutoModelForPreTraining, set_seed
 
-from hf_avfusion.data.benchmarks import BENCHMARKS, coverage, evaluation_split, get_record, load_benchmark
-from hf_avfusion.data.folders import find_evaluation_split, load_unlabelled
+from hf_avfusion.data.records import BENCHMARKS
+from hf_avfusion.data.splits import load_rows
 from hf_avfusion.data.streaming import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
-from hf_avfusion.training.recipes.record import print_record, record_resumed, record_run, save_record
+from hf_avfusion.training.recipes.record import keep_record
 from hf_avfusion.visualization.reconstruction import ReconstructionPictures, check_whole
 
 
@@ -75,42 +75,24 @@ class Options:
     )
 
     def __post_init__(self):
-        if self.data not in BENCHMARKS and (self.source is not None or self.variant is not None):
-            flag = "--source" if self.source is not None else "--variant"
-            raise ValueError(f"{flag} is for the benchmarks {', '.join(BENCHMARKS)}; --data {self.data} is none")
-        if self.eval_split is not None and self.eval_split.lower() == "none":
-            self.eval_split = None  # from here on: nothing is evaluated
-        elif self.data in BENCHMARKS:
-            self.eval_split = evaluation_split(
-                get_record(self.data, self.variant), self.eval_split, flag="--eval_split"
-            )
-        elif self.eval_split is None:
-            self.eval_split = find_evaluation_split(self.data, labels=False)
         if self.picture_clip is not None and not Path(self.picture_clip).is_file():
             raise FileNotFoundError(f"--picture_clip {self.picture_clip}: no such file")
-
-
-def load_split(options: Options, split: str):
-    """The rows of a split, their videos undecoded, and how many there are (None: not known beforehand)."""
-    if options.data not in BENCHMARKS:
-        rows = load_unlabelled(options.data, split)
-        return rows, len(rows)
-    where = {"source": options.source, "variant": options.variant}
-    rows = load_benchmark(options.data, split, **where)
-    in_folder = options.source is not None and Path(options.source).is_dir()
-    return rows, coverage(options.data, split, **where).present if in_folder else None
 
 
 def prepare() -> tuple[Options, AVPreTrainer]:
     """All before the training: whatever cannot be is told here, and no work is lost."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --size, --num_frames, --config, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments, task="pretraining")
-    if options.picture_steps and (options.picture_clip or options.eval_split):
+    evaluates = (options.eval_split or "").lower() != "none"
+    if options.picture_steps and (options.picture_clip or evaluates):
         check_whole(args)
     set_seed(args.seed)
 
-    train_rows, train_count = load_split(options, options.train_split)
-    eval_rows, eval_count = load_split(options, options.eval_split) if options.eval_split else (None, None)
+    # Undecoded; that which is evaluated first, since its name may be wrong.
+    where = {"source": options.source, "variant": options.variant, "labels": False}
+    evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where) if evaluates else None
+    trained = load_rows(options.data, options.train_split, flag="--train_split", **where)
+    options.eval_split = evaluated.split if evaluated else None
 
     # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
     build = build_fresh if run.checkpoint is None else load_checkpoint
@@ -122,32 +104,30 @@ def prepare() -> tuple[Options, AVPreTrainer]:
 
     augmentation = build_frame_augmentation(run.recipe, processor)
 
-    def stream(rows, count, mode, **shuffling):
+    def stream(split, mode, **shuffling):
         crop_and_flip = augmentation if mode == "train" else None
         # No label columns; of a model for sound alone the pictures are not even decoded.
         transform = ClipTransform(processor, (), mode=mode, augmentation=crop_and_flip, modalities=config.modalities)
         on_error = options.on_decode_failure
-        return ClipStream(rows, transform, num_rows=count, seed=args.seed, on_error=on_error, **shuffling)
+        return ClipStream(
+            split.rows, transform, num_rows=split.num_rows, seed=args.seed, on_error=on_error, **shuffling
+        )
 
     callbacks = []
-    to_draw = [options.picture_clip] if options.picture_clip else eval_rows
+    to_draw = [options.picture_clip] if options.picture_clip else evaluated and evaluated.rows
     if options.picture_steps and to_draw is not None:
         callbacks.append(ReconstructionPictures(processor, to_draw, options.picture_steps, seed=args.seed))
     trainer = AVPreTrainer(
         model,
         args,
         build_collator(run.recipe, config, seed=args.seed),
-        train_dataset=stream(train_rows, train_count, "train", shuffle_buffer=options.shuffle_buffer),
-        eval_dataset=None if eval_rows is None else stream(eval_rows, eval_count, "eval"),
+        train_dataset=stream(trained, "train", shuffle_buffer=options.shuffle_buffer),
+        eval_dataset=stream(evaluated, "eval") if evaluated else None,
         processing_class=processor,
         callbacks=callbacks,
     )
     args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
-    record = record_resumed(record_run(run, trainer, augmentation), args.resume_from_checkpoint)
-    if trainer.is_world_process_zero():
-        save_record(record, args.output_dir)
-        if run.published is not None or "resumed" in record:
-            print_record(record)
+    keep_record(run, trainer, augmentation)
     return options, trainer
 
 

@@ -6,21 +6,19 @@ Pretraining checkpoints become `AVMAEForPreTraining`, fine-tuned ones `MBTForAud
 place, or a place without a tensor, ends in an error.
 """
 
-import argparse
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from ..models.configuration_avmae import AVMAEConfig
 from ..models.configuration_mbt import MBTConfig
 from ..models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from ..models.modeling_mbt import MBTForAudioVisualClassification
+from .command_line import convert_file
 from .flax import ConversionError, Rule, block_rules, convert, convolution, dense, read_train_state, same
 from .mbt import dropped_names, mbt_rules
 
@@ -552,34 +550,16 @@ def _of_scenic(
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: convert one file into a folder that `from_pretrained` loads."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="scenic checkpoint file (MessagePack)")
-    parser.add_argument(
-        "--config",
-        help="JSON file with fields of the config that the checkpoint does not tell (encoder_strategy, fusion_layer, "
-        "num_frames, spectrogram_length, id2label, ...); the rest is inferred from names and shapes",
+    fields = (
+        "fields of the config that the checkpoint does not tell (encoder_strategy, fusion_layer, num_frames, "
+        "spectrogram_length, id2label, ...)"
     )
-    parser.add_argument("--output", required=True, help="folder to write")
-    options = parser.parse_args(arguments)
-    fields = {}
-    if options.config:
-        try:
-            fields = json.loads(Path(options.config).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            parser.error(f"--config {options.config}: {error}")
-        if not isinstance(fields, dict):
-            parser.error(
-                f"--config {options.config}: holds a JSON {type(fields).__name__}, expected an object of fields"
-            )
-    try:
-        model = load_avmae(options.checkpoint, fields)
-    except (ValueError, StrictDataclassError) as error:
-        parser.exit(1, f"error: {error}\n")
-    model.save_pretrained(options.output)
-    print(
-        f"{options.output}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters, modalities "
-        f"{'+'.join(model.config.modalities)}, {model.config.num_hidden_layers} layers of {model.config.hidden_size}"
-    )
+    convert_file(load_avmae, __doc__, "scenic checkpoint file (MessagePack)", fields, _told, arguments)
+
+
+def _told(model: PreTrainedModel) -> str:
+    config = model.config
+    return f"modalities {'+'.join(config.modalities)}, {config.num_hidden_layers} layers of {config.hidden_size}"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Scenic MBT checkpoints to ours: `python -m hf_avfusion.conversion.mbt --checkpoi
 Needs neither JAX nor TensorFlow. Strict: a tensor without a place, or a place without a tensor, ends in an error.
 """
 
-import argparse
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from ..models.configuration_mbt import MBTConfig
 from ..models.modeling_mbt import MBTForAudioVisualClassification
+from .command_line import convert_file
 from .flax import ConversionError, block_rules, convert, convolution, dense, frame_convolution, read_train_state, same
 
 _MODALITIES = {"rgb": "video", "spectrogram": "audio"}
@@ -243,34 +241,17 @@ def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: convert one file into a folder that `from_pretrained` loads."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="scenic checkpoint file (MessagePack)")
-    parser.add_argument(
-        "--config",
-        help="JSON file with MBTConfig fields that the checkpoint does not tell (fusion_layer, image_size, num_frames, "
-        "id2label, problem_type, ...), or with scenic's own model fields; the rest is inferred from shapes",
+    fields = (
+        "MBTConfig fields that the checkpoint does not tell (fusion_layer, image_size, num_frames, id2label, problem_type, "
+        "...), or with scenic's own model fields"
     )
-    parser.add_argument("--output", required=True, help="folder to write")
-    options = parser.parse_args(arguments)
-    fields = {}
-    if options.config:
-        try:
-            fields = json.loads(Path(options.config).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            parser.error(f"--config {options.config}: {error}")
-        if not isinstance(fields, dict):
-            parser.error(
-                f"--config {options.config}: holds a JSON {type(fields).__name__}, expected an object of fields"
-            )
-    try:
-        model = load_mbt(options.checkpoint, fields)
-    except (ValueError, StrictDataclassError) as error:
-        parser.exit(1, f"error: {error}\n")
-    model.save_pretrained(options.output)
+    convert_file(load_mbt, __doc__, "scenic checkpoint file (MessagePack)", fields, _told, arguments)
+
+
+def _told(model: MBTForAudioVisualClassification) -> str:
     config = model.config
-    print(
-        f"{options.output}: {sum(p.numel() for p in model.parameters()):,} parameters, modalities "
-        f"{'+'.join(config.modalities)}, fusion {config.fusion} from layer {config.fusion_layer} of "
+    return (
+        f"modalities {'+'.join(config.modalities)}, fusion {config.fusion} from layer {config.fusion_layer} of "
         f"{config.num_hidden_layers}, readout {config.readout}, {config.num_labels} labels"
     )
 

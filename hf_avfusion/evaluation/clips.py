@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..data.benchmarks import BENCHMARKS, coverage, evaluation_split, load_benchmark
-from ..data.folders import find_evaluation_split, load_folder
 from ..data.heads import head_fields
+from ..data.records import BENCHMARKS
+from ..data.splits import SplitRows, load_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-    from ..data.records import Benchmark
 
 # Benchmarks whose official task is not to name the class of a clip, and what a model needs for them.
 OTHER_TASKS = {
@@ -27,33 +24,21 @@ OTHER_TASKS = {
 }
 
 
-@dataclass
-class EvaluationSet:
-    """The clips that checkpoints are scored on.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet(SplitRows):
+    """The clips that checkpoints are scored on: rows, and how a model is scored by their labels.
 
     Args:
-        name, title, split, source, variant: of the benchmark; a folder's path is its name.
-        rows: of `load_benchmark` or `load_folder`; num_rows: how many, None if not known beforehand.
         columns: label columns, one per head; names: the classes of each, in the order of the rows' numbers.
         multi_label: several classes per clip.
         metric: what is officially reported; "" for a folder.
-        coverage: clips that are there (`present`), that should be (`expected`), that are annotated but not there
-            (`vanished`); None where that is not known. Clips of a Hub repository are counted when they are read.
         num_segments: where the one column holds a class for each of so many equal parts of a clip (event localisation).
     """
 
-    name: str
-    title: str
-    split: str
-    source: str | None
-    variant: str | None
-    rows: Any
-    num_rows: int | None
     columns: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
     multi_label: bool
     metric: str = ""
-    coverage: dict[str, int | None] = field(default_factory=dict)
     num_segments: int | None = None
 
     @property
@@ -62,7 +47,7 @@ class EvaluationSet:
         return BENCHMARKS[self.name].partition(self.variant) if self.name in BENCHMARKS else None
 
     def describe(self) -> dict[str, Any]:
-        """All but the rows, for a report."""
+        """What a report says of them."""
         kept = (
             "name",
             "title",
@@ -76,62 +61,6 @@ class EvaluationSet:
             "num_segments",
         )
         return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
-
-
-@dataclass(frozen=True)
-class SplitRows:
-    """The rows of a split, before a model says which of their labels it is scored by.
-
-    record: of the benchmark's variant, None of a folder; the rest as in `EvaluationSet`.
-    """
-
-    name: str
-    title: str
-    split: str
-    source: str | None
-    variant: str | None
-    rows: Any
-    num_rows: int | None
-    coverage: dict[str, int | None]
-    record: Benchmark | None = None
-
-
-def load_rows(
-    data: str, split: str | None = None, *, source: str | None = None, variant: str | None = None
-) -> SplitRows:
-    """The rows of a split of a benchmark by name, or of a folder of videos or its CSV file; videos undecoded.
-
-    Args:
-        data: a key of `BENCHMARKS`, or a path; source, variant: of a benchmark.
-        split: None is the one that scores a model: `evaluation_split` of a benchmark, `find_evaluation_split` of a folder.
-
-    Raises:
-        ValueError: an unknown split or variant, `source` or `variant` beside a folder, and what loading refuses.
-        FileNotFoundError: nothing of that name.
-    """
-    if data in BENCHMARKS:
-        record = BENCHMARKS[data].variant(variant)
-        split = evaluation_split(record, split)
-        where = {"source": source, "variant": variant}
-        rows = load_benchmark(data, split, **where)
-        found, number = {"present": None, "expected": record.splits[split], "vanished": None}, None
-        if source is not None and Path(source).is_dir():
-            covered = coverage(data, split, **where)
-            number = covered.present
-            vanished = None if covered.annotated is None else len(covered.vanished)
-            found = {"present": number, "expected": covered.expected, "vanished": vanished}
-        return SplitRows(data, record.title, split, source, variant, rows, number, found, record)
-    if not Path(data).exists():
-        raise FileNotFoundError(f"{data} is neither a benchmark ({', '.join(BENCHMARKS)}) nor a folder or CSV file")
-    if source is not None or variant is not None:
-        raise ValueError(
-            "source= (--source) and variant= (--variant) belong to a benchmark, but "
-            f"{data} is a folder or file of your own"
-        )
-    split = split or find_evaluation_split(data)
-    rows = load_folder(data, split)
-    found = {"present": len(rows), "expected": None, "vanished": None}
-    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found)
 
 
 def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequence[str] | None = None) -> EvaluationSet:
@@ -186,10 +115,13 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         names[column] = tuple(fields["id2label"][start + index] for index in range(size))
         start += size
     return EvaluationSet(
-        rows.name, rows.title, rows.split, rows.source, rows.variant, rows.rows, rows.num_rows, tuple(label_columns),
-        names, fields["problem_type"] == "multi_label_classification", record.metric if record is not None else "",
-        rows.coverage, segments,
-    )  # fmt: skip
+        **vars(rows),
+        columns=tuple(label_columns),
+        names=names,
+        multi_label=fields["problem_type"] == "multi_label_classification",
+        metric=record.metric if record is not None else "",
+        num_segments=segments,
+    )
 
 
 def load_evaluation_set(

@@ -126,6 +126,11 @@ class _Track:
     def floor(self, position: float) -> float:
         return math.floor(position) if self.on_grid else position
 
+    @property
+    def last_start(self) -> float:
+        """Where a window may start at the latest and still find something of the track."""
+        return self.floor(max(self.length - (1.0 if self.on_grid else 1e-3), 0.0))
+
     def draw(self, generator: torch.Generator | None) -> float:
         """Uniform over [0, max(length - reach, 1 step)): whole steps on a grid (mbt.md section 9: [0, max(len - 31 *
         2, 1))).
@@ -227,10 +232,12 @@ def _starts(
     if policy.synchronous and policy.shared_start == "seconds":
         sound = (video.start + picture * video.step - audio.start) / audio.step
         sound = round(sound) if audio.on_grid else sound
-        return picture, min(max(sound, 0.0), audio.floor(max(audio.length - (1.0 if audio.on_grid else 1e-3), 0.0)))
+        return picture, min(max(sound, 0.0), audio.last_start)
     if policy.synchronous and mode == "train":
         sound = picture / video.length * audio.length  # mbt.md section 9: round(o / len_rgb * len_spec)
-        return picture, float(round(sound)) if audio.on_grid else sound
+        sound = float(round(sound)) if audio.on_grid else sound
+        # Rounded up it may be the end of a track, where wrapping begins anew and holding would find nothing to hold.
+        return picture, sound if policy.short == "wrap" else min(sound, audio.last_start)
     return picture, own(audio)
 
 

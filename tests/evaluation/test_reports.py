@@ -18,8 +18,8 @@ from hf_avfusion.evaluation.tables import markdown
 
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
-    "vggsound", "VGGSound", "test", "clips/", None, None, 20, ("label",), {"label": CLASSES["label"]}, False, "top-1",
-    {"present": 20, "expected": 22, "vanished": 2},
+    "vggsound", "VGGSound", "test", "clips/", None, None, 20, {"present": 20, "expected": 22, "vanished": 2},
+    columns=("label",), names={"label": CLASSES["label"]}, multi_label=False, metric="top-1",
 )  # fmt: skip
 SETTINGS = {
     "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,

@@ -11,11 +11,11 @@ import pytest
 import torch
 from rendering import render_clip
 
-from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.data.records import BENCHMARKS
 from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.splits import SplitRows
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation import clips as clip_sets
-from hf_avfusion.evaluation.clips import EvaluationSet, Heads, SplitRows, label_rows, load_evaluation_set, load_rows
+from hf_avfusion.evaluation.clips import EvaluationSet, Heads, label_rows, load_evaluation_set
 from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
 from hf_avfusion.evaluation.runs import (
     Condition,
@@ -60,9 +60,8 @@ def processor():
 
 
 def clips_of(columns, rows, multi_label=False, name="mine"):
-    return EvaluationSet(
-        name, name, "test", None, None, rows, len(rows), tuple(columns), columns, multi_label, "", {}
-    )  # fmt: skip
+    of = SplitRows(name, name, "test", None, None, rows, len(rows))
+    return EvaluationSet(**vars(of), columns=tuple(columns), names=columns, multi_label=multi_label)
 
 
 @pytest.fixture(scope="module")
@@ -265,12 +264,6 @@ def test_a_benchmark_by_its_name(shards):
         )
 
 
-def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
-    monkeypatch.setattr(clip_sets, "load_benchmark", lambda *arguments, **options: iter([]))
-    rows = load_rows("esc50", source="org/esc50")
-    assert (rows.num_rows, rows.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
-
-
 @pytest.mark.parametrize(
     ("name", "needs", "column"),
     [
@@ -294,14 +287,6 @@ def test_another_number_of_parts_of_a_clip(made, read):
         Heads.fitted(wrong, clips)
 
 
-def test_the_split_that_scores_a_model(shards, tmp_path):
-    assert load_rows("sounding_shapes", source=str(shards)).split == "test"
-    with pytest.raises(FileNotFoundError, match="eval-"):  # AudioSet has no test split
-        load_rows("audioset", source=str(tmp_path))
-    with pytest.raises(ValueError, match="--split evl: SoundingShapes has no such split; its splits are: train, valid"):
-        load_rows("sounding_shapes", "evl", source=str(shards))
-
-
 def test_a_folder_of_ones_own(tmp_path):
     for name in ("test/ring/a.mp4", "test/cross/b.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -310,10 +295,6 @@ def test_a_folder_of_ones_own(tmp_path):
     assert isinstance(clips.rows, datasets.Dataset)
     assert (clips.names, clips.num_rows) == ({"label": ("cross", "ring")}, 2)
     assert Heads.fitted(config(SHAPES), clips).numbers == ((1, 3),)
-    with pytest.raises(ValueError, match="belong to a benchmark"):
-        load_evaluation_set(str(tmp_path), source="x", config=config(SHAPES))
-    with pytest.raises(FileNotFoundError, match="neither a benchmark"):
-        load_evaluation_set(str(tmp_path / "gone"), config=config(SHAPES))
 
 
 def test_checkpoints(saved, tmp_path):

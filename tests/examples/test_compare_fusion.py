@@ -237,7 +237,7 @@ WRONG = [
     ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command goes on after the last finished run"),
     ("--num_segments 2", "--num_segments: no variants are known of a model that localises events"),
     ("--push_to_hub True", "--push_to_hub: the result is the table"),
-    ("--data my_videos", "--source is for the benchmarks vggsound,"),
+    ("--data my_videos", "source= (--source): for the benchmarks vggsound,"),
 ]
 
 

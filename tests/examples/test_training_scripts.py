@@ -89,7 +89,7 @@ def test_every_recipe_starts_by_its_name_on_its_benchmark(scripts, tmp_path, nam
     )
     record = get_record(recipe.benchmark, options.variant, "train")
     assert record == get_record(recipe.benchmark, recipe.variant)
-    assert options.eval_split == evaluation_split(record)
+    assert evaluation_split(record, options.eval_split) in record.splits
     assert getattr(options, "train_split", "train") in record.splits
 
 
@@ -119,10 +119,11 @@ def test_a_folder_without_a_test_split_is_scored_on_its_validation_split(run, yo
     assert json.loads((tmp_path / "out" / "validation_results.json").read_text())["eval_clips"] == 2
 
 
-def test_pretraining_without_evaluation(scripts, tmp_path):
-    command = ["--data", "vggsound", "--output_dir", str(tmp_path), "--eval_split", "none", "--use_cpu"]
-    _, options, _ = parse_with_recipe(scripts["pretraining"].Options, AVTrainingArguments, command, task="pretraining")
-    assert options.eval_split is None
+def test_pretraining_without_evaluation(run, your_own, tmp_path):
+    command = ["--data", your_own, "--output_dir", tmp_path / "out", "--max_steps", "1", "--eval_split", "None"]
+    assert run("pretraining", *command, *PLAIN, *TINY, *OF_TASK["pretraining"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not list((tmp_path / "out").glob("*_results.json"))
 
 
 # ---- what is refused
@@ -134,8 +135,8 @@ REFUSED = [
     ("classification", ["--data", "nope"], "nope: no such file or folder, nor is it a benchmark's name"),
     ("classification", ["--data", "vggsound"], "VGGSound needs source= (--source): pass source= a folder"),
     ("classification", ["--data", "vggsound", "--source", "/gone"], "source '/gone' is neither a folder nor"),
-    ("classification", ["--data", "YOURS", "--source", "clips"], "--source is for the benchmarks vggsound,"),
-    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "--variant is for the benchmarks vggsound,"),
+    ("classification", ["--data", "YOURS", "--source", "clips"], "source= (--source): for the benchmarks vggsound,"),
+    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "variant= (--variant): for the benchmarks vggsound,"),
     ("classification", ["--data", "vggsound", "--args_file", "nofile"], "['--args_file', 'nofile']"),
     (
         "classification",

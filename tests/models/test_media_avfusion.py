@@ -21,7 +21,6 @@ from hf_avfusion.models.media_avfusion import (
     probe,
     read_clip,
 )
-from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -477,71 +476,7 @@ def test_errors_survive_the_way_out_of_a_data_worker():
     assert str(MediaError("only a message, as DataLoader makes it")) == "only a message, as DataLoader makes it"
 
 
-# ----------------------------------------------------------------------------------------------- torchcodec and cost
-
-
-@pytest.fixture
-def torchcodec() -> None:
-    if not torchcodec_works():
-        pytest.skip("torchcodec is not installed or finds no FFmpeg libraries to decode with")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"b_frames": 2, "num_frames": 100},
-        {"frame_times": [0.0, 0.04, 0.2, 0.5, 0.9, 0.96]},
-        {"rotation": 90, "size": (64, 32)},
-        {"size": (161, 121), "pix_fmt": "yuv444p"},
-        {"pix_fmt": "yuv420p10le"},
-        {"audio_start": 0.7},
-        {"video_tracks": 2},
-        {"video_start": 0.6, "container": "matroska"},
-        {"container": "webm", "video_codec": "libvpx-vp9", "audio_codec": "libopus", "sampling_rate": 48000},
-        {"container": "avi", "video_codec": "mpeg4", "b_frames": 2, "audio_codec": "pcm_s16le"},
-        {"container": "mpegts", "b_frames": 3},
-        {"container": "mpegts", "video_codec": "libx265", "b_frames": 3, "gop": 300},
-        {"container": "mpegts", "video_codec": "mpeg2video", "audio_codec": "mp2", "sampling_rate": 48000},
-        {"container": "flv", "b_frames": 2, "sampling_rate": 44100},
-        {"container": "mpeg", "video_codec": "mpeg1video", "audio_codec": "mp2", "sampling_rate": 44100},
-        {"fps": 60},
-    ],
-    ids=lambda arguments: "-".join(arguments) or "plain",
-)
-def test_both_backends_give_the_same(torchcodec, arguments):
-    data = render_clip(**arguments)
-    times = [index * 0.037 - 0.1 for index in range(70)]
-    one, other = (
-        read_clip(data, frame_times=times, audio_window=(0.3, 1.1), backend=name) for name in ("pyav", "torchcodec")
-    )
-    assert torch.equal(one.frames, other.frames)
-    torch.testing.assert_close(one.frame_times, other.frame_times, atol=1e-6, rtol=0)
-    assert torch.equal(one.waveform, other.waveform)
-    assert one.info == other.info
-
-
-def test_both_backends_meet_damage_alike(torchcodec):
-    times = [index / 5 for index in range(50)]
-    with pytest.raises(MediaError, match=r"half\.mp4"):
-        read_clip(cut_short(), frame_times=times, backend="torchcodec", name="half.mp4")
-    clips = [
-        read_clip(cut_short(), frame_times=times, backend=name, on_decode_error="keep")
-        for name in ("pyav", "torchcodec")
-    ]
-    assert torch.equal(clips[0].frames, clips[1].frames)
-    assert clips[1].warnings
-
-
-def test_both_backends_share_a_file_object(torchcodec, tmp_path):
-    path = render_clip(tmp_path / "a b.mp4", num_frames=200, size=(128, 128))
-    times = [index / 5 for index in range(35)]
-    expected = read_clip(path, frame_times=times, audio_window=(0, 7))
-    with path.open("rb") as opened:
-        for source in (opened, io.BytesIO(path.read_bytes()), f"file://{path}", path):
-            clip = read_clip(source, frame_times=times, audio_window=(0, 7), backend="torchcodec")
-            assert torch.equal(clip.frames, expected.frames)
-            assert torch.equal(clip.waveform, expected.waveform)
+# ------------------------------------------------------------------------------------------------- backends and cost
 
 
 def test_where_torchcodec_does_not_work_auto_takes_pyav(monkeypatch):

@@ -153,6 +153,16 @@ policies = st.builds(
 )
 
 
+def test_a_short_track_is_held_from_its_last_step_on():
+    policy = WindowPolicy(num_frames=1, frame_rate=1.0, audio_seconds=1.0, shared_start="proportion", short="hold",
+                          video_grid=25.0, audio_grid=100.0, synchronous=True)  # fmt: skip
+    clip = info(1.0, 0.0156)  # two steps of sound, of which 24/25 is rounded to two
+    starts = {
+        sample_windows(policy, clip, mode="train", generator=generator(seed))[0].audio_window[0] for seed in range(200)
+    }
+    assert starts == {0.0, 0.01}
+
+
 @settings(max_examples=150, deadline=None)
 @given(policies, lengths, lengths, starts, starts, st.sampled_from(["train", "eval"]), st.integers(1, 5), st.integers())
 def test_every_window_of_every_clip(policy, video, audio, video_start, audio_start, mode, views, seed):

@@ -27,7 +27,7 @@ from hf_avfusion.training.recipes.building import (
 )
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.recipe import SECTIONS
-from hf_avfusion.training.recipes.record import print_record, read_record, record_resumed, record_run, save_record
+from hf_avfusion.training.recipes.record import keep_record, print_record, read_record, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
 
 # The others wait for their architecture; fine-tuning AV-MAE is training MBT, but with fields that come with AV-MAE.
@@ -500,9 +500,8 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
         run, _, args = parse(tmp_path / place, "--recipe", "mbt/vggsound", *SMALL_FLAGS, *flags)
         processor, model = build_fresh(run.recipe, {"num_labels": 3})
         trainer = AVTrainer(model, args, build_collator(run.recipe, model.config, seed=0), processing_class=processor)
-        record = record_resumed(record_run(run, trainer), checkpoint)
-        save_record(record, tmp_path / place)
-        return record
+        args.resume_from_checkpoint = checkpoint
+        return keep_record(run, trainer)
 
     assert "resumed" not in record_of()
     same = record_of(checkpoint=tmp_path / "run" / "checkpoint-3")
@@ -517,7 +516,6 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
     assert changed["batch.per_device"] == {"before": 64, "since": 8}
     assert {key.split(".")[0] for key in changed} == {"training", "collator", "batch"}
     assert read_record(tmp_path / "elsewhere") == other
-    print_record(other)
     printed = " ".join(capsys.readouterr().out.split())
     assert "gone on from checkpoint-3: the same settings" in printed
     assert "training.learning_rate 0.1 (before 0.5)" in printed

@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 FILE = "recipe.json"
 
 
+def keep_record(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[str, Any]:
+    """Writes the record of a run that is about to begin, or to go on from `resume_from_checkpoint`, into its folder; prints
+    what is not as the recipe has it. Only the first of several processes does.
+
+    Args: as `record_run`.
+    """
+    record = record_resumed(record_run(run, trainer, augmentation), trainer.args.resume_from_checkpoint)
+    if trainer.is_world_process_zero():
+        save_record(record, trainer.args.output_dir)
+        if run.published is not None or "resumed" in record:
+            print_record(record)
+    return record
+
+
 def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[str, Any]:
     """The record of a run: recipe, flags, every value that is not the recipe's, and all settings as they came out.
 
