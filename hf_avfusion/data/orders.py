@@ -115,7 +115,7 @@ class RowOrder:
             yield from at_places(self.draws(epoch), places)
             return
         order = self.order((self.seed, epoch))
-        indices = (order[place] for place in takewhile(len(order).__gt__, places))
+        indices = (order[place] for place in takewhile(lambda place: place < len(order), places))
         if not hasattr(self.rows, "__getitems__"):
             yield from (Draw(partial(self.rows.__getitem__, index)) for index in indices)
             return

@@ -401,12 +401,12 @@ class ClipReader(OpenMedia):
             if not states_lengths(self._video):
                 return
             first, last = pictures.times[0], pictures.times[-1]
+            sought = first - SEEK_MARGIN > NO_SEEK_BEFORE
+            if not self._fresh and not sought:
+                self._open()
             pays = may_pay(self._video, last - first, self.info.fps)
             end = (last + pictures.tolerance + self._zero) / float(self._video.time_base)
             if pays or not one_key(self._container, self._video, end):
-                sought = first - SEEK_MARGIN > NO_SEEK_BEFORE
-                if not self._fresh and not sought:
-                    self._open()
                 needed = Skipping(self._video, pictures.times, self._zero, pictures.tolerance)
                 try:
                     if self._read_short_file(ShortFile(self._video, needed, pays), pictures, sought, with_sound):

@@ -131,24 +131,41 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
-    def resize_and_crop(
-        self, frames: torch.Tensor, *, do_resize: bool | None = None, do_center_crop: bool | None = None
-    ) -> torch.Tensor:
-        """What a call does to RGB frames [T, 3, H, W] before it rescales and normalises, with the same bits, on their device.
+    def resize_and_crop(self, frames: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """What a call does to the frames of one video before it rescales and normalises, with the same bits.
+
+        For RGB tensors [T, 3, H, W], which need no other step, it does just that: a call's checks take longer than the
+        pixels of a small clip. Anything else goes through a call.
 
         Args:
-            frames: uint8 or float. do_resize, do_center_crop: replace the fields.
+            frames: uint8 or float, channels first. kwargs: fields to replace, as in a call.
         Raises:
             ValueError: no frames, or NaN; a crop larger than the frames.
         """
+        size, crop_size = self.size, self.crop_size
+        plain = (
+            kwargs.keys() <= {"do_resize", "do_center_crop"}
+            and all(isinstance(value, bool) for value in kwargs.values())
+            and torch.is_tensor(frames)
+            and frames.ndim == 4
+            and frames.shape[1] == 3
+            # As `__init__` leaves them; users set others later.
+            and isinstance(size, SizeDict)
+            and isinstance(crop_size, SizeDict)
+            and self.resample is not None
+            and getattr(self, "device", None) is None
+        )
+        if not plain:
+            steps = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first", **kwargs}
+            return self([frames], return_tensors="pt", **steps)["pixel_values"][0]
         _check_pixels(frames, "frames")
         _check_finite(frames, "frames")
-        do_resize = self.do_resize if do_resize is None else do_resize
-        do_center_crop = self.do_center_crop if do_center_crop is None else do_center_crop
-        target = self._target_size(frames, _as_size(self.size)) if do_resize else tuple(frames.shape[-2:])
+        target = tuple(frames.shape[-2:])
+        if kwargs.get("do_resize", self.do_resize):
+            target = self._target_size(frames, size)
         window = (0, 0, *target)
-        if do_center_crop:
-            window = self._crop_window(target, _as_size(self.crop_size), "frames")
+        if kwargs.get("do_center_crop", self.do_center_crop):
+            window = self._crop_window(target, crop_size, "frames")
         return self._resize_window(frames, target, window, self.resample, self.antialias, self.truncate)
 
     def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
@@ -240,10 +257,6 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
         )
         return resized[..., top : top + height, left : left + width]
-
-
-def _as_size(size: SizeDict | dict[str, int]) -> SizeDict:
-    return SizeDict(**size) if isinstance(size, dict) else size  # a dict where the field was set later
 
 
 def _check_pixels(video: Any, name: str) -> None:

@@ -149,6 +149,7 @@ def test_rows_with_random_access_are_read_some_at_once(shapes, monkeypatch):
     order = made.order.order((made.seed, 0))
     assert rows == [made.rows[order[place]] for place in range(0, 24, 2)]
     assert draws[5].row() == rows[5]  # and again
+    assert [draw.row() for draw in made.draws_at(0, torch.arange(0, 30, 2))] == rows
 
 
 def test_more_rows_than_were_declared_are_told(shapes, caplog):

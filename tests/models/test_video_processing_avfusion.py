@@ -188,8 +188,37 @@ def test_resized_and_cropped_alone_as_in_a_call(switches, fields, dtype):
     processor, video = AVFusionVideoProcessor(**fields), noise(2, 3, 40, 60).to(dtype)
     whole = pixels(processor, [video], do_rescale=False, do_normalize=False, **switches)[0]
     assert torch.equal(processor.resize_and_crop(video, **switches), whole)
-    processor.size = dict(fields["size"])  # set later, as users do
-    assert torch.equal(processor.resize_and_crop(video, **switches), whole)
+
+
+@pytest.mark.parametrize(
+    "later", [{"size": 22}, {"size": {"height": 30, "width": 44}}, {"size": (18, 21)}, {"crop_size": 12}]
+)
+def test_resized_and_cropped_by_fields_that_were_set_later(later):
+    processor, video = AVFusionVideoProcessor(**SMALL), noise(2, 3, 40, 60)
+    for name, value in later.items():
+        setattr(processor, name, value)
+    whole = pixels(processor, [video], do_rescale=False, do_normalize=False)[0]
+    assert torch.equal(processor.resize_and_crop(video), whole)
+    assert whole.shape[-2:] == ((12, 12) if "crop_size" in later else (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"crop_size": None}, "`crop_size` must be specified"), ({"resample": None}, "`resample` must be specified")],
+)
+def test_fields_that_are_missing(fields, message):
+    processor = AVFusionVideoProcessor(**SMALL)
+    for name, value in fields.items():
+        setattr(processor, name, value)
+    with pytest.raises(ValueError, match=message):
+        processor.resize_and_crop(noise(2, 3, 40, 60))
+
+
+def test_other_frames_go_through_a_call():
+    processor, grey = AVFusionVideoProcessor(**SMALL), noise(2, 1, 40, 60)
+    assert torch.equal(processor.resize_and_crop(grey), processor.resize_and_crop(grey.expand(-1, 3, -1, -1)))
+    video = noise(2, 3, 40, 60)
+    assert torch.equal(processor.resize_and_crop(video.numpy()), processor.resize_and_crop(video))
 
 
 @pytest.mark.parametrize(
