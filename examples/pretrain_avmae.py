@@ -89,8 +89,9 @@ def prepare() -> tuple[Options, AVPreTrainer]:
     set_seed(args.seed)
 
     where = {"source": options.source, "variant": options.variant, "labels": False}
-    trained = load_rows(options.data, options.train_split, flag="--train_split", **where)  # undecoded
+    # Undecoded; that which is evaluated first, since its name is wrong more often.
     evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where) if evaluates else None
+    trained = load_rows(options.data, options.train_split, flag="--train_split", **where)
     options.eval_split = evaluated.split if evaluated else None
 
     # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.

@@ -19,7 +19,7 @@ from ..models.configuration_mbt import MBTConfig
 from ..models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from ..models.modeling_mbt import MBTForAudioVisualClassification
 from .command_line import convert_file
-from .flax import ConversionError, Rule, block_rules, convert, convolution, dense, read_train_state, same
+from .flax import ConversionError, Rule, block_rules, check_classes, convert, convolution, dense, read_train_state, same
 from .mbt import dropped_names, mbt_rules
 
 STREAMS = {"video": "rgb", "audio": "spectrogram"}
@@ -451,6 +451,7 @@ def _infer_classifier(
     fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
     if f"{head}pre_logits/bias" in params:
         fields["representation_size"] = params[f"{head}pre_logits/bias"].shape[0]
+    check_classes(known, fields["num_labels"])
     config_class = MBTConfig if kind is MBTForAudioVisualClassification else AVMAEConfig
     return config_class(**{**fields, **known})
 

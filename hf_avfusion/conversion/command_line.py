@@ -37,6 +37,8 @@ def convert_file(
     )
     parser.add_argument("--output", required=True, help="folder to write")
     options = parser.parse_args(arguments)
+    if Path(options.output).exists() and not Path(options.output).is_dir():
+        parser.error(f"--output {options.output}: is a file; give a folder to write")
     fields = {}
     if options.config:
         try:
@@ -51,6 +53,10 @@ def convert_file(
         model = load(options.checkpoint, fields)
     except (ValueError, StrictDataclassError) as error:
         parser.exit(1, f"error: {error}\n")
+    except (TypeError, AttributeError, ArithmeticError) as error:  # values of a kind that no field can have
+        if not fields:
+            raise
+        parser.exit(1, f"error: --config {options.config} does not describe a model: {error}\n")
     model.save_pretrained(options.output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.output}: {type(model).__name__}, {parameters:,} parameters, {told(model)}")

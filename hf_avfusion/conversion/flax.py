@@ -17,6 +17,26 @@ class ConversionError(ValueError):
     """A checkpoint that cannot be read, or whose tensors and our model's do not match one to one."""
 
 
+def check_classes(fields: Mapping, num_labels: int) -> None:
+    """Whether `id2label`, where known fields hold it, names the classes of a head: transformers replaces other names.
+
+    Raises:
+        ConversionError: It does not; the message says what it should be.
+    """
+    given = fields.get("id2label")
+    if given is None:
+        return
+    try:
+        numbers = {int(number) for number, _ in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        numbers = None
+    if numbers != set(range(num_labels)):
+        raise ConversionError(
+            f"The head of the checkpoint has {num_labels} classes: `id2label` must name each by its number, from"
+            f' {{"0": ...}} to {{"{num_labels - 1}": ...}}, got {str(given)[:80]}.'
+        )
+
+
 def read_train_state(path: str | os.PathLike) -> FlatParams:
     """
     Parameters of a scenic checkpoint file, as `{"a/b/kernel": array}`.

@@ -15,7 +15,17 @@ import torch
 from ..models.configuration_mbt import MBTConfig
 from ..models.modeling_mbt import MBTForAudioVisualClassification
 from .command_line import convert_file
-from .flax import ConversionError, block_rules, convert, convolution, dense, frame_convolution, read_train_state, same
+from .flax import (
+    ConversionError,
+    block_rules,
+    check_classes,
+    convert,
+    convolution,
+    dense,
+    frame_convolution,
+    read_train_state,
+    same,
+)
 
 _MODALITIES = {"rgb": "video", "spectrogram": "audio"}
 _READOUTS = {"token": "token", "gap": "mean", "gmp": "max", "gsp": "sum"}
@@ -150,6 +160,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
     if has_audio != has_video:
         # One stream: its blocks may carry the suffix or not, and nothing is shared or exchanged.
         fields["share_encoder"] = has_audio and suffix == ""
+    check_classes(known, fields["num_labels"])
     return MBTConfig(**{**fields, **known})
 
 

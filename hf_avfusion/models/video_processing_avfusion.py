@@ -185,8 +185,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         if self.do_normalize:
             mean, std, _ = self._fuse_mean_std_and_rescale_factor(
                 do_normalize=True,
-                image_mean=tuple(self.image_mean),
-                image_std=tuple(self.image_std),
+                image_mean=_hashable(self.image_mean),
+                image_std=_hashable(self.image_std),
                 do_rescale=self.do_rescale,
                 rescale_factor=self.rescale_factor,
                 device=out.device,
@@ -257,6 +257,10 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
         )
         return resized[..., top : top + height, left : left + width]
+
+
+def _hashable(values: float | list[float] | tuple[float, ...]) -> float | tuple[float, ...]:
+    return tuple(values) if isinstance(values, list) else values
 
 
 def _check_pixels(video: Any, name: str) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from safetensors import safe_open
 from transformers.trainer_callback import TrainerState
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def find_checkpoint(wanted: str | bool | None, output_dir: str | None) -> str | None:
@@ -38,6 +43,41 @@ def find_checkpoint(wanted: str | bool | None, output_dir: str | None) -> str | 
     whole = _whole(folder) or _whole(folder.parent)
     remedy = f"Whole ones are: {', '.join(map(str, whole))}." if whole else "There is no whole one beside it."
     raise ValueError(f"The checkpoint to resume from, {folder}, {reason}. {remedy}")
+
+
+def check_weights(model: PreTrainedModel, checkpoint: str) -> None:
+    """Whether a checkpoint holds this model's weights, from names and shapes alone.
+
+    Raises:
+        ValueError: it holds another model's; the message names one weight. A checkpoint without `model.safetensors` (FSDP's,
+            DeepSpeed's, several files) is not looked at.
+    """
+    path = Path(checkpoint) / "model.safetensors"
+    if not path.is_file():
+        return
+    with safe_open(path, framework="pt") as opened:
+        theirs = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    ours = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    wrong = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"The checkpoint {checkpoint} holds another model's weights: {len(wrong)} differ, such as {name}, there"
+            f" {theirs.get(name, 'missing')}, here {ours.get(name, 'missing')}. Go on with the model that the run began with."
+        )
+
+
+def refuse_others(output_dir: str) -> None:
+    """A run that begins anew beside checkpoints of another could later be taken up from those.
+
+    Raises:
+        ValueError: the folder holds checkpoints.
+    """
+    if found := _numbered(Path(output_dir)):
+        raise ValueError(
+            f"{output_dir} holds checkpoints of an earlier run ({', '.join(path.name for path in found)}): go on from the last"
+            " whole one with --resume_from_checkpoint true, or give another --output_dir, or remove them."
+        )
 
 
 def missing_file(folder: Path) -> str | None:

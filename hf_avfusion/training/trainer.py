@@ -26,7 +26,7 @@ from ..evaluation.metrics import build_compute_metrics
 from ..evaluation.views import ViewProtocol, aggregate_views, check_views, view_logits
 from ..models.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
-from .checkpoints import find_checkpoint
+from .checkpoints import check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .ranks import LevelBatches, Ranks, loss_weights
@@ -135,8 +135,9 @@ class AVTrainer(Trainer):
             The checkpoint's folder; None without one.
 
         Raises:
-            ValueError: the checkpoint is not there, not whole, or divided otherwise than this run; there are fewer clips than
-                `dataloader_drop_last` drops; the warm-up is longer than the run; DeepSpeed's ZeRO-3 would not save the model.
+            ValueError: the checkpoint is not there, not whole, of another model, or divided otherwise than this run; there are
+                fewer clips than `dataloader_drop_last` drops; the warm-up is longer than the run; DeepSpeed's ZeRO-3 would not
+                save the model.
         """
         if (
             self.args.deepspeed
@@ -148,6 +149,9 @@ class AVTrainer(Trainer):
                 ' "zero_optimization".'
             )
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        whole = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if checkpoint is not None and whole:
+            check_weights(self.model, checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
@@ -231,6 +235,9 @@ class AVTrainer(Trainer):
         dataset = getattr(kwargs["train_dataloader"], "dataset", None)
         if isinstance(dataset, IterableDataset) and hasattr(dataset, "set_epoch"):
             dataset.set_epoch(kwargs["epoch"])
+        if 0 < self.args.max_steps <= self.state.global_step:  # a finished run that was taken up again
+            self.control.should_training_stop = True
+            return None
         if self._stream is None:
             if kwargs["resume_from_checkpoint"] and self._steps_per_epoch is None and not self.args.ignore_data_skip:
                 raise ValueError(

@@ -156,12 +156,24 @@ def test_command_line_writes_a_folder_that_loads(tmp_path):
     assert "bottleneck gives (1, 5, 16)" in done.stderr
 
 
+def test_command_line_does_not_write_into_a_file(tmp_path, capsys):
+    write(tmp_path / "checkpoint", flax_params(random_model()))
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "out")])
+    assert "is a file; give a folder to write" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ({"fusion_layr": 1}, r"fields that MBTConfig does not have: \['fusion_layr'\]"),
         ({"fusion_layer": 7}, "`fusion_layer` must lie between 0"),
         ([1], "holds a JSON list"),
+        ({"id2label": {"0": "dog"}}, "has 3 classes: `id2label` must name each by its number"),
+        ({"id2label": ["dog", "cat", "rain"]}, "has 3 classes: `id2label` must name each by its number"),
+        ({"image_size": None}, r"config.json does not describe a model: "),
         ({"classifier": "gap", "hidden_size": 16}, r"scenic config lacks \['mlp_dim', 'num_classes', .*'spec_time'\]"),
         ({"classifier": "0"}, "has no counterpart"),
         ({"classifier": "gap", "modality_fusion": ["flow"]}, "has no counterpart"),

@@ -127,6 +127,29 @@ def test_pretraining_without_evaluation(run, your_own, tmp_path):
     assert not list((tmp_path / "out").glob("*_results.json"))
 
 
+def test_a_run_is_taken_up_again_as_it_was_or_not_at_all(run, your_own, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["--data", your_own, "--output_dir", out, "--max_steps", "3", *TINY, *OF_TASK["classification"]]
+    command += ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", "2"]
+    command += ["--lr_scheduler_type", "constant"]
+    assert run("classification", *command) == 0
+    weights, record = ((out / name).read_bytes() for name in ("model.safetensors", "recipe.json"))
+    capsys.readouterr()
+
+    other = ["--config", json.dumps({**ENCODER, "fusion_layer": 1, "num_bottleneck_tokens": 2})]
+    assert run("classification", *command, *other, "--resume_from_checkpoint", "true") != 0
+    assert "holds another model's weights: 1 differ" in capsys.readouterr().err
+    assert run("classification", *command) != 0
+    assert "holds checkpoints of an earlier run (checkpoint-2, checkpoint-3): go on" in capsys.readouterr().err
+    assert (out / "recipe.json").read_bytes() == record  # refused before anything was written
+
+    assert (
+        run("classification", *command, "--resume_from_checkpoint", "true") == 0
+    )  # it had ended: nothing is left to do
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert (out / "model.safetensors").read_bytes() == weights
+
+
 # ---- what is refused
 
 

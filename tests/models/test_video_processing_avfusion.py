@@ -214,6 +214,14 @@ def test_fields_that_are_missing(fields, message):
         processor.resize_and_crop(noise(2, 3, 40, 60))
 
 
+def test_one_mean_for_all_colours():
+    processor, video = AVFusionVideoProcessor(**SMALL, image_mean=0.4, image_std=0.3), noise(2, 3, 40, 60)
+    small = processor.resize_and_crop(video)
+    out = torch.empty(small.shape)
+    processor.normalize_into(small, out)
+    assert torch.equal(out, pixels(processor, [video])[0])
+
+
 def test_other_frames_go_through_a_call():
     processor, grey = AVFusionVideoProcessor(**SMALL), noise(2, 1, 40, 60)
     assert torch.equal(processor.resize_and_crop(grey), processor.resize_and_crop(grey.expand(-1, 3, -1, -1)))

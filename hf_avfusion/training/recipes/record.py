@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
+from ..checkpoints import refuse_others
 from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ def keep_record(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[
     what is not as the recipe has it. Only the first of several processes does.
 
     Args: as `record_run`.
+
+    Raises:
+        ValueError: the run begins anew, and its folder holds checkpoints of another.
     """
+    if trainer.args.resume_from_checkpoint is None:
+        refuse_others(trainer.args.output_dir)
     record = record_resumed(record_run(run, trainer, augmentation), trainer.args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         save_record(record, trainer.args.output_dir)
