@@ -57,7 +57,12 @@ def check_weights(model: PreTrainedModel, checkpoint: str) -> None:
         return
     with safe_open(path, framework="pt") as opened:
         theirs = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    ours = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    state = model.state_dict()
+    kept = {weight.data_ptr() for name, weight in state.items() if name in theirs}
+    # Of weights that are tied one name is saved.
+    ours = {
+        name: tuple(weight.shape) for name, weight in state.items() if name in theirs or weight.data_ptr() not in kept
+    }
     wrong = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
     if wrong:
         name = wrong[0]

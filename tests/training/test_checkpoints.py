@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from hf_avfusion.training.checkpoints import find_checkpoint
+from hf_avfusion.training.checkpoints import check_weights, find_checkpoint, refuse_others
 
 STATE = json.dumps({"epoch": 1.0, "global_step": 3, "max_steps": 9})
 
@@ -61,3 +63,40 @@ def test_by_its_folder(run):
 def test_one_that_is_not_whole_is_refused_and_the_others_are_named(run, name, reason):
     with pytest.raises(ValueError, match=f"{reason}.* Whole ones are: .*checkpoint-4, .*checkpoint-12\\.$"):
         find_checkpoint(str(run / name), str(run))
+
+
+class Tied(torch.nn.Module):
+    def __init__(self, size=3):
+        super().__init__()
+        self.one = torch.nn.Linear(2, size, bias=False)
+        self.other = torch.nn.Linear(2, size, bias=False)
+        self.other.weight = self.one.weight
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"one.weight": (3, 2)}, None),  # of tied weights one name
+        ({"one.weight": (4, 2)}, r"1 differ, such as one.weight, there \(4, 2\), here \(3, 2\)"),
+        ({"two.weight": (3, 2)}, r"3 differ, such as one.weight, there missing, here \(3, 2\)"),
+    ],
+)
+def test_weights_by_name_and_shape(tmp_path, saved, message):
+    save_file({name: torch.zeros(shape) for name, shape in saved.items()}, tmp_path / "model.safetensors")
+    if message is None:
+        check_weights(Tied(), str(tmp_path))
+        return
+    with pytest.raises(ValueError, match=f"holds another model's weights: {message}"):
+        check_weights(Tied(), str(tmp_path))
+
+
+def test_weights_in_another_form_are_left_to_who_reads_them(tmp_path):
+    check_weights(Tied(), str(tmp_path))
+
+
+def test_nothing_begins_beside_checkpoints(run, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"holds checkpoints of an earlier run .checkpoint-4, checkpoint-12, checkpoint-20"
+    ):
+        refuse_others(str(run))
+    refuse_others(str(tmp_path / "new"))
