@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Rows are read some at a time: one between two clips that are decoded takes many times as long as one among others, since
-# what reads it has left the processor's caches by then. Few, since they are held meanwhile.
+# Rows are read some at a time: between two clips that are decoded one takes longer than among others, since what reads it
+# has left the processor's caches by then. Few, since they are held meanwhile.
 READ_AT_ONCE = 8
 
 
@@ -228,8 +228,7 @@ def whole(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
 
         fsspec.asyn.reset_lock()  # as `__iter__` does in a worker: the lock may have been held when it was forked
     for batch in rows.iter(batch_size=READ_AT_ONCE):
-        names = list(batch)
-        yield from (dict(zip(names, values)) for values in zip(*batch.values()))
+        yield from (dict(zip(batch, values)) for values in zip(*batch.values()))
 
 
 def shuffled(rows: Iterable[Any], size: int, generator: torch.Generator) -> Iterator[Any]:

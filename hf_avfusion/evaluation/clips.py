@@ -31,20 +31,23 @@ class EvaluationSet(SplitRows):
     Args:
         columns: label columns, one per head; names: the classes of each, in the order of the rows' numbers.
         multi_label: several classes per clip.
-        metric: what is officially reported; "" for a folder.
         num_segments: where the one column holds a class for each of so many equal parts of a clip (event localisation).
     """
 
     columns: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
     multi_label: bool
-    metric: str = ""
     num_segments: int | None = None
+
+    @property
+    def metric(self) -> str:
+        """What is officially reported; "" for a folder."""
+        return self.record.metric if self.record is not None else ""
 
     @property
     def partition(self) -> str | None:
         """The fold or split of several whose scores are averaged; None where the benchmark has one division only."""
-        return BENCHMARKS[self.name].partition(self.variant) if self.name in BENCHMARKS else None
+        return self.record.partition(self.variant) if self.record is not None else None
 
     def describe(self) -> dict[str, Any]:
         """What a report says of them."""
@@ -119,7 +122,6 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         columns=tuple(label_columns),
         names=names,
         multi_label=fields["problem_type"] == "multi_label_classification",
-        metric=record.metric if record is not None else "",
         num_segments=segments,
     )
 

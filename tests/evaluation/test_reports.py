@@ -8,6 +8,7 @@ from statistics import stdev
 
 import pytest
 
+from hf_avfusion.data.records import BENCHMARKS
 from hf_avfusion.evaluation import figures as figures_module
 from hf_avfusion.evaluation import reports, tables
 from hf_avfusion.evaluation.clips import EvaluationSet
@@ -19,7 +20,7 @@ from hf_avfusion.evaluation.tables import markdown
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
     "vggsound", "VGGSound", "test", "clips/", None, None, 20, {"present": 20, "expected": 22, "vanished": 2},
-    columns=("label",), names={"label": CLASSES["label"]}, multi_label=False, metric="top-1",
+    BENCHMARKS["vggsound"], columns=("label",), names={"label": CLASSES["label"]}, multi_label=False,
 )  # fmt: skip
 SETTINGS = {
     "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,
@@ -314,10 +315,13 @@ def test_results_come_back_as_they_were(tmp_path):
 
 
 def test_folds_of_a_benchmark_are_averaged_and_named():
-    def fold(number):
-        return EvaluationSet(**{**vars(CLIPS), "name": "esc50", "title": "ESC-50", "variant": f"fold{number}"})
+    esc50 = {**vars(CLIPS), "name": "esc50", "title": "ESC-50", "record": BENCHMARKS["esc50"]}
 
-    assert EvaluationSet(**{**vars(CLIPS), "name": "esc50"}).partition == "fold1"
+    def fold(number):
+        name = f"fold{number}"
+        return EvaluationSet(**{**esc50, "variant": name, "record": BENCHMARKS["esc50"].variant(name)})
+
+    assert EvaluationSet(**esc50).partition == "fold1"
     assert CLIPS.partition is None
     first = make_results(fold(1), CLASSES, [{**evaluation("a", 0.5), "partition": "fold1"}], 0)
     check_same(first, "results.json", fold(3), CLASSES)
