@@ -4,6 +4,7 @@ there is one.
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 # Set before transformers, datasets or huggingface_hub are imported: they read these once.
@@ -19,8 +20,20 @@ sys.path.insert(0, str(TESTS))  # the test folders are no packages; this is what
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from local_hub import LocalHub  # noqa: E402
+from transformers import PreTrainedModel  # noqa: E402
 
-torch.set_num_threads(1)  # tiny tensors on shared cores: a second thread only costs
+from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works  # noqa: E402
+
+# Tiny tensors on shared cores: a second thread only costs. Asked for in the environment, as other_machines.sh does, it is had.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+
+if os.environ.get("HF_AVFUSION_TEST_MMAP") == "0":  # other_machines.sh: checkpoints are read into memory, not mapped
+    mapping = PreTrainedModel.from_pretrained.__func__
+
+    def reading(cls, *args, **options):
+        return mapping(cls, *args, **{"disable_mmap": True, **options})
+
+    PreTrainedModel.from_pretrained = classmethod(reading)
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +41,22 @@ def shared() -> Path:
     """The folder `../shared` beside the repository (real clips, recorded cases); skips where it is absent."""
     folder = TESTS.parent.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("no folder ../shared beside the repository: this test needs the real clips or recorded cases in it")
+        pytest.skip("no folder ../shared beside the repository; the suite proves the same on clips that it renders")
     return folder
+
+
+@pytest.fixture
+def torchcodec() -> None:
+    """Skips where torchcodec cannot decode: it is optional, and needs the libraries of an FFmpeg of the system."""
+    if not torchcodec_works():
+        pytest.skip(
+            "torchcodec is not installed or finds no FFmpeg libraries (pip install torchcodec; apt-get install ffmpeg)"
+        )
+
+
+@pytest.fixture(scope="session")
+def deepspeed() -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install deepspeed)")
 
 
 @pytest.fixture
@@ -37,3 +64,12 @@ def local_hub(tmp_path_factory) -> LocalHub:
     """A Hub on loopback that this process is connected to, empty, with fresh caches: `.url`, `.token`, see `local_hub.py`."""
     with LocalHub() as hub, hub.connected(tmp_path_factory.mktemp("hf_home")):
         yield hub
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """One line for each reason for which tests were skipped; pytest has one for each file and line."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+    )
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"SKIPPED {count}: {reason}")

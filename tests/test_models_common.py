@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from equality import assert_outputs_of, assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
@@ -102,10 +103,10 @@ def test_complete_samples_are_untouched_by_the_mask(name):
     plain = model(**inputs).logits
     mask = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
     masked = model(**inputs, modality_mask=mask).logits
-    assert torch.equal(masked[[0, 2]], plain[[0, 2]])
-    assert torch.equal(model(**inputs, modality_mask=torch.ones(4, 2, dtype=torch.bool)).logits, plain)
-    assert not torch.equal(masked[1], plain[1])
-    assert not torch.equal(masked[3], plain[3])
+    assert_same_bits(masked[[0, 2]], plain[[0, 2]])
+    assert_same_bits(model(**inputs, modality_mask=torch.ones(4, 2, dtype=torch.bool)).logits, plain)
+    assert not torch.allclose(masked[1], plain[1], atol=1e-3)
+    assert not torch.allclose(masked[3], plain[3], atol=1e-3)
 
 
 def test_missing_tracks_leave_no_trace_in_gradients(name):
@@ -121,7 +122,7 @@ def test_missing_tracks_leave_no_trace_in_gradients(name):
         return {key: value.grad.clone() for key, value in model.named_parameters() if value.grad is not None}
 
     first, second = gradients(0.0), gradients(float("nan"))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert_same_bits(first, second)
 
 
 def test_nothing_given_is_an_error(name):
@@ -207,18 +208,17 @@ def test_gradient_checkpointing_changes_nothing(name, use_reentrant):
 
 
 @torch.no_grad()
-def test_saves_and_loads_to_the_bit(name, tmp_path):
+def test_saves_and_loads_the_same_weights(name, tmp_path):
     model = build(name)
     inputs = batch(model, 2)
     model.save_pretrained(tmp_path)
     assert {"config.json", "model.safetensors"} == {path.name for path in tmp_path.iterdir()}
     loaded = AutoModelForAudioVisualClassification.from_pretrained(tmp_path)  # built on the meta device
-    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
-    for key, value in loaded.state_dict().items():
-        assert torch.equal(value, model.state_dict()[key]), key
+    assert_same_bits(loaded.state_dict(), model.state_dict())
+    assert_outputs_of(model, loaded(**inputs).logits, lambda: model(**inputs).logits)
     base = AutoModel.from_pretrained(tmp_path)
-    expected = model.base_model(**inputs).last_hidden_state
-    assert torch.equal(base(**inputs).last_hidden_state, expected)
+    found = base(**inputs).last_hidden_state
+    assert_outputs_of(model.base_model, found, lambda: model.base_model(**inputs).last_hidden_state)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == model.config.model_type
 

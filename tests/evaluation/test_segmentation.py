@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_avfusion.evaluation.segmentation import f_score_curves, frame_iou, segmentation_scores, video_f_score
 
@@ -106,8 +107,7 @@ def test_videos_may_come_one_by_one_and_differ(videos):
 
 def test_recorded_video(shared):
     """Prediction, mask and both scores of the original LAVISH code, which evaluates as AVSBench does."""
-    safetensors = pytest.importorskip("safetensors.torch")
-    tensors = safetensors.load_file(shared / "goldens" / "lavish" / "avs.safetensors")
+    tensors = load_file(shared / "goldens" / "lavish" / "avs.safetensors")
     scores = segmentation_scores([tensors["output/pred"][:, 0]], [tensors["input/mask"][:, 0]])
     assert scores.miou == pytest.approx(tensors["output/miou"].item(), abs=1e-6)
     assert scores.f_score == pytest.approx(tensors["output/fscore"].item(), abs=1e-6)

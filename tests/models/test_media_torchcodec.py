@@ -11,13 +11,9 @@ from rendering import faststart, read_numbers, render_clip, truncated, uneven_ti
 
 from hf_avfusion.models import media_torchcodec_avfusion
 from hf_avfusion.models.media_avfusion import ClipReader, ClipRequest, MediaError, read_clip
-from hf_avfusion.models.media_torchcodec_avfusion import ShortFile, is_referred_to, torchcodec_works
+from hf_avfusion.models.media_torchcodec_avfusion import ShortFile, is_referred_to
 
-
-@pytest.fixture(autouse=True)
-def torchcodec() -> None:
-    if not torchcodec_works():
-        pytest.skip("torchcodec is not installed or finds no FFmpeg libraries to decode with")
+pytestmark = pytest.mark.usefixtures("torchcodec")
 
 
 @pytest.fixture

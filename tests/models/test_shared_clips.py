@@ -9,7 +9,6 @@ import torch
 
 from hf_avfusion.models.channel_mix_avfusion import to_mono
 from hf_avfusion.models.media_avfusion import ClipReader, ClipRequest, MediaError, probe, read_clip
-from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
 from hf_avfusion.models.windows_avfusion import WindowPolicy, load_window
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
@@ -26,14 +25,16 @@ UNREADABLE = {"x01_truncated_no_moov.mp4", "x04_empty.mp4", "x05_text_named.mp4"
 CUT_BY_COPY = ("d01", "d03", "d05", "d09", "d13", "d14")
 TURNED = {"q06_rot180_vfr_phone.mp4": 180, "q15_rot90_3frames.mov": 270, "d01_rot90.mp4": 90}
 
-pytestmark = pytest.mark.skipif(
-    not ROWS, reason="no ../shared/clips beside the repository: its real clips are read here"
-)
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 def names(*, good: bool = True) -> list[str]:
-    """The clips that can be read whole (and the one parameter that says so where there are none)."""
-    return [name for name in ROWS if name not in DAMAGED | UNREADABLE] if good else sorted(DAMAGED | UNREADABLE)
+    """The clips that can be read whole, or those that cannot; one name where there is no folder, so that a test is skipped."""
+    return (
+        [name for name in ROWS if name not in DAMAGED | UNREADABLE] or ["none"]
+        if good
+        else sorted(DAMAGED | UNREADABLE)
+    )
 
 
 def every_frame(info) -> list[float]:
@@ -140,9 +141,7 @@ def test_damage_is_an_error_or_told(name):
 
 
 @pytest.mark.parametrize("name", names())
-def test_both_backends_give_the_same_frames(name):
-    if not torchcodec_works():
-        pytest.skip("torchcodec is not installed or finds no FFmpeg libraries to decode with")
+def test_both_backends_give_the_same_frames(name, torchcodec):
     policy = WindowPolicy(num_frames=6, frame_rate=5.0, audio_seconds=1.0)
     clips = [load_window(CLIPS / name, policy, backend=backend)[0] for backend in ("pyav", "torchcodec")]
     assert clips[0].info == clips[1].info
@@ -153,9 +152,7 @@ def test_both_backends_give_the_same_frames(name):
             assert torch.equal(one, other)
 
 
-def test_both_backends_give_the_same_sound_when_a_reader_is_read_again():
-    if not torchcodec_works():
-        pytest.skip("torchcodec is not installed or finds no FFmpeg libraries to decode with")
+def test_both_backends_give_the_same_sound_when_a_reader_is_read_again(torchcodec):
     # Decoders of AAC fill bands with noise that depends on where they started, and which readings came before.
     turns = [([5.0], [(5.0, 6.0)]), ([0.0, 0.2], None), ([5.0], [(4.5, 8.0)])]
     given = []

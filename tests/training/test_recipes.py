@@ -526,9 +526,8 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
     assert strange["resumed"] == [{"checkpoint": "checkpoint-6", "changed": None}]
 
 
-def test_with_zero3_a_model_is_built_whole(tmp_path):
+def test_with_zero3_a_model_is_built_whole(deepspeed, tmp_path):
     """And the trainer, which divides it, is told that it is ZeRO-3, and that its model has to be gathered to be saved."""
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install deepspeed")
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     settings = tmp_path / "zero3.json"
     settings.write_text(json.dumps({**dict.fromkeys(sizes, "auto"), "zero_optimization": {"stage": 3}}))

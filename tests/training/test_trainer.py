@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from equality import assert_same_bits
 from torch.utils.data import IterableDataset
 from transformers import AutoProcessor
 from transformers.trainer_utils import EvalPrediction
@@ -89,8 +90,7 @@ def test_resuming_equals_not_stopping(tmp_path):
     resumed = AVTrainer(tiny_model(seed=99), arguments(tmp_path / "resumed"), train_dataset=MemoryStream())
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
     assert resumed.state.global_step == 12
-    expected, got = whole.model.state_dict(), resumed.model.state_dict()
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
 
 
 class EndlessStream(MemoryStream):
@@ -425,5 +425,4 @@ def test_training_on_rendered_clips(tmp_path):
     for checkpoint in (tmp_path / "run" / "checkpoint-12", tmp_path / "run" / "checkpoint-24"):
         assert AutoProcessor.from_pretrained(checkpoint).to_dict() == processor.to_dict()
     loaded = AutoModelForAudioVisualClassification.from_pretrained(tmp_path / "run" / "checkpoint-24")
-    weights = trainer.model.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in loaded.state_dict().items())
+    assert_same_bits(loaded.state_dict(), trainer.model.state_dict())
