@@ -49,10 +49,10 @@ from hf_avfusion import (
     MBTForAudioVisualClassification,
     load_benchmark,
 )
-from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.models.configuration_avmae import ENCODER_STRATEGIES
-from hf_avfusion.models.initialization_mbt import mbt_config_fields_of_avmae
+from hf_avfusion.models.avmae.configuration_avmae import ENCODER_STRATEGIES
+from hf_avfusion.models.mbt.initialization_mbt import mbt_config_fields_of_avmae
 from hf_avfusion.training.layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from hf_avfusion.training.optimization import AdamDecoupled, warmup_cosine_schedule
 

@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hf_avfusion.evaluation.costs import compare_costs, count_flops
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.modeling_avmae import AVMAEForPreTraining
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
 
 TINY = {
     "hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768,

@@ -46,17 +46,17 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import TrainerCallback
 
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.loading import ClipLoader
-from hf_avfusion.data.sounding_scenes import SceneSettings, draw, synthesise
-from hf_avfusion.data.sounding_shapes import encode, make_scene
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_loader import ClipLoader
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.synthetic.sounding_scenes import SceneSettings, draw, synthesise
+from hf_avfusion.data.synthetic.sounding_shapes import encode, make_scene
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.media_avfusion import ClipReader
-from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
-from hf_avfusion.models.windows_avfusion import Window, sample_windows
+from hf_avfusion.media.reader import ClipReader
+from hf_avfusion.media.torchcodec_backend import torchcodec_works
+from hf_avfusion.media.windows import Window, sample_windows
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.trainer import AVTrainer
 

@@ -39,8 +39,8 @@ from hf_avfusion.evaluation.costs import (
     inference,
     training_step,
 )
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 
 SIZES = {
     "tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},

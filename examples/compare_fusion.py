@@ -30,11 +30,11 @@ from rich.progress import track
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
+from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.heads import head_fields
-from hf_avfusion.data.in_memory import decoded_once
-from hf_avfusion.data.splits import load_rows
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.streaming.in_memory import decoded_once
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs

@@ -33,11 +33,11 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import HfArgumentParser
 
-from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.data.benchmarks.loading import BENCHMARKS
+from hf_avfusion.data.streaming.ranks import Ranks
 from hf_avfusion.evaluation import clips as clip_sets
 from hf_avfusion.evaluation import reports, runs, tables
 from hf_avfusion.evaluation.views import Aggregation
-from hf_avfusion.training.ranks import Ranks
 
 
 @dataclass

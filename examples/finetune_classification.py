@@ -33,10 +33,10 @@ from rich import print
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.heads import head_fields
-from hf_avfusion.data.records import BENCHMARKS
-from hf_avfusion.data.splits import load_rows
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.views import view_transform
 from hf_avfusion.training.arguments import AVTrainingArguments

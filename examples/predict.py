@@ -23,8 +23,8 @@ from rich.table import Table
 from transformers import AutoProcessor, HfArgumentParser
 
 from hf_avfusion import AutoModelForAudioVisualClassification
-from hf_avfusion.data.folders import media_files
-from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.media.reader import MediaError
 
 
 @dataclass

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_avfusion.data.benchmarks import BENCHMARKS
-from hf_avfusion.data.preparing import ROWS_PER_SHARD, prepare_benchmark, prepare_folder
-from hf_avfusion.data.pushing import check_repo_id, push_shards
-from hf_avfusion.data.reencoding import ClipSettings
+from hf_avfusion.data.benchmarks.loading import BENCHMARKS
+from hf_avfusion.data.preparing.pushing import check_repo_id, push_shards
+from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.shards import ROWS_PER_SHARD, prepare_benchmark, prepare_folder
 
 
 @dataclass

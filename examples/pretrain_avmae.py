@@ -30,9 +30,9 @@ from pathlib import Path
 from rich import print
 from transformers import AutoModelForPreTraining, set_seed
 
-from hf_avfusion.data.records import BENCHMARKS
-from hf_avfusion.data.splits import load_rows
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import load_rows
+from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer

@@ -39,10 +39,10 @@ from hf_avfusion import (
     MBTProcessor,
     load_benchmark,
 )
-from hf_avfusion.data.benchmarks import count_rows
+from hf_avfusion.data.benchmarks.shards import count_rows
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.sounding_shapes import render
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 
 HEADS = {"shape": 4, "sound": 4, "sum": 4}

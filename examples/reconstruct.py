@@ -19,8 +19,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser
 
-from hf_avfusion.data.folders import media_files
-from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.media.reader import MediaError
 from hf_avfusion.visualization.reconstruction import MODALITIES, picture_of
 
 

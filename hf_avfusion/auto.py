@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from .models.configuration_avmae import AVMAEConfig
-from .models.configuration_mbt import MBTConfig
+from .models.avmae.configuration_avmae import AVMAEConfig
+from .models.mbt.configuration_mbt import MBTConfig
 
 AUDIO_VISUAL_CLASSIFICATION_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
@@ -34,25 +34,25 @@ AutoModelForAudioVisualClassification = auto_class_update(
     AutoModelForAudioVisualClassification, head_doc="audio-visual classification"
 )
 
-# One row per architecture: config, processor, models by Auto class. Everything but the config is "module:Class" below models/.
+# One row per architecture: config, processor, models by Auto class. Everything but the config is "module:Class".
 ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
     (
         MBTConfig,
-        "processing_mbt:MBTProcessor",
+        "models.mbt.processing_mbt:MBTProcessor",
         {
-            AutoModel: "modeling_mbt:MBTModel",
-            AutoModelForVideoClassification: "modeling_mbt:MBTForAudioVisualClassification",
-            AutoModelForAudioVisualClassification: "modeling_mbt:MBTForAudioVisualClassification",
+            AutoModel: "models.mbt.modeling_mbt:MBTModel",
+            AutoModelForVideoClassification: "models.mbt.modeling_mbt:MBTForAudioVisualClassification",
+            AutoModelForAudioVisualClassification: "models.mbt.modeling_mbt:MBTForAudioVisualClassification",
         },
     ),
     (
         AVMAEConfig,
-        "processing_avmae:AVMAEProcessor",
+        "models.avmae.processing_avmae:AVMAEProcessor",
         {
-            AutoModel: "modeling_avmae:AVMAEModel",
-            AutoModelForPreTraining: "modeling_avmae:AVMAEForPreTraining",
-            AutoModelForVideoClassification: "modeling_avmae:AVMAEForAudioVisualClassification",
-            AutoModelForAudioVisualClassification: "modeling_avmae:AVMAEForAudioVisualClassification",
+            AutoModel: "models.avmae.modeling_avmae:AVMAEModel",
+            AutoModelForPreTraining: "models.avmae.modeling_avmae:AVMAEForPreTraining",
+            AutoModelForVideoClassification: "models.avmae.modeling_avmae:AVMAEForAudioVisualClassification",
+            AutoModelForAudioVisualClassification: "models.avmae.modeling_avmae:AVMAEForAudioVisualClassification",
         },
     ),
 )
@@ -60,7 +60,7 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
 
 def _load(reference: str) -> type:
     module, name = reference.split(":")
-    return getattr(import_module(f".models.{module}", __package__), name)
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 class _ModelOnDemand:
@@ -115,7 +115,7 @@ def _register_processors() -> None:
 def _register_video_processors() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-    video_processor = _load("video_processing_avfusion:AVFusionVideoProcessor")
+    video_processor = _load("processing.video_processing_avfusion:AVFusionVideoProcessor")
     _forget_code(video_processor)
     for config, *_ in ARCHITECTURES:
         AutoVideoProcessor.register(config, video_processor_class=video_processor, exist_ok=True)
@@ -124,7 +124,7 @@ def _register_video_processors() -> None:
 def _register_feature_extractors() -> None:
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
-    feature_extractor = _load("feature_extraction_avfusion:AVFusionFeatureExtractor")
+    feature_extractor = _load("processing.feature_extraction_avfusion:AVFusionFeatureExtractor")
     _forget_code(feature_extractor)
     for config, *_ in ARCHITECTURES:
         AutoFeatureExtractor.register(config, feature_extractor, exist_ok=True)
@@ -133,7 +133,7 @@ def _register_feature_extractors() -> None:
 def _register_pipeline() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .models.pipeline_avfusion import TASK, AudioVisualClassificationPipeline
+    from .processing.pipelines import TASK, AudioVisualClassificationPipeline
 
     PIPELINE_REGISTRY.register_pipeline(
         TASK, AudioVisualClassificationPipeline, AutoModelForAudioVisualClassification, type="multimodal"

@@ -13,12 +13,12 @@ Nothing is registered on classes: the maps to the code are written into the expo
 training for example, stay as they are.
 """
 
+import ast
 import json
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,7 +34,6 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel, ProcessorMixin
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
@@ -42,8 +41,9 @@ from .model_card import CardDetails, build_card, is_classifier
 
 logger = logging.get_logger(__name__)
 
-MODELS = Path(__file__).parent / "models"
-TASK, PIPELINE = "audio-visual-classification", "pipeline_avfusion.AudioVisualClassificationPipeline"
+PACKAGE = Path(__file__).parent
+ROOMS = ("media", "processing", "models")  # the code that travels with a checkpoint
+TASK, PIPELINE = "audio-visual-classification", f"{__package__}.processing.pipelines.AudioVisualClassificationPipeline"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 OWN_FILES = (
@@ -193,7 +193,7 @@ def _write(
     for name, value, kind in (("model", base, PreTrainedModel), ("processor", processor, ProcessorMixin)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
-        if type(value).__module__.rpartition(".")[0] != f"{__package__}.models":
+        if not type(value).__module__.startswith(tuple(f"{__package__}.{room}." for room in ROOMS)):
             raise ValueError(
                 f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code would not travel: "
                 "give an instance of the package's own class (load the checkpoint after `import hf_avfusion`), or use "
@@ -210,23 +210,25 @@ def _write(
     folder.mkdir(parents=True)
     processor.save_pretrained(folder)
     references = _processor_references(processor)
+    processor_map = {name: _flat(reference) for name, reference in references.items()}
     if base is model:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        references |= _model_references(row)
-        about_code = {"auto_map": _model_references(row)}
+        model_references = _model_references(row)
+        references |= model_references
+        about_code = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
         if is_classifier(model):
             names = [
                 auto.__name__ for auto, reference in row[2].items() if reference.endswith(f":{type(model).__name__}")
             ]
             pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
-            about_code["custom_pipelines"] = {TASK: {"impl": PIPELINE, "pt": pt, "type": "multimodal"}}
+            about_code["custom_pipelines"] = {TASK: {"impl": _flat(PIPELINE), "pt": pt, "type": "multimodal"}}
             references["pipeline"] = PIPELINE
         _add_to_json(folder / "config.json", about_code)
     else:
         _write_adapter(model, folder)
-    _add_to_json(folder / "processor_config.json", {"auto_map": _processor_references(processor)})
+    _add_to_json(folder / "processor_config.json", {"auto_map": processor_map})
     for file in _code_files(references.values()):
-        shutil.copyfile(file, folder / file.name)
+        (folder / file.name).write_text(_flattened(file), encoding="utf-8")
     text = card if isinstance(card, ModelCard) else build_card(base, processor, card or CardDetails(), repo_id, model)
     (folder / "README.md").write_text(str(text), encoding="utf-8")
 
@@ -246,30 +248,78 @@ def _write_adapter(model: Any, folder: Path) -> None:
         )
 
 
-def _dotted(reference: str) -> str:
-    return reference.replace(":", ".")
+def _flat(reference: str) -> str:
+    """hf_avfusion.models.mbt.modeling_mbt.MBTModel -> modeling_mbt.MBTModel, its name in an exported folder."""
+    return ".".join(reference.split(".")[-2:])
 
 
 def _model_references(row: tuple) -> dict[str, str]:
-    """`auto_map` of a model: its config, and every class that the architecture has under an Auto class of transformers."""
+    """Full names of a model's config and of every class that the architecture has under an Auto class of transformers."""
     config, _, models = row
-    references = {"AutoConfig": f"{config.__module__.rpartition('.')[2]}.{config.__name__}"}
+    references = {"AutoConfig": f"{config.__module__}.{config.__name__}"}
     for auto_class, reference in models.items():
         if auto_class is not AutoModelForAudioVisualClassification:  # transformers has no name for it
-            references[auto_class.__name__] = _dotted(reference)
+            references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
     return references
 
 
 def _processor_references(processor: ProcessorMixin) -> dict[str, str]:
     parts = {"AutoProcessor": processor}
     parts |= {"AutoVideoProcessor": processor.video_processor, "AutoFeatureExtractor": processor.feature_extractor}
-    return {name: f"{type(part).__module__.rpartition('.')[2]}.{type(part).__name__}" for name, part in parts.items()}
+    return {name: f"{type(part).__module__}.{type(part).__name__}" for name, part in parts.items()}
 
 
-def _code_files(references: Any) -> list[Path]:
-    """The files of the referenced classes and of everything that they import from beside them, as transformers finds them."""
-    files = {MODELS / f"{reference.partition('.')[0]}.py" for reference in references}
-    return sorted(files | {Path(needed) for file in files for needed in get_relative_import_files(file)})
+def _relative_imports(file: Path) -> Iterator[tuple[ast.ImportFrom, Path]]:
+    """Every `from .name import ...` of a file, also inside functions, and the file that it reads."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level and node.module:
+            yield node, file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+
+
+def _with_imports(files: set[Path]) -> set[Path]:
+    """The files and everything that they import by relative imports, directly or not."""
+    found, waiting = set(), set(files)
+    while waiting:
+        file = waiting.pop()
+        found.add(file)
+        waiting |= {imported for _, imported in _relative_imports(file)} - found
+    return found
+
+
+def _code_files(references: Iterable[str]) -> list[Path]:
+    """The files of the referenced classes (`hf_avfusion.<room>.<module>.<Class>`) and of all that they import."""
+    modules = (reference.split(".")[1:-1] for reference in references)
+    return sorted(_with_imports({PACKAGE.joinpath(*module).with_suffix(".py") for module in modules}))
+
+
+def _flattened(file: Path) -> str:
+    """A file's text with `from ..room.name import x` as `from .name import x`: in an export all files lie in one folder."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    for node, imported in _relative_imports(file):
+        written = f"from {'.' * node.level}{node.module} import"
+        lines[node.lineno - 1] = lines[node.lineno - 1].replace(written, f"from .{imported.stem} import")
+    return "".join(lines)
+
+
+def _exported_code(folder: Path) -> set[str]:
+    """Names of the code files of an earlier export, whatever version wrote it: those that its maps to the code reach."""
+    modules = set()
+    for name in ("config.json", "processor_config.json"):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            references = [*content.get("auto_map", {}).values()]
+            references += [entry["impl"] for entry in content.get("custom_pipelines", {}).values()]
+            modules |= {reference.partition(".")[0] for reference in references}
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
+            continue
+    files = {folder / f"{module}.py" for module in modules}
+    found: set[Path] = set()
+    while files:
+        file = files.pop()
+        if file not in found and file.parent == folder and file.is_file():
+            found.add(file)
+            files |= {imported for _, imported in _relative_imports(file)}
+    return {file.name for file in found}
 
 
 def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
@@ -306,8 +356,8 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{folder} is not empty: name another folder, or pass overwrite=True to replace an earlier export"
         )
-    code = tuple(file.name for file in MODELS.glob("*.py"))
-    if foreign := [name for name in there if not _is(name, (*OWN_FILES, *code))]:
+    code = _exported_code(folder)
+    if foreign := [name for name in there if name not in code and not _is(name, OWN_FILES)]:
         raise ValueError(
             f"{folder} holds more than an export ({', '.join(foreign[:5])}), which overwrite=True would delete: name another "
             "folder"

@@ -18,7 +18,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
 from .training.recipes.record import changes
 
-CARDS = Path(__file__).parent / "model_cards"
+# In an installed package the cards are beside this file; in a clone they are at its top.
+_INSTALLED = Path(__file__).parent / "model_cards"
+CARDS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "model_cards"
 REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # what the code that travels imports
 LICENCE_OF_CODE = "apache-2.0"
 

@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from local_hub import LocalHub  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
 
-from hf_avfusion.models.media_torchcodec_avfusion import torchcodec_works  # noqa: E402
+from hf_avfusion.media.torchcodec_backend import torchcodec_works  # noqa: E402
 
 # Tiny tensors on shared cores: a second thread only costs. Asked for in the environment, as other_machines.sh does, it is had.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))

@@ -2,12 +2,13 @@
 
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from equality import assert_outputs_of, assert_same_bits
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForVideoClassification, AutoProcessor, pipeline
 from travellers import LABELS, mbt, traveller
@@ -42,12 +43,19 @@ def test_the_folder_holds_weights_code_maps_labels_and_card(exported):
     needed |= {
         "video_processing_avfusion.py",
         "feature_extraction_avfusion.py",
-        "media_avfusion.py",
-        "pipeline_avfusion.py",
+        "reader.py",
+        "pipelines.py",
     }
     assert needed <= code(exported)
-    for name in code(exported):
-        assert (exported / name).read_bytes() == (hub.MODELS / name).read_bytes()
+    for name in code(exported):  # the package's own lines, all of whose relative imports are of files beside them
+        (original,) = (file for room in hub.ROOMS for file in (hub.PACKAGE / room).rglob(name))
+        changed = set((exported / name).read_text().splitlines()) - set(original.read_text().splitlines())
+        assert all(re.match(r"\s*from \.\w+ import", line) for line in changed)
+        for module in re.findall(r"^\s*from (\.[\w.]*) import", (exported / name).read_text(), re.MULTILINE):
+            assert f"{module[1:]}.py" in code(exported), (name, module)
+    assert not {"modeling_avmae.py", "layers_avmae.py", "processing_avmae.py"} & code(
+        exported
+    )  # of another architecture
     config = json.loads((exported / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "configuration_mbt.MBTConfig",
@@ -72,7 +80,7 @@ def test_it_loads_as_the_packages_own_classes_and_equals_the_model(exported):
     assert AutoProcessor.from_pretrained(exported).to_dict() == processor.to_dict()
     for trusted in ({}, {"trust_remote_code": True}):
         classify = pipeline("audio-visual-classification", model=str(exported), device="cpu", **trusted)
-        assert type(classify).__module__ == "hf_avfusion.models.pipeline_avfusion"
+        assert type(classify).__module__ == "hf_avfusion.processing.pipelines"
 
 
 def test_ordinary_saves_before_and_after_stay_as_they_were(tmp_path):
@@ -121,7 +129,7 @@ def test_a_base_model_has_no_pipeline(tmp_path):
     folder = hub.export(base, processor, tmp_path / "exported")
     config = json.loads((folder / "config.json").read_text())
     assert "custom_pipelines" not in config
-    assert "pipeline_avfusion.py" not in code(folder)
+    assert "pipelines.py" not in code(folder)
     assert "AutoModelForVideoClassification" in config["auto_map"]  # to train a head on it
 
 
@@ -167,19 +175,21 @@ def test_a_folder_that_is_not_free_is_left_alone(exported):
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_an_export_that_fails_leaves_what_was_there(existing, tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_what_was_there(existing, tmp_path):
     model, processor = traveller("mbt")
     folder = tmp_path / "exported"
     if existing:
         hub.export(model, processor, folder)
     before = {file.name: file.read_bytes() for file in folder.iterdir()} if existing else None
 
-    def full(*arguments, **options):
-        raise OSError(28, "No space left on device")
+    class Full(ModelCard):
+        """The card is written last, after weights, configs and code."""
 
-    monkeypatch.setattr(shutil, "copyfile", full)  # after weights and configs are written
+        def __str__(self):
+            raise OSError(28, "No space left on device")
+
     with pytest.raises(OSError, match="No space left"):
-        hub.export(model, processor, folder, overwrite=True)
+        hub.export(model, processor, folder, card=Full("# Title"), overwrite=True)
     assert os.listdir(tmp_path) == (["exported"] if existing else [])
     if existing:
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -2,15 +2,85 @@
 
 import ast
 import configparser
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hf_avfusion"
-MODELS = sorted((PACKAGE / "models").glob("*.py"))
+# Rooms from the bottom of the house to its top; a file imports from rooms below its own, and from its own. `metrics` and
+# `files` import nothing of ours. `auto` names all classes by strings and loads them when they are used, so any room may use it.
+LEVELS = {
+    "metrics": 0, "files": 0, "media": 0, "processing": 1, "models": 2,
+    "tasks": 3, "adapters": 3, "visualization": 3, "conversion": 3,
+    "data": 4, "evaluation": 5, "training": 6, "model_card": 7, "hub": 8, "commands": 9,
+}  # fmt: skip
+TRAVELLING = sorted(file for room in ("media", "processing", "models") for file in (PACKAGE / room).rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """media/reader.py -> media.reader, models/mbt/__init__.py -> models.mbt, hf_avfusion/__init__.py -> the empty name."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names below hf_avfusion of the modules that a file imports, also inside functions; not those for type checkers."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING":
+            node.body = []
+    folder = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            parts = folder.split(".") if folder else []
+            base = parts[: len(parts) - node.level + 1]
+        elif node.module.split(".")[0] == "hf_avfusion":
+            base = []
+        else:
+            continue
+        module = (
+            (node.module or "").removeprefix("hf_avfusion").removeprefix(".") if not node.level else node.module or ""
+        )
+        base = [*base, *(module.split(".") if module else [])]
+        for alias in node.names:
+            whole = ".".join([*base, alias.name])
+            found.add(whole if whole in NAMES else ".".join(base))
+    return found - {""}
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrows_between_rooms_run_downwards(path):
+    room = name_of(path).split(".")[0]
+    if room in ("", "auto"):
+        return
+    for imported in imported_modules(path):
+        other = imported.split(".")[0]
+        if other in (room, "auto"):
+            continue
+        assert LEVELS[other] < LEVELS[room], f"{name_of(path)} imports {imported}, which is not in a room below"
+        assert room not in ("metrics", "files"), (
+            f"{name_of(path)} imports {imported}: metrics and files import nothing of ours"
+        )
+
+
+def test_no_module_imports_itself_through_others():
+    waiting = {name_of(path): imported_modules(path) & NAMES - {"auto"} for path in MODULES if name_of(path) != "auto"}
+    while free := {name for name, needed in waiting.items() if not needed & waiting.keys()}:
+        waiting = {name: needed for name, needed in waiting.items() if name not in free}
+    assert not waiting, (
+        f"in circles, or above one: { {name: sorted(needed & waiting.keys()) for name, needed in waiting.items()} }"
+    )
 
 
 def imports(path: Path) -> list[tuple[int, int, str, list[str]]]:
@@ -24,28 +94,30 @@ def imports(path: Path) -> list[tuple[int, int, str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
-def test_files_that_travel_import_only_third_parties_and_siblings(path):
-    """save_pretrained copies siblings reached by `from .name import x` into the checkpoint; nothing else travels."""
-    siblings = {file.stem for file in MODELS}
+@pytest.mark.parametrize("path", TRAVELLING, ids=name_of)
+def test_files_that_travel_import_only_each_other(path):
+    """hub.export rewrites `from ..room.name import x` to `from .name import x`, and copies what such lines name."""
     for line, level, module, _names in imports(path):
         where = f"{path.name}:{line}"
         if level == 0:
             assert module.split(".")[0] != "hf_avfusion", f"{where} imports the package by name"
         else:
-            assert level == 1, f"{where} reaches out of models/"
-            assert module in siblings, f"{where}: `from .{module}` is no sibling file (write `from .name import x`)"
-            assert path.name != "__init__.py", f"{where}: models/__init__.py stays empty"
+            assert path.name != "__init__.py", f"{where}: an __init__.py does not travel, so it stays empty"
+            imported = path.parents[level - 1].joinpath(*module.split(".")).with_suffix(".py")
+            assert module, f"{where}: write `from .name import x`"
+            assert imported in TRAVELLING, f"{where} imports {module}, which does not travel"
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_files_that_travel_have_names_of_their_own():
+    """In an exported folder they lie side by side."""
+    names = [path.name for path in TRAVELLING if path.name != "__init__.py"]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", TRAVELLING, ids=name_of)
 def test_modeling_files_do_not_postpone_annotations(path):
     """`from __future__ import annotations` turns `config: XConfig` into a string, which the Auto classes cannot read."""
     assert not any(module == "__future__" for _, _, module, _ in imports(path)) or not path.stem.startswith("modeling")
-
-
-def test_models_is_flat():
-    assert not [path for path in (PACKAGE / "models").iterdir() if path.is_dir() and path.name != "__pycache__"]
 
 
 def run(code: str) -> str:
@@ -141,3 +213,43 @@ def test_metadata_holds_the_tested_bounds():
     assert {"test", "torchcodec", "demo"} <= set(metadata["options.extras_require"])
     assert (PACKAGE / "py.typed").exists()
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_every_package_is_listed():
+    """`packages` is a list, since `find:` cannot add the cards from the top of the repository."""
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert set(metadata["options"]["packages"].split()) == {*folders, "hf_avfusion.model_cards"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["wheel", "editable", "clone"])
+def test_cards_and_labels_are_found(way, tmp_path):
+    """Installed from a wheel, installed for editing, or not installed; none of the files is a link."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    for name in ("hf_avfusion", "model_cards", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        source.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    assert not [path for path in source.rglob("*") if path.is_symlink()]
+    if way == "clone":
+        site = source
+    else:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", site]
+        done = subprocess.run(
+            [*pip, *(["-e"] if way == "editable" else []), source], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    packages = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    code = (  # -S: without the links that another editable installation of the package left in this environment
+        f"import site, sys; site.addsitedir({str(site)!r}); sys.path += {packages!r}\n"
+        "import hf_avfusion\n"
+        "from hf_avfusion.data.benchmarks.records import read_labels\n"
+        "from hf_avfusion.model_card import CARDS\n"
+        "print(hf_avfusion.__file__, (CARDS / 'mbt.md').is_file(), len(read_labels('vggsound')))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    place = site if way == "wheel" else source
+    assert done.stdout.split() == [str(place / "hf_avfusion" / "__init__.py"), "True", "309"]

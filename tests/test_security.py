@@ -15,7 +15,7 @@ from travellers import processor, traveller
 import hf_avfusion
 from hf_avfusion import AVFusionFeatureExtractor, AVFusionVideoProcessor, MBTConfig, MBTProcessor
 from hf_avfusion.auto import ARCHITECTURES
-from hf_avfusion.data.tar_shards import read_samples
+from hf_avfusion.data.benchmarks.tar_shards import read_samples
 
 PACKAGE = Path(hf_avfusion.__file__).parent
 ROOT = PACKAGE.parent

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..models.configuration_avmae import AVMAEConfig
-from ..models.configuration_mbt import MBTConfig
-from ..models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
-from ..models.modeling_mbt import MBTForAudioVisualClassification
+from ..models.avmae.configuration_avmae import AVMAEConfig
+from ..models.avmae.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
+from ..models.mbt.configuration_mbt import MBTConfig
+from ..models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from .command_line import convert_file
 from .flax import ConversionError, Rule, block_rules, check_classes, convert, convolution, dense, read_train_state, same
 from .mbt import dropped_names, mbt_rules

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..models.configuration_mbt import MBTConfig
-from ..models.modeling_mbt import MBTForAudioVisualClassification
+from ..models.mbt.configuration_mbt import MBTConfig
+from ..models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from .command_line import convert_file
 from .flax import (
     ConversionError,

@@ -3,13 +3,13 @@
 from importlib import import_module
 
 _LAZY = {
-    "BENCHMARKS": "records",
-    "load_benchmark": "benchmarks",
-    "coverage": "benchmarks",
-    "load_folder": "folders",
-    "load_unlabelled": "folders",
-    "interleave": "interleaving",
-    "LabelBalance": "balancing",
+    "BENCHMARKS": "benchmarks.records",
+    "load_benchmark": "benchmarks.loading",
+    "coverage": "benchmarks.loading",
+    "load_folder": "benchmarks.folders",
+    "load_unlabelled": "benchmarks.folders",
+    "interleave": "streaming.interleaving",
+    "LabelBalance": "streaming.balancing",
 }
 
 __all__ = [*_LAZY]

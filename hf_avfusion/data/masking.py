@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..models.configuration_avmae import AVMAEConfig
-from ..models.patches_avmae import draw_visible_tokens
+from ..models.avmae.configuration_avmae import AVMAEConfig
+from ..models.avmae.patches_avmae import draw_visible_tokens
 from .collating import AVCollator
 
 _OF_MASKS = 0x6D61736B  # so that masks and the collator's other draws differ

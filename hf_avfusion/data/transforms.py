@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..models.media_avfusion import Clip, MediaError
+from ..media.reader import Clip, MediaError
 
 if TYPE_CHECKING:
-    from ..models.processing_avfusion import AVFusionProcessor
+    from ..processing.processing_avfusion import AVFusionProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.benchmarks.records import BENCHMARKS
+from ..data.benchmarks.splits import SplitRows, load_rows
 from ..data.heads import head_fields
-from ..data.records import BENCHMARKS
-from ..data.splits import SplitRows, load_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

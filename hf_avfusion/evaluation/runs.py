@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..data.benchmarks import BENCHMARKS
-from ..data.streaming import ClipStream
-from .clips import EvaluationSet, Heads
-from .metrics import (
+from ..data.benchmarks.loading import BENCHMARKS
+from ..data.streaming.clip_stream import ClipStream
+from ..metrics.classification import (
     average_precision_per_class,
     event_localization_accuracy,
     multi_head_accuracies,
     multi_label_metrics,
     top_k_accuracies,
 )
+from .clips import EvaluationSet, Heads
 from .views import GIVEN, PROTOCOLS, ViewPredictions, ViewProtocol, choose_protocol, predict_given, view_transform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ..models.processing_avfusion import AVFusionProcessor
-    from ..training.ranks import Ranks
+    from ..data.streaming.ranks import Ranks
+    from ..processing.processing_avfusion import AVFusionProcessor
 
 # spread: the protocol's windows, evenly over the clip. sync, async: windows drawn by chance as in training, at one place of
 # the clip for both tracks, or at a place of its own for each (MBT supplementary A.4).
@@ -70,7 +70,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     from transformers import AutoConfig, AutoProcessor
 
     from ..auto import AutoModelForAudioVisualClassification
-    from ..models.processing_avfusion import AVFusionProcessor
+    from ..processing.processing_avfusion import AVFusionProcessor
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is no checkpoint: neither a folder nor the id of a Hub repository (owner/name)")

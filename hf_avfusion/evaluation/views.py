@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..data.collating import MODALITIES as TRACKS
 from ..data.collating import AVCollator
-from ..data.loading import ClipLoader
-from ..data.streaming import ClipStream
+from ..data.streaming.clip_loader import ClipLoader
+from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 
 if TYPE_CHECKING:
-    from ..models.processing_avfusion import AVFusionProcessor
-    from ..training.ranks import Ranks
+    from ..data.streaming.ranks import Ranks
+    from ..processing.processing_avfusion import AVFusionProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Everything that can travel with a checkpoint; flat, so that one folder can hold it all."""
+"""Architectures, one folder each, and what they share. This code, processing/ and media/ travel with a checkpoint."""

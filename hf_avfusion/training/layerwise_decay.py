@@ -12,13 +12,33 @@ from typing import Any
 import torch
 from torch import nn
 
-from .layer_ids import layer_id
-
 _ENCODER_LAYER = re.compile(r"^(?!decoder\.)(?:.*\.)?layers\.(\d+)\.")
 
 
+def layer_id(name: str, num_hidden_layers: int) -> int:
+    """
+    The layer that a parameter of MBT or AV-MAE belongs to; its rate is multiplied by decay ** (num_hidden_layers + 1 - id).
+
+    0 for what makes tokens (patch projections, positions, CLS and modality tokens, the decoder's too), l + 1 for layer l of
+    either stream, and `num_hidden_layers + 1`, so no decay, for everything else: final norms, bottleneck, head, decoder,
+    as the original counts. Only the joint layers of mid-fusion continue the count of the modalities' own, where its fixed
+    number is right for the Base model with two of them only.
+
+    Args:
+        name: As in `model.named_parameters()`, with or without the base model's prefix.
+        num_hidden_layers: The config's.
+    """
+    tokens = r"(video|audio)_embeddings\.|decoder\.(video|audio)\.(modality_token|position_embeddings)$"
+    if re.search(rf"(^|\.)({tokens})", name):
+        return 0
+    if re.match(r"decoder\.", name):
+        return num_hidden_layers + 1
+    layer = re.search(r"(^|\.)layers\.(\d+)\.", name)
+    return int(layer[2]) + 1 if layer else num_hidden_layers + 1
+
+
 def layer_ids(names: Iterable[str]) -> dict[str, int]:
-    """`layer_ids.layer_id` of every parameter, where L is the number of encoder layers that the names have.
+    """`layer_id` of every parameter, where L is the number of encoder layers that the names have.
 
     The CLS token of the audio stream gets 0 like the video's. (The original's rule knows only the name `cls`, and fine-tunes no
     model that has both.)

@@ -20,16 +20,16 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from ..data.collating import AVCollator
-from ..data.loading import COUNTED, ClipLoader
-from ..data.streaming import ClipStream
-from ..evaluation.metrics import build_compute_metrics
+from ..data.streaming.clip_loader import COUNTED, ClipLoader
+from ..data.streaming.clip_stream import ClipStream
+from ..data.streaming.ranks import LevelBatches, Ranks, loss_weights
 from ..evaluation.views import ViewProtocol, aggregate_views, check_views, view_logits
-from ..models.losses_classification import classification_loss, infer_problem_type
+from ..metrics.classification import build_compute_metrics
+from ..models.shared.losses_classification import classification_loss, infer_problem_type
 from .arguments import AVTrainingArguments
 from .checkpoints import check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
-from .ranks import LevelBatches, Ranks, loss_weights
 
 logger = logging.getLogger(__name__)
 

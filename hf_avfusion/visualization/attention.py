@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hf_avfusion.models.configuration_mbt import temporal_sampling_indices
+from hf_avfusion.models.mbt.configuration_mbt import temporal_sampling_indices
 from hf_avfusion.visualization.drawing import draw_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-    from hf_avfusion.models.media_avfusion import Clip, MediaSource
+    from hf_avfusion.media.reader import Clip, MediaSource
 
 MODALITIES = ("video", "audio")  # the order of modality_mask's columns
 

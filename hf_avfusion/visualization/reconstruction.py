@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.media.reader import MediaError
 from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly, interpolation_of
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from hf_avfusion.models.media_avfusion import Clip, MediaSource
-    from hf_avfusion.models.modeling_avmae import AVMAEForPreTraining
+    from hf_avfusion.media.reader import Clip, MediaSource
+    from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
 
 MODALITIES = ("video", "audio")
 INPUTS = {"video": "pixel_values", "audio": "input_features"}

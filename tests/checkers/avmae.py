@@ -21,10 +21,10 @@ from hf_avfusion.conversion.avmae import (
 )
 from hf_avfusion.conversion.mbt import dropped_names
 from hf_avfusion.data.augmentation import mix
-from hf_avfusion.models import layers_vit
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.avmae.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.shared import layers_vit
 from hf_avfusion.training.layerwise_decay import layer_ids, layer_scale, layerwise_groups
 from hf_avfusion.training.optimization import momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 

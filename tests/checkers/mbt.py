@@ -17,11 +17,11 @@ from hf_avfusion.conversion.mbt import (
     normalize_names,
 )
 from hf_avfusion.conversion.vit import vit_state_from_flax
-from hf_avfusion.models.configuration_mbt import temporal_sampling_indices
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.initialization_mbt import mbt_state_from_vit, pre_logits_from_vit
-from hf_avfusion.models.losses_classification import classification_loss
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.configuration_mbt import temporal_sampling_indices
+from hf_avfusion.models.mbt.initialization_mbt import mbt_state_from_vit, pre_logits_from_vit
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.shared.losses_classification import classification_loss
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 
 STREAMS = {"rgb": "video", "spectrogram": "audio"}
 LOGITS = 1e-4  # absolute, the project's bar; per tensor also the relative bar below

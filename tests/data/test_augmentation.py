@@ -17,7 +17,7 @@ from hf_avfusion.data.augmentation import (
     mix,
     random_time_shift,
 )
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 
 def seeded(seed=0):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_avfusion.data.masking import MaskingCollator
-from hf_avfusion.data.streaming import ClipStream
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
 
 CONFIG = AVMAEConfig(
     hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, decoder_hidden_size=16,

@@ -7,9 +7,9 @@ from rendering import render_clip
 from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.processing_avmae import AVMAEProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 SIDE = {"height": 16, "width": 16}
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from hf_avfusion.evaluation import costs
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "fusion_layer": 1,

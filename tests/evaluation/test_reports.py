@@ -8,7 +8,7 @@ from statistics import stdev
 
 import pytest
 
-from hf_avfusion.data.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
 from hf_avfusion.evaluation import figures as figures_module
 from hf_avfusion.evaluation import reports, tables
 from hf_avfusion.evaluation.clips import EvaluationSet

@@ -11,12 +11,11 @@ import pytest
 import torch
 from rendering import render_clip
 
-from hf_avfusion.data.records import BENCHMARKS
-from hf_avfusion.data.sounding_shapes import render
-from hf_avfusion.data.splits import SplitRows
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import SplitRows
+from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.clips import EvaluationSet, Heads, label_rows, load_evaluation_set
-from hf_avfusion.evaluation.metrics import average_precision_per_class, multi_head_accuracies, multi_label_metrics
 from hf_avfusion.evaluation.runs import (
     Condition,
     check_given,
@@ -26,12 +25,13 @@ from hf_avfusion.evaluation.runs import (
     protocol_for,
     settings_of,
 )
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification, MBTModel
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.metrics.classification import average_precision_per_class, multi_head_accuracies, multi_label_metrics
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification, MBTModel
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 SHAPES = ["circle", "cross", "triangle", "ring"]
 

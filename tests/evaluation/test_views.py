@@ -10,9 +10,8 @@ from rendering import read_number, render_clip, truncated
 from safetensors.torch import load_file
 
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.metrics import multi_head_accuracies
 from hf_avfusion.evaluation.views import (
     PROTOCOLS,
     CropViews,
@@ -25,11 +24,12 @@ from hf_avfusion.evaluation.views import (
     view_logits,
     view_transform,
 )
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.metrics.classification import multi_head_accuracies
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 LOGITS = torch.tensor([[[2.0, 0.0, -1.0], [-4.0, 1.0, 3.0]]])  # one clip, two views, three classes
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.synthetic.sounding_shapes import render
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}

@@ -10,17 +10,17 @@ import torch
 from accelerate import PartialState
 from rendering import render_clip
 
-from hf_avfusion.data.benchmarks import load_benchmark
-from hf_avfusion.data.records import read_labels
+from hf_avfusion.data.benchmarks.loading import load_benchmark
+from hf_avfusion.data.benchmarks.records import read_labels
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_avmae import AVMAEForAudioVisualClassification
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
-from hf_avfusion.models.processing_avmae import AVMAEProcessor
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.avmae.modeling_avmae import AVMAEForAudioVisualClassification
+from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate.py"
 SIDE = {"height": 16, "width": 16}

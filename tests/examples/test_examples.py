@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.synthetic.sounding_shapes import render
 
 ROOT = Path(__file__).resolve().parents[2]
 # A model of a few thousand weights on 32 x 32 pixels and 2 s of sound.
@@ -83,7 +83,7 @@ def test_finetuning_by_a_recipe_tells_what_was_overridden(checkpoint):
 @pytest.fixture(scope="module")
 def folder_of_clips(shards, tmp_path_factory):
     """Class sub-folders of mp4 files, and beside them a file that is none."""
-    from hf_avfusion.data.benchmarks import load_benchmark
+    from hf_avfusion.data.benchmarks.loading import load_benchmark
 
     folder = tmp_path_factory.mktemp("clips")
     for row in load_benchmark("sounding_shapes", "train", source=shards).take(12):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rendering import render_clip
 
-from hf_avfusion.data import pushing
-from hf_avfusion.data.benchmarks import load_benchmark
-from hf_avfusion.data.folders import load_folder
+from hf_avfusion.data.benchmarks.folders import load_folder
+from hf_avfusion.data.benchmarks.loading import load_benchmark
+from hf_avfusion.data.preparing import pushing
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples/prepare_benchmark.py"
 

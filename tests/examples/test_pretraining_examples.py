@@ -10,7 +10,7 @@ import torch
 from equality import assert_same_bits
 from safetensors.torch import load_file
 
-from hf_avfusion.data.sounding_shapes import render
+from hf_avfusion.data.synthetic.sounding_shapes import render
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PLAIN = ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--shuffle_buffer", "8"]
@@ -38,7 +38,7 @@ def example(monkeypatch):
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     """Shards, and beside them the same clips as files without labels."""
-    from hf_avfusion.data.benchmarks import load_benchmark
+    from hf_avfusion.data.benchmarks.loading import load_benchmark
 
     folder = tmp_path_factory.mktemp("shapes")
     render(folder / "shards", num_train=12, num_validation=0, num_test=4, num_proc=1, progress=False)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rendering import render_clip
 
-from hf_avfusion.data.benchmarks import evaluation_split, get_record
-from hf_avfusion.data.records import read_labels
-from hf_avfusion.data.streaming import ClipStream
-from hf_avfusion.models.media_avfusion import MediaError
+from hf_avfusion.data.benchmarks.loading import evaluation_split, get_record
+from hf_avfusion.data.benchmarks.records import read_labels
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.media.reader import MediaError
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes import RECIPES
 from hf_avfusion.training.recipes.command_line import parse_with_recipe, refuse

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stream_run import make_stream
 
 from hf_avfusion.data.masking import MaskingCollator
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.modeling_avmae import AVMAEForPreTraining
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer
 

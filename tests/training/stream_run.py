@@ -19,16 +19,16 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from hf_avfusion.data.balancing import LabelBalance
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.interleaving import interleave
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.balancing import LabelBalance
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.streaming.interleaving import interleave
+from hf_avfusion.data.streaming.ranks import Ranks
 from hf_avfusion.evaluation.views import predict_views
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.media_avfusion import MediaError
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.media.reader import MediaError
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.ranks import Ranks
 from hf_avfusion.training.trainer import AVTrainer
 
 

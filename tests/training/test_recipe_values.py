@@ -6,7 +6,7 @@ Where a recipe is for a benchmark that its source does not cover, the rows give 
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.data.benchmarks.loading import BENCHMARKS
 from hf_avfusion.evaluation.views import PROTOCOLS
 from hf_avfusion.training.recipes import RECIPES
 from hf_avfusion.training.recipes.batches import learning_rate_for

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from hf_avfusion.data.benchmarks import BENCHMARKS
+from hf_avfusion.data.benchmarks.loading import BENCHMARKS
 from hf_avfusion.evaluation.views import PROTOCOLS
 from hf_avfusion.model_card import read_recipe
 from hf_avfusion.training.arguments import AVTrainingArguments

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_run import run
 
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = (5, 11, 30)

@@ -9,17 +9,18 @@ from transformers import AutoProcessor
 from transformers.trainer_utils import EvalPrediction
 
 from hf_avfusion import AutoModelForAudioVisualClassification
-from hf_avfusion.data.benchmarks import count_rows, load_benchmark
+from hf_avfusion.data.benchmarks.loading import load_benchmark
+from hf_avfusion.data.benchmarks.shards import count_rows
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.sounding_shapes import render
-from hf_avfusion.data.streaming import ClipStream
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.metrics import build_compute_metrics
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.metrics.classification import build_compute_metrics
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.optimization import warmup_cosine_factor
 from hf_avfusion.training.trainer import AVTrainer

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from rendering import render_clip
 
-from hf_avfusion.models.configuration_mbt import MBTConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_mbt import MBTForAudioVisualClassification
-from hf_avfusion.models.processing_mbt import MBTProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
+from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.visualization.attention import attention_rollout, explain, roll_back
 
 VIDEO, AUDIO, ROWS = 5, 3, 2

@@ -8,11 +8,11 @@ import torch
 from equality import assert_same_bits
 from rendering import render_clip
 
-from hf_avfusion.models.configuration_avmae import AVMAEConfig
-from hf_avfusion.models.feature_extraction_avfusion import AVFusionFeatureExtractor
-from hf_avfusion.models.modeling_avmae import AVMAEForPreTraining
-from hf_avfusion.models.processing_avmae import AVMAEProcessor
-from hf_avfusion.models.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
+from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
+from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.visualization import reconstruction as module
 from hf_avfusion.visualization.reconstruction import ReconstructionPictures, picture_of, reconstruct
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -15,14 +15,12 @@ from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
 from ...data.masking import MaskingCollator
-from ...models.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
-from ...models.video_processing_avfusion import AVFusionVideoProcessor
-from ...models.windows_avfusion import WindowPolicy
+from ...media.windows import WindowPolicy
+from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
+from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ..arguments import AVTrainingArguments
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from .command_line import Run
+from .run import Run
 
 
 def known_fields(section: str, architecture: str) -> set[str]:

@@ -13,11 +13,12 @@ from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ...models.media_sources_avfusion import one_line
+from ...media.sources import one_line
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import known_fields, sections_of_processor
 from .recipe import Recipe
+from .run import Run
 
 # What is raised for arguments, data or checkpoints that cannot be; the last by fields that a configuration refuses.
 REFUSALS = (ValueError, OSError, StrictDataclassError)
@@ -97,25 +98,6 @@ class RecipeOptions:
 
 
 FRESH_ONLY = ("size", "from_vit", "from_avmae", "image_size")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command line comes to.
-
-    recipe: the values to train by, those of the flags included.
-    name, published: the recipe that was named and its own values; None without `--recipe`.
-    checkpoint: folder or Hub id of the model to go on from; None for a fresh model.
-    flags: what the command line gave, by name.
-    devices: processes, or devices of one process, that share a batch.
-    """
-
-    recipe: Recipe
-    name: str | None
-    published: Recipe | None
-    checkpoint: str | None
-    flags: dict[str, Any]
-    devices: int
 
 
 def parse_with_recipe(

@@ -15,7 +15,7 @@ from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
     from ..trainer import AVTrainer
-    from .command_line import Run
+    from .run import Run
 
 FILE = "recipe.json"
 

@@ -1,0 +1,246 @@
+"""One function that gives the rows of any benchmark with the same columns, from wherever its clips are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .raw_clips import Coverage, find_annotations, find_clips
+from .records import BENCHMARKS, Benchmark
+from .shards import count_rows, find_shards, shards_of
+from .tar_shards import TAR_SUFFIX, count_samples, read_tars, sample_to_row
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "coverage",
+    "evaluation_split",
+    "get_record",
+    "load_benchmark",
+    "row_features",
+]
+
+
+def row_features(record: Benchmark) -> datasets.Features:
+    """The columns of a benchmark's rows: clip_id, video {bytes, path} (undecoded), start, end (s), annotations.
+
+    Raises:
+        ValueError: where only the shards know the names of a class.
+    """
+    from datasets import ClassLabel, Features, Image, List, Value, Video
+
+    kinds = {"text": Value("string"), "integer": Value("int64"), "images": List(Image(decode=False))}
+    columns = {}
+    for column, kind in record.columns.items():
+        if kind in kinds:
+            columns[column] = kinds[kind]
+            continue
+        names = record.label_names(column)
+        if names is None:
+            raise ValueError(f"{record.title}: only its parquet shards know the names of {column}")
+        label = ClassLabel(names=list(names))
+        columns[column] = label if kind == "class" else List(label)
+    clip = {
+        "clip_id": Value("string"),
+        "video": Video(decode=False),
+        "start": Value("float32"),
+        "end": Value("float32"),
+    }
+    return Features({**clip, **columns})
+
+
+def load_benchmark(
+    name: str,
+    split: str,
+    streaming: bool = True,
+    source: str | os.PathLike | None = None,
+    *,
+    variant: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    trimmed: bool | None = None,
+) -> datasets.IterableDataset | datasets.Dataset:
+    """Rows of one split, videos undecoded: clip_id, video {bytes, path}, start, end (s), the annotation columns.
+
+    `source` is the first of these that it can be:
+
+    - a folder with parquet shards `<split>-*.parquet`, in it or in its `data`;
+    - a folder with WebDataset shards `<split>-*.tar`, likewise (`tar_shards` says what a sample holds);
+    - a folder of the raw clips, at any depth, beside the official annotation file (with `annotations` given it is
+      always this). Clips that vanished are counted, and logged as a warning with their first ids; `coverage` lists all;
+    - the id of a Hub repository of parquet or WebDataset shards (how many rows it lacks shows only when they are read).
+
+    Args:
+        name: a key of `BENCHMARKS`; variant: one of its variants, by default the first.
+        split: one of the benchmark's splits.
+        streaming: an `IterableDataset` that reads as it goes; otherwise a `Dataset` with random access.
+        annotations: the official annotation file, or a folder that holds it under its official name.
+        trimmed: whether raw files named `<id>` alone, without a start, hold the cut clip (True) or the whole video, of
+            which the row's `start` and `end` are the clip (False). Needed only where there are such files.
+
+    Raises:
+        ValueError: for an unknown name, split or variant, an annotation that cannot be read, label names in another
+            order than the benchmark's, a file that may be the clip or the whole video, or when there is nowhere to load from.
+        FileNotFoundError: when the folder lacks the split or some of its shards, or all of its clips vanished.
+    """
+    import datasets
+
+    record = get_record(name, variant, split)
+    if source is None:
+        verified = [repository.id for repository in record.hub_ids if repository.verified]
+        if not verified:
+            raise ValueError(f"{record.title} needs source= (--source): {record.obtain}")
+        source = verified[0]
+    folder = Path(source)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
+            raise FileNotFoundError(
+                f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository (--source)"
+            )
+        rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
+        return _checked(rows, record, os.fspath(source))
+    if annotations is None and shards_of(folder, split, ".parquet"):
+        shards = find_shards(folder, split)
+        _report(_shard_coverage(record, split, count_rows(folder, split), folder))
+        rows = datasets.load_dataset(
+            "parquet", data_files={split: [str(shard) for shard in shards]}, split=split, streaming=streaming
+        )
+        return _checked(rows, record, str(folder))
+    if annotations is None and shards_of(folder, split, TAR_SUFFIX):
+        return read_tars(find_shards(folder, split, TAR_SUFFIX), record, row_features(record), streaming)
+    file = find_annotations(record, split, folder, annotations)
+    clips, found = find_clips(record, split, folder, file, trimmed)
+    _report(found)
+    if not clips:
+        raise FileNotFoundError(
+            f"{folder} holds none of the {found.annotated} clips of the split {split!r} in {file};"
+            f" looked for names such as {', '.join(found.examples)}"
+        )
+    features = row_features(record)
+    columns = {column: [clip[column] for clip in clips] for column in features}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    return rows.to_iterable_dataset(num_shards=min(len(rows), 64)) if streaming else rows
+
+
+def coverage(
+    name: str,
+    split: str,
+    source: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    trimmed: bool | None = None,
+) -> Coverage:
+    """How much of a split a folder holds, and of raw clips the ids that vanished; arguments as `load_benchmark`."""
+    record = get_record(name, variant, split)
+    folder = Path(source)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
+    if annotations is None and shards_of(folder, split, ".parquet"):
+        return _shard_coverage(record, split, count_rows(folder, split), folder)
+    if annotations is None and shards_of(folder, split, TAR_SUFFIX):
+        count = sum(count_samples(shard) for shard in find_shards(folder, split, TAR_SUFFIX))
+        return _shard_coverage(record, split, count, folder)
+    return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[1]
+
+
+def get_record(name: str, variant: str | None = None, split: str | None = None) -> Benchmark:
+    """The record of a benchmark's variant (None: its first), of which `split` must be a split.
+
+    Raises:
+        ValueError: for a name, variant or split that does not exist; the message lists those that do.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; there are: {', '.join(sorted(BENCHMARKS))}")
+    record = BENCHMARKS[name].variant(variant)
+    if split is not None and split not in record.splits:
+        raise ValueError(f"{record.title} has no split {split!r}; its splits are: {', '.join(record.splits)}")
+    return record
+
+
+def evaluation_split(record: Benchmark, wanted: str | None = None, *, flag: str = "--split") -> str:
+    """The split that scores a model: the one that is wanted; by default `test`, or where there is none, the record's last.
+
+    Its name is not the same everywhere: AudioSet has `eval`; of Kinetics, EPIC-KITCHENS-100 and Moments in Time the records
+    know `train` and `validation` only.
+
+    Args:
+        record: of the benchmark's variant (`get_record`); variants can have other splits.
+        wanted: one of its splits, or None.
+        flag: how a script lets its user choose the split, for the message.
+
+    Raises:
+        ValueError: the wanted split does not exist; the message lists those that do.
+    """
+    if wanted is None:
+        return "test" if "test" in record.splits else list(record.splits)[-1]
+    if wanted not in record.splits:
+        raise ValueError(
+            f"{flag} {wanted}: {record.title} has no such split; its splits are: {', '.join(record.splits)}"
+        )
+    return wanted
+
+
+def _shard_coverage(record: Benchmark, split: str, present: int, folder: Path) -> Coverage:
+    return Coverage(record.title, split, str(folder), record.splits[split], None, present)
+
+
+def _report(found: Coverage) -> None:
+    complete = found.annotated is None and found.expected in (None, found.present)
+    if complete or (found.annotated is not None and not found.vanished and found.expected in (None, found.annotated)):
+        logger.info("%s", found)
+    else:
+        logger.warning("%s", found)
+
+
+def _checked(rows: Any, record: Benchmark, source: str) -> Any:
+    """Rows of shards with undecoded videos, after a look at the columns and the order of the label names."""
+    import datasets
+
+    if rows.features is None:
+        raise ValueError(f"{source}: its rows have no known columns; convert it to parquet shards")
+    if "__key__" in rows.features:  # WebDataset shards of a Hub repository
+        features = row_features(record)
+        rows = rows.decode(False) if isinstance(rows, datasets.IterableDataset) else _undecoded(rows)
+        return rows.map(
+            sample_to_row,
+            fn_kwargs={"record": record, "where": source},
+            features=features,
+            remove_columns=[column for column in rows.features if column not in features],
+        )
+    missing = [column for column in ("clip_id", "video", *record.columns) if column not in rows.features]
+    if missing:
+        raise ValueError(
+            f"{source}: lacks the columns {', '.join(missing)} of {record.title}; it has: {', '.join(rows.features)}"
+        )
+    for column in record.columns:
+        feature, expected = rows.features[column], record.label_names(column)
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if expected is None:
+            continue
+        if names is None:
+            raise ValueError(f"{source}: the column {column} has no label names; store it as a ClassLabel")
+        if list(names) != list(expected):
+            first = next((k for k, (a, b) in enumerate(zip(names, expected)) if a != b), min(len(names), len(expected)))
+            raise ValueError(
+                f"{source}: the {len(names)} names of {column} are not the {len(expected)} of {record.title} in their"
+                f" order, from number {first} on; is it another variant? Known variants: {', '.join(record.variants)}"
+            )
+    return _undecoded(rows)
+
+
+def _undecoded(rows: Any) -> Any:
+    """Bytes travel; decoding is the last step."""
+    import datasets
+
+    for column, feature in rows.features.items():
+        if isinstance(feature, (datasets.Video, datasets.Audio, datasets.Image)):
+            rows = rows.cast_column(column, type(feature)(decode=False))
+    return rows

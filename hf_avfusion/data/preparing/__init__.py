@@ -1,0 +1,1 @@
+"""Clips -> shards: re-encoding, coverage, pushing to the Hub."""

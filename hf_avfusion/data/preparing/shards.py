@@ -1,0 +1,523 @@
+"""Raw clips and their annotations to parquet shards that stream: in parallel, resumable, with a report of what is there.
+
+    DIR/data/<split>-0000k-of-0000n.parquet    rows as `load_benchmark` gives them, the clips' bytes inside
+    DIR/coverage.json, .csv, .md               what was annotated, is there, has vanished, does not decode, per class
+    DIR/preparation.json                       the settings, which a second run must repeat
+
+`pushing.push_shards` puts such a folder on the Hub.
+
+The rows of a split are divided over its shards in the order of the annotations before anything is decoded; clips that
+do not decode are left out of their shard and listed in its footer with the reason. So every shard is a function of its
+rows and the settings alone: neither the number of processes nor an interruption changes a byte of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...media.reader import MediaError
+from ..benchmarks.annotations import read_annotations
+from ..benchmarks.folders import find_splits, has_shards, load_folder
+from ..benchmarks.loading import get_record, row_features
+from ..benchmarks.raw_clips import find_annotations, find_clips
+from ..benchmarks.records import Benchmark
+from ..synthetic.sounding_shapes import usable_cores
+from .coverage import SplitReport, count_classes, drop_reports, write_reports, write_text
+from .reencoding import ClipSettings, check_clip, reencode
+
+if TYPE_CHECKING:
+    import datasets
+
+MANIFEST = "preparation.json"
+LOCK = ".preparing.lock"
+LOCK_WAIT = 10.0  # s; the processes of a run that was just killed need a moment to notice
+VERSION = 1  # of the layout and of the way clips are encoded
+ROWS_PER_SHARD = 256
+ROW_GROUP = 8  # rows; small groups stream with small range reads, and a group is what one process does at a time
+MAX_GROUP_BYTES = 2**26  # of clips that stay as they are: fewer rows make a group where files are large
+MAX_CLIP_BYTES = 2**31 - 2**16  # what one parquet value can hold
+FOOTER = "hf_avfusion"  # key in a shard's footer: the clips that were left out, and notes, as JSON
+
+
+@dataclass
+class _Split:
+    """What is to be prepared of one split; `vanished` holds the classes of the clips that are not there."""
+
+    rows: list[dict[str, Any]]
+    features: datasets.Features
+    expected: int | None = None
+    vanished: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def prepare_benchmark(
+    name: str,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    splits: Sequence[str] | None = None,
+    variant: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    trimmed: bool | None = None,
+    settings: ClipSettings | None = None,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    num_proc: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, SplitReport]:
+    """Prepares a benchmark from its raw clips and official annotation files; `load_benchmark(..., source=output)` reads it.
+
+    Args:
+        name, variant, annotations, trimmed: as `load_benchmark`.
+        source: folder of the clips; output: folder of the shards, made if missing.
+        splits: some of the benchmark's, by default all of them.
+        settings: cutting and encoding; by default clips stay as they are, and are decoded once to find broken ones.
+        rows_per_shard: clips in one file.
+        num_proc: processes, by default one per core.
+        overwrite: replace a preparation with other settings.
+
+    Returns:
+        what became of every split, which `coverage.md` shows to a person.
+
+    Raises:
+        ValueError: for an unknown name or split, an annotation that cannot be read, a benchmark that comes as shards.
+        FileNotFoundError: when an annotation file, or every clip of a split, is missing.
+        FileExistsError: when `output` holds something else, or was prepared with other settings.
+        OSError: when the disk cannot hold the shards. RuntimeError: when a process died.
+    """
+    record = get_record(name, variant)
+    folder, found = Path(source), {}
+    if not folder.is_dir():
+        raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
+    splits = splits or list(record.splits)
+    for split in splits:
+        get_record(name, variant, split)
+    files = {record.annotations[split] for split in splits} if record.parser else set()
+    if len(files) > 1 and annotations is not None and Path(annotations).is_file():
+        raise ValueError(
+            f"annotations {os.fspath(annotations)!r} is one file, but the splits {', '.join(splits)} have one each: pass the"
+            f" folder that holds {', '.join(sorted(files))}, or name one split (--splits)"
+        )
+    for split in splits:
+        try:
+            file = find_annotations(record, split, folder, annotations)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; splits= (--splits) leaves a split out") from error
+        rows, coverage = find_clips(record, split, folder, file, trimmed)
+        if not rows:
+            raise FileNotFoundError(
+                f"{folder} holds none of the {coverage.annotated} clips of the split {split!r} in {file};"
+                f" looked for names such as {', '.join(coverage.examples)}; splits= (--splits) leaves a split out"
+            )
+        gone = set(coverage.vanished)
+        vanished = {row.clip_id: row.values for row in read_annotations(file, record, split) if row.clip_id in gone}
+        found[split] = _Split(rows, row_features(record), coverage.expected, vanished)
+    what = {"data": name, "variant": variant}
+    work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
+    return _prepare(found, what, folder, Path(output), settings or ClipSettings(), record=record, **work)
+
+
+def prepare_folder(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    splits: Sequence[str] | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    settings: ClipSettings | None = None,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    num_proc: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, SplitReport]:
+    """Prepares a folder of videos, or its CSV file (see `load_folder`, which reads the shards as well).
+
+    Args and errors as `prepare_benchmark`; splits: by default those the folder has, or the two it is divided into;
+    holdout, seed: of that division.
+
+    Raises:
+        ValueError: also where `output` lies in the source, or the source holds shards already.
+    """
+    path, found = Path(source), {}
+    if Path(output).resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"output {output} lies in the folder of the clips, {path}; choose one outside of it")
+    if has_shards(path):
+        raise ValueError(f"{path} holds parquet shards already; push_shards puts them on the Hub")
+    for split in splits or find_splits(path):
+        rows = load_folder(path, split, holdout=holdout, seed=seed)
+        found[split] = _Split([dict(row) for row in rows], rows.features)
+    what = {"data": None, "holdout": holdout, "seed": seed}
+    work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
+    root = path if path.is_dir() else path.parent
+    return _prepare(found, what, root, Path(output), settings or ClipSettings(), **work)
+
+
+def _prepare(
+    splits: Mapping[str, _Split],
+    what: Mapping[str, Any],
+    root: Path,
+    output: Path,
+    settings: ClipSettings,
+    *,
+    record: Benchmark | None = None,
+    rows_per_shard: int,
+    num_proc: int | None,
+    overwrite: bool,
+    progress: bool,
+) -> dict[str, SplitReport]:
+    num_proc = num_proc if num_proc is not None else usable_cores()
+    for name, value in (("rows_per_shard", rows_per_shard), ("num_proc", num_proc)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    (output / "data").mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        shards = _claim(output, splits, what, root, settings, rows_per_shard, overwrite)
+        _write_missing(shards, splits, root, settings, rows_per_shard, num_proc, progress)
+        reports = {split: _report(split, part, shards[split], record, root) for split, part in splits.items()}
+        write_reports(output, reports)
+    return reports
+
+
+# ------------------------------------------------------------------------------------------------ whose folder it is
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """One preparation at a time in a folder; the lock ends with the process, however that ends."""
+    import filelock
+
+    lock = filelock.FileLock(output / LOCK)
+    try:
+        lock.acquire(timeout=LOCK_WAIT)
+    except filelock.Timeout:
+        raise FileExistsError(f"another process is preparing clips in {output}; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(
+    output: Path,
+    splits: Mapping[str, _Split],
+    what: Mapping[str, Any],
+    root: Path,
+    settings: ClipSettings,
+    rows_per_shard: int,
+    overwrite: bool,
+) -> dict[str, list[Path]]:
+    """Makes the folder this preparation's own, and names the shards of every split."""
+    import av
+
+    encoders = f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
+    common = {"version": VERSION, **what, **asdict(settings), "rows_per_shard": rows_per_shard, "encoders": encoders}
+    ours = {split: _fingerprint(part, root) for split, part in splits.items()}
+    note = output / MANIFEST
+    try:
+        theirs = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+        known = theirs["splits"] if theirs is not None else {}
+        before = {key: theirs[key] for key in theirs if key != "splits"} if theirs is not None else common
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileExistsError(f"{note} cannot be read ({error}); choose another folder") from error
+    if theirs is None and any((output / "data").glob("*.parquet")):
+        raise FileExistsError(
+            f"{output / 'data'} holds parquet files that were not prepared here; choose another folder"
+        )
+    changed = [
+        f"{key} was {before.get(key)!r} and is {common.get(key)!r}"
+        for key in sorted({*before, *common})
+        if before.get(key) != common.get(key)
+    ]
+    changed += [
+        f"the clips found of {split} are others ({known[split]['clips']} then, {ours[split]['clips']} now)"
+        for split in ours
+        if split in known and known[split] != ours[split]
+    ]
+    if changed and not overwrite:
+        raise FileExistsError(
+            f"{output} was prepared otherwise: {'; '.join(changed)}. Repeat the settings to go on, choose another folder,"
+            " or pass overwrite=True (--overwrite) to start again"
+        )
+    if before != common:  # other settings touch every split, other clips theirs alone
+        stale, known = list(known), {}
+    else:
+        stale = [split for split in ours if split in known and known[split] != ours[split]]
+    for split in stale:
+        for old in (output / "data").glob(f"{split}-*-of-*"):
+            old.unlink()
+    drop_reports(output, stale)
+    write_text(note, json.dumps({**common, "splits": {**known, **ours}}, indent=2) + "\n")
+    names = {}
+    for split, part in splits.items():
+        total = -(-len(part.rows) // rows_per_shard)
+        names[split] = [output / "data" / f"{split}-{number:05d}-of-{total:05d}.parquet" for number in range(total)]
+    return names
+
+
+def _fingerprint(part: _Split, root: Path) -> dict[str, Any]:
+    """Number of clips, and a digest of which they are, where they lie below the source, their sizes and annotations."""
+    digest = hashlib.sha256()
+    for row in part.rows:
+        path = row["video"]["path"]
+        about = {column: value for column, value in row.items() if column not in ("video", "masks")}
+        size = os.stat(path).st_size if os.path.exists(path) else None
+        masks = [_below(mask["path"], root) for mask in row.get("masks") or ()]
+        digest.update(json.dumps([_below(path, root), size, about, masks], sort_keys=True).encode())
+    digest.update(repr(part.features).encode())
+    return {"clips": len(part.rows), "sha256": digest.hexdigest()}
+
+
+def _below(path: str | os.PathLike, root: Path) -> str:
+    """A file as it is named in reports: relative to the source, or by its folder's name alone where it lies elsewhere, so that
+    shards tell nothing of this machine.
+    """
+    below = Path(os.path.relpath(path, root))
+    return Path(*Path(path).parts[-2:]).as_posix() if below.parts[:1] == ("..",) else below.as_posix()
+
+
+# ------------------------------------------------------------------------------------------------------- the shards
+
+
+def _write_missing(
+    shards: Mapping[str, list[Path]],
+    splits: Mapping[str, _Split],
+    root: Path,
+    settings: ClipSettings,
+    rows_per_shard: int,
+    num_proc: int,
+    progress: bool,
+) -> None:
+    from tqdm.auto import tqdm
+
+    missing = [
+        (split, path, splits[split].rows[number * rows_per_shard : (number + 1) * rows_per_shard])
+        for split, paths in shards.items()
+        for number, path in enumerate(paths)
+        if not path.exists()
+    ]
+    _check_space([row for _, _, rows in missing for row in rows], settings, next(iter(shards.values()))[0].parent)
+    work = [_groups(rows, settings) for _, _, rows in missing]
+    total, left = sum(len(part.rows) for part in splits.values()), sum(len(rows) for _, _, rows in missing)
+    jobs = [group for shard in work for group in shard]
+    results = _in_order(partial(_prepare_group, root=root, settings=settings), jobs, num_proc)
+    failed = 0
+    with tqdm(total=total, initial=total - left, unit="clip", desc="preparing", disable=not progress) as bar:
+        for (split, path, _), groups in zip(missing, work):
+            bar.set_postfix_str(f"{split}, {failed} do not decode")
+            schema = splits[split].features.arrow_schema
+            left_out, notes = [], []
+            part = path.with_suffix(".partial")
+            with _parquet(part, schema) as writer:
+                for _ in groups:
+                    outcomes = next(results)
+                    _write_group(writer, [outcome.row for outcome in outcomes if outcome.row is not None])
+                    left_out += [(o.clip_id, o.file, o.reason) for o in outcomes if o.row is None]
+                    notes += [(o.clip_id, o.file, note) for o in outcomes for note in o.notes]
+                    bar.update(len(outcomes))
+                writer.add_key_value_metadata({FOOTER: json.dumps({"undecodable": left_out, "notes": notes})})
+            failed += len(left_out)
+            bar.set_postfix_str(f"{split}, {failed} do not decode")
+            os.replace(part, path)  # a shard is there whole or not at all
+
+
+def _bytes_kept(row: Mapping[str, Any], settings: ClipSettings) -> int:
+    """Size of a clip that stays as it is; what encoding makes of the others is not known, but small."""
+    path = row["video"]["path"]
+    return 0 if settings.encodes(row["start"], row["end"]) or not os.path.exists(path) else os.stat(path).st_size
+
+
+def _check_space(rows: Sequence[Mapping[str, Any]], settings: ClipSettings, folder: Path) -> None:
+    needed, free = sum(_bytes_kept(row, settings) for row in rows), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"the shards would take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; rows that are parts of"
+            " one long video each hold all of it unless they are cut (trim=True, --trim); short_side makes clips smaller"
+        )
+
+
+def _groups(rows: Sequence[dict[str, Any]], settings: ClipSettings) -> list[list[dict[str, Any]]]:
+    """The row groups of a shard, decided by its rows alone."""
+    groups: list[list[dict[str, Any]]] = []
+    size = 0
+    for row in rows:
+        more = _bytes_kept(row, settings)
+        if not groups or len(groups[-1]) == ROW_GROUP or size + more > MAX_GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(row)
+        size += more
+    return groups
+
+
+def _parquet(path: Path, schema: Any) -> Any:
+    import pyarrow.parquet as pq
+
+    # H.264 does not compress further, and labels are small; a dictionary of clips would hold each of them once more.
+    return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False)
+
+
+def _write_group(writer: Any, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+
+    if rows:
+        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema), row_group_size=len(rows))
+
+
+# ---------------------------------------------------------------------------------------------------- the processes
+
+
+@dataclass
+class _Outcome:
+    """The row of a clip, or None with the reason; its file is named relative to the source."""
+
+    clip_id: str
+    file: str
+    row: dict[str, Any] | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _prepare_group(rows: list[dict[str, Any]], root: Path, settings: ClipSettings) -> list[_Outcome]:
+    return [_prepare_clip(row, root, settings) for row in rows]
+
+
+def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _Outcome:
+    import av
+
+    path, start, end = row["video"]["path"], row["start"], row["end"]
+    file = _below(path, root)
+    outcome = _Outcome(row["clip_id"], file)
+    try:
+        if settings.encodes(start, end):
+            clip = reencode(path, start, end, settings, name=file)
+            data, name, notes = clip.data, Path(file).stem + clip.suffix, clip.notes
+            start, end = clip.start, clip.end
+        else:
+            notes = check_clip(path, start, end, name=file) if settings.check else ()
+            data, name = Path(path).read_bytes(), Path(file).name
+        masks = [
+            {"bytes": Path(mask["path"]).read_bytes(), "path": Path(mask["path"]).name}
+            for mask in row.get("masks") or ()
+        ]
+        if len(data) > MAX_CLIP_BYTES:
+            raise MediaError(
+                file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; cut or shrink it"
+            )
+    except MediaError as error:
+        # That a reader could keep what comes before damage is no remedy here.
+        outcome.reason = error.cause.partition("; on_decode_error=")[0]
+    except av.FFmpegError as error:
+        outcome.reason = f"cannot be encoded: {error}"
+    except OSError as error:
+        outcome.reason = f"cannot be read: {error.strerror or error}"
+    except Exception as error:
+        raise RuntimeError(f"the clip {row['clip_id']} ({path}) stopped the work: {error!r}") from error
+    else:
+        outcome.row = {**row, "video": {"bytes": data, "path": name}, "start": start, "end": end}
+        if "masks" in row:
+            outcome.row["masks"] = masks
+        outcome.notes = tuple(notes)
+    return outcome
+
+
+def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) -> Iterator[Any]:
+    """`map(work, jobs)` over processes, of which only a few results wait at a time.
+
+    Raises:
+        RuntimeError: a process died (killed for memory, or by a decoder).
+    """
+    jobs = list(jobs)
+    num_proc = min(num_proc, len(jobs))
+    if num_proc <= 1:
+        yield from map(work, jobs)
+        return
+    # Where fork exists it saves each child the seconds that importing torch takes.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(num_proc, context, _start_worker, (os.getpid(),)) as pool:
+        waiting: deque[Any] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) >= 2 * num_proc:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a process died while it prepared clips (killed for want of memory? then use fewer: num_proc); the same call"
+                " goes on from the shards that are whole"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if waiting:  # stopped in the middle: what the processes are at is of no use any more
+                for child in set(multiprocessing.active_children()) - others:
+                    child.terminate()
+
+
+def _start_worker(parent: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children too; the parent tells it and ends them
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Children of a process that was killed would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None, root: Path) -> SplitReport:
+    """What became of a split, from its shards' footers."""
+    import pyarrow.parquet as pq
+
+    present, undecodable, notes = 0, [], []
+    for shard in shards:
+        footer = pq.read_metadata(shard)
+        said = json.loads(footer.metadata[FOOTER.encode()])
+        present += footer.num_rows
+        undecodable += [tuple(entry) for entry in said["undecodable"]]
+        notes += [tuple(entry) for entry in said["notes"]]
+    if present + len(undecodable) != len(part.rows):
+        raise RuntimeError(
+            f"the shards of {split!r} hold {present} clips and miss {len(undecodable)}, of {len(part.rows)}; delete"
+            f" {shards[0].parent} and prepare again"
+        )
+    broken = {clip_id for clip_id, _, _ in undecodable}
+    # Of several label columns a list of classes per second says nothing of the clip.
+    columns = record.label_columns if record is not None else ("label",)
+    columns = [column for column in columns if column == columns[0] or record.columns[column] == "class"]
+    fates = [("undecodable" if row["clip_id"] in broken else "present", row) for row in part.rows]
+    fates += [("vanished", values) for values in part.vanished.values()]
+    return SplitReport(
+        split=split,
+        expected=part.expected,
+        annotated=len(fates),
+        present=present,
+        vanished=tuple(part.vanished),
+        undecodable=tuple(undecodable),
+        notes=tuple(notes),
+        classes={column: count_classes(column, part.features[column], fates) for column in columns},
+    )

@@ -1,0 +1,1 @@
+"""Streams of undecoded clips: order, balancing, workers, resuming."""

@@ -1,0 +1,120 @@
+"""How often a clip comes up in an epoch when classes are balanced: clips of rare labels often, of common ones seldom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# gen_weight_file.py of PSLA and AST: label_weight = 1000 / (label_count + 0.01). The 1000 cancels.
+COUNT_OFFSET = 0.01
+
+
+@dataclass(frozen=True)
+class LabelBalance:
+    """Balanced sampling of labels, single or several per clip. None of the architectures here was published with it.
+
+    A clip's weight is the sum over its labels of 1 / (n_c + 0.01), n_c being the number of clips with label c: the
+    weights of PSLA and AST (Gong, Chung and Glass, "PSLA", IEEE/ACM TASLP 2021, section III.C; `gen_weight_file.py` of
+    their code), which PANNs (Kong et al. 2020) sought with turns by class. There an epoch is as many draws with
+    replacement as there are clips. Here clip i comes up floor or ceil of its expected number f_i = N w_i / sum_j w_j
+    times: with u uniform, drawn once an epoch, and F_i = f_1 + ... + f_i, clip i comes up
+    floor(F_i + u) - floor(F_(i-1) + u) times (systematic sampling, Madow 1949). That has the same expectation and less
+    variance, needs one pass over a stream, and an epoch keeps its N clips. **"Each clip once an epoch" no longer
+    holds**: a common clip is missing in most epochs, a rare one comes many times (each with its own window and
+    augmentation). Both are counted: `repeated_clips` and `left_out_clips` in the logs of training.
+
+    Args:
+        column: of class numbers, one or a list per row. A row without a label has no weight and never comes up.
+        counts: rows of each class; num_rows: of the whole split.
+
+    Raises:
+        ValueError: counts or a number of rows that cannot be.
+    """
+
+    column: str
+    counts: tuple[int, ...]
+    num_rows: int
+    _weights: np.ndarray = field(init=False, repr=False, compare=False)  # float64 [classes], their mean over rows is 1
+
+    def __post_init__(self) -> None:
+        counts = np.asarray(self.counts, dtype=np.float64)
+        if counts.ndim != 1 or not len(counts) or (counts < 0).any() or not counts.any():
+            raise ValueError(f"counts must hold the number of rows of each class, got {self.counts!r}")
+        if self.num_rows < 1:
+            raise ValueError(f"num_rows must be positive, got {self.num_rows}")
+        object.__setattr__(self, "counts", tuple(int(count) for count in counts))
+        weights = 1 / (counts + COUNT_OFFSET)
+        object.__setattr__(self, "_weights", weights * (self.num_rows / (counts * weights).sum()))
+
+    @classmethod
+    def of(cls, rows: Any, column: str) -> LabelBalance:
+        """Counts the labels of all rows. A `datasets.Dataset` has its column read; of a stream every shard is read
+        once, videos too, though nothing is decoded; of parquet shards `of_shards` reads the column alone.
+        """
+        features = getattr(rows, "features", None)
+        if features is not None and column not in features:
+            raise ValueError(f"no column {column!r} to balance; there are: {', '.join(features)}")
+        if hasattr(rows, "select_columns"):
+            rows = rows.select_columns([column])
+        return cls.count((row[column] for row in rows), column, num_classes=_num_classes(features, column))
+
+    @classmethod
+    def of_shards(cls, shards: Iterable[str | os.PathLike], column: str) -> LabelBalance:
+        """Counts the labels of parquet shards, such as `shards.find_shards` gives; only that column is read."""
+        import pyarrow.parquet as pq
+
+        batches = (batch for shard in shards for batch in pq.ParquetFile(shard).iter_batches(columns=[column]))
+        return cls.count((label for batch in batches for label in batch.column(0).to_pylist()), column)
+
+    @classmethod
+    def count(cls, labels: Iterable[int | Sequence[int]], column: str, num_classes: int = 0) -> LabelBalance:
+        """Counts the labels of all rows, given one after the other."""
+        counts: dict[int, int] = dict.fromkeys(range(num_classes), 0)
+        number = 0
+        for value in labels:
+            number += 1
+            for label in _as_list(value, column):
+                counts[label] = counts.get(label, 0) + 1
+        return cls(column, tuple(counts.get(label, 0) for label in range(max(counts, default=-1) + 1)), number)
+
+    def factor(self, row: Mapping[str, Any]) -> float:
+        """How often a row comes up in an epoch, on average."""
+        return self._factor(row[self.column])
+
+    def factors(self, rows: Any) -> np.ndarray:
+        """Of all rows with random access: float64 [rows]."""
+        if hasattr(rows, "select_columns"):
+            rows = rows.select_columns([self.column])
+        return np.array([self.factor(row) for row in rows], dtype=np.float64)
+
+    @staticmethod
+    def copies(factors: np.ndarray, offset: float) -> np.ndarray:
+        """How often each row comes up: int [rows], from factors [rows] in the order of the pass and u."""
+        ends = np.floor(np.cumsum(factors) + offset).astype(np.int64)
+        return np.diff(ends, prepend=0)
+
+    def layout(self) -> dict[str, Any]:
+        """What a position in a balanced stream depends on, as JSON can hold it."""
+        return {"balanced": self.column, "counts": list(self.counts)}
+
+    def _factor(self, value: int | Sequence[int]) -> float:
+        labels = _as_list(value, self.column)
+        if wrong := [label for label in labels if not 0 <= label < len(self.counts)]:
+            raise ValueError(f"the column {self.column!r} holds {wrong}, but {len(self.counts)} classes were counted")
+        return float(sum(self._weights[label] for label in labels))
+
+
+def _as_list(value: Any, column: str) -> list[int]:
+    labels = list(value) if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in labels):
+        raise ValueError(f"the column {column!r} must hold class numbers, got {value!r}")
+    return labels
+
+
+def _num_classes(features: Any, column: str) -> int:
+    feature = None if features is None else features[column]
+    return len(getattr(getattr(feature, "feature", feature), "names", None) or ())

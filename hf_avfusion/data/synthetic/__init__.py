@@ -1,0 +1,1 @@
+"""Benchmarks that are rendered here: SoundingShapes and AVDigits."""

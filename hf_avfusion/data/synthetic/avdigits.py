@@ -1,0 +1,199 @@
+"""AVDigits, a small benchmark of real recordings: spoken digits, each shown with a handwritten image of the digit.
+
+    python -m hf_avfusion.data.avdigits --speech DIR --output DIR2
+
+DIR is any folder with `<digit>_<speaker>_<n>.wav` (the layout of Jakobovski/free-spoken-digit-dataset); the images are
+the 1,797 that come with scikit-learn (8 x 8 pixels, 10 digits). The pairing by label is the idea of AV-MNIST. No speaker
+and no image is in both splits. One row: clip_id, video {bytes, path} (MP4), start, end (s), label, speaker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...media.mono import to_mono
+from ...media.reader import probe, read_clip
+from ..benchmarks.folders import files_below
+from ..benchmarks.loading import row_features
+from ..benchmarks.records import BENCHMARKS
+from .sounding_shapes import ROW_GROUP, ROWS_PER_SHARD, encode
+
+SPLITS = ("train", "test")
+NAME = re.compile(r"(\d)_(.+)_(\d+)\.wav", re.IGNORECASE)
+FRAME_RATE = 10.0  # frames per s of a still image
+TEST_IMAGES = 1 / 3  # of each digit's images
+
+
+@dataclass(frozen=True)
+class Recording:
+    path: Path
+    digit: int
+    speaker: str
+
+
+def find_recordings(folder: str | os.PathLike) -> list[Recording]:
+    """All `<digit>_<speaker>_<n>.wav` below a folder, by name.
+
+    Raises:
+        FileNotFoundError: when there are none. ValueError: for a wav file of another name.
+    """
+    found = []
+    for path in sorted(files_below(Path(folder)), key=lambda path: (path.name, path)):
+        if path.suffix.lower() != ".wav":
+            continue
+        match = NAME.fullmatch(path.name)
+        if match is None:
+            raise ValueError(f"{path}: expected a name like 7_jackson_32.wav (<digit>_<speaker>_<n>.wav)")
+        found.append(Recording(path, int(match[1]), match[2]))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no spoken digits (<digit>_<speaker>_<n>.wav)")
+    return found
+
+
+def split_speakers(recordings: Sequence[Recording], test_speakers: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The speakers of the test split: those named, or the last third of all in the order of their names."""
+    speakers = sorted({recording.speaker for recording in recordings})
+    if test_speakers is None:
+        test_speakers = speakers[-max(len(speakers) // 3, 1) :]
+    unknown = set(test_speakers) - set(speakers)
+    if unknown or not 0 < len(set(test_speakers)) < len(speakers):
+        raise ValueError(
+            f"test_speakers must be some, not all, of {', '.join(speakers)}; got {', '.join(test_speakers) or 'none'}"
+        )
+    return tuple(test_speakers)
+
+
+def _images(split: str, seed: int) -> dict[int, list[int]]:
+    """Numbers of scikit-learn's images per digit: in the order of the set the last third is for testing; shuffled."""
+    from sklearn.datasets import load_digits
+
+    targets = load_digits().target
+    numbers = {}
+    for digit in range(10):
+        mine = np.flatnonzero(targets == digit)
+        first_test = len(mine) - round(len(mine) * TEST_IMAGES)
+        chosen = mine[:first_test] if split == "train" else mine[first_test:]
+        order = np.random.default_rng([seed, SPLITS.index(split), digit]).permutation(len(chosen))
+        numbers[digit] = chosen[order].tolist()
+    return numbers
+
+
+def draw(image: np.ndarray, side: int) -> np.ndarray:
+    """A picture of scikit-learn's (float [8, 8], 0..16) as uint8 [side, side, 3], light on black, bicubic."""
+    from PIL import Image
+
+    grey = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
+    return np.repeat(np.asarray(grey.resize((side, side), Image.Resampling.BICUBIC))[..., None], 3, axis=2)
+
+
+def _rows(recordings: Sequence[Recording], split: str, side: int, seed: int) -> Iterator[dict[str, Any]]:
+    from sklearn.datasets import load_digits
+
+    pictures, numbers, used = load_digits().images, _images(split, seed), defaultdict(int)
+    for recording in recordings:
+        choices = numbers[recording.digit]
+        number = choices[used[recording.digit] % len(choices)]  # each image once before any comes again
+        used[recording.digit] += 1
+        clip = read_clip(recording.path, audio_window=(0.0, probe(recording.path).duration + 1.0))  # all of it
+        waveform = to_mono(clip.waveform).numpy()
+        seconds = len(waveform) / clip.sampling_rate
+        frames = np.repeat(draw(pictures[number], side)[None], max(math.ceil(seconds * FRAME_RATE), 1), axis=0)
+        clip_id = f"{recording.path.stem}-image{number}"
+        yield {
+            "clip_id": clip_id,
+            "video": {"bytes": encode(frames, waveform, FRAME_RATE, clip.sampling_rate), "path": f"{clip_id}.mp4"},
+            "start": 0.0,
+            "end": seconds,
+            "label": recording.digit,
+            "speaker": recording.speaker,
+        }
+
+
+def render(
+    speech: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    side: int = 64,
+    seed: int = 0,
+    test_speakers: Sequence[str] | None = None,
+    progress: bool = True,
+) -> dict[str, list[Path]]:
+    """Renders `<split>-0000k-of-0000n.parquet` into a folder that holds no shards yet.
+
+    Args:
+        speech: folder of the spoken digits. output: folder of the shards, made if missing.
+        side: width and height of the video, pixels, even.
+        seed: of the pairing of recordings and images.
+        test_speakers: who is heard in the test split; by default the last third of the names.
+
+    Returns:
+        the shards' paths, per split.
+
+    Raises:
+        ValueError: for a file name, speaker or side that does not fit. FileExistsError: if `output` holds shards.
+        FileNotFoundError: when there are no spoken digits. MediaError: for a sound file that does not decode.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tqdm.auto import tqdm
+
+    if side < 8 or side % 2:
+        raise ValueError(f"side must be even and at least 8, got {side}")
+    recordings = find_recordings(speech)
+    held = split_speakers(recordings, test_speakers)
+    folder = Path(output)
+    if any(folder.glob("*.parquet")):
+        raise FileExistsError(f"{folder} holds parquet shards already; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = row_features(BENCHMARKS["avdigits"]).arrow_schema
+    shards: dict[str, list[Path]] = {}
+    with tqdm(total=len(recordings), unit="clip", desc="AVDigits", disable=not progress) as bar:
+        for split in SPLITS:
+            mine = [recording for recording in recordings if (recording.speaker in held) == (split == "test")]
+            total = -(-len(mine) // ROWS_PER_SHARD)
+            rows = _rows(mine, split, side, seed)
+            shards[split] = [folder / f"{split}-{number:05d}-of-{total:05d}.parquet" for number in range(total)]
+            for number, path in enumerate(shards[split]):
+                left = min(ROWS_PER_SHARD, len(mine) - number * ROWS_PER_SHARD)
+                partial = path.with_suffix(".partial")
+                with pq.ParquetWriter(partial, schema, compression="none") as writer:
+                    for start in range(0, left, ROW_GROUP):
+                        group = [next(rows) for _ in range(min(ROW_GROUP, left - start))]
+                        writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROW_GROUP)
+                        bar.update(len(group))
+                partial.replace(path)  # a shard is there whole or not at all
+    return shards
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_avfusion.data.avdigits",
+        description="Render spoken digits with handwritten ones to parquet shards.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--speech", required=True, help="folder of <digit>_<speaker>_<n>.wav")
+    parser.add_argument("--output", required=True, help="folder of the shards")
+    parser.add_argument("--side", type=int, default=64, help="pixels")
+    parser.add_argument("--seed", type=int, default=0, help="of the pairing")
+    parser.add_argument("--test_speakers", nargs="+", default=None, help="by default the last third of the names")
+    options = parser.parse_args(arguments)
+    try:
+        shards = render(**vars(options))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    for split, paths in shards.items():
+        print(f"{split}: {len(paths)} shard(s) in {paths[0].parent}")
+
+
+if __name__ == "__main__":
+    main()

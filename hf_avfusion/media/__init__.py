@@ -1,0 +1,1 @@
+"""A file, bytes or an address -> frames and waveform of a time window."""

@@ -1,0 +1,33 @@
+"""`evaluate` module: Accuracy of answers by type of question (MUSIC-AVQA)."""
+
+from typing import Any
+
+import datasets
+import evaluate
+
+from hf_avfusion.metrics.classification import question_answering_accuracy
+from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_numbers
+
+
+class QuestionAnsweringAccuracy(evaluate.Metric):
+    """`overall`, `Audio`, `Audio/Counting`, ... (`metrics.question_answering_accuracy`).
+
+    Args:
+        **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return module_info(
+            "Accuracy of answers by type of question (MUSIC-AVQA).",
+            "predictions: float [questions, answers], logits or probabilities; references: integer [questions]; "
+            "question_types: of each question the official JSON text, or a name.",
+            {
+                "predictions": datasets.List(datasets.Value("float32")),
+                "references": WHOLE,
+                "question_types": datasets.Value("string"),
+            },
+        )
+
+    def _compute(self, predictions: Any, references: Any, question_types: Any) -> dict[str, Any]:
+        answers = whole_numbers(references, "references")
+        return question_answering_accuracy(predictions, answers, list(question_types))

@@ -1,0 +1,1 @@
+"""AV-MAE: Audiovisual Masked Autoencoders."""

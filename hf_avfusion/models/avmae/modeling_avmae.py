@@ -1,0 +1,570 @@
+"""
+AV-MAE, the masked autoencoders of "Audiovisual Masked Autoencoders" (Georgescu et al., ICCV 2023).
+
+Equal to the scenic project `av_mae` in every encoder and decoder strategy, joint reconstruction, inpainting and target options,
+and to its single-modality classifier (recorded cases in tests/goldens/avmae). Its audio-visual fine-tuning goes into MBT:
+`MBTForAudioVisualClassification.from_avmae`. Not in the original: learned positions in encoder and decoder together, tube masks
+for a multimodal model, separate encoders with separate decoders, clips that lack a track, classification of both modalities with
+the model's own encoder (supplementary A.5 names it, no code shows it) and event localisation. The option to shuffle inpainted
+tokens (off in every released configuration) is left out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..shared.layers_vit import init_marked_layer, init_position_table, with_init
+from ..shared.two_streams import (
+    REDUCTIONS,
+    AudioVisualClassifierOutput,
+    AudioVisualModelOutput,
+    StreamClassifier,
+    average_streams,
+    blank_missing,
+    check_streams,
+    presence_of,
+    record_both_streams,
+)
+from .configuration_avmae import AVMAEConfig
+from .layers_avmae import (
+    AVMAEAudioEmbeddings,
+    AVMAEDecoder,
+    AVMAEDecoderStream,
+    AVMAEEmbeddings,
+    AVMAELayer,
+    AVMAETransformer,
+    AVMAEVideoEmbeddings,
+    BatchStandardization,
+    SegmentPooling,
+)
+from .patches_avmae import (
+    draw_visible_tokens,
+    frames_of_patches,
+    patch_loss,
+    patch_statistics,
+    spectrogram_of_patches,
+    spectrogram_patches,
+    video_patches,
+)
+
+
+@dataclass
+class AVMAEForPreTrainingOutput(ModelOutput):
+    """
+    Output of [`AVMAEForPreTraining`]. B batch, N tokens of a modality, k visible ones, d `hidden_size`. What belongs to a
+    modality that was not given is absent; rows of a track that `modality_mask` calls missing are meaningless.
+
+    Args:
+        loss (float scalar): `video_loss_weight * video_loss + audio_loss_weight * audio_loss`.
+        video_loss, audio_loss (float scalar): Loss of each modality, not weighted.
+        video_predictions (float [B, N, values]): Predicted patch vectors at every position, ordered frame, row, column,
+            channel; standardised where `target_standardization` says so. [`AVMAEForPreTraining.reconstruct`] makes frames.
+        audio_predictions (float [B, N, values]): The same of the spectrogram, ordered time, mel.
+        video_mask, audio_mask (float [B, N]): 1 where the token was hidden from the encoder, else 0.
+        video_loss_mask, audio_loss_mask (float [B, N]): 1 where the prediction counted in the loss, else 0.
+        video_hidden_state, audio_hidden_state (float [B, k, d]): Encoder output of the visible tokens.
+        hidden_states, attentions, audio_hidden_states, audio_attentions: Of the encoder; see the base model's output.
+    """
+
+    loss: torch.FloatTensor | None = None
+    video_loss: torch.FloatTensor | None = None
+    audio_loss: torch.FloatTensor | None = None
+    video_predictions: torch.FloatTensor | None = None
+    audio_predictions: torch.FloatTensor | None = None
+    video_mask: torch.FloatTensor | None = None
+    audio_mask: torch.FloatTensor | None = None
+    video_loss_mask: torch.FloatTensor | None = None
+    audio_loss_mask: torch.FloatTensor | None = None
+    video_hidden_state: torch.FloatTensor | None = None
+    audio_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    audio_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    audio_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class AVMAEPreTrainedModel(PreTrainedModel):
+    """Initialisation of weights and what transformers needs to know of every AV-MAE class."""
+
+    config: AVMAEConfig
+    base_model_prefix = "avmae"
+    main_input_name = "pixel_values"
+    input_modalities = ("video", "audio")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AVMAEVideoEmbeddings", "AVMAEAudioEmbeddings", "AVMAELayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(AVMAELayer, index=0),
+        "attentions": OutputRecorder(AVMAELayer, index=2),
+        "audio_hidden_states": [OutputRecorder(AVMAEAudioEmbeddings), OutputRecorder(AVMAELayer, index=1)],
+        "audio_attentions": OutputRecorder(AVMAELayer, index=3),
+    }
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The video patch projection, or the spectrogram's in an audio-only model."""
+        base = getattr(self, self.base_model_prefix, self)
+        embeddings = base.video_embeddings if base.video_embeddings is not None else base.audio_embeddings
+        return embeddings.patch_embeddings
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fresh weights as in the original."""
+        super()._init_weights(module)
+        init_marked_layer(module, head_bias=self.config.classifier_bias_init)
+        if isinstance(module, (AVMAEEmbeddings, AVMAEDecoderStream)):
+            init_position_table(module, self.config.initializer_range)
+            for name in ("modality_token", "cls_token", "mask_token"):
+                if getattr(module, name, None) is not None:
+                    init.zeros_(getattr(module, name))
+        elif isinstance(module, BatchStandardization):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+        elif isinstance(module, SegmentPooling):
+            init.copy_(module.shares, module.overlaps())
+
+
+class AVMAEModel(AVMAEPreTrainedModel):
+    """The encoder: features of both modalities, of all tokens or of those that are visible."""
+
+    def __init__(self, config: AVMAEConfig):
+        super().__init__(config)
+        self.video_embeddings = AVMAEVideoEmbeddings(config) if "video" in config.modalities else None
+        self.audio_embeddings = AVMAEAudioEmbeddings(config) if "audio" in config.modalities else None
+        strategy = "joint" if config.encoder_strategy == "early" else config.encoder_strategy
+        self.encoder = AVMAETransformer(config, strategy, config.num_fusion_layers or 0)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @record_both_streams
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        video_visible: torch.Tensor | None = None,
+        audio_visible: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AudioVisualModelOutput:
+        r"""
+        Args:
+            pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
+            input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is
+                missing and its row holds filler. Leave it out when every sample has every given modality.
+            video_visible, audio_visible (long [B, k], *optional*): Which tokens to encode, in which order; all the others
+                never enter the encoder. By default all tokens, in their own order.
+
+        Joint layers of a sample that lacks a modality see the one that is there alone, so a sample's result does not depend
+        on its batch mates, and samples with both tracks are untouched bit for bit.
+
+        Raises:
+            ValueError: On missing or unknown modalities and wrong shapes.
+        """
+        check_streams(self.config, pixel_values, input_features, modality_mask)
+        if modality_mask is not None:
+            pixel_values = blank_missing(pixel_values, modality_mask[:, 0].bool())
+            input_features = blank_missing(input_features, modality_mask[:, 1].bool())
+        presence = presence_of(pixel_values, input_features, modality_mask)
+        video = None if pixel_values is None else self.video_embeddings(pixel_values, video_visible)
+        audio = None if input_features is None else self.audio_embeddings(input_features, audio_visible)
+        video, audio = self.encoder(video, audio, presence, **kwargs)
+        present = [tokens for tokens in (video, audio) if tokens is not None]
+        return AudioVisualModelOutput(
+            last_hidden_state=present[0] if len(present) == 1 else torch.cat(present, dim=1),
+            video_hidden_state=video,
+            audio_hidden_state=audio,
+        )
+
+
+class AVMAEForPreTraining(AVMAEPreTrainedModel):
+    """
+    The masked autoencoder: hides most patches of both modalities and predicts what they hold.
+
+        model = AVMAEForPreTraining(AVMAEConfig.base())
+        output = model(pixel_values, input_features)                   # masks are drawn; output.loss trains
+        masks = model.draw_masks(batch, generator=torch.Generator().manual_seed(0))
+        output = model(pixel_values, input_features, **masks)          # the same masks again
+        frames, spectrogram = model.reconstruct(output, pixel_values, input_features)   # for a figure
+
+    `model.avmae` is the encoder alone; `AVMAEForAudioVisualClassification.from_pretrained(folder)` and
+    `MBTForAudioVisualClassification.from_avmae(folder)` go on from a saved checkpoint. As in the original, evaluation masks
+    too; here by masks that are the same each time, so that two evaluations can be compared.
+    """
+
+    # The loss is a mean over the batch's masked patches: the Trainer, not the model, accounts for gradient accumulation.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: AVMAEConfig):
+        config.check_pretraining()
+        super().__init__(config)
+        self.avmae = AVMAEModel(config)
+        self.decoder = AVMAEDecoder(config)
+        self.post_init()
+
+    def draw_masks(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        fixed: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Random masks for a batch, by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
+        left visible in the (random) order in which the encoder sees them. To be passed to `forward`.
+
+        Args:
+            generator: By default PyTorch's global generator of the device. One of the CPU gives the same masks everywhere.
+            device: Of the result; by default the model's.
+            fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
+        """
+        device = self.device if device is None else device
+        return draw_visible_tokens(self.config, batch_size, generator, device, fixed)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        video_mask: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
+        video_visible: torch.Tensor | None = None,
+        audio_visible: torch.Tensor | None = None,
+        sample_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AVMAEForPreTrainingOutput:
+        r"""
+        Args:
+            pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
+            input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is missing.
+                Such a sample pretrains on the track it has (inpainting needs both and leaves it out of the loss).
+            video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is hidden, equally many in every row;
+                the visible ones keep their order. Unless given drawn at random, in evaluation always alike.
+            video_visible, audio_visible (long [B, k], *optional*): The same by the visible tokens' indices in the order in
+                which the encoder is to see them, as [`draw_masks`] gives them.
+            sample_mask (bool [B], *optional*): False for rows that only fill the batch and must not count.
+            return_loss (`bool`, defaults to `True`): Whether to compute the losses.
+
+        Raises:
+            ValueError: On missing or unknown modalities, wrong shapes, masks that hide different numbers of tokens, or
+                inpainting with one modality.
+        """
+        config = self.config
+        check_streams(config, pixel_values, input_features, modality_mask)
+        given = {"video": pixel_values, "audio": input_features}
+        if config.objective == "modality_inpainting" and None in (pixel_values, input_features):
+            absent = "pixel_values" if pixel_values is None else "input_features"
+            raise ValueError(f"Inpainting reconstructs each modality from the other; `{absent}` was not given.")
+        if modality_mask is not None:
+            given = {name: blank_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
+        batch = (input_features if pixel_values is None else pixel_values).shape[0]
+        visible = {
+            "video": self._given_visible("video", batch, video_visible, video_mask),
+            "audio": self._given_visible("audio", batch, audio_visible, audio_mask),
+        }
+        if any(given[modality] is not None and visible[modality] is None for modality in given):
+            drawn = self.draw_masks(batch, fixed=not self.training)
+            visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
+        if config.objective == "modality_inpainting":
+            for modality, other in (("video", "audio"), ("audio", "video")):
+                if visible[other].shape[1] >= config.num_tokens(modality):
+                    raise ValueError(
+                        f"`{other}_visible` leaves {visible[other].shape[1]} tokens, among which none of the "
+                        f"{config.num_tokens(modality)} {modality} tokens would be left to inpaint. Hide more."
+                    )
+
+        encoded = self.avmae(
+            given["video"],
+            given["audio"],
+            modality_mask,
+            video_visible=visible["video"],
+            audio_visible=visible["audio"],
+            **kwargs,
+        )
+        presence = presence_of(pixel_values, input_features, modality_mask)
+        predictions = dict(
+            zip(
+                given,
+                self.decoder(
+                    encoded.video_hidden_state,
+                    encoded.audio_hidden_state,
+                    visible["video"],
+                    visible["audio"],
+                    presence,
+                    **{name: value for name, value in kwargs.items() if not name.startswith("output_")},
+                ),
+            )
+        )
+        hidden, scored, losses, total = {}, {}, {}, None
+        for modality, values in given.items():
+            if values is None:
+                continue
+            hidden[modality] = self._hidden(modality, visible[modality])
+            scored[modality] = weights = self._scored(modality, hidden[modality], visible, modality_mask)
+            if not return_loss:
+                continue
+            if sample_mask is not None:
+                weights = weights * sample_mask.to(weights)[:, None]
+            targets = self.targets(modality, values)
+            losses[modality] = patch_loss(predictions[modality], targets, weights, config.average_over_features)
+            weighted = getattr(config, f"{modality}_loss_weight") * losses[modality]
+            total = weighted if total is None else total + weighted
+        return AVMAEForPreTrainingOutput(
+            loss=total,
+            video_loss=losses.get("video"),
+            audio_loss=losses.get("audio"),
+            video_predictions=predictions["video"],
+            audio_predictions=predictions["audio"],
+            video_mask=hidden.get("video"),
+            audio_mask=hidden.get("audio"),
+            video_loss_mask=scored.get("video"),
+            audio_loss_mask=scored.get("audio"),
+            video_hidden_state=encoded.video_hidden_state,
+            audio_hidden_state=encoded.audio_hidden_state,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            audio_hidden_states=encoded.audio_hidden_states,
+            audio_attentions=encoded.audio_attentions,
+        )
+
+    def targets(self, modality: str, values: torch.Tensor) -> torch.Tensor:
+        """What is to be predicted: patch vectors [B, N, values] of `pixel_values` or `input_features`."""
+        patches = self._patches(modality, values.float())
+        mean, deviation = patch_statistics(patches, self._standardization(modality), self.config.num_channels)
+        return (patches - mean) / deviation
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        output: AVMAEForPreTrainingOutput,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        keep_visible: bool = True,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Predictions as frames and spectrogram.
+
+        Args:
+            output: Of a forward pass with these inputs.
+            pixel_values, input_features: The inputs, in full; needed for visible patches and to undo standardisation.
+            keep_visible: Show the original where the model was given it (in inpainting: where it predicts nothing), else
+                the prediction everywhere.
+
+        Returns:
+            Frames [B, T, C, H, W] (T / tubelet_size frames with `central_frame_target`) and the spectrogram
+            [B, time, mel] without the remainder that its patches leave; None for an absent modality. Float32, in the units
+            of the inputs.
+        """
+        config, made = self.config, {}
+        for modality, values in (("video", pixel_values), ("audio", input_features)):
+            predictions = getattr(output, f"{modality}_predictions")
+            if predictions is None:
+                continue
+            if values is None:
+                name = "pixel_values" if modality == "video" else "input_features"
+                raise ValueError(f"`output` holds predictions of {modality}: give `{name}`, which they were made from.")
+            patches = self._patches(modality, values.float())
+            mean, deviation = patch_statistics(patches, self._standardization(modality), config.num_channels)
+            shown = predictions.float() * deviation + mean
+            if keep_visible:
+                inpainting = config.objective == "modality_inpainting"
+                predicted = getattr(output, f"{modality}_loss_mask" if inpainting else f"{modality}_mask")
+                shown = torch.where(predicted[..., None].bool(), shown, patches)
+            if modality == "video":
+                made[modality] = frames_of_patches(shown, config.video_grid, config.patch_hw, config.num_channels)
+            else:
+                made[modality] = spectrogram_of_patches(
+                    shown, config.audio_grid, config.patch_hw, config.num_audio_channels
+                )
+        return made.get("video"), made.get("audio")
+
+    def _patches(self, modality: str, values: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        if modality == "video":
+            return video_patches(values, config.tubelet_size, config.patch_hw, config.central_frame_target)
+        if values.dim() == 3 and config.num_audio_channels > 1:
+            values = values.unsqueeze(1).expand(-1, config.num_audio_channels, -1, -1)
+        return spectrogram_patches(values, config.patch_hw)
+
+    def _standardization(self, modality: str) -> str | None:
+        standardization = self.config.target_standardization
+        return None if modality == "audio" and standardization == "patch_channels" else standardization
+
+    def _given_visible(
+        self, modality: str, batch: int, visible: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Indices [B, k] of the tokens that a caller leaves visible, or None if it leaves that to chance."""
+        tokens = self.config.num_tokens(modality)
+        if visible is not None:
+            if mask is not None:
+                raise ValueError(f"Give `{modality}_mask` or `{modality}_visible`, not both.")
+            if visible.dim() != 2 or visible.shape[0] != batch or not 0 < visible.shape[1] <= tokens:
+                raise ValueError(
+                    f"`{modality}_visible` must be long [batch, k] = [{batch}, k] with k of 1 to {tokens}, got "
+                    f"{tuple(visible.shape)}."
+                )
+            return visible.long()
+        if mask is None:
+            return None
+        if tuple(mask.shape) != (batch, tokens):
+            raise ValueError(
+                f"`{modality}_mask` must be bool [batch, tokens] = [{batch}, {tokens}], got {tuple(mask.shape)}."
+            )
+        mask = mask.bool()
+        counts = mask.sum(dim=1).tolist()
+        if len(set(counts)) > 1 or counts[0] >= tokens:
+            raise ValueError(
+                f"`{modality}_mask` must hide equally many tokens in every row and leave some of the {tokens}, got {counts}."
+            )
+        return mask.int().argsort(dim=1, stable=True)[:, : tokens - counts[0]]
+
+    def _hidden(self, modality: str, visible: torch.Tensor) -> torch.Tensor:
+        tokens = self.config.num_tokens(modality)
+        return torch.ones(visible.shape[0], tokens, device=visible.device).scatter(1, visible, 0.0)
+
+    def _scored(
+        self,
+        modality: str,
+        hidden: torch.Tensor,
+        visible: dict[str, torch.Tensor | None],
+        modality_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """1 where predictions count, float [B, N]."""
+        config, scored = self.config, hidden
+        if config.objective == "modality_inpainting":
+            # The first places hold the other modality's tokens; it has nothing to do with what the encoder was shown.
+            other = visible["audio" if modality == "video" else "video"].shape[1]
+            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).to(hidden).expand_as(hidden)
+        if config.loss_on_visible_tokens:
+            scored = torch.ones_like(hidden)
+        if modality_mask is None:
+            return scored
+        present = modality_mask.bool()
+        there = (
+            present.all(dim=1) if config.objective == "modality_inpainting" else present[:, int(modality == "audio")]
+        )
+        return scored * there[:, None]
+
+
+class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
+    """
+    A pretrained encoder, nothing masked, with one linear head that the modalities share (supplementary A.5).
+
+    Each modality's tokens are pooled (`config.readout`) and give logits, which are averaged over the modalities present. With
+    one modality and `pooled_norm` this is the original's single-modality classifier. `freeze_encoder` makes it a linear probe,
+    `num_segments` an event localiser: pooling is then over each part of the clip, a token that lies in two parts counting
+    in both by its share. Labels are those of the window, which should be the whole clip then: for AVE's 10 seconds
+    `AVMAEProcessor(span=10.0, audio_seconds=10.0)`.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: AVMAEConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.avmae = AVMAEModel(config)
+        width = config.hidden_size
+        self.pooled_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pooled_norm else None
+        self.pre_logits = None
+        if config.representation_size is not None:
+            self.pre_logits = with_init(nn.Linear(width, config.representation_size), "lecun")
+            width = config.representation_size
+        self.segments = None
+        if config.num_segments is not None:
+            self.segments = nn.ModuleDict(
+                {modality: SegmentPooling(config, modality) for modality in config.modalities}
+            )
+        # One per modality: the head is shared, the features' statistics are not.
+        self.probe_norms = None
+        if config.freeze_encoder:
+            self.probe_norms = nn.ModuleDict({modality: BatchStandardization(width) for modality in config.modalities})
+        self.classifier = with_init(nn.Linear(width, config.num_labels), "head")
+        self.post_init()
+        self._freeze()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As transformers', whose loading makes every parameter trainable again: those of a linear probe are not."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
+        return loaded
+
+    def _freeze(self) -> None:
+        if self.config.freeze_encoder:
+            self.requires_grad_(False)
+            self.classifier.requires_grad_(True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AudioVisualClassifierOutput:
+        r"""
+        Args:
+            pixel_values, input_features, modality_mask: See [`AVMAEModel.forward`].
+            labels: Integer [B] (single label), float [B, C] (multi-hot, or mixed probabilities), or integer [B, heads]
+                for `config.class_splits`; with `num_segments` the same after an axis of segments, such as integer [B, 10].
+            audio_labels: Labels of the audio stream where they differ from `labels`, as after mixup per modality; in
+                training mode. By keyword only.
+
+        In training the loss is the mean of the modalities' own losses, with label smoothing; in evaluation it is the plain
+        loss of the averaged logits.
+        """
+        # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
+        audio_labels = kwargs.pop("audio_labels", None)
+        outputs = self.avmae(pixel_values, input_features, modality_mask, **kwargs)
+        presence = presence_of(pixel_values, input_features, modality_mask)
+        logits = {}
+        for index, modality in enumerate(("video", "audio")):
+            tokens = getattr(outputs, f"{modality}_hidden_state")
+            present = None if presence is None else presence[:, index]
+            logits[modality] = None if tokens is None else self._stream_logits(modality, tokens, present)
+        logits["clip"] = average_streams(logits["video"], logits["audio"], presence)
+        return AudioVisualClassifierOutput(
+            loss=self._stream_loss(logits, labels, audio_labels, presence),
+            logits=logits["clip"],
+            video_logits=logits["video"],
+            audio_logits=logits["audio"],
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            audio_hidden_states=outputs.audio_hidden_states,
+            audio_attentions=outputs.audio_attentions,
+        )
+
+    def _stream_logits(self, modality: str, tokens: torch.Tensor, present: torch.Tensor | None) -> torch.Tensor:
+        """tokens [B, n, d] -> logits [B, C], or [B, segments, C] in event localisation; present bool [B]."""
+        readout = self.config.readout
+        if self.segments is not None:
+            features = self.segments[modality](tokens)
+        elif readout == "token":
+            features = tokens[:, 0]
+        else:
+            features = REDUCTIONS[readout](tokens, dim=1)
+        if self.pooled_layernorm is not None:
+            features = self.pooled_layernorm(features)
+        if self.pre_logits is not None:
+            features = torch.tanh(self.pre_logits(features))
+        if self.probe_norms is not None:
+            features = self.probe_norms[modality](features.detach(), present)
+        return self.classifier(features)
+
+
+__all__ = ["AVMAEForAudioVisualClassification", "AVMAEForPreTraining", "AVMAEModel", "AVMAEPreTrainedModel"]

@@ -1,0 +1,1 @@
+"""MBT: Attention Bottlenecks for Multimodal Fusion."""

@@ -1,0 +1,50 @@
+"""Fields that several configurations have alike: sizes given once or as a pair, and heads that share one logits vector."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ...media.limits import check_num_labels
+
+
+def as_pair(name: str, value: Any) -> tuple[int, int]:
+    """A size given once, or as (height, width). Raises ValueError naming the field."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"`{name}` must be a positive integer or a (height, width) pair, got {value}.")
+    return pair
+
+
+def take_class_splits(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+    """
+    What `class_splits` decides, before transformers makes the label names: in `kwargs` the number of labels unless
+    given, on `config` the problem type; a list of pairs, as saved files have it, becomes a map.
+
+    Raises ValueError for more labels than any model has.
+    """
+    if isinstance(config.class_splits, list):
+        config.class_splits = dict(config.class_splits)
+    check_num_labels(kwargs.get("num_labels"), config.class_splits)
+    if config.class_splits:
+        if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and config.id2label is None:
+            kwargs["num_labels"] = sum(config.class_splits.values())
+        if config.problem_type is None:
+            config.problem_type = "multi_head_classification"
+
+
+def check_class_splits(config: PreTrainedConfig) -> None:
+    """Raises ValueError where `class_splits`, `problem_type` and the number of labels contradict each other."""
+    splits = config.class_splits
+    if (splits is not None) != (config.problem_type == "multi_head_classification"):
+        raise ValueError(
+            '`class_splits` and `problem_type="multi_head_classification"` go together, got '
+            f"class_splits={splits}, problem_type={config.problem_type!r}."
+        )
+    if splits is not None and sum(splits.values()) != config.num_labels:
+        raise ValueError(
+            f"`class_splits` {splits} add up to {sum(splits.values())} classes, but "
+            f"`num_labels` (the length of `id2label`) is {config.num_labels}."
+        )
+
+
+__all__ = ["as_pair", "check_class_splits", "take_class_splits"]

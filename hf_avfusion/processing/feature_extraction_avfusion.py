@@ -1,0 +1,554 @@
+"""The log-mel front end of all architectures: every constant is a saved field, published settings are presets.
+
+Order of operations, with the field that switches each step:
+
+    1. checks, resampling (`do_resample`), minus the mean of the whole waveform (`subtract_mean`)
+    2. a short waveform is repeated (`padding="wrap"`) or gets zeros (`"waveform"`) up to `spectrogram_length` frames
+    3. frames (`win_length`, `hop_length`, `framing`); of each frame: `dither`, minus its mean (`remove_dc_offset`),
+       `preemphasis`, `window_type`
+    4. FFT of `n_fft` points, |X|^`power`, mel bank (`num_mel_bins`, `mel_scale`, `mel_norm`, `fmin`, `fmax`)
+    5. log (`log`) of max(mel + `log_offset`, `log_floor`); surplus frames are cut (`truncation`)
+    6. a short log-mel gets rows of `padding_value` (`padding="spectrogram"`)
+    7. (x - `mean`) / (`divisor` * `std`)
+    8. a short log-mel gets rows of `padding_value` (`padding="normalized"`)
+
+Steps 3 to 5 are those of Kaldi's filter banks: with its constants the result equals torchaudio.compliance.kaldi.fbank.
+Windows and banks are tables built once per set of constants.
+"""
+
+import inspect
+import math
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import AudioKwargs
+from transformers.utils import TensorType, logging
+
+from ..media.limits import check_input_values, check_sizes
+
+logger = logging.get_logger(__name__)
+
+# What the Kaldi-style front ends share: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
+KALDI_FBANK = {
+    "sampling_rate": 16000,  # Hz
+    "window_type": "hann",
+    "window_periodic": False,
+    "win_length": 400,  # samples, 25 ms
+    "hop_length": 160,  # samples, 10 ms
+    "n_fft": 512,
+    "power": 2.0,
+    "num_mel_bins": 128,
+    "mel_scale": "kaldi",
+    "mel_norm": None,
+    "fmin": 20.0,  # Hz
+    "fmax": None,  # Nyquist
+    "log": "ln",
+    "log_offset": 0.0,
+    "log_floor": 1.1920928955078125e-07,
+    "preemphasis": 0.97,
+    "remove_dc_offset": True,
+    "dither": 0.0,
+    "subtract_mean": True,
+    "framing": "snip",
+    "padding_value": 0.0,
+    "truncation": "start",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # MBT and AV-MAE. Certain (papers, scenic's AudioSet configuration): 16 kHz mono, 25 ms Hamming window, 10 ms hop,
+    # 128 bins, 8 s = 800 rows, mean 1.102, std 2.762, windows past the end wrap around, evaluation takes the centred
+    # window. The originals read stored log-mels, so FFT length, mel edges, magnitude, log offset and edge handling are
+    # a self-consistent reconstruction, not a reference.
+    "mbt": {
+        "sampling_rate": 16000,  # Hz
+        "window_type": "hamming",
+        "window_periodic": True,
+        "win_length": 400,  # samples, 25 ms
+        "hop_length": 160,  # samples, 10 ms
+        "n_fft": 512,
+        "power": 1.0,
+        "num_mel_bins": 128,
+        "mel_scale": "kaldi",
+        "mel_norm": None,
+        "fmin": 0.0,  # Hz
+        "fmax": 8000.0,  # Hz
+        "log": "ln",
+        "log_offset": 1e-6,
+        "log_floor": None,
+        "preemphasis": 0.0,
+        "remove_dc_offset": False,
+        "dither": 0.0,
+        "subtract_mean": False,
+        "framing": "pad_end",
+        "spectrogram_length": 800,  # frames, 8 s
+        "padding": "wrap",
+        "padding_value": 0.0,
+        "truncation": "center",
+        "mean": 1.102,
+        "std": 2.762,
+        "divisor": 1.0,
+    },
+    # AST (and MMT's MAT): data loader of YuanGongND/ast; zeros are appended before normalisation, AudioSet statistics.
+    "ast": {
+        **KALDI_FBANK,
+        "spectrogram_length": 1024,  # frames, 10.24 s
+        "padding": "spectrogram",
+        "mean": -4.2677393,
+        "std": 4.5689974,
+        "divisor": 2.0,
+    },
+    # LAVISH on AVE with Swin-V2 (GenjiB/LAVISH): 1 s as a 192 x 192 picture, zeros are appended after normalisation.
+    "lavish": {
+        **KALDI_FBANK,
+        "num_mel_bins": 192,
+        "hop_length": 83,  # samples: int(5.2 ms * 16 kHz)
+        "spectrogram_length": 192,
+        "padding": "normalized",
+        "mean": -4.984795570373535,
+        "std": 3.7079780101776123,
+        "divisor": 2.0,
+    },
+    # CAV-MAE (YuanGongND/cav-mae, AudioSet): as AST, but divided by the standard deviation itself.
+    "cav_mae": {
+        **KALDI_FBANK,
+        "spectrogram_length": 1024,
+        "padding": "spectrogram",
+        "mean": -5.081,
+        "std": 4.4849,
+        "divisor": 1.0,
+    },
+}
+
+# AV-MAE neither normalises in pretraining nor on VGGSound; its AudioSet fine-tuning takes MBT's statistics. 10 s = 1000 rows on
+# AudioSet.
+PRESETS["avmae"] = {**PRESETS["mbt"], "mean": 0.0, "std": 1.0}
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "window_type": ("hamming", "hann", "povey", "blackman", "rectangular"),
+    "mel_scale": ("kaldi", "htk", "slaney"),
+    "mel_norm": (None, "slaney"),
+    "log": ("ln", "log10"),
+    "framing": ("pad_end", "snip", "reflect", "center"),
+    "padding": ("wrap", "waveform", "spectrogram", "normalized", "none"),
+    "truncation": ("start", "center", "error"),
+}
+
+
+class AVFusionAudioKwargs(AudioKwargs, total=False):
+    """`AudioKwargs` and: do_resample (bool): resample a waveform of another `sampling_rate` instead of raising."""
+
+    do_resample: bool | None
+
+
+@lru_cache(maxsize=16)
+def _window(kind: str, length: int, periodic: bool) -> torch.Tensor:
+    if kind == "rectangular":
+        return torch.ones(length)
+    if kind == "povey":  # Kaldi's own: Hann to the power of 0.85
+        return torch.hann_window(length, periodic=periodic).pow(0.85)
+    make = {"hamming": torch.hamming_window, "hann": torch.hann_window, "blackman": torch.blackman_window}[kind]
+    return make(length, periodic=periodic)
+
+
+@lru_cache(maxsize=16)
+def _mel_bank(
+    scale: str, norm: str | None, bins: int, n_fft: int, sampling_rate: int, fmin: float, fmax: float
+) -> torch.Tensor:
+    """Weights float32 [n_fft // 2 + 1, bins]; triangles are linear in mel for "kaldi", linear in Hz for the others."""
+    if scale == "kaldi":
+        from torchaudio.compliance.kaldi import get_mel_banks
+
+        bank, _ = get_mel_banks(bins, n_fft, float(sampling_rate), fmin, fmax, 100.0, -500.0, 1.0)
+        return torch.nn.functional.pad(bank, (0, 1)).T.contiguous()  # Kaldi leaves out the Nyquist bin
+    from torchaudio.functional import melscale_fbanks
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # low bins may be empty; the published settings have such bins
+        return melscale_fbanks(n_fft // 2 + 1, fmin, fmax, bins, sampling_rate, norm, scale)
+
+
+class AVFusionFeatureExtractor(SequenceFeatureExtractor):
+    """Turns mono waveforms into log-mel spectrograms [time, mel]; without arguments it is MBT's front end.
+
+    Args:
+        sampling_rate (int): Hz that the waveform must have.
+        window_type (str): "hamming", "hann", "povey", "blackman" or "rectangular".
+        window_periodic (bool): periodic (FFT) rather than symmetric window.
+        win_length, hop_length, n_fft (int): samples; n_fft >= win_length, frames are zero-padded to it at their end.
+        power (float): exponent of the magnitude: 1.0 magnitude, 2.0 power.
+        num_mel_bins (int): number of mel bins.
+        mel_scale (str): "kaldi" (1127 ln(1 + f/700), triangles linear in mel), "htk" (the same scale, triangles linear
+            in Hz) or "slaney".
+        mel_norm (str | None): "slaney" divides each triangle by its width in Hz (not with "kaldi").
+        fmin, fmax (float): edges of the bank in Hz; fmax None is the Nyquist frequency.
+        log (str): "ln" or "log10".
+        log_offset (float), log_floor (float | None): log(max(mel + log_offset, log_floor)).
+        preemphasis (float): coefficient of the per-frame pre-emphasis, 0 for none.
+        remove_dc_offset (bool): subtract the mean of every frame.
+        dither (float): standard deviation of noise added to every frame; needs `generator` in the call.
+        subtract_mean (bool): subtract the mean of the whole waveform first.
+        framing (str): "pad_end" (frame i starts at i * hop, zeros after the end: ceil(samples / hop) frames), "snip"
+            (whole frames only: 1 + (samples - win) // hop), "reflect" (Kaldi with snip_edges=False) or "center" (as
+            torch.stft: frame i is centred at i * hop, n_fft // 2 samples mirrored at the edges: 1 + samples // hop).
+        spectrogram_length (int | None): frames to return; None returns as many as the waveform has.
+        padding (str): what happens when it has fewer: "wrap" repeats the waveform cyclically, "waveform" appends zero
+            samples, "spectrogram" appends rows of `padding_value` before normalising, "normalized" after it, "none"
+            leaves it short.
+        padding_value (float): value of appended rows.
+        truncation (str): what happens when it has more: "start" keeps the first frames, "center" the middle ones (both
+            with a warning), "error" raises.
+        mean, std, divisor (float): output = (x - mean) / (divisor * std).
+        do_resample (bool): resample waveforms of another sampling rate (torchaudio.functional.resample, windowed sinc)
+            instead of raising.
+    """
+
+    model_input_names = ["input_features"]
+    valid_kwargs = AVFusionAudioKwargs
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        window_type: str = "hamming",
+        window_periodic: bool = True,
+        win_length: int = 400,
+        hop_length: int = 160,
+        n_fft: int = 512,
+        power: float = 1.0,
+        num_mel_bins: int = 128,
+        mel_scale: str = "kaldi",
+        mel_norm: str | None = None,
+        fmin: float = 0.0,
+        fmax: float | None = 8000.0,
+        log: str = "ln",
+        log_offset: float = 1e-6,
+        log_floor: float | None = None,
+        preemphasis: float = 0.0,
+        remove_dc_offset: bool = False,
+        dither: float = 0.0,
+        subtract_mean: bool = False,
+        framing: str = "pad_end",
+        spectrogram_length: int | None = 800,
+        padding: str = "wrap",
+        padding_value: float = 0.0,
+        truncation: str = "center",
+        mean: float = 1.102,
+        std: float = 2.762,
+        divisor: float = 1.0,
+        do_resample: bool = False,
+        **kwargs,
+    ):
+        kwargs.pop("feature_size", None)  # the base class's name for num_mel_bins, not a field of its own
+        kwargs.setdefault("return_attention_mask", False)  # for `pad`; spectrograms come out at one length
+        super().__init__(feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.window_type = window_type  # transformers leaves an attribute named `window` out of the saved config
+        self.window_periodic = window_periodic
+        self.win_length = win_length
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.power = power
+        self.num_mel_bins = num_mel_bins
+        self.mel_scale = mel_scale
+        self.mel_norm = mel_norm
+        self.fmin = fmin
+        self.fmax = fmax
+        self.log = log
+        self.log_offset = log_offset
+        self.log_floor = log_floor
+        self.preemphasis = preemphasis
+        self.remove_dc_offset = remove_dc_offset
+        self.dither = dither
+        self.subtract_mean = subtract_mean
+        self.framing = framing
+        self.spectrogram_length = spectrogram_length
+        self.padding = padding
+        self.truncation = truncation
+        self.mean = mean
+        self.std = std
+        self.divisor = divisor
+        self.do_resample = do_resample
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, choices))}")
+        for name in ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in lengths})
+        length = self.spectrogram_length
+        if length is not None and (not isinstance(length, int) or length < 1):
+            raise ValueError(f"spectrogram_length={length!r} must be None or a whole number of at least 1 frame")
+        for name in ("power", "log_offset", "preemphasis", "dither", "padding_value", "mean", "std", "divisor"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name}={value!r} must be a finite number")
+        if self.power <= 0 or self.dither < 0:
+            raise ValueError(f"power={self.power} must be above 0 and dither={self.dither} not below")
+        check_input_values(
+            self.num_mel_bins * max(self.n_fft // 2, length or 0), "n_fft, num_mel_bins, spectrogram_length"
+        )
+        if self.n_fft < self.win_length or self.n_fft % 2:
+            raise ValueError(f"n_fft={self.n_fft} must be even and at least win_length={self.win_length}")
+        top = self.sampling_rate / 2 if self.fmax is None else self.fmax
+        if not 0 <= self.fmin < top <= self.sampling_rate / 2:
+            raise ValueError(
+                f"fmin={self.fmin}, fmax={self.fmax} must satisfy 0 <= fmin < fmax <= "
+                f"{self.sampling_rate / 2} Hz, half the sampling rate"
+            )
+        if self.mel_norm is not None and self.mel_scale == "kaldi":
+            raise ValueError(
+                f"mel_norm={self.mel_norm!r} exists for mel_scale 'htk' and 'slaney' only, not for 'kaldi'"
+            )
+        if self.std * self.divisor == 0:
+            raise ValueError(f"std={self.std} and divisor={self.divisor} divide the spectrogram: neither can be 0")
+        if self.log_offset <= 0 and (self.log_floor is None or self.log_floor <= 0):
+            raise ValueError(
+                f"log_offset={self.log_offset}, log_floor={self.log_floor}: one must be above 0, silence has no log"
+            )
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "AVFusionFeatureExtractor":
+        """The front end published as `name` ("mbt", "ast", "lavish", "cav_mae"); `overrides` replace single fields."""
+        if name not in PRESETS:
+            raise ValueError(f"no preset is named {name!r}; there are {', '.join(PRESETS)}")
+        if unknown := sorted(set(overrides) - set(inspect.signature(cls.__init__).parameters)):
+            raise TypeError(f"unknown fields {', '.join(unknown)}; known are {', '.join(sorted(PRESETS[name]))}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration in s that fills `spectrogram_length` frames, or None when the length is free."""
+        return (
+            None if self.spectrogram_length is None else self.spectrogram_length * self.hop_length / self.sampling_rate
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output.pop("feature_size", None)
+        return output
+
+    def __call__(
+        self,
+        audio: np.ndarray | torch.Tensor | Sequence[float] | Sequence[np.ndarray | torch.Tensor | Sequence[float]],
+        sampling_rate: int | None = None,
+        return_tensors: str | TensorType | None = None,
+        do_resample: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BatchFeature:
+        """Computes the log-mel spectrogram of one mono waveform or of a list of them.
+
+        Args:
+            audio: floats in [-1, 1], [samples] (numpy, torch, list of floats; [1, samples] is taken too), or a list of
+                such.
+            sampling_rate: Hz of the waveforms; another one than `self.sampling_rate` raises unless resampling is asked
+                for. Not given, the right rate is assumed with a warning.
+            return_tensors: "pt" or "np" for one array [batch, time, mel], None for a list of numpy arrays [time, mel].
+            do_resample: overrides the field `do_resample` for this call.
+            generator: source of the dither noise.
+        Returns:
+            BatchFeature with `input_features`, float32.
+        Raises:
+            ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
+        """
+        waveforms = [self._check(w, name) for w, name in _as_waveforms(audio)]
+        resample = self.do_resample if do_resample is None else do_resample
+        if sampling_rate is None:
+            if resample:
+                raise ValueError("do_resample=True needs sampling_rate=, the Hz at which the audio was recorded")
+            logger.warning_once(
+                f"sampling_rate= is not given: the audio is taken to be at {self.sampling_rate} Hz. Pass it, so that "
+                "another rate is noticed."
+            )
+        elif sampling_rate <= 0:
+            raise ValueError(f"sampling_rate={sampling_rate} must be a positive number of Hz")
+        elif sampling_rate != self.sampling_rate:
+            if not resample:
+                raise ValueError(
+                    f"sampling_rate={sampling_rate} Hz, but these features are defined at {self.sampling_rate} Hz. "
+                    "Resample the audio, or pass do_resample=True to have it done (torchaudio.functional.resample)."
+                )
+            from torchaudio.functional import resample as convert
+
+            waveforms = [convert(w, sampling_rate, self.sampling_rate) for w in waveforms]
+        if self.dither and generator is None:
+            raise ValueError(f"dither={self.dither} draws noise: pass generator=torch.Generator().manual_seed(...)")
+
+        features = [self.spectrogram(w, generator) for w in waveforms]
+        if return_tensors is not None and TensorType(return_tensors) == TensorType.PYTORCH:
+            lengths = sorted({len(f) for f in features})
+            if len(lengths) > 1:
+                raise ValueError(
+                    f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked: set "
+                    "spectrogram_length and padding, or pass return_tensors=None"
+                )
+            return BatchFeature({"input_features": torch.stack(features) if len(features) > 1 else features[0][None]})
+        return BatchFeature({"input_features": [f.numpy() for f in features]}, tensor_type=return_tensors)
+
+    def spectrogram(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Steps 1 to 8 of the module's docstring: float32 [samples] at `sampling_rate` to float32 [time, mel]."""
+        if self.subtract_mean:
+            waveform = waveform - waveform.mean()
+        lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")
+        check_sizes({name: getattr(self, name) for name in lengths})
+        length = self.spectrogram_length
+        if length is not None and self.padding in ("wrap", "waveform"):
+            missing = self._samples_for(length) - waveform.shape[-1]
+            if missing > 0 and self.padding == "wrap":
+                waveform = waveform.repeat(1 + math.ceil(missing / len(waveform)))[: len(waveform) + missing]
+            elif missing > 0:
+                waveform = torch.nn.functional.pad(waveform, (0, missing))
+
+        logmel = self._log_mel(waveform, generator)
+        surplus = 0 if length is None else len(logmel) - length
+        if surplus > 0:
+            if self.truncation == "error":
+                raise ValueError(
+                    f"the audio has {len(logmel)} frames, spectrogram_length is {length}: pass at most "
+                    f"{self.seconds:g} s, or set truncation to 'start' or 'center'"
+                )
+            if surplus > 1:  # one frame more comes of rounding and is nothing to tell
+                logger.warning_once(
+                    f"audio longer than {length} frames ({self.seconds:g} s, spectrogram_length) is cut to its "
+                    f"{self.truncation}"
+                )
+            first = surplus // 2 if self.truncation == "center" else 0
+            logmel = logmel[first : first + length]
+        pad = (0, 0, 0, max(-surplus, 0))
+        if self.padding == "spectrogram":
+            logmel = torch.nn.functional.pad(logmel, pad, value=self.padding_value)
+        logmel.sub_(self.mean).div_(self.divisor * self.std)
+        if self.padding == "normalized":
+            logmel = torch.nn.functional.pad(logmel, pad, value=self.padding_value)
+        return logmel
+
+    def _log_mel(self, waveform: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        window = _window(self.window_type, self.win_length, self.window_periodic)
+        plain = not (self.dither or self.remove_dc_offset or self.preemphasis)
+        # Then frames can be as long as the FFT, of which the window leaves nothing behind its end: no copy for zeros there.
+        rest = self.n_fft - self.win_length if plain else 0
+        line, count = self._line(waveform, rest)
+        if not plain:
+            frames = line.unfold(0, self.win_length, self.hop_length)[:count]
+            if self.dither:
+                frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
+            if self.remove_dc_offset:
+                frames = frames - frames.mean(dim=1, keepdim=True)
+            if self.preemphasis:
+                # Kaldi repeats the first sample of each frame, so that sample keeps 1 - preemphasis of itself.
+                previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+                frames = frames - self.preemphasis * previous
+            frames = frames * window
+        else:
+            frames = line.unfold(0, self.n_fft, self.hop_length)[:count] * torch.nn.functional.pad(window, (0, rest))
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square_()
+        # |X|^2 in one pass over numbers that lie side by side: abs(), as hypot(), takes four times as long to be right
+        # where squares leave float32's range, 1e-19 and 1e19 away from any sound.
+        spectrum = spectrum[..., 0] + spectrum[..., 1]
+        if self.power == 1.0:
+            spectrum.sqrt_()
+        elif self.power != 2.0:
+            spectrum.pow_(self.power / 2)
+        fmax = self.sampling_rate / 2 if self.fmax is None else float(self.fmax)
+        mel = spectrum @ _mel_bank(
+            self.mel_scale, self.mel_norm, self.num_mel_bins, self.n_fft, self.sampling_rate, float(self.fmin), fmax
+        )
+        if self.log_offset:
+            mel += self.log_offset
+        if self.log_floor is not None:
+            mel.clamp_min_(self.log_floor)
+        return mel.log_() if self.log == "ln" else mel.log10_()
+
+    def _line(self, waveform: torch.Tensor, rest: int) -> tuple[torch.Tensor, int]:
+        """[samples] -> the padded waveform, of which frame i is `win_length` samples from i * hop on, with `rest` zeros behind
+        the last; and how many frames there are.
+        """
+        pad, samples, win, hop = torch.nn.functional.pad, len(waveform), self.win_length, self.hop_length
+        if self.framing == "pad_end":
+            count = math.ceil(samples / hop)
+            return pad(waveform, (0, max((count - 1) * hop + win - samples, 0) + rest)), count
+        if self.framing == "snip":
+            if samples < win:
+                raise ValueError(
+                    f"audio has {samples} samples, fewer than one frame of {win}: framing 'snip' needs at least that"
+                )
+            return pad(waveform, (0, rest)) if rest else waveform, 1 + (samples - win) // hop
+        if self.framing == "center":
+            edge = self.n_fft // 2
+            if samples <= edge:
+                raise ValueError(
+                    f"audio has {samples} samples: framing 'center' reflects {edge} of them and needs more than that"
+                )
+            waveform = pad(waveform[None], (edge, edge), mode="reflect")[0]
+            return pad(waveform[(self.n_fft - win) // 2 :], (0, rest)), 1 + samples // hop
+        # "reflect": Kaldi's snip_edges=False, which repeats the edge sample itself in the mirror
+        count = (samples + hop // 2) // hop
+        before = win // 2 - hop // 2
+        mirror = waveform.flip(0)
+        if samples < win:
+            raise ValueError(f"audio has {samples} samples, framing 'reflect' needs {win}: pass a longer waveform")
+        head = [mirror[samples - before :]] if before > 0 else []
+        body = waveform if before >= 0 else waveform[-before:]
+        return torch.cat([*head, body, mirror, waveform.new_zeros(rest)]), count
+
+    def _samples_for(self, frames: int) -> int:
+        """The fewest samples that give `frames` whole frames."""
+        if self.framing == "snip":
+            return (frames - 1) * self.hop_length + self.win_length
+        if self.framing == "center":
+            return (frames - 1) * self.hop_length
+        return frames * self.hop_length
+
+    def _check(self, audio: np.ndarray | torch.Tensor | Sequence[float], name: str) -> torch.Tensor:
+        """One waveform as float32 [samples]; raises ValueError naming the argument `name`, the value and the remedy."""
+        if not torch.is_tensor(audio):
+            array = np.asarray(audio)
+            if array.dtype == object or array.dtype.kind not in "fiub":
+                raise ValueError(f"{name} holds {array.dtype} values: pass numbers (numpy, torch or a list of floats)")
+            audio = torch.from_numpy(np.asarray(array, order="C"))  # keeps the rank, unlike ascontiguousarray
+        if audio.ndim == 2 and audio.shape[0] == 1:
+            audio = audio[0]
+        if audio.ndim != 1:
+            raise ValueError(
+                f"{name} has shape {tuple(audio.shape)}: a waveform is [samples], mono. Mix channels first (audio.mean(0) "
+                "of [channels, samples]); pass a batch as a list of waveforms (list(audio))."
+            )
+        if audio.numel() == 0:
+            raise ValueError(f"{name} is empty: pass at least one sample, or None where a clip has no audio track")
+        if not audio.is_floating_point():
+            raise ValueError(
+                f"{name} holds whole numbers ({audio.dtype}): convert it to floats in "
+                "[-1, 1] first (16 bit samples: audio / 32768)"
+            )
+        audio = audio.detach().to("cpu", torch.float32)
+        # One NaN or infinity spoils the sum, which takes a tenth of the time; a sum of finite values may overflow.
+        if not math.isfinite(audio.sum().item()) and not audio.isfinite().all():
+            wrong = int((~audio.isfinite()).sum())
+            raise ValueError(
+                f"{name} has {wrong} NaN or infinite values of {audio.numel()}: clean or drop this waveform"
+            )
+        return audio
+
+
+def _as_waveforms(audio: Any) -> list[tuple[Any, str]]:
+    """One waveform or a list of waveforms as [(waveform, name for messages)]."""
+    if isinstance(audio, (list, tuple)):
+        if len(audio) == 0:
+            raise ValueError("audio is an empty list: pass at least one waveform")
+        if not isinstance(audio[0], (int, float, np.floating, np.integer)):
+            return [(item, f"audio[{index}]") for index, item in enumerate(audio)]
+    elif not isinstance(audio, np.ndarray) and not torch.is_tensor(audio):
+        raise ValueError(
+            f"audio is a {type(audio).__name__}: pass numpy or torch waveforms, lists of floats, or a list of such"
+        )
+    return [(audio, "audio")]
+
+
+__all__ = ["PRESETS", "AVFusionAudioKwargs", "AVFusionFeatureExtractor"]

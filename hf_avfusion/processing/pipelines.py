@@ -1,0 +1,305 @@
+"""pipeline("audio-visual-classification"): media files in, labels with scores out, from both tracks or each alone."""
+
+import os
+import types
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import Pipeline
+from transformers.utils import logging
+
+from ..media.sources import MediaError
+
+logger = logging.get_logger(__name__)
+
+TASK = "audio-visual-classification"
+INPUTS = {"video": "pixel_values", "audio": "input_features"}  # modality -> argument of the model
+FUNCTIONS = ("softmax", "sigmoid", "none")
+AGGREGATIONS = ("mean_logits", "mean_probabilities")
+_ROW = {"video", "audio", "sampling_rate", "start", "end"}  # what is read of a dict that is a clip
+
+
+class AudioVisualClassificationPipeline(Pipeline):
+    """Classifies clips by their pictures and their sound.
+
+        classify = pipeline("audio-visual-classification", model="org/mbt-vggsound")
+        classify("clip.mp4", top_k=3)                                        # [{"label": ..., "score": ...}, ...]
+        classify(["a.mp4", "b.mp4"], batch_size=2, views=4)                  # a list of such lists
+        classify("clip.mp4", return_modalities=True)                         # {"both": [...], "video": [...], "audio": [...]}
+        for answer in classify(path for path in paths): ...                  # a generator is answered one by one
+
+    A clip is a path, a URL, bytes, a binary file object, a dict with `bytes` and `path` as in datasets, or a dict with `video`
+    and/or `audio` (each a file as before, or frames uint8 [T, H, W, C] and a waveform float [samples] with `sampling_rate`) and
+    perhaps `start` and `end` (s, the part of the file that is the clip), which is what a row of a benchmark holds. Several
+    are given as a list or a column of a `datasets.Dataset` (a list comes back, with a bar of progress), or as a generator,
+    a column of a stream or a torch `Dataset` (an iterator comes back).
+
+    Args of a call, and of `pipeline(...)` for all calls:
+        top_k (int | None, defaults to 5): labels per clip (and head), best first; None gives all.
+        views (int, defaults to 1): windows per file whose scores are averaged.
+        aggregation (str, defaults to "mean_logits"): "mean_logits" or "mean_probabilities", what is averaged over views.
+        return_modalities (bool, defaults to False): answer with scores from both tracks and from each alone; None stands where
+            the clip lacks that track or the model that stream.
+        function_to_apply (str, *optional*): "softmax" (of each head), "sigmoid" or "none"; by default what the model's
+            `problem_type` asks for.
+        batch_size (int, defaults to 1), num_workers (int, defaults to 0): clips per step; processes that decode.
+        progress (bool, *optional*): show the bar of a list; by default where the output is a terminal and it has several clips.
+
+    Returns:
+        Per clip a list of `{"label": str, "score": float}`; of a model with several heads (`class_splits`)
+        `{head: list}`; with `return_modalities` a dict of such by "both", "video" and "audio".
+
+    Raises:
+        ValueError: an argument with a value that has no meaning. TypeError: an unknown argument, or a clip that is none.
+        MediaError: a file that cannot be read, with its name.
+    """
+
+    _load_processor = True
+    _load_image_processor = _load_video_processor = _load_feature_extractor = _load_tokenizer = False
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | str | None = "default",
+        views: int | None = None,
+        aggregation: str | None = None,
+        return_modalities: bool | None = None,
+        function_to_apply: str | None = None,
+        progress: bool | None = None,
+        **unknown: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            known = "top_k, views, aggregation, return_modalities, function_to_apply, batch_size, num_workers, progress"
+            raise TypeError(f"unknown arguments {', '.join(unknown)} of the {TASK} pipeline; known: {known}")
+        for name, value in (("top_k", 1 if top_k in (None, "default") else top_k), ("views", views or 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        for name, value, allowed in (
+            ("aggregation", aggregation, AGGREGATIONS),
+            ("function_to_apply", function_to_apply, FUNCTIONS),
+        ):
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        preprocess = {} if views is None else {"views": views}
+        forward = {} if return_modalities is None else {"return_modalities": return_modalities}
+        given = {"aggregation": aggregation, "function_to_apply": function_to_apply}
+        postprocess = {name: value for name, value in given.items() if value is not None} | forward
+        if top_k != "default":
+            postprocess["top_k"] = top_k
+        return preprocess, forward, postprocess
+
+    def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            return []
+        many = _as_many(inputs)
+        if many is None:
+            return super().__call__(inputs, **kwargs)
+        if not isinstance(many, _Clips):
+            return super().__call__(many, **kwargs)
+        answers = super().__call__(many, **kwargs)
+        hidden = not progress if progress is not None else (None if len(many) > 1 else True)
+        return list(logging.tqdm(answers, total=len(many), desc="clips", unit="clip", disable=hidden))
+
+    # ------------------------------------------------------------------------------------------------------- one clip
+
+    def preprocess(self, clip: Any, views: int = 1) -> dict[str, Any]:
+        """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both."""
+        if hasattr(clip, "_hf_encoded"):  # datasets decoded it: what it was decoded from is still there
+            clip = clip._hf_encoded
+        if not isinstance(clip, dict) or "bytes" in clip or "path" in clip:
+            inputs = self.processor(videos=clip, num_views=views, return_tensors="pt")
+        elif not _ROW & {"video", "audio"} & set(clip):
+            raise TypeError(
+                f"a clip given as a dict has `bytes` or `path`, or `video` or `audio`; got {', '.join(clip)}"
+            )
+        else:
+            inputs = self._row(clip, views)
+        streams = [modality for modality in INPUTS if modality in getattr(self.model.config, "modalities", INPUTS)]
+        taken = {INPUTS[modality]: inputs[INPUTS[modality]] for modality in streams if INPUTS[modality] in inputs}
+        if not taken:
+            name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
+            raise MediaError(str(name), f"has no {' and no '.join(streams)}, and this model takes nothing else")
+        return taken
+
+    def _row(self, row: dict[str, Any], views: int) -> Any:
+        video, audio = row.get("video"), row.get("audio")
+        video, audio = getattr(video, "_hf_encoded", video), getattr(audio, "_hf_encoded", audio)
+        window = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
+        if window:
+            if video is None or audio is not None:
+                raise ValueError("`start` and `end` say which part of a file under `video` is the clip")
+            clips = self.processor.load_clip(video, num_views=views, **window)
+            for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
+                logger.warning(f"{clips[0].info.name}: {text}")
+            if all(clip.frames is None and clip.waveform is None for clip in clips):
+                raise MediaError(clips[0].info.name, "gives neither pictures nor sound")
+            return self.processor.process_clips(clips, return_tensors="pt")
+        options = {"return_tensors": "pt"} | ({"num_views": views} if views > 1 else {})
+        if row.get("sampling_rate") is not None:
+            options["sampling_rate"] = row["sampling_rate"]
+        given = {"videos": None if video is None else [video], "audio": None if audio is None else [audio]}
+        return self.processor(**given, **options)
+
+    # ------------------------------------------------------------------------------------------------------- a batch
+
+    def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
+        """Logits [B, views, classes] of both modalities together, and of each alone (those of a missing one mean nothing)."""
+        views, present = batch.pop("views"), batch.pop("present")
+        floating = {name: batch[name].to(self.model.dtype) for name in INPUTS.values() if name in batch}
+        mask = {"modality_mask": batch["modality_mask"]} if "modality_mask" in batch else {}
+        logits = {"both": self.model(**floating, **mask).logits}
+        for modality, name in INPUTS.items() if return_modalities else ():
+            if name in floating:
+                # A single track given is the whole input already.
+                alone = self.model(**{name: floating[name]}).logits if len(floating) > 1 else logits["both"]
+                logits[modality] = alone
+        return {"logits": {k: v.float().unflatten(0, (-1, views)) for k, v in logits.items()}, "present": present}
+
+    def postprocess(
+        self,
+        outputs: dict[str, Any],
+        top_k: int | None = 5,
+        aggregation: str = "mean_logits",
+        function_to_apply: str | None = None,
+        return_modalities: bool = False,
+    ) -> Any:
+        """Logits [1, views, classes] of one clip to labels and scores."""
+        present = outputs["present"][0]
+        answers: dict[str, Any] = dict.fromkeys(INPUTS)
+        for name, logits in outputs["logits"].items():
+            if name == "both" or present[name]:
+                answers[name] = self._answer(logits[0], top_k, aggregation, function_to_apply)
+        return {"both": answers.pop("both"), **answers} if return_modalities else answers["both"]
+
+    def _answer(self, logits: torch.Tensor, top_k: int | None, aggregation: str, function: str | None) -> Any:
+        """Logits [views, classes] to the best labels, of each head."""
+        config = self.model.config
+        if function is None:
+            by_problem = {"multi_label_classification": "sigmoid", "regression": "none"}
+            function = by_problem.get(config.problem_type, "softmax")
+        splits = getattr(config, "class_splits", None)
+        heads, start = {}, 0
+        for head, size in (splits or {None: logits.shape[-1]}).items():
+            part = logits[:, start : start + size]
+            if aggregation == "mean_logits":
+                part = part.mean(dim=0, keepdim=True)
+            if function != "none":
+                part = part.softmax(dim=-1) if function == "softmax" else part.sigmoid()
+            best = part.mean(dim=0).topk(size if top_k is None else min(top_k, size))
+            pairs = zip(best.indices.tolist(), best.values.tolist())
+            heads[head] = [{"label": config.id2label[start + index], "score": score} for index, score in pairs]
+            start += size
+        return heads if splits else heads[None]
+
+    def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
+        if "present" not in model_inputs:  # one clip, not by way of a loader
+            model_inputs = _collate([model_inputs])
+        return super().forward(model_inputs, **forward_params)
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Answers one by one. The inherited loader can neither batch clips with a missing track nor keep views together."""
+        if isinstance(inputs, Sized):
+            clips = _Prepared(inputs, self.preprocess, preprocess_params)
+        else:
+            clips = _PreparedStream(inputs, self.preprocess, preprocess_params)
+            if num_workers > 1:
+                logger.warning(f"num_workers={num_workers}: a stream of clips is read by one process")
+                num_workers = 1
+        loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+        for batch in loader:
+            outputs = self.forward(batch, **forward_params)
+            for index, present in enumerate(outputs["present"]):
+                logits = {name: value[index : index + 1] for name, value in outputs["logits"].items()}
+                yield self.postprocess({"logits": logits, "present": [present]}, **postprocess_params)
+
+
+class _Clips(Dataset):
+    """Several clips given at once, which are answered with a list."""
+
+    def __init__(self, clips: Any):
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.clips[index]
+
+
+class _Prepared(Dataset):
+    def __init__(self, clips: Any, prepare: Any, options: dict[str, Any]):
+        self.clips, self.prepare, self.options = clips, prepare, options
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.prepare(self.clips[index], **self.options)
+
+
+class _PreparedStream(IterableDataset):
+    def __init__(self, clips: Iterable[Any], prepare: Any, options: dict[str, Any]):
+        self.clips, self.prepare, self.options = clips, prepare, options
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.prepare(clip, **self.options) for clip in self.clips)
+
+
+def _as_many(inputs: Any) -> Any:
+    """`_Clips` for what is answered with a list, something to iterate over for what is answered one by one, None for a clip."""
+    if hasattr(inputs, "column_name") and hasattr(inputs, "source"):  # a column of datasets
+        inputs = _undecoded(inputs)
+        return _Clips(inputs) if isinstance(inputs, Sized) else (clip for clip in inputs)
+    if isinstance(inputs, (list, tuple)):
+        return _Clips(inputs)
+    if isinstance(inputs, (Dataset, types.GeneratorType)):
+        return inputs
+    if isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(inputs, "read"):
+        return None
+    if hasattr(inputs, "_hf_encoded"):
+        return None
+    if isinstance(inputs, Iterator):
+        return (clip for clip in inputs)
+    raise TypeError(
+        f"clips are a path, URL, bytes, file object or dict, a list, generator or datasets column of such; got a "
+        f"{type(inputs).__name__} (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
+    )
+
+
+def _undecoded(column: Any) -> Any:
+    """The column with its videos as they are stored; datasets would decode each with torchcodec first."""
+    from datasets import Video
+
+    source, name = column.source, column.column_name
+    kind = (getattr(source, "features", None) or {}).get(name)
+    if isinstance(kind, Video) and kind.decode and hasattr(source, "cast_column"):
+        return source.cast_column(name, Video(decode=False))[name]
+    return column
+
+
+def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Clips, each [views, ...], to a batch [clips x views, ...]; rows of a track that is missing hold zeros and are masked."""
+    present = [{modality: name in sample for modality, name in INPUTS.items()} for sample in samples]
+    views = len(next(iter(samples[0].values())))
+    batch: dict[str, Any] = {"views": views, "present": present}
+    for name in INPUTS.values():
+        rows = [sample.get(name) for sample in samples]
+        given = next((row for row in rows if row is not None), None)
+        if given is not None:
+            batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
+    if any(not all(tracks.values()) for tracks in present) and all(name in batch for name in INPUTS.values()):
+        mask = torch.tensor([list(tracks.values()) for tracks in present])
+        batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
+    return batch
+
+
+__all__ = ["AudioVisualClassificationPipeline"]

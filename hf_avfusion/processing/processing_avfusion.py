@@ -1,0 +1,550 @@
+"""What the processors of all architectures do alike: files, arrays or decoded clips to `pixel_values` and `input_features`."""
+
+import os
+import reprlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.utils import TensorType, logging
+from transformers.video_utils import make_batched_videos
+
+from ..media.limits import check_input_values, check_sizes
+from ..media.mono import TO_MONO, to_mono
+from ..media.reader import Clip, MediaError, MediaSource
+from ..media.windows import WindowPolicy, load_window
+from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
+from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
+
+logger = logging.get_logger(__name__)
+
+MODALITIES = ("video", "audio")  # the columns of modality_mask
+
+
+class _NoTokens:
+    """An inert stand-in for a tokenizer: transformers' Trainer reads these of every processor it is to save."""
+
+    init_kwargs: ClassVar[dict[str, Any]] = {}
+    eos_token_id = bos_token_id = pad_token_id = None
+
+
+class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
+    """
+    Keyword arguments of a call that concern media files.
+
+    use_audio_in_video (bool): read the audio track of a video file from the same window; default True.
+    mode (str): "eval" (centred window, or `num_views` windows spread over the clip) or "train" (a random window).
+    num_views (int): windows per file; default 1.
+    backend (str), on_decode_error (str): as in `media_avfusion.read_clip`.
+    """
+
+    videos_kwargs: AVFusionVideoProcessorKwargs
+    audio_kwargs: AVFusionAudioKwargs
+    use_audio_in_video: bool | None
+    mode: str | None
+    num_views: int | None
+    backend: str | None
+    on_decode_error: str | None
+
+
+def _empty(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(size, dtype=dtype)
+
+
+class AVFusionProcessor(ProcessorMixin):
+    """Base of the architectures' processors; a subclass states `default_window` and `audio_preset`, the published settings.
+
+    Args:
+        video_processor (AVFusionVideoProcessor): built with its defaults when not given.
+        feature_extractor (AVFusionFeatureExtractor): built from `audio_preset`, as long as the window, when not given.
+        window (WindowPolicy | dict): which frames and which sound of a file are taken; a dict may name some fields only.
+            Fields of WindowPolicy can also be given by name: `num_frames=8, span=8.0`. Where `audio_seconds` is not
+            given, it is what fills the spectrogram of a feature extractor that is.
+        channel_mix (str): how the channels of a file become mono (`channel_mix_avfusion.to_mono`): "mean" and others.
+
+    All of it is saved in `processor_config.json`.
+    """
+
+    valid_processor_kwargs = AVFusionProcessorKwargs
+    tokenizer = _NoTokens()
+    default_window = WindowPolicy()
+    audio_preset = "mbt"
+
+    # defaults of the call
+    use_audio_in_video = True
+    mode = "eval"
+    num_views = 1
+
+    def __init__(self, video_processor=None, feature_extractor=None, window=None, channel_mix="mean", **kwargs):
+        names = {field.name for field in fields(WindowPolicy)}
+        single = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+        given = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
+        given = {**given, **single}
+        if getattr(feature_extractor, "seconds", None) is not None:
+            given.setdefault("audio_seconds", feature_extractor.seconds)
+        if channel_mix not in TO_MONO:
+            raise ValueError(f"channel_mix must be one of {', '.join(TO_MONO)}, got {channel_mix!r}")
+        policy = WindowPolicy.from_dict({**self.default_window.to_dict(), **given})
+        if video_processor is None:
+            video_processor = AVFusionVideoProcessor()
+        if feature_extractor is None:
+            feature_extractor = AVFusionFeatureExtractor.from_preset(self.audio_preset)
+            rows = round(policy.audio_seconds * feature_extractor.sampling_rate / feature_extractor.hop_length)
+            feature_extractor = AVFusionFeatureExtractor.from_preset(self.audio_preset, spectrogram_length=rows)
+        super().__init__(video_processor, feature_extractor, **kwargs)
+        self.window = policy.to_dict()
+        self.channel_mix = channel_mix
+        self._check_lengths()
+        sizes = (dict(video_processor.size), dict(video_processor.crop_size or {}))
+        for name, size in zip(("size", "crop_size"), sizes):
+            check_sizes({f"{name}.{side}": value for side, value in size.items()})
+            sides = [value for value in size.values() if value] or [1]
+            values = policy.num_frames * 3 * sides[0] * sides[-1]
+            check_input_values(values, f"num_frames and {name} of the video processor")
+
+    def _check_lengths(self) -> None:
+        """A window that does not fill the spectrogram would be wrapped or cut each time, which no one can want."""
+        extractor, wanted = self.feature_extractor, self.window_policy.audio_seconds
+        if getattr(extractor, "padding", None) != "wrap" or extractor.seconds is None:
+            return
+        if abs(extractor.seconds - wanted) > extractor.hop_length / extractor.sampling_rate:
+            fitting = round(wanted * extractor.sampling_rate / extractor.hop_length)
+            raise ValueError(
+                f"the window has audio_seconds={wanted}, but spectrogram_length={extractor.spectrogram_length} of the feature "
+                f"extractor holds {extractor.seconds:g} s: make them agree (spectrogram_length={fitting} does, also beside "
+                "audio_seconds in from_pretrained)"
+            )
+
+    @property
+    def window_policy(self) -> WindowPolicy:
+        return _policy(**self.window)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
+        """As transformers'; fields of the window can be replaced by name, `from_pretrained(folder, num_frames=8)`, or as
+        a dict, `window={"num_frames": 8}`; the others stay as saved.
+        """
+        # The inherited method would hand num_frames to the video processor and drop the others.
+        window = kwargs.pop("window", None)
+        single = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
+        single |= {field.name: kwargs.pop(field.name) for field in fields(WindowPolicy) if field.name in kwargs}
+        if single:
+            # Before the processor is built, which compares the window with the spectrogram's length.
+            saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
+            kwargs["window"] = {**saved.get("window", {}), **single}
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs: Any):
+        kwargs.pop("window", None)  # no field of the parts
+        return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------------- the call
+
+    def __call__(
+        self,
+        videos: Any = None,
+        audio: Any = None,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepares one clip or a batch of clips.
+
+        Args:
+            videos: one of, or a list of: a media file (path, URL, bytes, binary file object, or a dict with `bytes` and
+                `path` as in datasets), of which a window is read with its sound; or frames already chosen, uint8 or float,
+                [T, H, W, C] or [T, C, H, W] (numpy, torch, list of pictures). None in a list: that clip has no video.
+            audio: one of, or a list of: a waveform, float [samples], mono, with `sampling_rate=`; or a media file, of
+                which the audio track of the window is read. None in a list: that clip has no audio. Given beside video
+                files, it is used instead of their own sound.
+            generator: source of random windows (mode="train").
+            kwargs: `sampling_rate` (Hz of waveforms given as arrays), `do_resample`, `return_tensors` ("pt", "np", None for
+                lists), those of `AVFusionProcessorKwargs`, and fields of the video processor. `num_frames` and `fps`
+                replace the window's num_frames and frame_rate (or span) for files.
+        Returns:
+            BatchFeature with `pixel_values`, float32 [B, T, C, H, W], and `input_features`, float32 [B, time, mel]. A
+            modality that no clip has is absent; if some clips lack a track, their rows hold zeros and `modality_mask`,
+            bool [B, 2] with columns (video, audio), says which are real. With num_views=n, B is n times the number of
+            files, the n views of a file next to each other in the order of time.
+        Raises:
+            TypeError: an unknown keyword argument.
+            ValueError: no input, unequal numbers of videos and waveforms, a clip of arrays with neither track, and what the
+                two parts refuse (wrong sampling rate, NaN, empty, wrong rank).
+            MediaError: a file that cannot be read, or has none of the tracks that were asked for.
+        """
+        self._refuse_unknown(kwargs)
+        if videos is None and audio is None:
+            raise ValueError("neither videos nor audio is given: pass at least one of them")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator={generator!r}: pass torch.Generator().manual_seed(...)")
+        if isinstance(kwargs.get("sampling_rate"), np.integer):  # transformers takes Python's int alone
+            kwargs["sampling_rate"] = int(kwargs["sampling_rate"])
+        given = set(kwargs)
+        merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
+        video_kwargs, audio_kwargs = merged["videos_kwargs"], merged["audio_kwargs"]
+        audio_kwargs.pop("device", None)  # a flat device= is meant for the frames; spectrograms are computed on the CPU
+        tensors = {kw.pop("return_tensors", None) for kw in (video_kwargs, audio_kwargs)} - {None}
+        return_tensors = tensors.pop() if tensors else None
+
+        videos = None if videos is None else _as_videos(videos)
+        audio = None if audio is None else _as_audio(audio)
+        if videos is not None and audio is not None and len(videos) != len(audio):
+            raise ValueError(
+                f"{len(videos)} videos, but {len(audio)} audio entries: pass one per clip (None where a clip has none)"
+            )
+        video_files = videos is not None and any(_is_media(v) for v in videos)
+        audio_files = audio is not None and any(_is_media(a) for a in audio)
+        for name in ("mode", "num_views", "backend", "on_decode_error"):
+            if name in given and merged[name] is not None and not (video_files or audio_files):
+                raise ValueError(
+                    f"{name}={merged[name]!r} chooses windows of media files, but arrays were given: drop it"
+                )
+        views = merged["num_views"] if merged["num_views"] is not None else 1
+        if views < 1:
+            raise ValueError(f"num_views must be a positive integer, got {views!r}")
+        if views != 1 and ((videos is not None and not video_files) or (audio is not None and not audio_files)):
+            raise ValueError(f"num_views={views} needs files for videos and audio, but one of them is given as arrays")
+        if audio_kwargs.get("sampling_rate") is not None and (audio is None or audio_files):
+            raise ValueError(
+                f"sampling_rate={audio_kwargs['sampling_rate']} is that of waveforms given as audio=; a file states its own"
+            )
+
+        count = len(videos if videos is not None else audio)
+        frames: list[Any] = [None] * count * views
+        waveforms: list[Any] = [None] * count * views
+        policy = self.window_policy
+        if video_files or audio_files:
+            num_frames, fps = video_kwargs.pop("num_frames", None), video_kwargs.pop("fps", None)
+            if num_frames is not None:
+                policy = replace(policy, num_frames=num_frames)
+            if fps is not None:
+                policy = replace(policy, frame_rate=fps, span=None)
+            reading = {name: merged[name] for name in ("backend", "on_decode_error") if merged.get(name) is not None}
+            reading.update(policy=policy, mode=merged["mode"] or "eval", num_views=views)
+        elif not video_kwargs.get("do_sample_frames"):
+            for name in ("num_frames", "fps"):
+                if name in given or name in kwargs.get("videos_kwargs", {}):
+                    raise ValueError(
+                        f"{name} chooses frames of media files, but videos holds arrays, which are taken whole: drop it, or "
+                        "choose the frames before (frames[::2])"
+                    )
+        if video_files:
+            video_kwargs.pop("do_sample_frames", None)  # the window has chosen the frames
+        use_track = merged["use_audio_in_video"] is not False
+        for index in range(count):
+            rows = slice(index * views, (index + 1) * views)
+            video, sound = videos[index] if videos is not None else None, audio[index] if audio is not None else None
+            state = generator.get_state() if generator is not None else None
+            clips: list[Clip] = []
+            if video is not None and video_files:
+                wanted = MODALITIES if use_track and audio is None else MODALITIES[:1]
+                clips = self.load_clip(video, tracks=wanted, generator=generator, **reading)
+                frames[rows] = [clip.frames for clip in clips]
+                waveforms[rows] = [self._mono(clip) for clip in clips]
+                self._tell(clips, wanted)
+            elif video is not None:
+                frames[rows] = [video]
+            if sound is not None and audio_files:
+                if video_files and state is not None:
+                    generator.set_state(state)  # the same place in the file with the sound as in that with the pictures
+                clips = self.load_clip(sound, tracks=MODALITIES[1:], generator=generator, **reading)
+                waveforms[rows] = [self._mono(clip) for clip in clips]
+                self._tell(clips, MODALITIES[1:])
+            elif sound is not None:
+                waveforms[rows] = [sound]
+            if any(picture is None and wave is None for picture, wave in zip(frames[rows], waveforms[rows])):
+                raise _nothing_of(index, clips, pictures=video is not None, sound=sound is not None or use_track)
+        if audio is None or audio_files:  # the sound of files has been brought to this rate
+            audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
+        if video_files:
+            video_kwargs["input_data_format"] = "channels_first"
+        return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs)
+
+    # ----------------------------------------------------------------------------------- the same in two steps, for training
+
+    def load_clip(
+        self,
+        source: MediaSource | dict[str, Any],
+        *,
+        mode: str = "eval",
+        num_views: int = 1,
+        generator: torch.Generator | None = None,
+        tracks: Sequence[str] = MODALITIES,
+        policy: WindowPolicy | None = None,
+        **reading: Any,
+    ) -> list[Clip]:
+        """Decodes the windows of one file and nothing more: uint8 frames at their own size, waveforms at their own rate.
+
+        Args:
+            source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
+            mode: "eval" or "train"; num_views: windows to take; generator: source of random windows.
+            tracks: ("video", "audio") or one of them.
+            policy: replaces the processor's window.
+            reading: start=, end= (s, the part of the file that is the clip), backend=, on_decode_error=, name=, threads=
+                of `windows_avfusion.load_window`.
+        Returns:
+            One `Clip` per view. Augment `clip.frames` and `clip.waveform` as you like, then pass it to `process_clips`.
+        """
+        if isinstance(source, dict):
+            reading.setdefault("name", source.get("path"))
+            source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        if source is None:
+            raise MediaError(reading.get("name") or "a clip", "has neither bytes nor a path")
+        return load_window(
+            source,
+            policy or self.window_policy,
+            mode=mode,
+            num_views=num_views,
+            generator=generator,
+            tracks=tuple(tracks),
+            **reading,
+        )
+
+    def process_clips(
+        self, clips: Sequence[Clip], return_tensors: str | TensorType | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Decoded (and perhaps augmented) clips to what `__call__` returns, one row per clip.
+
+        `kwargs` are fields of the video processor: frames that were resized, cropped or scaled to [0, 1] by augmentation
+        are passed with do_resize=False, do_center_crop=False, do_rescale=False. Waveforms at another rate than the feature
+        extractor's are mixed to mono and resampled (`torchaudio.functional.resample`).
+        """
+        self._refuse_unknown(kwargs)
+        if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
+            kwargs = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)["videos_kwargs"]
+        video_kwargs = {**kwargs, "input_data_format": "channels_first"}
+        audio_kwargs = {"sampling_rate": self.feature_extractor.sampling_rate}
+        frames = [clip.frames for clip in clips]
+        return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
+
+    def reduce_clip(self, clip: Clip, **kwargs: Any) -> Clip:
+        """The first half of `process_clips` on one clip: what is left is as small as it gets without losing anything.
+
+        Frames are resized and cropped, and stay on the scale 0..255; sound is mono at the feature extractor's rate. `kwargs`
+        are `do_resize`, `do_center_crop`. The second half is `process_reduced`.
+        """
+        frames, sound = clip.frames, self._mono(clip)
+        if frames is not None:
+            frames = self.video_processor.resize_and_crop(frames, **kwargs)
+        if sound is not None:
+            sound = sound[None]
+        rate = self.feature_extractor.sampling_rate if sound is not None else None
+        return replace(clip, frames=frames, waveform=sound, sampling_rate=rate)
+
+    def process_reduced(
+        self,
+        clips: Sequence[Clip],
+        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Clips of `reduce_clip`, all with the same tracks, to `pixel_values` and `input_features` as `process_clips` gives
+        them, bit for bit, written once into memory that `empty` (size, dtype) gives; default: new memory.
+
+        Raises:
+            ValueError: clips of different sizes; and what the feature extractor refuses.
+        """
+        empty = _empty if empty is None else empty
+        tensors = {}
+        if clips[0].frames is not None:
+            frames = [clip.frames for clip in clips]
+            shapes = sorted({tuple(video.shape) for video in frames})
+            if len(shapes) > 1:
+                raise ValueError(f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W) cannot be stacked")
+            dtype = self.video_processor.normalized_dtype(frames[0])
+            tensors["pixel_values"] = empty((len(clips), *shapes[0]), dtype)
+            for video, out in zip(frames, tensors["pixel_values"]):
+                self.video_processor.normalize_into(video, out)
+        if clips[0].waveform is not None:
+            rate = self.feature_extractor.sampling_rate
+            sounds = [clip.waveform[0] for clip in clips]
+            features = self.feature_extractor(sounds, sampling_rate=rate)["input_features"]
+            lengths = sorted({len(feature) for feature in features})
+            if len(lengths) > 1:
+                raise ValueError(f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked")
+            tensors["input_features"] = empty((len(clips), *features[0].shape), torch.float32)
+            for feature, out in zip(features, tensors["input_features"]):
+                out.copy_(torch.from_numpy(feature))
+        return tensors
+
+    # ------------------------------------------------------------------------------------------------------------- parts
+
+    def _features(
+        self,
+        frames: list[Any],
+        waveforms: list[Any],
+        return_tensors: str | TensorType | None,
+        video_kwargs: dict[str, Any],
+        audio_kwargs: dict[str, Any],
+    ) -> BatchFeature:
+        present = [[item is not None for item in items] for items in (frames, waveforms)]
+        if not any(present[0]) and not any(present[1]):
+            raise ValueError("no clip has a video or an audio track that was asked for: there is nothing to process")
+        part_tensors = None if return_tensors is None else "pt"
+        data: dict[str, Any] = {}
+        if any(present[0]):
+            videos = [item for item in frames if item is not None]
+            out = self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)
+            data["pixel_values"] = _spread(out["pixel_values"], present[0])
+        if any(present[1]):
+            sounds = [item for item in waveforms if item is not None]
+            out = self.feature_extractor(sounds, return_tensors=part_tensors, **audio_kwargs)
+            data["input_features"] = _spread(out["input_features"], present[1])
+        if any(any(row) and not all(row) for row in present):
+            mask = list(map(list, zip(*present)))
+            data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _mono(self, clip: Clip) -> torch.Tensor | None:
+        """The sound of a clip, float32 [samples] at the feature extractor's rate."""
+        if clip.waveform is None:
+            return None
+        with warnings.catch_warnings(record=True) as cancelled:
+            warnings.simplefilter("always", UserWarning)
+            waveform = to_mono(clip.waveform, self.channel_mix)
+        if cancelled:  # the same in terms of a processor, and of which file
+            logger.warning_once(
+                f"{clip.info.name}: its channels cancel, their mean is nearly silent although they are not (opposite phase): a "
+                "processor with channel_mix='left' or 'max_energy' keeps the sound"
+            )
+        if clip.sampling_rate == self.feature_extractor.sampling_rate:
+            return waveform
+        return _resampler(clip.sampling_rate, self.feature_extractor.sampling_rate)(waveform)
+
+    def _tell(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
+        """Warns of damage in a file, and once of a missing track."""
+        for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
+            logger.warning(f"{clips[0].info.name}: {text}")
+        for track in wanted:
+            missing = any((clip.frames if track == "video" else clip.waveform) is None for clip in clips)
+            if missing and track not in self.__dict__.setdefault("_told", set()):
+                self._told.add(track)
+                logger.warning(
+                    f"{clips[0].info.name} has no {track} track: that modality is left out for it, and modality_mask marks it in "
+                    "a batch with clips that have one (told once)"
+                )
+
+    def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
+        """An unknown argument is an error; transformers only warns and ignores it."""
+        if not kwargs:
+            return
+        nested = {
+            "videos_kwargs": set(self.video_processor.valid_kwargs.__annotations__) | {"return_tensors"},
+            "audio_kwargs": {"sampling_rate", "do_resample", "return_tensors"},
+            "text_kwargs": set(),
+            "images_kwargs": set(),
+        }
+        own = set(AVFusionProcessorKwargs.__annotations__) - set(ProcessingKwargs.__annotations__)
+        flat = own | nested["videos_kwargs"] | nested["audio_kwargs"]
+        nested["common_kwargs"] = flat
+        for name, value in kwargs.items():
+            if name in nested:
+                unknown = sorted(set(value) - nested[name])
+                if unknown:
+                    raise TypeError(
+                        f"{name} has unknown entries {', '.join(unknown)}; known: {', '.join(sorted(nested[name]))}"
+                    )
+            elif name not in flat:
+                raise TypeError(
+                    f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
+                )
+
+
+@lru_cache(maxsize=8)
+def _resampler(old: int, new: int) -> torch.nn.Module:
+    """`torchaudio.functional.resample` between two rates (Hz), whose filter is computed once and not for every clip."""
+    from torchaudio.transforms import Resample
+
+    return Resample(old, new, dtype=torch.float32)  # the function's own precision: equal bits
+
+
+@lru_cache(maxsize=16, typed=True)
+def _policy(**fields: Any) -> WindowPolicy:
+    return WindowPolicy.from_dict(fields)  # checked once, not for every clip
+
+
+def _is_media(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "bytes" in value or "path" in value
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
+
+
+def _nothing_of(index: int, clips: Sequence[Clip], pictures: bool, sound: bool) -> ValueError:
+    """The error about clip number `index`, which gives neither of what was asked for."""
+    if not clips:
+        return ValueError(f"clip {index} has neither video nor audio (None): leave it out")
+    asked = [track for track, wanted in zip(MODALITIES, (pictures, sound)) if wanted]
+    told = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
+    return MediaError(clips[0].info.name, "; ".join([f"gives no {' and no '.join(asked)}, as asked for", *told]))
+
+
+def _all_media(values: Sequence[Any], name: str) -> bool:
+    """Whether the entries of a list are media files; a mixture of files and arrays raises."""
+    media = [_is_media(value) for value in values if value is not None]
+    if not media:
+        raise ValueError(f"{name} is empty or holds None only: pass at least one clip")
+    if any(media) and not all(media):
+        raise ValueError(f"{name} mixes files and arrays: pass all as files or all as arrays")
+    return media[0]
+
+
+_VIDEOS = "pass a media file, frames (numpy, torch, a list of pictures), or a list of such"
+
+
+def _as_videos(videos: Any) -> list[Any]:
+    """A list with one entry per clip: a media file, an array [T, ...], or None."""
+    if _is_media(videos):
+        return [videos]
+    if isinstance(videos, (list, tuple)):
+        if _all_media(videos, "videos"):
+            return list(videos)
+        if isinstance(videos[0], (int, float)):
+            raise ValueError(f"videos holds a {type(videos[0]).__name__}: {_VIDEOS}")
+        if any(video is None for video in videos):
+            return [None if video is None else _one_video(video, i) for i, video in enumerate(videos)]
+    elif not torch.is_tensor(videos) and not isinstance(videos, np.ndarray):
+        raise ValueError(f"videos is a {type(videos).__name__}: {_VIDEOS}")
+    elif videos.ndim not in (4, 5):
+        raise ValueError(
+            f"videos has shape {tuple(videos.shape)}: a video is [T, H, W, C] or [T, C, H, W], a batch has one axis more"
+        )
+    return make_batched_videos(videos)
+
+
+def _one_video(video: Any, index: int) -> Any:
+    batch = make_batched_videos(video)
+    if len(batch) != 1:
+        raise ValueError(f"videos[{index}] holds {len(batch)} videos: beside None, pass one video per entry")
+    return batch[0]
+
+
+def _as_audio(audio: Any) -> list[Any]:
+    """A list with one entry per clip: a media file, a waveform, or None."""
+    if _is_media(audio):
+        return [audio]
+    if not isinstance(audio, (list, tuple)):
+        return [audio]
+    if len(audio) and isinstance(audio[0], (int, float, np.floating, np.integer)):
+        return [audio]
+    _all_media(audio, "audio")
+    return list(audio)
+
+
+def _spread(rows: Any, present: list[bool]) -> Any:
+    """Puts rows of zeros where a track is missing: [n, ...] (or a list) to [len(present), ...]."""
+    if all(present):
+        return rows
+    if torch.is_tensor(rows):
+        full = rows.new_zeros(len(present), *rows.shape[1:])
+        full[torch.tensor(present)] = rows
+        return full
+    left = iter(rows)
+    zeros = torch.zeros_like(rows[0]) if torch.is_tensor(rows[0]) else np.zeros_like(rows[0])
+    return [next(left) if has else zeros for has in present]
+
+
+__all__ = ["MODALITIES", "AVFusionProcessor", "AVFusionProcessorKwargs"]

@@ -1,0 +1,77 @@
+"""Rows of one split, of benchmarks and of folders."""
+
+import datasets
+import pytest
+from rendering import render_clip
+
+from hf_avfusion.data.benchmarks import splits
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import load_rows
+from hf_avfusion.data.synthetic.sounding_shapes import render
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    render(folder, num_train=3, num_validation=0, num_test=2, num_proc=1, progress=False)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mine")
+    for name in ("train/ring/a.mp4", "train/cross/b.mp4", "validation/ring/c.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(render_clip(num_frames=5))
+    return folder
+
+
+def test_a_benchmark(shards):
+    of = load_rows("sounding_shapes", "train", source=shards)
+    record = BENCHMARKS["sounding_shapes"]
+    assert (of.name, of.title, of.split, of.source, of.record) == (
+        "sounding_shapes", record.title, "train", shards, record
+    )  # fmt: skip
+    assert (of.num_rows, of.coverage["present"], of.coverage["expected"]) == (3, 3, record.splits["train"])
+    assert isinstance(of.rows, datasets.IterableDataset)
+    assert len(list(of.rows)) == 3
+
+
+def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
+    monkeypatch.setattr(splits, "load_benchmark", lambda *arguments, **options: iter([]))
+    of = load_rows("esc50", source="org/esc50", variant="fold2")
+    assert (of.num_rows, of.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
+    assert (of.variant, of.record) == ("fold2", BENCHMARKS["esc50"].variant("fold2"))
+
+
+def test_the_split_that_scores_a_model(shards, folder, tmp_path):
+    assert load_rows("sounding_shapes", source=shards).split == "test"
+    assert load_rows(str(folder)).split == "validation"
+    with pytest.raises(FileNotFoundError, match="eval-"):  # AudioSet has no test split
+        load_rows("audioset", source=str(tmp_path))
+
+
+@pytest.mark.parametrize("flag", ["--split", "--eval_split"])
+def test_a_split_that_is_none(shards, flag):
+    with pytest.raises(ValueError, match=f"{flag} evl: SoundingShapes has no such split; its splits are: train, valid"):
+        load_rows("sounding_shapes", "evl", source=shards, flag=flag)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_folder_of_ones_own(folder, labels):
+    of = load_rows(str(folder), "train", labels=labels)
+    assert (of.title, of.num_rows, of.record) == (folder.name, 2, None)
+    assert of.coverage == {"present": 2, "expected": None, "vanished": None}
+    assert ("label" in of.rows.features) == labels
+
+
+@pytest.mark.parametrize("given", [{"source": "x"}, {"variant": "x"}])
+def test_a_folder_has_no_source_and_no_variant(folder, given):
+    name = next(iter(given))
+    with pytest.raises(ValueError, match=rf"{name}= \(--{name}\): for the benchmarks vggsound, .* is none of them"):
+        load_rows(str(folder), **given)
+
+
+def test_nothing_of_that_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file or folder, nor is it a benchmark's name"):
+        load_rows(str(tmp_path / "gone"))

@@ -1,0 +1,109 @@
+"""Decoded frames of sound put on the clock of a clip: whatever their lengths, formats and time stamps, every sample once."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rendering import render_clip
+
+from hf_avfusion.media.reader import MediaError, read_clip
+from hf_avfusion.media.sources import OpenSource
+from hf_avfusion.media.tracks import RUN, SOUND_GAP, Sound, SoundLine
+
+RATE = 8000
+GAP = round(SOUND_GAP * RATE)
+
+
+def frame_of(values, layout="mono", kind="fltp"):
+    """values: int [samples]; every channel holds them, in steps of 2**-15."""
+    channels = {"mono": 1, "stereo": 2}[layout]
+    wave = np.repeat(values[None], channels, axis=0)
+    if kind == "fltp":
+        frame = av.AudioFrame.from_ndarray((wave / 32768).astype(np.float32), format=kind, layout=layout)
+    else:
+        frame = av.AudioFrame.from_ndarray(wave.T.reshape(1, -1).astype(np.int16), format=kind, layout=layout)
+    frame.sample_rate = RATE
+    return frame
+
+
+def gathered(frames, pieces, layout="mono", exact=False):
+    channels = {"mono": 1, "stereo": 2}[layout]
+    sounds = [Sound(first, last, channels) for first, last in pieces]
+    line = SoundLine(sounds, rate=RATE, channels=channels, sought=False, name="a clip", exact=exact)
+    for frame, stamp in frames:
+        if line.done:
+            break
+        frame.pts = stamp
+        if not line.follow(frame):
+            line.offer(frame, stamp / RATE)
+    line.flush()
+    return [sound.samples() for sound in sounds], line.warnings
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(1, 700), st.sampled_from([0, 0, 0, GAP // 2, -GAP // 2, GAP + 50, -GAP - 50, 3 * GAP])),
+        min_size=1, max_size=12,
+    ),
+    kinds=st.lists(st.sampled_from(["fltp", "s16"]), min_size=1, max_size=3),
+    pieces=st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 2500)), min_size=1, max_size=3),
+    layout=st.sampled_from(["mono", "stereo"]),
+    exact=st.booleans(),
+)  # fmt: skip
+def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layout, exact):
+    """Against one sample after the other: jumps below SOUND_GAP are rounding, above it a gap or a second reading."""
+    pieces = [(first, first + length) for first, length in pieces]
+    frames, clock, end, place, number = [], {}, None, 0, 1
+    for index, (length, jump) in enumerate(steps):
+        place = max(place + jump, 0)
+        values = np.arange(number, number + length)
+        number += length
+        frames.append((frame_of(values, layout, kinds[index % len(kinds)]), place))
+        if end is None:
+            end = place
+        start = place if abs(place - end) > SOUND_GAP * RATE else end
+        for offset, value in enumerate(values):
+            if start + offset >= end:
+                clock[start + offset] = value
+        end = max(end, start + length)
+        place = start + length
+    found, _ = gathered(frames, pieces, layout, exact)
+    last = max(piece[1] for piece in pieces)
+    for (first, stop), samples in zip(pieces, found):
+        # What follows the last sample that anybody asked for is not read on.
+        inside = [at for at in clock if first <= at < stop and at < last]
+        expected = np.zeros(max(inside) + 1 - min(inside) if inside else 0)
+        for at in inside:
+            expected[at - min(inside)] = clock[at]
+        for channel in samples * 32768:
+            np.testing.assert_array_equal(channel, expected)
+
+
+def test_a_long_piece_is_converted_part_by_part():
+    values = np.arange(3 * RUN + 77) % 65536 - 32768
+    frames = [(frame_of(values[start : start + 1024]), start) for start in range(0, len(values), 1024)]
+    for exact in (False, True):
+        (samples,), warnings = gathered(frames, [(0, len(values))], exact=exact)
+        np.testing.assert_array_equal(samples[0] * 32768, values)
+        assert warnings == []
+
+
+def test_another_number_of_channels_is_an_error():
+    with pytest.raises(MediaError, match="8000 Hz, 1 channels to 8000 Hz, 2 channels"):
+        gathered([(frame_of(np.arange(5)), 0), (frame_of(np.arange(5), "stereo"), 5)], [(0, 10)])
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "matroska", "mpegts"])
+def test_a_container_that_is_known_from_its_first_bytes_reads_the_same(tmp_path, container):
+    data = render_clip(tmp_path / "clip", container=container, num_frames=10).read_bytes()
+    assert OpenSource(data, None).known_format == ("mp4" if container == "mp4" else None)
+    of_bytes, of_path = (
+        read_clip(source, frame_times=[0.2], audio_window=(0, 0.3)) for source in (data, tmp_path / "clip")
+    )
+    assert torch.equal(of_bytes.frames, of_path.frames)
+    assert torch.equal(of_bytes.waveform, of_path.waveform)
+    with pytest.raises(MediaError, match="cannot be opened"):
+        read_clip(data[:40] + bytes(200), frame_times=[0.0])

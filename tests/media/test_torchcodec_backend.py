@@ -1,0 +1,307 @@
+"""torchcodec gives what PyAV gives, from a copy without the pictures that nobody needs too: the same bits."""
+
+import io
+import random
+
+import av
+import numpy as np
+import pytest
+import torch
+from rendering import faststart, read_numbers, render_clip, truncated, uneven_times
+
+from hf_avfusion.media import torchcodec_backend
+from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, read_clip
+from hf_avfusion.media.torchcodec_backend import ShortFile, is_referred_to
+
+pytestmark = pytest.mark.usefixtures("torchcodec")
+
+
+@pytest.fixture
+def shortened(monkeypatch) -> list[int]:
+    """How many pictures the short files held that torchcodec decoded; small clips are worth one too."""
+    monkeypatch.setattr(torchcodec_backend, "SPARED_FROM", 1)
+    counts, decode = [], ShortFile.decode
+
+    def counted(self, data, threads):
+        decoded = decode(self, data, threads)
+        if decoded is not None:
+            counts.append(len(self.stamps))
+        return decoded
+
+    monkeypatch.setattr(ShortFile, "decode", counted)
+    return counts
+
+
+def alike(data, times, window=None) -> torch.Tensor:
+    """The frames that both backends give, after all else that they give has been compared."""
+    one, other = (
+        read_clip(data, frame_times=times, audio_window=window, backend=name) for name in ("pyav", "torchcodec")
+    )
+    assert torch.equal(one.frames, other.frames)
+    torch.testing.assert_close(one.frame_times, other.frame_times, atol=1e-9, rtol=0)
+    assert one.info == other.info
+    assert one.warnings == other.warnings
+    if window is not None:
+        assert torch.equal(one.waveform, other.waveform)
+        assert one.audio_start == other.audio_start
+    return other.frames
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"b_frames": 2, "num_frames": 100},
+        {"frame_times": [0.0, 0.04, 0.2, 0.5, 0.9, 0.96]},
+        {"rotation": 90, "size": (64, 32)},
+        {"size": (161, 121), "pix_fmt": "yuv444p"},
+        {"pix_fmt": "yuv420p10le"},
+        {"audio_start": 0.7},
+        {"video_tracks": 2},
+        {"video_start": 0.6, "container": "matroska"},
+        {"container": "webm", "video_codec": "libvpx-vp9", "audio_codec": "libopus", "sampling_rate": 48000},
+        {"container": "avi", "video_codec": "mpeg4", "b_frames": 2, "audio_codec": "pcm_s16le"},
+        {"container": "mpegts", "b_frames": 3},
+        {"container": "mpegts", "video_codec": "libx265", "b_frames": 3, "gop": 300},
+        {"container": "mpegts", "video_codec": "mpeg2video", "audio_codec": "mp2", "sampling_rate": 48000},
+        {"container": "flv", "b_frames": 2, "sampling_rate": 44100},
+        {"container": "mpeg", "video_codec": "mpeg1video", "audio_codec": "mp2", "sampling_rate": 44100},
+        {"fps": 60},
+    ],
+    ids=lambda arguments: "-".join(arguments) or "plain",
+)
+def test_both_backends_give_the_same(arguments):
+    data = render_clip(**arguments)
+    times = [index * 0.037 - 0.1 for index in range(70)]
+    one, other = (
+        read_clip(data, frame_times=times, audio_window=(0.3, 1.1), backend=name) for name in ("pyav", "torchcodec")
+    )
+    assert torch.equal(one.frames, other.frames)
+    torch.testing.assert_close(one.frame_times, other.frame_times, atol=1e-6, rtol=0)
+    assert torch.equal(one.waveform, other.waveform)
+    assert one.info == other.info
+
+
+def test_both_backends_meet_damage_alike():
+    times, half = [index / 5 for index in range(50)], truncated(faststart(num_frames=250), 0.5)
+    with pytest.raises(MediaError, match=r"half\.mp4"):
+        read_clip(half, frame_times=times, backend="torchcodec", name="half.mp4")
+    clips = [
+        read_clip(half, frame_times=times, backend=name, on_decode_error="keep") for name in ("pyav", "torchcodec")
+    ]
+    assert torch.equal(clips[0].frames, clips[1].frames)
+    assert clips[1].warnings
+
+
+def test_both_backends_share_a_file_object(tmp_path):
+    path = render_clip(tmp_path / "a b.mp4", num_frames=200, size=(128, 128))
+    times = [index / 5 for index in range(35)]
+    expected = read_clip(path, frame_times=times, audio_window=(0, 7))
+    with path.open("rb") as opened:
+        for source in (opened, io.BytesIO(path.read_bytes()), f"file://{path}", path):
+            clip = read_clip(source, frame_times=times, audio_window=(0, 7), backend="torchcodec")
+            assert torch.equal(clip.frames, expected.frames)
+            assert torch.equal(clip.waveform, expected.waveform)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"gop": 300},
+        {"container": "matroska"},
+        {"container": "mov"},
+        {"container": "flv", "sampling_rate": 44100},
+        {"rotation": 90, "size": (64, 32)},
+        {"rotation": 180},
+        {"size": (162, 122)},
+        {"pix_fmt": "yuv444p"},
+        {"video_start": 0.6},
+        {"audio_start": 0.7},
+        {"fps": 60},
+        {"video_tracks": 2},
+        {"audio": None},
+        {"options": {"movflags": "frag_keyframe+empty_moov"}},
+        {"audio_codec": "libopus", "sampling_rate": 48000},
+    ],
+    ids=lambda arguments: "-".join(map(str, arguments.values())) or "plain",
+)
+def test_the_same_as_of_the_whole_file(arguments, shortened):
+    data = render_clip(**{"num_frames": 120, "b_frames": 3, "gop": 30, **arguments})
+    rate = arguments.get("fps", 25)
+    draw = random.Random(0)
+    windows = [(0.0, 100 / rate), (60 / rate, 90 / rate), (None, None)]
+    for start, end in windows:
+        if start is None:
+            times = sorted(draw.uniform(0, 118 / rate) for _ in range(6))
+        else:
+            times = [start + (end - start) * n / 5 for n in range(5)]
+        alike(data, times, None if arguments.get("audio", 1) is None else (times[0], times[-1]))
+    assert len(shortened) == len(windows)
+    assert max(shortened) < 120
+
+
+def test_times_at_random(shortened):
+    """Every picture of clips with several key pictures, in windows of any place, asked for once or more."""
+    clips = [render_clip(num_frames=120, b_frames=b_frames, gop=gop) for b_frames, gop in ((1, 20), (2, 45), (3, 250))]
+    draw = random.Random(3)
+    for number in range(45):
+        first, last = sorted(draw.sample(range(119), 2))
+        numbers = sorted(draw.choices(range(first, last + 1), k=draw.randint(2, 9)))
+        times = [(n + draw.uniform(0.05, 0.95)) / 25 for n in numbers]
+        start = draw.choice([times[0], max(times[0] - 2, 0)])
+        frames = alike(clips[number % 3], sorted(times), (start, start + draw.uniform(0.1, 2.0)))
+        assert read_numbers(frames) == numbers
+    assert len(shortened) > 30
+
+
+def test_pictures_of_any_rate(shortened):
+    draw = random.Random(1)
+    stamps = uneven_times(100, seed=1)
+    data = render_clip(frame_times=stamps, b_frames=3, gop=40, seconds=stamps[-1])
+    for _ in range(8):
+        asked = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))
+        expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time) for time in asked]
+        assert read_numbers(alike(data, asked)) == expected
+    assert shortened
+
+
+def test_references_are_kept():
+    """Of what an encoder wrote, what is left out is what FFmpeg's own decoder leaves out as not referred to."""
+    data = render_clip(num_frames=60, b_frames=3, gop=30, audio=None)
+    with av.open(io.BytesIO(data)) as container:
+        video = container.streams.video[0]
+        packets = [packet for packet in container.demux(video) if packet.size]
+        kept = {packet.pts for packet in packets if is_referred_to(packet)}
+    with av.open(io.BytesIO(data)) as container:
+        container.streams.video[0].codec_context.skip_frame = "NONREF"
+        decoded = {frame.pts for frame in container.decode(video=0)}
+    assert kept == decoded
+    assert len(kept) < 45
+
+
+@pytest.mark.parametrize(
+    ("units", "needed"),
+    [
+        ([[0x01, 9, 9]], False),  # a slice with nal_ref_idc 0
+        ([[0x41, 9, 9]], True),
+        ([[0x06, 5], [0x01, 9]], False),  # after supplemental information
+        ([[0x01, 9], [0x21, 9]], True),  # the second field is referred to
+        ([[0x65, 9]], True),  # a key picture
+        ([[0x67, 1], [0x01, 9]], True),  # new parameters
+        ([[0x01, 9], [0x74, 9]], True),  # a unit of an extension
+    ],
+)  # fmt: skip
+def test_what_is_referred_to(units, needed):
+    data = b"".join(len(unit).to_bytes(4, "big") + bytes(unit) for unit in units)
+    assert is_referred_to(av.Packet(data)) is needed
+    assert is_referred_to(av.Packet(data + b"\0"))  # lengths that do not add up
+
+
+def test_the_last_picture_and_all_that_is_not_plain_are_read_from_the_whole_file(shortened):
+    data = render_clip(num_frames=50, b_frames=3)
+    alike(data, [0.1, 0.9, 1.97])  # a file that is cut would look the same
+    alike(data, [0.1, 5.0])
+    alike(render_clip(num_frames=50, b_frames=0), [0.1, 1.0])
+    alike(render_clip(num_frames=50, b_frames=3, container="mpegts"), [0.1, 1.0])
+    alike(render_clip(num_frames=50, b_frames=2, container="mp4", video_codec="libx265"), [0.1, 1.0])
+    assert not shortened
+
+
+def test_small_clips_are_not_worth_it(shortened, monkeypatch):
+    monkeypatch.setattr(torchcodec_backend, "SPARED_FROM", 1_000_000)
+    alike(render_clip(num_frames=50, b_frames=3), [0.1, 0.5, 1.0])
+    assert not shortened
+
+
+def test_what_cannot_be_shortened_is_decoded_whole(shortened, monkeypatch):
+    data, times = render_clip(num_frames=100, b_frames=3), [0.2, 1.5, 3.0]
+    expected = read_clip(data, frame_times=times, audio_window=(0, 3))
+
+    def wrong(self, data, threads):
+        self.stamps.pop()
+        return decode(self, data, threads)
+
+    def broken(*_):
+        raise RuntimeError("no room")
+
+    decode = ShortFile.decode
+    for name, way in (("decode", wrong), ("decode", broken), ("write", broken), ("read", broken)):
+        with monkeypatch.context() as patch:
+            patch.setattr(ShortFile, name, way)
+            clip = read_clip(data, frame_times=times, audio_window=(0, 3), backend="torchcodec")
+        assert torch.equal(clip.frames, expected.frames)
+        assert torch.equal(clip.waveform, expected.waveform)
+    assert not shortened
+
+
+def test_a_file_cut_within_the_window_is_refused(shortened, tmp_path):
+    options = {"movflags": "faststart"}
+    path = render_clip(tmp_path / "clip.mp4", num_frames=200, b_frames=3, size=(128, 128), options=options)
+    cut = path.read_bytes()[: path.stat().st_size * 6 // 10]
+    with pytest.raises(MediaError, match=r"damaged|ends early"):
+        read_clip(cut, frame_times=[0.5, 3.0, 7.0], audio_window=(0, 7), backend="torchcodec")
+    kept = [
+        read_clip(cut, frame_times=[0.5, 3.0, 7.0], backend=name, on_decode_error="keep")
+        for name in ("pyav", "torchcodec")
+    ]
+    assert torch.equal(kept[0].frames, kept[1].frames)
+    assert len(kept[1].frames) < 3
+    assert kept[1].warnings
+
+
+def test_a_reader_reads_again_and_file_objects_are_shared(shortened, tmp_path):
+    path = render_clip(tmp_path / "clip.mp4", num_frames=150, b_frames=3)
+    windows = [([0.1, 0.9, 1.7], (0.0, 2.0)), ([3.0, 3.5, 4.4], (3.0, 4.5)), ([0.3, 2.1, 4.0], (0.5, 4.0))]
+    with path.open("rb") as opened:
+        for source in (path, path.read_bytes(), opened):
+            with ClipReader(source, backend="torchcodec") as reader, ClipReader(path) as by_pyav:
+                for times, window in [*windows, *windows]:
+                    for pieces in ([window], None):
+                        request = ClipRequest(times, pieces)
+                        clip, expected = reader.read([request])[0], by_pyav.read([request])[0]
+                        assert torch.equal(clip.frames, expected.frames)
+                        assert pieces is None or torch.equal(clip.waveform, expected.waveform)
+                requests = [ClipRequest(times, [window]) for times, window in windows]
+                for clip, expected in zip(reader.read(requests), by_pyav.read(requests), strict=True):
+                    assert torch.equal(clip.frames, expected.frames)
+                    assert torch.equal(clip.waveform, expected.waveform)
+    assert len(shortened) == 3 * 13
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "open-gop=1:keyint=20:bframes=3:b-adapt=0:scenecut=0",  # B-frames behind a key picture refer to what is before it
+        "tff=1:keyint=30:bframes=3:b-adapt=0",  # interlaced
+        "slices=4:keyint=40:bframes=2:b-adapt=0:b-pyramid=strict:ref=5",
+        "intra-refresh=1:keyint=20:bframes=2:b-adapt=0",  # key pictures from which the picture only recovers
+        "intra-refresh=1:keyint=20:bframes=0",
+        "keyint=50:bframes=5:b-adapt=0:b-pyramid=none:weightp=2",
+    ],
+)
+def test_streams_of_other_encoders(shortened, params):
+    """Against the whole file, decoded once from its start. PyAV is right by itself; torchcodec is not asked where it is not."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as output:
+        track = output.add_stream("libx264", rate=25, options={"x264-params": params})
+        track.width = track.height = 64
+        for number in range(100):
+            picture = np.full((64, 64, 3), 40, dtype=np.uint8)
+            picture[:, : 8 + number // 2] = 200
+            picture[number // 2, :] = 40 + number
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = number
+            output.mux(track.encode(frame))
+        output.mux(track.encode())
+    data = target.getvalue()
+    with av.open(io.BytesIO(data)) as container:
+        whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for first in range(0, 90, 3):
+        numbers = (first, first + 2, first + 9)
+        for backend in ("pyav", "torchcodec"):
+            frames = read_clip(data, frame_times=[number / 25 for number in numbers], backend=backend).frames
+            for frame, number in zip(frames, numbers, strict=True):
+                assert (frame.permute(1, 2, 0).numpy() == whole[number]).all(), (backend, number)
+    # Others are decoded whole, as after a key picture in an open group, or by PyAV.
+    assert ("intra-refresh" in params) == (len(shortened) < 6)

@@ -1,0 +1,266 @@
+"""The pre-norm ViT block and patch embeddings that the ViT-based architectures share (JAX conventions throughout)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention: query, key, value [B, heads, n, head_dim] -> ([B, n, heads, head_dim], weights [B, heads, n, n])."""
+    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class ViTAttention(nn.Module):
+    """Multi-head self-attention with biases; the implementation follows `config._attn_implementation`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.q_proj = with_init(nn.Linear(config.hidden_size, config.hidden_size), "attention")
+        self.k_proj = with_init(nn.Linear(config.hidden_size, config.hidden_size), "attention")
+        self.v_proj = with_init(nn.Linear(config.hidden_size, config.hidden_size), "attention")
+        self.o_proj = with_init(nn.Linear(config.hidden_size, config.hidden_size), "attention")
+
+    def forward(
+        self, hidden_states: torch.Tensor, context: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        hidden_states [B, n, d] -> ([B, n, d], weights [B, heads, n, m] or None where the kernel keeps none).
+
+        `context` [B, m, d] is what is attended to; by default the hidden states themselves, m = n.
+        """
+        context = hidden_states if context is None else context
+        shape = hidden_states.shape[:-1]
+        query = self.q_proj(hidden_states).view(*shape, -1, self.head_dim).transpose(1, 2)
+        key = self.k_proj(context).view(*context.shape[:-1], -1, self.head_dim).transpose(1, 2)
+        value = self.v_proj(context).view(*context.shape[:-1], -1, self.head_dim).transpose(1, 2)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
+
+
+class ViTMLP(nn.Module):
+    """Dense, activation, dense, with dropout after each dense layer's activation as in the JAX ViT."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = with_init(nn.Linear(config.hidden_size, config.intermediate_size), "mlp")
+        self.fc2 = with_init(nn.Linear(config.intermediate_size, config.hidden_size), "mlp")
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.fc2(self.dropout(self.activation_fn(self.fc1(hidden_states)))))
+
+
+def drop_branch(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """
+    Stochastic depth of the scenic ViT family: a residual branch [B, n, d] is zeroed for a sample with probability `rate`.
+
+    Unlike timm's `DropPath` a kept branch is not divided by the keep probability, and evaluation rescales nothing
+    (MBT and AV-MAE code; a rescaling version trains a different model).
+    """
+    if not training or rate == 0.0:
+        return branch
+    keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
+    return branch * keep.to(branch.dtype)
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm transformer block: `x + drop(attention(norm(x)))`, then `x + drop(mlp(norm(x)))`."""
+
+    def __init__(self, config, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = ViTAttention(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ViTMLP(config)
+
+    def forward(
+        self, hidden_states: torch.Tensor, beside: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        hidden_states [B, n, d] -> ([B, n, d], attention weights or None).
+
+        `beside` [B, m, d] holds tokens that stand before the hidden states in the sequence and are attended to, but whose
+        own update nobody needs: only their keys and values are computed. Weights are then [B, heads, n, m + n].
+        """
+        normed, context = self.layernorm_before(hidden_states), None
+        if beside is not None:
+            context = torch.cat([self.layernorm_before(beside), normed], dim=1)
+        attended, weights = self.attention(normed, context, **kwargs)
+        hidden_states = hidden_states + drop_branch(self.dropout(attended), self.drop_path_rate, self.training)
+        transformed = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + drop_branch(transformed, self.drop_path_rate, self.training), weights
+
+
+class VideoPatchEmbeddings(nn.Module):
+    """
+    Tubelet projection: pixel_values [B, T, C, H, W] -> tokens [B, t*h*w, d], ordered frame group, row, column.
+
+    Kernel equals stride, so the convolution is a matrix product on rearranged pixels; the weight keeps the Conv3d layout
+    (d, C, ft, fh, fw). Remainders of T, H and W are dropped (VALID padding of the originals).
+    """
+
+    def __init__(self, num_channels: int, hidden_size: int, tubelet_size: int, patch_hw: tuple[int, int]):
+        super().__init__()
+        self.kernel = (tubelet_size, *patch_hw)
+        projection = nn.Conv3d(num_channels, hidden_size, kernel_size=self.kernel, stride=self.kernel)
+        self.projection = with_init(projection, "lecun")
+
+    def forward(self, pixel_values: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """`visible` [B, k] names the tokens to project, in order; by default all of them."""
+        batch, frames, channels, height, width = pixel_values.shape
+        ft, fh, fw = self.kernel
+        t, h, w = frames // ft, height // fh, width // fw
+        pixels = pixel_values[:, : t * ft, :, : h * fh, : w * fw]
+        pixels = pixels.reshape(batch, t, ft, channels, h, fh, w, fw).permute(0, 1, 4, 6, 3, 2, 5, 7)
+        weight = self.projection.weight
+        pixels = select_tokens(pixels.reshape(batch, t * h * w, channels * ft * fh * fw), visible).to(weight.dtype)
+        return nn.functional.linear(pixels, weight.flatten(1), self.projection.bias)
+
+
+class SpectrogramPatchEmbeddings(nn.Module):
+    """
+    Patch projection of a spectrogram: [B, time, mel] or [B, C, time, mel] -> tokens [B, t*f, d], time-major.
+
+    The originals repeat a mono spectrogram into every input channel of the kernel. Summing the kernel over its input
+    channels gives the same numbers without building the copies.
+    """
+
+    def __init__(self, num_channels: int, hidden_size: int, patch_hw: tuple[int, int]):
+        super().__init__()
+        self.kernel = patch_hw
+        self.num_channels = num_channels
+        projection = nn.Conv2d(num_channels, hidden_size, kernel_size=patch_hw, stride=patch_hw)
+        self.projection = with_init(projection, "lecun")
+
+    def forward(self, input_features: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """`visible` [B, k] names the tokens to project, in order; by default all of them."""
+        weight = self.projection.weight
+        if input_features.dim() == 3:
+            input_features = input_features.unsqueeze(1)
+            weight = weight.sum(dim=1, keepdim=True)
+        batch, channels, time, mel = input_features.shape
+        fh, fw = self.kernel
+        t, f = time // fh, mel // fw
+        patches = input_features[:, :, : t * fh, : f * fw].reshape(batch, channels, t, fh, f, fw)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, t * f, channels * fh * fw)
+        patches = select_tokens(patches, visible).to(weight.dtype)
+        return nn.functional.linear(patches, weight.flatten(1), self.projection.bias)
+
+
+def select_tokens(tokens: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
+    """tokens [B, n, d], indices [B, k] -> [B, k, d], each sample's own choice in its own order; None keeps all."""
+    if indices is None:
+        return tokens
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def sinusoidal_positions(num_tokens: int, width: int) -> torch.Tensor:
+    """
+    Fixed positions, float32 [1, num_tokens, width]: sine and cosine interleaved over the flattened token index n.
+
+    PE[n, 2i] = sin(n * exp(-2i ln(10000) / width)), PE[n, 2i+1] = cos of the same (AV-MAE code); computed in float64.
+    """
+    index = torch.arange(num_tokens, dtype=torch.float64, device="cpu")[:, None]
+    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") * (-math.log(10000.0) / width))
+    return torch.stack([(index * rates).sin(), (index * rates).cos()], dim=2).reshape(1, num_tokens, width).float()
+
+
+def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int) -> None:
+    """
+    Give `module` its `position_embeddings` [1, num_tokens, width]: a parameter for `kind` "learned", a buffer that is not
+    saved for "sinusoidal". [`init_position_table`] fills either, also after construction on the meta device.
+    """
+    table = torch.zeros(1, num_tokens, width)
+    if kind == "learned":
+        module.position_embeddings = nn.Parameter(table)
+    else:
+        table = sinusoidal_positions(num_tokens, width).to(table)
+        module.register_buffer("position_embeddings", table, persistent=False)
+
+
+def init_position_table(module: nn.Module, std: float) -> None:
+    """Fill what [`add_position_table`] made."""
+    table = module.position_embeddings
+    if isinstance(table, nn.Parameter):
+        init.normal_(table, std=std)
+    else:
+        init.copy_(table, sinusoidal_positions(*table.shape[1:]))
+
+
+def with_init(layer: nn.Module, scheme: str) -> nn.Module:
+    """
+    Mark a dense or convolution layer with the scheme that [`init_marked_layer`] applies to it.
+
+    The mark sits on the layer that owns the weights: transformers skips modules without own parameters when it initialises
+    models from outside its tree, so a rule on the parent would never run.
+    """
+    layer.init_scheme = scheme
+    return layer
+
+
+def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
+    """
+    Initialise a layer marked by [`with_init`] as the JAX originals do; unmarked modules are left alone.
+
+    Attention and MLP kernels Xavier-uniform, attention biases 0, MLP biases N(0, 1e-6); patch projections and
+    pre-logits LeCun-normal, biases 0; head kernel 0, head bias `head_bias`. Schemes "xavier" and "zero" name the kernel's
+    initialisation, with bias 0.
+    """
+    scheme = getattr(module, "init_scheme", None)
+    if scheme in ("attention", "mlp", "xavier"):
+        init.xavier_uniform_(module.weight)
+    elif scheme == "lecun":
+        # Flax truncates at two standard deviations and makes up for the variance lost; transformers' own version bounds the
+        # values at +-2 whatever the scale, which leaves them 14 % too large.
+        std = module.weight[0].numel() ** -0.5 / 0.87962566103423978
+        init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+    elif scheme in ("head", "zero"):
+        init.zeros_(module.weight)
+    else:
+        return
+    if module.bias is None:
+        return
+    if scheme == "mlp":
+        init.normal_(module.bias, std=1e-6)
+    else:
+        init.constant_(module.bias, head_bias if scheme == "head" else 0.0)

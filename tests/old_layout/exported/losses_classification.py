@@ -1,0 +1,78 @@
+"""Classification losses shared by all heads: single-label, multi-label and multi-head, with label smoothing as published."""
+
+import torch
+from torch import nn
+
+
+def infer_problem_type(problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:
+    """
+    The problem type of a loss call: the configured one, else transformers' rule.
+
+    One output means regression, integer labels a single label per clip, float labels multi-hot.
+    """
+    if problem_type is not None:
+        return problem_type
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str,
+    label_smoothing: float = 0.0,
+    class_splits: dict[str, int] | None = None,
+) -> torch.Tensor:
+    """
+    Loss of every sample, float32 [B]; the mean over the batch is the originals' loss.
+
+    Args:
+        logits: [B, C], any float dtype; computed in float32.
+        labels: by `problem_type`:
+            `"single_label_classification"`: class indices, long [B], or class probabilities, float [B, C] (mixup);
+            `"multi_label_classification"`: multi-hot (or mixed) targets, float [B, C]; the loss is **summed over
+            classes** as in scenic, where transformers would average;
+            `"multi_head_classification"`: one index per head, long [B, heads], in the order of `class_splits`, or the
+            heads' class probabilities side by side, float [B, C] (mixup); the loss is the mean over heads;
+            `"regression"`: targets, float [B] or [B, C]; squared error averaged over outputs.
+        label_smoothing: s in `y <- y (1 - s) + s / C`, applied to soft and multi-hot targets alike (not to regression).
+        class_splits: head name -> classes; logits are the heads' logits side by side.
+
+    Raises:
+        ValueError: If the shape of `labels` does not fit.
+    """
+    logits = logits.float()
+    batch, classes = logits.shape
+    if problem_type == "regression":
+        targets = labels.float().reshape(batch, -1)
+        _check(targets.shape == logits.shape, problem_type, f"[{batch}, {classes}]", labels)
+        return (logits - targets).square().mean(dim=1)
+    if problem_type == "multi_label_classification":
+        _check(labels.shape == logits.shape, problem_type, f"multi-hot floats [{batch}, {classes}]", labels)
+        targets = labels.float() * (1.0 - label_smoothing) + label_smoothing / classes
+        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+    if problem_type == "single_label_classification":
+        fits = labels.shape == ((batch, classes) if labels.is_floating_point() else (batch,))
+        _check(fits, problem_type, f"indices [{batch}] or probabilities [{batch}, {classes}]", labels)
+        return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    if problem_type == "multi_head_classification":
+        sizes = list(class_splits.values())
+        fits = labels.shape == ((batch, classes) if labels.is_floating_point() else (batch, len(sizes)))
+        wanted = f"one index per head of {list(class_splits)}, integers [{batch}, {len(sizes)}], or probabilities"
+        _check(fits, problem_type, f"{wanted} [{batch}, {classes}]", labels)
+        targets = labels.split(sizes, dim=1) if labels.is_floating_point() else labels.unbind(dim=1)
+        losses = [
+            nn.functional.cross_entropy(part, target, reduction="none", label_smoothing=label_smoothing)
+            for part, target in zip(logits.split(sizes, dim=1), targets)
+        ]
+        return torch.stack(losses).mean(dim=0)
+    raise ValueError(f"Unknown problem_type {problem_type!r}.")
+
+
+def _check(fits: bool, problem_type: str, wanted: str, labels: torch.Tensor) -> None:
+    if not fits:
+        raise ValueError(
+            f"`labels` for {problem_type} must be {wanted}, got {labels.dtype} of shape {tuple(labels.shape)}. "
+            "Set `config.problem_type` if another kind of label is meant."
+        )

@@ -1,0 +1,340 @@
+"""The video processor of all architectures: frames to normalised pixels, by default as MBT, ViViT and AV-MAE do it.
+
+The originals (scenic, through TensorFlow) resize frames bilinearly with half-pixel centres and no antialiasing and
+truncate the result to uint8; torchvision antialiases and rounds. With `antialias=False, truncate=True` (the defaults)
+the original's arithmetic is followed, and only the pixels that the centre crop keeps are computed, so it costs no more
+than torchvision's. (Truncating torchvision's own float result would not do: it computes a * (1 - w) + b * w, which
+turns a flat 77 into 76.99999.)
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.utils import TensorType, logging
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoInput
+
+logger = logging.get_logger(__name__)
+
+CACHED = 1 << 16  # numbers: of a buffer of which some five are used together
+
+
+class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
+    """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): cut resized uint8 values to whole
+    numbers, as the originals do, rather than round them (bilinear without antialiasing only)."""
+
+    antialias: bool | None
+    truncate: bool | None
+
+
+class AVFusionVideoProcessor(BaseVideoProcessor):
+    """Resizes, crops and normalises videos; without arguments it is MBT's: short side 256, centre crop 224, x * 2/255 - 1.
+
+    Takes what transformers' video processors take: one video or a list of videos, each uint8 or float [T, H, W, C] or
+    [T, C, H, W] (numpy, torch) or a list of frames (PIL, numpy). Returns `pixel_values`, float32 [B, T, C, H, W].
+    The frames are taken as they come: choosing frames of a file is the processor's work, not this class's.
+
+    Differs from the originals in computing (x - 127.5) / 127.5 for x * 2/255 - 1: at most 6e-8 apart for uint8 values.
+
+    Raises ValueError for videos that are empty, hold NaN or infinite values, or are smaller than the crop.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    antialias = False
+    truncate = True
+    size = {"shortest_edge": 256}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = False
+    model_input_names = ["pixel_values"]
+    valid_kwargs = AVFusionVideoProcessorKwargs
+
+    def __init__(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
+        """Videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors); fields can be overridden."""
+        arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
+        for array in arrays if isinstance(arrays, (list, tuple)) else ():
+            if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
+                array, videos is array, kwargs
+            ):
+                raise ValueError(
+                    f"videos holds an array of shape {tuple(array.shape)}: a video is [T, H, W, C] or [T, C, H, W] with 1 or 3 "
+                    "colour channels, a batch has one axis more"
+                )
+        return super().preprocess(videos, **kwargs)
+
+    def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
+        for index, video in enumerate(videos):
+            _check_pixels(video, f"videos[{index}]")
+        videos = super()._prepare_input_videos(videos=videos, **kwargs)
+        for index, video in enumerate(videos):
+            _check_finite(video, f"videos[{index}]")
+        return videos
+
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | list[float] | None,
+        image_std: float | list[float] | None,
+        antialias: bool,
+        truncate: bool,
+        return_tensors: str | TensorType | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        # The base class stacks all videos of one shape before every step. Here each video (already a batch of frames)
+        # is resized and cropped alone and only the small uint8 results are stacked: the one copy per video.
+        cropped = []
+        for index, video in enumerate(videos):
+            name = f"videos[{index}]"
+            if do_rescale:
+                self._tell_of_unit_range(video, name)
+            target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
+            window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
+            cropped.append(self._resize_window(video, target, window, resample, antialias, truncate))
+
+        def normalize(pixels: torch.Tensor) -> torch.Tensor:
+            return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+
+        alike = len({(video.shape, video.dtype) for video in cropped}) == 1
+        if alike:
+            pixels: Any = normalize(torch.stack(cropped) if len(cropped) > 1 else cropped[0].unsqueeze(0))
+            pixels = pixels if return_tensors is not None else list(pixels)
+        else:
+            pixels = [normalize(video) for video in cropped]
+            shapes = sorted({tuple(video.shape) for video in pixels})
+            if return_tensors is not None and len(shapes) > 1:
+                raise ValueError(
+                    f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W after cropping) cannot be stacked: give "
+                    "all videos the same number of frames and a crop_size, or pass return_tensors=None"
+                )
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def resize_and_crop(self, frames: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """What a call does to the frames of one video before it rescales and normalises, with the same bits.
+
+        For RGB tensors [T, 3, H, W], which need no other step, it does just that: a call's checks take longer than the
+        pixels of a small clip. Anything else goes through a call.
+
+        Args:
+            frames: uint8 or float, channels first. kwargs: fields to replace, as in a call.
+        Raises:
+            ValueError: no frames, or NaN; a crop larger than the frames.
+        """
+        size, crop_size = self.size, self.crop_size
+        plain = (
+            kwargs.keys() <= {"do_resize", "do_center_crop"}
+            and all(isinstance(value, bool) for value in kwargs.values())
+            and torch.is_tensor(frames)
+            and frames.ndim == 4
+            and frames.shape[1] == 3
+            # As `__init__` leaves them; users set others later.
+            and isinstance(size, SizeDict)
+            and isinstance(crop_size, SizeDict)
+            and self.resample is not None
+            and getattr(self, "device", None) is None
+        )
+        if not plain:
+            steps = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first", **kwargs}
+            return self([frames], return_tensors="pt", **steps)["pixel_values"][0]
+        _check_pixels(frames, "frames")
+        _check_finite(frames, "frames")
+        target = tuple(frames.shape[-2:])
+        if kwargs.get("do_resize", self.do_resize):
+            target = self._target_size(frames, size)
+        window = (0, 0, *target)
+        if kwargs.get("do_center_crop", self.do_center_crop):
+            window = self._crop_window(target, crop_size, "frames")
+        return self._resize_window(frames, target, window, self.resample, self.antialias, self.truncate)
+
+    def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
+        """The dtype of `frames` once they are normalised."""
+        return torch.float32 if self.do_rescale or self.do_normalize else frames.dtype
+
+    def normalize_into(self, frames: torch.Tensor, out: torch.Tensor) -> None:
+        """Rescales and normalises as a call does, with the same bits, but into memory that is there.
+
+        Args:
+            frames: uint8 or float [..., C, H, W], resized and cropped.
+            out: the same shape, of `normalized_dtype`.
+        """
+        if self.do_rescale:
+            self._tell_of_unit_range(frames, "frames")
+        out.copy_(frames)
+        if self.do_normalize:
+            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+                do_normalize=True,
+                image_mean=_hashable(self.image_mean),
+                image_std=_hashable(self.image_std),
+                do_rescale=self.do_rescale,
+                rescale_factor=self.rescale_factor,
+                device=out.device,
+            )
+            self.normalize(out, mean, std, inplace=True)
+        elif self.do_rescale:
+            out.mul_(self.rescale_factor)
+
+    def _tell_of_unit_range(self, frames: torch.Tensor, name: str) -> None:
+        if frames.is_floating_point() and frames.amax() <= 1:
+            logger.warning_once(
+                f"{name} holds floats in [0, 1] and is divided by 255 once more: pass uint8 or do_rescale=False"
+            )
+
+    def resize_frames(self, frames: torch.Tensor, size: int | dict[str, int] | tuple[int, int]) -> torch.Tensor:
+        """Resizes [..., H, W] with this processor's rules and nothing else; for augmentation between decoding and processing.
+
+        Args:
+            frames: uint8 or float.
+            size: the short side in pixels, {"shortest_edge": ...}, or (height, width).
+        """
+        if not isinstance(size, dict):
+            size = {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]}
+        target = self._target_size(frames, SizeDict(**size))
+        return self._resize_window(frames, target, (0, 0, *target), self.resample, self.antialias, self.truncate)
+
+    def _target_size(self, video: torch.Tensor, size: SizeDict) -> tuple[int, int]:
+        height, width = video.shape[-2:]
+        if size.height and size.width:
+            return size.height, size.width
+        if size.shortest_edge and not size.longest_edge:
+            edge = size.shortest_edge
+            return (edge, edge * width // height) if height <= width else (edge * height // width, edge)
+        raise ValueError(f"size={dict(size)} must have 'shortest_edge', or 'height' and 'width'")
+
+    def _crop_window(self, size: tuple[int, int], crop_size: SizeDict, name: str) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the middle of `size` (height, width)."""
+        height, width = crop_size.height, crop_size.width
+        if height > size[0] or width > size[1]:
+            raise ValueError(
+                f"crop_size {height}x{width} is larger than {name} of {size[0]}x{size[1]} (height x width after resizing): "
+                "pass a larger size or a smaller crop_size"
+            )
+        return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+    def _resize_window(
+        self,
+        video: torch.Tensor,
+        target: tuple[int, int],
+        window: tuple[int, int, int, int],
+        resample: Any,
+        antialias: bool,
+        truncate: bool,
+    ) -> torch.Tensor:
+        """The part `window` (top, left, height, width) of `video` [..., H, W] resized to `target` (height, width)."""
+        top, left, height, width = window
+        if tuple(video.shape[-2:]) == target:
+            return video[..., top : top + height, left : left + width]
+        bilinear = resample is None or resample in (PILImageResampling.BILINEAR, "bilinear")
+        if truncate and not (bilinear and not antialias):
+            raise ValueError(
+                f"truncate=True is for resample=bilinear with antialias=False, not for resample={resample!r} with "
+                f"antialias={antialias}: pass truncate=False"
+            )
+        if truncate:
+            return _bilinear_window(video, target, window)
+        resized = self.resize(
+            video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
+        )
+        return resized[..., top : top + height, left : left + width]
+
+
+def _hashable(values: float | list[float] | tuple[float, ...]) -> float | tuple[float, ...]:
+    return tuple(values) if isinstance(values, list) else values
+
+
+def _check_pixels(video: Any, name: str) -> None:
+    if 0 in video.shape:
+        raise ValueError(f"{name} is empty, shape {tuple(video.shape)}: pass at least one frame with pixels")
+
+
+def _check_finite(video: torch.Tensor, name: str) -> None:
+    if video.is_floating_point() and not video.isfinite().all():
+        wrong = int((~video.isfinite()).sum())
+        raise ValueError(f"{name} has {wrong} NaN or infinite values of {video.numel()}: clean or drop it")
+
+
+def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, Any]) -> bool:
+    """Whether an array is a video or (`alone`) a batch of them, or (in a list) one frame."""
+    axes = (4, 5) if alone else (3, 4)
+    if array.ndim not in axes:
+        return False
+    frame = array.shape[-3:]
+    return kwargs.get("input_data_format") is not None or not {1, 3}.isdisjoint((frame[0], frame[-1]))
+
+
+def _taps(source: int, target: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower and upper source index and weight of the upper one, for target positions first ... first + count - 1."""
+    centre = torch.arange(first, first + count, dtype=torch.float32).add_(0.5).mul_(source / target).sub_(0.5)
+    lower = centre.floor()
+    return lower.clamp(min=0).long(), centre.ceil().clamp(max=source - 1).long(), centre - lower
+
+
+def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple[int, int, int, int]) -> torch.Tensor:
+    """Window (top, left, height, width) of `video` [..., H, W] resized to `target`: half-pixel bilinear, uint8 truncated.
+
+    Interpolates as a + (b - a) * w, which leaves flat areas exactly as they are, so truncation cannot darken them.
+    """
+    top, left, height, width = window
+    above, below, down = _taps(video.shape[-2], target[0], top, height)
+    before, after, right = _taps(video.shape[-1], target[1], left, width)
+    rows, columns = slice(int(above[0]), int(below[-1]) + 1), slice(int(before[0]), int(after[-1]) + 1)
+    above, below, before, after = above - rows.start, below - rows.start, before - columns.start, after - columns.start
+    frames = video.reshape(-1, *video.shape[-3:])[..., rows, columns]
+    used = None
+    if frames.shape[-2] > 2 * height:  # shrinking by more than 2: whole rows are read by nobody
+        used, places = torch.unique(torch.cat([above, below]), return_inverse=True)
+        above, below, used = places[:height], places[height:], used.to(video.device)
+    above, below, before, after, down, right = (
+        tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
+    )
+    result = frames.new_empty(*frames.shape[:2], height, width)
+    # Whole rows are gathered, first of the transposed picture, because gathering single columns is three times slower. Along
+    # rows first, then along columns, as the original. All in memory that is taken once, and little enough at a time (a colour
+    # of a frame, or a small frame) to stay in the cache.
+    channels, tall, broad = frames.shape[1], frames.shape[-2] if used is None else len(used), frames.shape[-1]
+    size = width * max(tall, height)
+    planes = channels if channels * size <= CACHED else 1
+    source = frames.new_empty(planes, broad, tall)
+    picked = frames.new_empty(planes, width, tall)
+    turned = torch.empty(planes, tall, width, device=frames.device)
+    memory = torch.empty(2, planes * size, device=frames.device)
+    wide, step = (part[: planes * width * tall].view(planes, width, tall) for part in memory)
+    high, rise = (part[: planes * height * width].view(planes, height, width) for part in memory)
+    pairs = zip(frames, result)
+    if planes < channels:
+        pairs = (pair for frame, out in pairs for pair in zip(frame.split(planes), out.split(planes)))
+    for frame, out in pairs:
+        source.copy_((frame if used is None else frame.index_select(1, used)).transpose(1, 2))
+        wide.copy_(torch.index_select(source, 1, before, out=picked))
+        step.copy_(torch.index_select(source, 1, after, out=picked))
+        wide += step.sub_(wide).mul_(right)
+        turned.copy_(wide.transpose(1, 2))
+        torch.index_select(turned, 1, above, out=high)
+        torch.index_select(turned, 1, below, out=rise)
+        high += rise.sub_(high).mul_(down)
+        out.copy_(high)  # a copy from float to uint8 truncates
+    return result.reshape(*video.shape[:-2], height, width)
+
+
+__all__ = ["AVFusionVideoProcessor", "AVFusionVideoProcessorKwargs"]

@@ -1,0 +1,235 @@
+"""pipeline("audio-visual-classification"): what it takes, what it answers, and that batches and views change nothing else."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import datasets
+import pytest
+import torch
+from equality import assert_outputs_of
+from rendering import render_clip
+from transformers import pipeline
+from travellers import mbt, processor, traveller
+
+from hf_avfusion.media.reader import MediaError
+
+TASK = "audio-visual-classification"
+
+
+def scores(answer) -> dict[str, float]:
+    return {entry["label"]: entry["score"] for entry in answer}
+
+
+def assert_scores(answer: list[dict], model: torch.nn.Module, run: Callable[[], torch.Tensor]) -> None:
+    """An answer holds the scores that `run` computes with the model, label by label."""
+    found = torch.tensor([scores(answer)[label] for _, label in sorted(model.config.id2label.items())])
+    assert_outputs_of(model, found, run)
+
+
+def close(first, second) -> bool:
+    """Answers alike: the same labels in the same order, the same scores up to rounding of a larger batch."""
+    if isinstance(first, dict) and "label" not in first:
+        return set(first) == set(second) and all(close(first[name], second[name]) for name in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(close(a, b) for a, b in zip(first, second))
+    if first is None or second is None:
+        return first is second
+    return first["label"] == second["label"] and abs(first["score"] - second["score"]) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def classify():
+    model, its_processor = traveller("mbt")
+    return pipeline(TASK, model=model, processor=its_processor, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[str]:
+    """The first and the last with both tracks, the second without sound."""
+    folder = tmp_path_factory.mktemp("clips")
+    files = []
+    for name, sound in (("both", "chirp"), ("mute", None), ("clicks", "clicks")):
+        files.append(str(render_clip(folder / f"{name}.mp4", seconds=2.0, audio=sound)))
+    return files
+
+
+@pytest.fixture(scope="module")
+def sound_alone() -> dict:
+    return {"audio": torch.sin(torch.arange(16000) * 0.3).numpy(), "sampling_rate": 16000}
+
+
+def test_one_clip_as_path_bytes_file_url_and_row(classify, clips, tmp_path):
+    model, its_processor = traveller("mbt")
+    data = open(clips[0], "rb").read()  # noqa: SIM115
+    answer = classify(clips[0])
+    inputs = its_processor(videos=clips[0], return_tensors="pt")
+    assert [entry["score"] for entry in answer] == sorted(scores(answer).values(), reverse=True)
+    assert_scores(answer, model, lambda: model(**inputs).logits.softmax(-1)[0])
+    for same in (data, io.BytesIO(data), f"file://{clips[0]}", {"bytes": data, "path": None}, {"path": clips[0]}):
+        assert close(classify(same), answer)
+    assert close(classify({"clip_id": "x", "video": {"bytes": data, "path": "a"}, "start": None, "label": 3}), answer)
+    part = classify({"video": clips[0], "start": 1.0, "end": 1.5})
+    assert not close(part, answer)
+    frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
+    sound = torch.rand(16000) - 0.5
+    both = classify({"video": frames, "audio": sound, "sampling_rate": 16000})
+    assert not close(both, classify({"video": frames}))
+
+
+def test_top_k(classify, clips):
+    assert len(classify(clips[0])) == 5
+    assert len(classify(clips[0], top_k=2)) == 2
+    assert close(classify(clips[0], top_k=100), classify(clips[0], top_k=None))
+    assert abs(sum(scores(classify(clips[0], top_k=None)).values()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_lists_batches_generators_and_columns_give_the_same(classify, clips, sound_alone, batch_size):
+    """Also where tracks are missing in some clips of a batch."""
+    mixed = [*clips, sound_alone]
+    expected = [classify(clip, return_modalities=True) for clip in mixed]
+    options = {"batch_size": batch_size, "return_modalities": True}
+    assert close(classify(mixed, **options), expected)
+    assert close(classify(tuple(mixed), **options), expected)
+    lazily = classify((clip for clip in mixed), **options)
+    assert not isinstance(lazily, list)
+    assert close(list(lazily), expected)
+    assert close(list(classify(iter(mixed), **options)), expected)
+    assert classify([]) == []
+    column = datasets.Dataset.from_dict({"video": clips})["video"]
+    assert close(classify(column, **options), expected[:3])
+
+
+def test_columns_of_videos_are_read_without_a_second_decoder(classify, clips):
+    features = datasets.Features({"video": datasets.Video(decode=True)})
+    rows = datasets.Dataset.from_dict({"video": clips}, features=features)
+    expected = classify(clips)
+    assert close(classify(rows["video"], batch_size=2), expected)
+    streamed = rows.to_iterable_dataset()["video"]
+    assert close(list(classify(streamed)), expected)
+
+
+def test_columns_that_are_decoded_already_are_taken_back(classify, clips, torchcodec):
+    rows = datasets.Dataset.from_dict({"video": clips}, features=datasets.Features({"video": datasets.Video()}))
+    assert close(classify(rows[0]["video"]), classify(clips[0]))
+
+
+def test_workers_decode_the_same(classify, clips):
+    assert close(classify(clips, num_workers=2, batch_size=2), classify(clips))
+    assert close(list(classify((clip for clip in clips), num_workers=2)), classify(clips))
+
+
+def test_views_are_averaged_as_evaluation_does(classify, clips):
+    model, its_processor = traveller("mbt")
+    with torch.no_grad():
+        logits = model(**its_processor(videos=clips[0], num_views=3, return_tensors="pt")).logits
+    answer = scores(classify(clips[0], views=3))
+    for index, label in model.config.id2label.items():
+        assert abs(answer[label] - logits.mean(0).softmax(-1)[index].item()) < 1e-6
+    answer = scores(classify(clips[0], views=3, aggregation="mean_probabilities"))
+    for index, label in model.config.id2label.items():
+        assert abs(answer[label] - logits.softmax(-1).mean(0)[index].item()) < 1e-6
+    assert close(classify(clips, views=3, batch_size=3), [classify(clip, views=3) for clip in clips])
+
+
+def test_each_modality_alone(classify, clips, sound_alone):
+    model, its_processor = traveller("mbt")
+    inputs = its_processor(videos=clips[0], return_tensors="pt")
+    answer = classify(clips[0], return_modalities=True)
+    assert list(answer) == ["both", "video", "audio"]
+    for track, name in (("video", "pixel_values"), ("audio", "input_features")):
+        assert_scores(answer[track], model, lambda name=name: model(**{name: inputs[name]}).logits.softmax(-1)[0])
+    assert close(answer["both"], classify(clips[0]))
+    mute = classify(clips[1], return_modalities=True)
+    assert mute["audio"] is None
+    assert close(mute["video"], mute["both"])
+    heard = classify(sound_alone, return_modalities=True)
+    assert heard["video"] is None
+    assert close(heard["audio"], heard["both"])
+
+
+def test_a_model_of_one_modality(clips):
+    classify = pipeline(TASK, model=mbt(modalities=("audio",)), processor=processor(), device="cpu")
+    answer = classify(clips[0], return_modalities=True)
+    assert answer["video"] is None
+    assert close(answer["audio"], answer["both"])
+    with pytest.raises(ValueError, match=r"mute.mp4.*has no audio"):
+        classify(clips[1])
+
+
+def test_several_labels_per_clip_get_sigmoids_and_several_heads_their_own_scores(clips):
+    model = mbt(problem_type="multi_label_classification").eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    its_processor = processor()
+    inputs = its_processor(videos=clips[0], return_tensors="pt")
+    classify = pipeline(TASK, model=model, processor=its_processor, device="cpu", top_k=None)
+    assert_scores(classify(clips[0]), model, lambda: model(**inputs).logits[0].sigmoid())
+    assert_scores(classify(clips[0], function_to_apply="none"), model, lambda: model(**inputs).logits[0])
+    softmax = classify(clips[0], function_to_apply="softmax")
+    assert_scores(softmax, model, lambda: model(**inputs).logits[0].softmax(-1))
+
+    splits = {"verb": 3, "noun": 2}
+    model = mbt(class_splits=splits, id2label=dict(enumerate("abcde")), label2id={n: i for i, n in enumerate("abcde")})
+    answer = pipeline(TASK, model=model.eval(), processor=its_processor, device="cpu")(clips[0], top_k=None)
+    assert list(answer) == ["verb", "noun"]
+    assert set(scores(answer["verb"])) == set("abc")
+    assert set(scores(answer["noun"])) == set("de")
+    assert all(abs(sum(scores(head).values()) - 1) < 1e-6 for head in answer.values())
+
+
+def test_half_precision(clips):
+    model, its_processor = traveller("mbt")
+    classify = pipeline(TASK, model=model.to(torch.bfloat16), processor=its_processor, device="cpu")
+    assert abs(sum(scores(classify(clips[0], top_k=None)).values()) - 1) < 1e-5
+
+
+def test_progress_on_lists(classify, clips, capsys):
+    classify(clips[:2], progress=True)
+    assert "2/2" in capsys.readouterr().err
+    classify(clips[:2])  # no terminal here
+    classify(clips[:2], progress=False)
+    classify(clips[0])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"top_k": 0}, ValueError, "top_k must be a positive integer, got 0"),
+        ({"views": 0}, ValueError, "views must be a positive integer, got 0"),
+        ({"views": 1.5}, ValueError, "views must be a positive integer, got 1.5"),
+        ({"aggregation": "median"}, ValueError, "aggregation must be one of mean_logits"),
+        ({"function_to_apply": "relu"}, ValueError, "function_to_apply must be one of softmax"),
+        ({"topk": 3}, TypeError, "unknown arguments topk"),
+    ],
+)
+def test_wrong_arguments_are_named(classify, clips, options, error, message):
+    with pytest.raises(error, match=message):
+        classify(clips[0], **options)
+
+
+def test_wrong_clips_are_named(classify, clips, tmp_path):
+    (tmp_path / "junk.mp4").write_bytes(b"no film")
+    for bad in (str(tmp_path / "junk.mp4"), [clips[0], str(tmp_path / "junk.mp4")]):
+        with pytest.raises(MediaError, match=r"junk\.mp4"):
+            classify(bad)
+    with pytest.raises(MediaError, match=r"gone\.mp4"):
+        classify(str(tmp_path / "gone.mp4"))
+    with pytest.raises(TypeError, match="a clip given as a dict has"):
+        classify({"clip": clips[0]})
+    with pytest.raises(TypeError, match="got a int"):
+        classify(3)
+    with pytest.raises(TypeError, match="a dict with `video`"):
+        classify(torch.zeros(4, 3, 16, 16))
+
+
+@pytest.mark.slow
+def test_the_task_is_known_also_where_the_pipelines_were_imported_first():
+    code = (
+        "from transformers import pipeline\nimport hf_avfusion\nfrom transformers.pipelines import PIPELINE_REGISTRY\n"
+        f"print(PIPELINE_REGISTRY.check_task({TASK!r})[1]['impl'].__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "AudioVisualClassificationPipeline"
