@@ -25,6 +25,7 @@ from transformers import AutoProcessor, HfArgumentParser
 from hf_avfusion import AutoModelForAudioVisualClassification
 from hf_avfusion.data.benchmarks.folders import media_files
 from hf_avfusion.media.reader import MediaError
+from hf_avfusion.processing.answers import classify, localize
 
 
 @dataclass
@@ -43,30 +44,21 @@ class Options:
     )
 
 
-def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[tuple[str, float]]]:
-    """`{head: [(label, probability), ...]}`, best first; a model with one head calls it "label", an event localiser
-    "part 1", "part 2", ... of the clip.
+def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[dict]]:
+    """`{head: [{"label", "score"}, ...]}`, best first, of logits [views, ...]; a model with one head calls it "label", an event
+    localiser "part 1", "part 2", ... of the clip.
     """
-    if logits.dim() == 2:
-        parts = [best_labels(config, part, top_k)["label"] for part in logits]
-        return {f"part {number}": best for number, best in enumerate(parts, start=1)}
-    heads, start = {}, 0
-    for head, size in (config.class_splits or {"label": config.num_labels}).items():
-        part = logits[start : start + size]
-        multi_label = config.problem_type == "multi_label_classification"
-        scores = part.sigmoid() if multi_label else part.softmax(dim=0)
-        best = scores.topk(min(top_k, size))
-        heads[head] = [(config.id2label[start + i], p) for p, i in zip(best.values.tolist(), best.indices.tolist())]
-        start += size
-    return heads
+    if getattr(config, "num_segments", None) is None:
+        return classify(config, logits, top_k=top_k)
+    parts = localize(config, logits, top_k=top_k)
+    return {f"part {number}": part["label"] for number, part in enumerate(parts, start=1)}
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
     """What is written to `--output` about a clip."""
     if heads is None:
         return {"clip": str(clip), "skipped": reason}
-    best = {head: [{"label": label, "score": score} for label, score in labels] for head, labels in heads.items()}
-    return {"clip": str(clip), "predictions": best}
+    return {"clip": str(clip), "predictions": heads}
 
 
 def main() -> int:
@@ -95,7 +87,9 @@ def main() -> int:
             try:
                 inputs = processor(videos=str(clip), num_views=options.num_views, return_tensors="pt")
                 with torch.no_grad():
-                    logits = model(**inputs.to(options.device)).logits.float().mean(dim=0).cpu()  # views, as published
+                    logits = (
+                        model(**inputs.to(options.device)).logits.float().cpu()
+                    )  # averaged over views, as published
                 predictions[clip] = best_labels(model.config, logits, options.top_k)
                 if options.pictures:
                     from hf_avfusion.visualization.attention import explain
@@ -115,7 +109,7 @@ def main() -> int:
     for clip, heads in predictions.items():
         shown = escape(str(clip) if named[clip.name] > 1 else clip.name)
         for head, labels in heads.items():
-            table.add_row(shown, head, *(f"{escape(label)} [dim]{score:.1%}[/]" for label, score in labels))
+            table.add_row(shown, head, *(f"{escape(best['label'])} [dim]{best['score']:.1%}[/]" for best in labels))
     if predictions:
         console.print(table)
     for clip, reason in skipped.items():

@@ -11,13 +11,12 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 from ..media.sources import MediaError
+from .answers import AGGREGATIONS, FUNCTIONS, classify, localize
 
 logger = logging.get_logger(__name__)
 
 TASK = "audio-visual-classification"
 INPUTS = {"video": "pixel_values", "audio": "input_features"}  # modality -> argument of the model
-FUNCTIONS = ("softmax", "sigmoid", "none")
-AGGREGATIONS = ("mean_logits", "mean_probabilities")
 _ROW = {"video", "audio", "sampling_rate", "start", "end"}  # what is read of a dict that is a clip
 
 
@@ -49,7 +48,9 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     Returns:
         Per clip a list of `{"label": str, "score": float}`; of a model with several heads (`class_splits`)
-        `{head: list}`; with `return_modalities` a dict of such by "both", "video" and "audio".
+        `{head: list}`; of an event localiser (`num_segments`) a list of segments in the order of time, each
+        `{"start": float, "end": float, "labels": list}` in s from the start of the clip; with `return_modalities` a dict of
+        such by "both", "video" and "audio".
 
     Raises:
         ValueError: an argument with a value that has no meaning. TypeError: an unknown argument, or a clip that is none.
@@ -144,7 +145,7 @@ class AudioVisualClassificationPipeline(Pipeline):
     # ------------------------------------------------------------------------------------------------------- a batch
 
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
-        """Logits [B, views, classes] of both modalities together, and of each alone (those of a missing one mean nothing)."""
+        """Logits [B, views, ...] of both modalities together, and of each alone (those of a missing one mean nothing)."""
         views, present = batch.pop("views"), batch.pop("present")
         floating = {name: batch[name].to(self.model.dtype) for name in INPUTS.values() if name in batch}
         mask = {"modality_mask": batch["modality_mask"]} if "modality_mask" in batch else {}
@@ -164,7 +165,7 @@ class AudioVisualClassificationPipeline(Pipeline):
         function_to_apply: str | None = None,
         return_modalities: bool = False,
     ) -> Any:
-        """Logits [1, views, classes] of one clip to labels and scores."""
+        """Logits [1, views, classes] (or [1, views, segments, classes]) of one clip to labels and scores."""
         present = outputs["present"][0]
         answers: dict[str, Any] = dict.fromkeys(INPUTS)
         for name, logits in outputs["logits"].items():
@@ -173,24 +174,20 @@ class AudioVisualClassificationPipeline(Pipeline):
         return {"both": answers.pop("both"), **answers} if return_modalities else answers["both"]
 
     def _answer(self, logits: torch.Tensor, top_k: int | None, aggregation: str, function: str | None) -> Any:
-        """Logits [views, classes] to the best labels, of each head."""
+        """Logits [views, classes] or [views, segments, classes] to the best labels, of each head or segment."""
         config = self.model.config
-        if function is None:
-            by_problem = {"multi_label_classification": "sigmoid", "regression": "none"}
-            function = by_problem.get(config.problem_type, "softmax")
-        splits = getattr(config, "class_splits", None)
-        heads, start = {}, 0
-        for head, size in (splits or {None: logits.shape[-1]}).items():
-            part = logits[:, start : start + size]
-            if aggregation == "mean_logits":
-                part = part.mean(dim=0, keepdim=True)
-            if function != "none":
-                part = part.softmax(dim=-1) if function == "softmax" else part.sigmoid()
-            best = part.mean(dim=0).topk(size if top_k is None else min(top_k, size))
-            pairs = zip(best.indices.tolist(), best.values.tolist())
-            heads[head] = [{"label": config.id2label[start + index], "score": score} for index, score in pairs]
-            start += size
-        return heads if splits else heads[None]
+        options = {"top_k": top_k, "aggregation": aggregation, "function": function}
+        one_head = not getattr(config, "class_splits", None)
+        if getattr(config, "num_segments", None) is None:
+            heads = classify(config, logits, **options)
+            return heads["label"] if one_head else heads
+        policy = self.processor.window_policy
+        seconds = policy.audio_seconds if "audio" in config.modalities else policy.num_frames * policy.stride
+        segment = seconds / config.num_segments
+        return [
+            {"start": i * segment, "end": (i + 1) * segment, "labels": heads["label"] if one_head else heads}
+            for i, heads in enumerate(localize(config, logits, **options))
+        ]
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         if "present" not in model_inputs:  # one clip, not by way of a loader

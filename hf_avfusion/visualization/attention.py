@@ -13,19 +13,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_avfusion.models.mbt.configuration_mbt import temporal_sampling_indices
-from hf_avfusion.visualization.drawing import draw_attention
+from ..models.mbt.configuration_mbt import temporal_sampling_indices
+from ..processing.answers import classify, head_slices
+from .drawing import draw_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-    from hf_avfusion.media.reader import Clip, MediaSource
+    from ..media.reader import Clip, MediaSource
 
 MODALITIES = ("video", "audio")  # the order of modality_mask's columns
 
@@ -310,7 +310,7 @@ def explain(
     Raises:
         ValueError: `head` names no head of the model; MediaError: the file cannot be read.
     """
-    heads = [name for name, _, _ in _heads(model.config)]
+    heads = list(head_slices(model.config))
     if head is not None and head not in heads:
         raise ValueError(f"`head` must be one of {', '.join(map(repr, heads))}, got {head!r}.")
     tracks = tuple(name for name in MODALITIES if name in model.config.modalities)
@@ -319,35 +319,13 @@ def explain(
     # One clip: a track that it lacks is simply not there.
     inputs = {name: features[name].to(model.device) for name in ("pixel_values", "input_features") if name in features}
     with eager_evaluation(model), torch.no_grad():
-        logits = model(**inputs).logits[0].float().cpu()
-    predictions = {
-        name: best for name, best in _predictions(model.config, logits, top_k).items() if head in (None, name)
-    }
+        logits = model(**inputs).logits.float().cpu()
+    answers = classify(model.config, logits, top_k=top_k)
+    predictions = {name: best for name, best in answers.items() if head in (None, name)}
     maps = attention_rollout(model, inputs, relevance_of=relevance_of)
     if path is not None:
         _draw_clip(model.config, processor, clip, inputs, maps, predictions, path)
     return {"predictions": predictions, "maps": maps, "clip": clip, "path": path}
-
-
-def _heads(config: PreTrainedConfig) -> list[tuple[str, int, int]]:
-    """Name, first and last + 1 logit of every head."""
-    if not config.class_splits:
-        return [("label", 0, config.num_labels)]
-    ends = list(accumulate(config.class_splits.values()))
-    return [(name, end - size, end) for (name, size), end in zip(config.class_splits.items(), ends)]
-
-
-def _predictions(config: PreTrainedConfig, logits: Tensor, top_k: int) -> dict[str, list[dict[str, Any]]]:
-    predictions = {}
-    for name, first, end in _heads(config):
-        own = logits[first:end]
-        scores = own.sigmoid() if config.problem_type == "multi_label_classification" else own.softmax(dim=0)
-        best = scores.topk(min(top_k, len(scores)))
-        predictions[name] = [
-            {"label": config.id2label[first + int(index)], "score": float(score)}
-            for score, index in zip(best.values, best.indices)
-        ]
-    return predictions
 
 
 def _draw_clip(

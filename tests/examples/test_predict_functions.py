@@ -17,6 +17,6 @@ def predict():
 
 
 def test_lines_of_output(predict):
-    line = predict.as_line(Path("a.mp4"), {"label": [("dog", 0.75)]}, None)
+    line = predict.as_line(Path("a.mp4"), {"label": [{"label": "dog", "score": 0.75}]}, None)
     assert line == {"clip": "a.mp4", "predictions": {"label": [{"label": "dog", "score": 0.75}]}}
     assert predict.as_line(Path("b.mp4"), None, "is empty") == {"clip": "b.mp4", "skipped": "is empty"}

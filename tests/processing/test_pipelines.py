@@ -11,8 +11,9 @@ import torch
 from equality import assert_outputs_of
 from rendering import render_clip
 from transformers import pipeline
-from travellers import mbt, processor, traveller
+from travellers import avmae, mbt, processor, traveller
 
+from hf_avfusion import AVMAEProcessor
 from hf_avfusion.media.reader import MediaError
 
 TASK = "audio-visual-classification"
@@ -233,3 +234,22 @@ def test_the_task_is_known_also_where_the_pipelines_were_imported_first():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "AudioVisualClassificationPipeline"
+
+
+def test_an_event_localiser_answers_for_each_segment(clips):
+    """The labels of each quarter of the clip, with its place in s from the start of the clip."""
+    model = avmae(num_segments=4, readout="mean").eval()
+    torch.nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(0))
+    its_processor = processor(AVMAEProcessor)
+    inputs = its_processor(videos=clips[0], return_tensors="pt")
+    classify = pipeline(TASK, model=model, processor=its_processor, device="cpu", top_k=None)
+    answer = classify(clips[0])
+    assert [segment["start"] for segment in answer] == pytest.approx([0, 0.08, 0.16, 0.24])
+    assert [segment["end"] for segment in answer] == pytest.approx([0.08, 0.16, 0.24, 0.32])
+    for index, segment in enumerate(answer):
+        assert_scores(segment["labels"], model, lambda index=index: model(**inputs).logits[0, index].softmax(-1))
+    assert len({segment["labels"][0]["score"] for segment in answer}) > 1
+    assert len(classify(clips[0], top_k=2)[0]["labels"]) == 2
+    mute = classify(clips[1], return_modalities=True)
+    assert mute["audio"] is None
+    assert len(mute["video"]) == len(mute["both"]) == 4
