@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from finetune_classification import Options as FineTuning
@@ -32,13 +33,14 @@ from transformers import set_seed
 from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.streaming.in_memory import decoded_once
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
+from hf_avfusion.tasks import TASKS
+from hf_avfusion.tasks.classification import ClassLabels
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
@@ -138,13 +140,20 @@ def main() -> int:
         rows = {"training": load_rows(options.data, "train", **where), "evaluation": evaluated}
         options.eval_split, trained = evaluated.split, rows["training"].rows
         columns = options.label_columns or [evaluated.record.label_columns[0] if evaluated.record else "label"]
-        head, processor = head_fields(trained.features, columns), build_processor(recipe)
-        check_views(args.eval_views, head["problem_type"])
+        task, processor = TASKS["classification"], build_processor(recipe)
+        head = task.config_fields(trained.features, columns, None)
+        check_views(
+            args.eval_views,
+            task,
+            SimpleNamespace(**head),
+            ("--eval_num_views", "--eval_num_crops", "--eval_aggregation"),
+        )
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
+        read = ClassLabels(columns, labels["num_labels"])
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
-            "training": ClipTransform(processor, mode="train", augmentation=augmentation, **labels),
-            "evaluation": view_transform(processor, args.eval_views, **labels),
+            "training": ClipTransform(processor, read, mode="train", augmentation=augmentation),
+            "evaluation": view_transform(processor, args.eval_views, read),
         }
         typed = {name: getattr(options, name) for name in ADJUSTED if name in run.flags}
         configs = {name: variant_fields(recipe.but(model=typed), name, head, processor) for name in fusions}

@@ -137,7 +137,7 @@ def prepare(options: Options):
         try:
             given = runs.check_given(parts(options.modalities) or None, model.config, options.benchmark)
             clips = clips or clip_sets.label_rows(rows, model.config, options.label_columns)
-            own = clip_sets.Heads.fitted(model.config, clips).classes
+            own = clip_sets.ModelClasses.matched(model.config, clips).names
             if own != (classes or own):
                 raise ValueError(f"it has other heads or classes than {checkpoints[0]}: not for one report")
             job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}

@@ -35,10 +35,10 @@ from transformers import set_seed
 from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
 from hf_avfusion.data.benchmarks.splits import load_rows
-from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.views import view_transform
+from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
@@ -101,7 +101,8 @@ def prepare() -> tuple[Options, AVTrainer]:
     trained = load_rows(options.data, "train", **where)
     options.eval_split = evaluated.split
     columns = options.label_columns or list(trained.record.label_columns[:1] if trained.record else ["label"])
-    head = head_fields(trained.rows.features, columns, options.num_segments)
+    task = TASKS["classification" if options.num_segments is None else "event_localization"]
+    head = task.config_fields(trained.rows.features, columns, options)
 
     # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
     processor, model = build_fresh(run.recipe, head) if run.checkpoint is None else load_checkpoint(run, head)
@@ -110,20 +111,15 @@ def prepare() -> tuple[Options, AVTrainer]:
     )
 
     augmentation = build_frame_augmentation(run.recipe, processor)
-    labels = {
-        "label_columns": columns,
-        "num_labels": model.config.num_labels,
-        "num_segments": options.num_segments,
-        # Of a model for sound alone the pictures are not even decoded.
-        "modalities": getattr(model.config, "modalities", ("video", "audio")),
-    }
+    # Of a model for audio alone the frames are not even decoded.
+    read = {"labels": task.read_labels(columns, head), "modalities": model.config.modalities}
     trainer = AVTrainer(
         model,
         args,
         build_collator(run.recipe, model.config, seed=args.seed, modality_dropout=options.modality_dropout),
         train_dataset=ClipStream(
             trained.rows,
-            ClipTransform(processor, mode="train", augmentation=augmentation, **labels),
+            ClipTransform(processor, mode="train", augmentation=augmentation, **read),
             seed=args.seed,
             on_error=options.on_decode_failure,
             shuffle_buffer=options.shuffle_buffer,
@@ -132,7 +128,7 @@ def prepare() -> tuple[Options, AVTrainer]:
         ),
         eval_dataset=ClipStream(
             evaluated.rows,
-            view_transform(processor, args.eval_views, **labels),
+            view_transform(processor, args.eval_views, **read),
             on_error=options.on_decode_failure,
             num_rows=evaluated.num_rows,
         ),

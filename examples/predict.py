@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
-from transformers import AutoProcessor, HfArgumentParser
+from transformers import AutoConfig, AutoProcessor, HfArgumentParser
 
-from hf_avfusion import AutoModelForAudioVisualClassification
+import hf_avfusion  # noqa: F401 (registers every architecture)
 from hf_avfusion.data.benchmarks.folders import media_files
 from hf_avfusion.media.reader import MediaError
-from hf_avfusion.processing.answers import classify, localize
+from hf_avfusion.tasks import task_of_config
 
 
 @dataclass
@@ -42,16 +42,6 @@ class Options:
     device: str = field(
         default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs."}
     )
-
-
-def best_labels(config, logits: torch.Tensor, top_k: int) -> dict[str, list[dict]]:
-    """`{head: [{"label", "score"}, ...]}`, best first, of logits [views, ...]; a model with one head calls it "label", an event
-    localiser "part 1", "part 2", ... of the clip.
-    """
-    if getattr(config, "num_segments", None) is None:
-        return classify(config, logits, top_k=top_k)
-    parts = localize(config, logits, top_k=top_k)
-    return {f"part {number}": part["label"] for number, part in enumerate(parts, start=1)}
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
@@ -79,7 +69,8 @@ def main() -> int:
         Path(options.pictures).mkdir(parents=True, exist_ok=True)
 
     processor = AutoProcessor.from_pretrained(options.model)
-    model = AutoModelForAudioVisualClassification.from_pretrained(options.model).eval().to(options.device)
+    task = task_of_config(AutoConfig.from_pretrained(options.model))
+    model = task.auto_class.from_pretrained(options.model).eval().to(options.device)
 
     predictions, skipped, stems = {}, {}, Counter()
     with open(options.output, "w") if options.output else nullcontext() as lines:
@@ -90,7 +81,7 @@ def main() -> int:
                     logits = (
                         model(**inputs.to(options.device)).logits.float().cpu()
                     )  # averaged over views, as published
-                predictions[clip] = best_labels(model.config, logits, options.top_k)
+                predictions[clip] = task.answer(model.config, logits, top_k=options.top_k)
                 if options.pictures:
                     from hf_avfusion.visualization.attention import explain
 

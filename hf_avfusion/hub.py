@@ -37,13 +37,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
-from .model_card import CardDetails, build_card, is_classifier
+from .model_card import CardDetails, build_card
+from .tasks import task_of
 
 logger = logging.get_logger(__name__)
 
 PACKAGE = Path(__file__).parent
 ROOMS = ("media", "processing", "models")  # the code that travels with a checkpoint
-TASK, PIPELINE = "audio-visual-classification", f"{__package__}.processing.pipelines.AudioVisualClassificationPipeline"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 OWN_FILES = (
@@ -216,13 +216,16 @@ def _write(
         model_references = _model_references(row)
         references |= model_references
         about_code = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
-        if is_classifier(model):
+        task = task_of(model)
+        if task is not None and task.pipeline is not None:
             names = [
                 auto.__name__ for auto, reference in row[2].items() if reference.endswith(f":{type(model).__name__}")
             ]
             pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
-            about_code["custom_pipelines"] = {TASK: {"impl": _flat(PIPELINE), "pt": pt, "type": "multimodal"}}
-            references["pipeline"] = PIPELINE
+            entry = task.pipeline
+            implementation = {"impl": _flat(entry.implementation), "pt": pt, "type": entry.type}
+            about_code["custom_pipelines"] = {entry.name: implementation}
+            references["pipeline"] = f"{__package__}.{entry.implementation}"
         _add_to_json(folder / "config.json", about_code)
     else:
         _write_adapter(model, folder)
@@ -333,7 +336,8 @@ def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
 
 def _tell_unnamed_labels(model: PreTrainedModel) -> None:
     names = model.config.id2label or {}
-    if is_classifier(model) and all(name == f"LABEL_{i}" for i, name in names.items()):
+    task = task_of(model)
+    if task is not None and task.class_heads(model.config) and all(name == f"LABEL_{i}" for i, name in names.items()):
         logger.warning(
             "the labels have no names (LABEL_0, LABEL_1, ...): set model.config.id2label = dict(enumerate(names)) before, "
             "or no one will know what the scores mean"

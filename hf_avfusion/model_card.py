@@ -15,7 +15,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
+from .tasks import task_of
+from .tasks.classification import CLASSIFICATION
+from .tasks.task import Task
 from .training.recipes.record import changes
 
 # In an installed package the cards are beside this file; in a clone they are at its top.
@@ -105,17 +107,18 @@ def build_card(
     """
     config = model.config
     adapter = saved is not None and saved is not model
-    classifies = is_classifier(model)
+    task = task_of(model)
+    has_pipeline = task is not None and task.pipeline is not None
     sections = architecture_sections(config.model_type)
     title = details.title or repo_id.rstrip("/").rpartition("/")[2]
     base_model = details.base_model
     if adapter and base_model is None:
         base_model = next(iter(saved.peft_config.values())).base_model_name_or_path
-    results = [result for evaluation in details.evaluation for result in _eval_results(evaluation)]
+    results = [result for evaluation in details.evaluation for result in _eval_results(evaluation, task)]
     data = ModelCardData(
         license=details.license,
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="video-classification" if classifies else None,
+        pipeline_tag=task.hub_task if task is not None else None,
         tags=["hf_avfusion", config.model_type, "audio-visual"],
         datasets=list(details.datasets) or None,
         # The Hub links ids; a folder of this machine would mean nothing there.
@@ -128,12 +131,14 @@ def build_card(
         template_str=(CARDS / "template.md").read_text(encoding="utf-8"),
         title=title,
         introduction=sections.get("", f"A model of the architecture `{config.model_type}`."),
-        usage=_usage(type(model).__name__, repo_id, classifies, adapter, base_model),
+        usage=_usage(type(model).__name__, repo_id, task if has_pipeline else None, adapter, base_model),
         requirements=REQUIREMENTS + " peft" * adapter,
-        pipeline=classifies and not adapter,
+        pipeline=has_pipeline and not adapter,
         adapter=adapter,
         inputs=_inputs(processor),
-        labels=_labels(config, details.label_source) if classifies else "This checkpoint has no labels.",
+        labels=task.describe_labels(config, details.label_source)
+        if task is not None
+        else "This checkpoint has no labels.",
         training_data=details.training_data or "not stated.",
         recipe=[(_cell(name), _cell(value)) for name, value in details.recipe.items()],
         evaluation=[row for evaluation in details.evaluation for row in _rows(evaluation)],
@@ -147,16 +152,6 @@ def build_card(
     )
     card.content = card.content.rstrip() + "\n"
     return card
-
-
-def is_classifier(model: PreTrainedModel) -> bool:
-    """Whether it has the head for audio-visual classification of its architecture, and so a pipeline."""
-    return any(
-        reference.endswith(f":{type(model).__name__}")
-        for config, _, models in ARCHITECTURES
-        for auto_class, reference in models.items()
-        if config is type(model.config) and auto_class is AutoModelForAudioVisualClassification
-    )
 
 
 def architecture_sections(model_type: str) -> dict[str, str]:
@@ -322,7 +317,7 @@ def read_recipe(path: str | Path) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------------- parts
 
 
-def _usage(class_name: str, repo_id: str, classifies: bool, adapter: bool, base_model: str | None) -> str:
+def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base_model: str | None) -> str:
     name = json.dumps(repo_id)
     if adapter:
         return (
@@ -333,10 +328,10 @@ def _usage(class_name: str, repo_id: str, classifies: bool, adapter: bool, base_
             f"processor = AutoProcessor.from_pretrained({name})\n"
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
         )
-    if classifies:
+    if task is not None:
         return (
             "from transformers import pipeline\n\n"
-            f'classify = pipeline("audio-visual-classification", model={name}, trust_remote_code=True)\n'
+            f"classify = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
             'answer = classify("clip.mp4", top_k=5)\nprint(answer)'
         )
     return (
@@ -381,24 +376,6 @@ def _size(size: Any) -> str:
     return f"{sides['height']} x {sides['width']}" if "height" in sides else f"short side {sides['shortest_edge']}"
 
 
-def _labels(config: Any, source: str | None) -> str:
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    if names == [f"LABEL_{index}" for index in range(len(names))]:
-        return f"{len(names)} labels, whose names are not stated."
-    heads, start, lines = getattr(config, "class_splits", None) or {"": len(names)}, 0, []
-    kind = {"multi_label_classification": "several per clip, each with its own probability"}.get(
-        config.problem_type, "one per clip"
-    )
-    for head, size in heads.items():
-        part = names[start : start + size]
-        shown = ", ".join(f"`{_cell(name)}`" for name in part[:20])
-        more = f" and {size - 20} more (`id2label` in `config.json`)" if size > 20 else ""
-        lines.append(f"{f'{head}: ' if head else ''}{size} ({kind}): {shown}{more}.")
-        start += size
-    lines.append(f"Source of the names: {source or 'not stated.'}")
-    return "\n\n".join(lines)
-
-
 def _rows(evaluation: Evaluation) -> list[list[str]]:
     def known(value: Any) -> str:
         return "not recorded" if value is None else str(value)
@@ -412,7 +389,7 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
     return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
 
 
-def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
+def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]:
     known = {
         "condition": evaluation.condition,
         "views": evaluation.views,
@@ -422,8 +399,8 @@ def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
     }
     return [
         EvalResult(
-            task_type="video-classification",
-            task_name="Audio-visual classification",
+            task_type=(task or CLASSIFICATION).hub_task,
+            task_name=(task or CLASSIFICATION).title.capitalize(),
             dataset_type=evaluation.dataset_id or evaluation.dataset,
             dataset_name=evaluation.dataset,
             dataset_split=evaluation.split,

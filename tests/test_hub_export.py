@@ -15,7 +15,7 @@ from travellers import LABELS, mbt, traveller
 
 import hf_avfusion
 from hf_avfusion import MBTForAudioVisualClassification, MBTModel, hub
-from hf_avfusion.model_card import is_classifier
+from hf_avfusion.tasks import task_of
 
 
 def names(folder: Path) -> set[str]:
@@ -125,7 +125,7 @@ def test_large_weights_are_sharded(tmp_path):
 def test_a_base_model_has_no_pipeline(tmp_path):
     _, processor = traveller("mbt")
     base = mbt(MBTModel)
-    assert not is_classifier(base)
+    assert task_of(base) is None
     folder = hub.export(base, processor, tmp_path / "exported")
     config = json.loads((folder / "config.json").read_text())
     assert "custom_pipelines" not in config

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..media.reader import Clip, MediaError
+from ..tasks.classification import ClassLabels
+from ..tasks.task import RowLabels
 
 if TYPE_CHECKING:
     from ..processing.processing_avfusion import AVFusionProcessor
@@ -34,17 +36,13 @@ class ClipTransform:
 
     Args:
         processor: decides windows, sizes and normalisation.
-        label_columns: one column, an integer or a list of integers (multi-label, needs `num_labels`); or several
-            integer columns, one per head, in the order of the model's `class_splits`. Empty: samples without labels.
+        labels: reads the labels of a row, such as `task.read_labels(columns, config)`; or the names of columns of class
+            numbers, one per head, in the order of the model's `class_splits`. Empty: samples without labels.
         mode: "train" draws the window, "eval" takes the centred one, or `num_views` spread over the clip; with several
             views both tensors get a leading axis of views.
         augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] on the scale 0..255, such as
             `FrameAugmentation`; the processor then only normalises. Used in training alone.
         num_views: windows per clip.
-        num_labels: number of classes of a multi-label column.
-        num_segments: if set, the one column holds a class for each of this many segments of the clip, such as AVE's
-            `events` for its 10 seconds (event localisation), not a set of labels. The processor's window must span the
-            whole clip, or the labels would be of other parts of it.
         modalities: ("video", "audio") or one of them; the other track is not decoded.
         reading: `backend`, `on_decode_error` of the media reader.
     """
@@ -52,13 +50,11 @@ class ClipTransform:
     def __init__(
         self,
         processor: AVFusionProcessor,
-        label_columns: Sequence[str] | str = ("label",),
+        labels: RowLabels | Sequence[str] | str = ("label",),
         *,
         mode: str = "eval",
         augmentation: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
         num_views: int = 1,
-        num_labels: int | None = None,
-        num_segments: int | None = None,
         modalities: Sequence[str] = MODALITIES,
         **reading: Any,
     ):
@@ -68,15 +64,11 @@ class ClipTransform:
             raise ValueError("augmentation is for mode='train'; evaluation sees clips as they are")
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise ValueError(f"modalities must be 'video', 'audio' or both, got {tuple(modalities)}")
-        if num_segments is not None and not isinstance(label_columns, str) and len(label_columns) != 1:
-            raise ValueError(f"num_segments is for one label column, got {tuple(label_columns)}")
         self.processor = processor
-        self.label_columns = (label_columns,) if isinstance(label_columns, str) else tuple(label_columns)
+        self.labels = labels if isinstance(labels, RowLabels) else ClassLabels(labels)
         self.mode = mode
         self.augmentation = augmentation
         self.num_views = num_views
-        self.num_labels = num_labels
-        self.num_segments = num_segments
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.reading = reading
 
@@ -90,7 +82,7 @@ class ClipTransform:
 
     def decode(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> DecodedClip:
         """The first half of a call, with all that can go wrong with a file and all that is drawn by chance."""
-        labels = self._labels(row)  # before the work
+        labels = self.labels(row)  # before the work
         clips = self.processor.load_clip(
             row["video"],
             mode=self.mode,
@@ -101,9 +93,9 @@ class ClipTransform:
             end=row.get("end"),
             **self.reading,
         )
-        if self.num_segments is not None:
-            start = row.get("start") or 0.0
-            self._check_window(row, (row.get("end") or start + clips[0].info.duration) - start)
+        start = row.get("start") or 0.0
+        seconds = (row.get("end") or start + clips[0].info.duration) - start
+        self.labels.check_window(row, self.processor, self.modalities, seconds)
         for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
             logger.warning("clip %s: %s", row["clip_id"], text)
         present = {
@@ -157,50 +149,3 @@ class ClipTransform:
             for one, of_clip in zip(decoded, whole):
                 one.sample[name] = of_clip
         return [one.sample for one in decoded]
-
-    def _labels(self, row: Mapping[str, Any]) -> torch.Tensor | None:
-        """long [], [heads] or [num_segments], or float [num_labels]."""
-        if not self.label_columns:
-            return None
-        values = []
-        for column in self.label_columns:
-            if column not in row:
-                raise ValueError(f"clip {row['clip_id']} has no column {column!r}; its columns are: {', '.join(row)}")
-            values.append(row[column])
-        if self.num_segments is not None:
-            if not isinstance(values[0], (list, tuple)) or len(values[0]) != self.num_segments:
-                raise ValueError(
-                    f"clip {row['clip_id']}: {self.label_columns[0]!r} must hold a class for each of {self.num_segments} "
-                    f"segments, got {values[0]}"
-                )
-            values = list(values[0])
-        elif len(values) == 1 and isinstance(values[0], (list, tuple)):
-            return self._multi_hot(values[0], row)
-        if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
-            raise ValueError(
-                f"clip {row['clip_id']}: labels must be class numbers, got {dict(zip(self.label_columns, values))}"
-            )
-        return torch.tensor(values[0] if len(values) == 1 and self.num_segments is None else values)
-
-    def _check_window(self, row: Mapping[str, Any], seconds: float) -> None:
-        window = self.processor.window
-        video = window["span"] if window["span"] is not None else window["num_frames"] / window["frame_rate"]
-        for track, length, remedy in (("video", video, "span"), ("audio", window["audio_seconds"], "audio_seconds")):
-            # A few frames, or rows of the spectrogram, more or less do not matter.
-            if track in self.modalities and abs(length - seconds) > 0.05 * seconds:
-                raise ValueError(
-                    f"clip {row['clip_id']} is {seconds:g} s long and its labels are of {self.num_segments} parts of it, but the"
-                    f" processor's window takes {length:g} s of {track}: give the processor {remedy}={seconds:g}"
-                )
-
-    def _multi_hot(self, classes: Sequence[int], row: Mapping[str, Any]) -> torch.Tensor:
-        if self.num_labels is None:
-            raise ValueError(
-                f"the column {self.label_columns[0]!r} holds lists of classes: pass num_labels to ClipTransform"
-            )
-        wrong = [value for value in classes if not 0 <= value < self.num_labels]
-        if wrong:
-            raise ValueError(f"clip {row['clip_id']}: classes {wrong} lie outside 0..{self.num_labels - 1}")
-        labels = torch.zeros(self.num_labels)
-        labels[list(classes)] = 1.0
-        return labels

@@ -1,4 +1,4 @@
-"""The clips that checkpoints are scored on, and the heads of a model that has to name their classes."""
+"""The clips that checkpoints are scored on, and how their classes are numbered by a model."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..data.benchmarks.records import BENCHMARKS
 from ..data.benchmarks.splits import SplitRows, load_rows
-from ..data.heads import head_fields
+from ..tasks import TASKS, task_of_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Benchmarks whose official task is not to name the class of a clip, and what a model needs for them.
-OTHER_TASKS = {
-    "event localization": "a class for every second",
-    "segmentation": "a mask for every frame",
-    "question answering": "an answer to a question",
-}
+    from ..tasks import Task
+
+# What a model needs for benchmarks of tasks that are not in `TASKS`.
+OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +26,20 @@ class EvaluationSet(SplitRows):
     """The clips that checkpoints are scored on: rows, and how a model is scored by their labels.
 
     Args:
+        task: of the models that are scored.
         columns: label columns, one per head; names: the classes of each, in the order of the rows' numbers.
-        multi_label: several classes per clip.
-        num_segments: where the one column holds a class for each of so many equal parts of a clip (event localisation).
+        fields: of a model's configuration, as the labels decide them (`Task.config_fields`).
     """
 
+    task: Task
     columns: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
-    multi_label: bool
-    num_segments: int | None = None
+    fields: dict[str, Any]
+
+    @property
+    def num_segments(self) -> int | None:
+        """Parts of a clip that have a class each (event localisation)."""
+        return self.fields.get("num_segments")
 
     @property
     def metric(self) -> str:
@@ -79,50 +81,40 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         ValueError: a benchmark of another task (without `label_columns` that name a class of the clip), or a number or
             kind of columns that is not that of the heads.
     """
-    record, segments = rows.record, getattr(config, "num_segments", None)
+    record, task = rows.record, task_of_config(config)
     kinds = record.columns if record is not None else {}
-    localises = record is not None and record.task == "event localization" and segments is not None
-    if record is not None and record.task in OTHER_TASKS and not localises and label_columns is None:
-        of_clip = [column for column in record.label_columns if kinds[column] == "class"]
-        raise ValueError(
-            f"{record.title} is a benchmark of {record.task}: it needs {OTHER_TASKS[record.task]}, and this model gives one "
-            f"answer per clip. To score the class of the clip give label_columns= (--label_columns) {' or '.join(of_clip)}"
-        )
-    heads = list(config.class_splits or []) if getattr(config, "class_splits", None) else []
+    if record is not None and record.task not in task.benchmark_tasks and label_columns is None:
+        official = next((each for each in TASKS.values() if record.task in each.benchmark_tasks), None)
+        if official is not TASKS["classification"]:
+            needs = official.needs if official is not None else OTHER_NEEDS[record.task]
+            of_clip = [column for column in record.label_columns if kinds[column] == "class"]
+            raise ValueError(
+                f"{record.title} is a benchmark of {record.task}: it needs {needs}, and this model gives {task.needs}. To score "
+                f"the class of the clip give label_columns= (--label_columns) {' or '.join(of_clip)}"
+            )
     usual = record.label_columns if record is not None else ("label",)
+    heads = task.class_heads(config)
     if label_columns is None:
-        known = [name for name in heads if name in rows.rows.features]
-        if heads and known != heads:
+        try:
+            label_columns = task.choose_columns(config, kinds, rows.rows.features) or usual[:1]
+        except ValueError as error:
             remedy = f"give label_columns= (--label_columns), one per head in their order, of: {', '.join(usual)}"
             if len(usual) < len(heads):
                 remedy = f"its labels are {', '.join(usual)} alone, and scoring takes one for each head"
-            raise ValueError(
-                f"the model has the heads {', '.join(heads)}, and {rows.title} no columns of these names: {remedy}"
-            )
-        of_parts = [column for column, kind in kinds.items() if kind == "classes"] if segments is not None else []
-        label_columns = heads or of_parts[:1] or usual[:1]
-    if len(label_columns) != max(len(heads), 1):
+            raise ValueError(f"{rows.title}: {error}: {remedy}") from error
+    if heads and len(label_columns) != len(heads):
+        named = f": {', '.join(heads)}" if len(heads) > 1 else ""
         raise ValueError(
             f"label_columns (--label_columns) {', '.join(label_columns)} are {len(label_columns)}, but the model has "
-            f"{max(len(heads), 1)} head{'s' if len(heads) > 1 else ''}{': ' + ', '.join(heads) if heads else ''}"
+            f"{len(heads)} head{'s' * (len(heads) > 1)}{named}"
         )
-    if segments is not None and getattr(rows.rows.features.get(label_columns[0]), "names", None):
-        raise ValueError(
-            f"the model gives a class for each of {segments} parts of a clip (event localisation), but {label_columns[0]} of "
-            f"{rows.title} holds one for the whole clip: give label_columns= (--label_columns) a column of lists of classes"
-        )
-    fields = head_fields(rows.rows.features, label_columns, segments)
-    names, start = {}, 0
-    for column in label_columns:
-        size = (fields["class_splits"] or {column: len(fields["id2label"])})[column]
-        names[column] = tuple(fields["id2label"][start + index] for index in range(size))
-        start += size
+    features = rows.rows.features
     return EvaluationSet(
         **vars(rows),
+        task=task,
         columns=tuple(label_columns),
-        names=names,
-        multi_label=fields["problem_type"] == "multi_label_classification",
-        num_segments=segments,
+        fields=task.config_fields(features, label_columns, config),
+        names=task.class_names(features, label_columns),
     )
 
 
@@ -140,40 +132,43 @@ def load_evaluation_set(
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The heads of a model over the classes of an evaluation set.
+class ModelClasses:
+    """The classes of a model, matched by name with those of an evaluation set.
 
-    classes: head -> the model's class names; numbers: for each column of the set, its class numbers as the model's.
+    names: head -> the model's class names; numbers: for each column of the set, the model's number of each of its classes.
+    Both are empty for a task whose labels are no classes.
     """
 
-    classes: dict[str, tuple[str, ...]]
+    names: dict[str, tuple[str, ...]]
     numbers: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def fitted(cls, config: PreTrainedConfig, clips: EvaluationSet) -> Heads:
-        """Classes are matched by their names, so their numbers may differ.
+    def matched(cls, config: PreTrainedConfig, clips: EvaluationSet) -> ModelClasses:
+        """Matches classes by their names, so their numbers may differ.
 
         Raises:
-            ValueError: a class of the clips that the model does not know, a model of other classes than the benchmark's,
-                one label per clip on one side and several on the other, or another number of parts of a clip.
+            ValueError: a class of the clips that the model does not know, a model of other classes than the benchmark's, or a
+                model of another task.
         """
-        segments = getattr(config, "num_segments", None)
-        if segments != clips.num_segments:
-            kinds = [
-                f"a class for each of {n} parts of a clip" if n else "one answer per clip"
-                for n in (segments, clips.num_segments)
-            ]
-            raise ValueError(f"the model gives {kinds[0]}, but the clips' labels are read as {kinds[1]}")
-        sizes = dict(config.class_splits) if getattr(config, "class_splits", None) else {"label": config.num_labels}
-        multi_label = config.problem_type == "multi_label_classification"
-        if multi_label != clips.multi_label:
+        task = task_of_config(config)
+        if task is not clips.task:
+            raise ValueError(f"the model gives {task.needs}, but the clips' labels are read as {clips.task.needs}")
+        for field, value in clips.fields.items():
+            if field not in _OF_CLASSES and getattr(config, field, None) != value:
+                raise ValueError(
+                    f"the model has {field}={getattr(config, field, None)}, but the clips' labels ask for {value}"
+                )
+        multi_label = [
+            kind == "multi_label_classification" for kind in (config.problem_type, clips.fields.get("problem_type"))
+        ]
+        if clips.names and multi_label[0] != multi_label[1]:
             kinds = ("one class", "any number of classes")
             raise ValueError(
-                f"the model was trained to give {kinds[multi_label]} per clip (problem_type={config.problem_type}), but the "
-                f"column {clips.columns[0]} of {clips.title} holds {kinds[clips.multi_label]}"
+                f"the model was trained to give {kinds[multi_label[0]]} per clip (problem_type={config.problem_type}), but the "
+                f"column {clips.columns[0]} of {clips.title} holds {kinds[multi_label[1]]}"
             )
         classes, numbers, start = {}, [], 0
-        for (head, size), column in zip(sizes.items(), clips.columns):
+        for (head, size), column in zip(task.class_heads(config).items(), clips.names):
             own = tuple(str(config.id2label[start + index]) for index in range(size))
             start += size
             theirs = clips.names[column]
@@ -186,18 +181,23 @@ class Heads:
             numbers.append(tuple(own.index(name) for name in theirs))
         return cls(classes, tuple(numbers))
 
-    def own_labels(self, labels: torch.Tensor, multi_label: bool) -> np.ndarray:
+    def to_model_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The set's labels with the model's class numbers: long [clips], [clips, heads] or [clips, segments], or multi-hot
-        [clips, classes].
+        float [clips, classes]; other labels as they are.
         """
-        if multi_label:
-            own = torch.zeros(len(labels), len(next(iter(self.classes.values()))), dtype=labels.dtype)
+        if not self.numbers:
+            return labels
+        if labels.is_floating_point():
+            own = torch.zeros(len(labels), len(next(iter(self.names.values()))), dtype=labels.dtype)
             own[:, list(self.numbers[0])] = labels
-            return own.numpy()
+            return own
         if len(self.numbers) == 1:  # one head, perhaps for several parts of a clip
-            return torch.tensor(self.numbers[0])[labels].numpy()
+            return torch.tensor(self.numbers[0])[labels]
         columns = labels.unbind(dim=1)
-        return torch.stack([torch.tensor(table)[column] for table, column in zip(self.numbers, columns)], dim=1).numpy()
+        return torch.stack([torch.tensor(table)[column] for table, column in zip(self.numbers, columns)], dim=1)
+
+
+_OF_CLASSES = ("id2label", "label2id", "class_splits", "problem_type")  # fields that are compared class by class
 
 
 def _other_classes(head, column, clips, own, unknown, spare) -> str:

@@ -9,26 +9,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
-from ..metrics.classification import (
-    average_precision_per_class,
-    event_localization_accuracy,
-    multi_head_accuracies,
-    multi_label_metrics,
-    top_k_accuracies,
+from ..tasks import task_of_config
+from .clips import EvaluationSet, ModelClasses
+from .views import (
+    GIVEN,
+    PROTOCOLS,
+    ViewPredictions,
+    ViewProtocol,
+    check_views,
+    choose_protocol,
+    predict_given,
+    view_transform,
 )
-from .clips import EvaluationSet, Heads
-from .views import GIVEN, PROTOCOLS, ViewPredictions, ViewProtocol, choose_protocol, predict_given, view_transform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from ..data.streaming.ranks import Ranks
     from ..processing.processing_avfusion import AVFusionProcessor
+    from ..tasks import Task
 
 # spread: the protocol's windows, evenly over the clip. sync, async: windows drawn by chance as in training, at one place of
 # the clip for both tracks, or at a place of its own for each (MBT supplementary A.4).
@@ -69,7 +72,6 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     """
     from transformers import AutoConfig, AutoProcessor
 
-    from ..auto import AutoModelForAudioVisualClassification
     from ..processing.processing_avfusion import AVFusionProcessor
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -86,10 +88,11 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
         raise ValueError(
             f"{name} is no checkpoint: a folder with config.json, or a Hub repository ({error})"
         ) from error
-    known = AutoModelForAudioVisualClassification._model_mapping
+    task = task_of_config(config)
+    known = task.auto_class._model_mapping
     if type(config) not in known:
         raise ValueError(
-            f"{name} is a {config.model_type}, which has no head for audio-visual classification; there are: "
+            f"{name} is a {config.model_type}, which has no head for {task.title}; there are: "
             f"{', '.join(each.model_type for each in known)}"
         )
     try:
@@ -98,7 +101,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
         raise _without_processor(name) from error
     if not isinstance(processor, AVFusionProcessor):
         raise _without_processor(name)
-    model, report = AutoModelForAudioVisualClassification.from_pretrained(name, output_loading_info=True)
+    model, report = task.auto_class.from_pretrained(name, output_loading_info=True)
     problems = {kind: sorted(map(str, tensors)) for kind, tensors in report.items() if tensors}
     if problems:
         raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {problems}")
@@ -120,21 +123,13 @@ def protocol_for(config: PreTrainedConfig, data: str, **numbers: Any) -> ViewPro
         ValueError: what `choose_protocol` refuses, several views for event localisation, or the maximum over views for
             a model that gives one class per clip.
     """
-    if getattr(config, "num_segments", None) is not None:
-        protocol = choose_protocol(**numbers) or ViewProtocol(1, 1, "mean_logits", "each clip whole")
-        if protocol.total > 1:
-            raise ValueError(
-                f"{protocol.num_views} views (--views) x {protocol.num_crops} crops (--crops) of a model for event "
-                "localisation: its labels are of parts of the whole clip, so it sees each clip whole, once; leave them out"
-            )
-        return protocol
+    task = task_of_config(config)
     name = next((key for key in (f"{config.model_type}/{data}", config.model_type) if key in PROTOCOLS), None)
-    protocol = choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", "no published protocol")
-    if protocol.aggregation == "max_logits" and config.problem_type != "multi_label_classification":
-        raise ValueError(
-            "aggregation (--aggregation) max_logits is for models of several labels per clip; the views of this one, which "
-            "gives one class, are averaged: mean_logits or mean_probabilities"
-        )
+    if task.whole_clip:
+        name = None
+    chosen = "each clip whole" if task.whole_clip else "no published protocol"
+    protocol = choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", chosen)
+    check_views(protocol, task, config, ("--views", "--crops", "--aggregation"))
     return protocol
 
 
@@ -210,12 +205,11 @@ def plan_passes(
             condition than the plain one for a model whose labels are of parts of the whole clip.
     """
     given = check_given(given, config)
-    Heads.fitted(config, clips)
     settings, passes = settings_of(config, processor), []
     for condition in conditions:
-        if clips.num_segments is not None and condition != Condition():
+        if clips.task.whole_clip and condition != Condition():
             raise ValueError(
-                "spans (--spans) and drawn windows (--sampling) are not for a model of event localisation: its labels are of "
+                f"spans (--spans) and drawn windows (--sampling) are not for a model of {clips.task.title}: its labels are of "
                 "parts of the whole clip, so its window is the whole clip; leave them out"
             )
         wanted = ("av",) if condition.sampling != "spread" and "av" in given else given
@@ -229,10 +223,8 @@ def plan_passes(
         transform = view_transform(
             sampler,
             protocol,
-            clips.columns,
+            clips.task.read_labels(clips.columns, clips.fields),
             mode="eval" if condition.sampling == "spread" else "train",
-            num_labels=sum(map(len, clips.names.values())),
-            num_segments=clips.num_segments,
             modalities=tuple(sorted({TRACKS[name] for each in given for name in GIVEN[each]})),
         )
         about = {
@@ -284,7 +276,7 @@ def evaluate_checkpoint(
         and positives are of the clips' parts.
     """
     config, results = model.config, []
-    heads = Heads.fitted(config, clips)
+    classes = ModelClasses.matched(config, clips)
     planned = plan_passes(
         name, config, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=seed
     )
@@ -300,9 +292,10 @@ def evaluate_checkpoint(
             num_workers=num_workers,
             progress=progress,
             ranks=ranks,
+            reduce=True,
         )
         results += [
-            {**evaluation, **_scores(predictions[evaluation["given"]], heads, clips)}
+            {**evaluation, **_scores(predictions[evaluation["given"]], classes, clips.task, config)}
             for evaluation in each.evaluations
             if evaluation["given"] in predictions
         ]
@@ -313,37 +306,15 @@ def _has_length(rows: Any) -> bool:
     return hasattr(rows, "__len__")
 
 
-def _scores(predictions: ViewPredictions, heads: Heads, clips: EvaluationSet) -> dict[str, Any]:
-    multi_label = clips.multi_label
-    labels = heads.own_labels(predictions.labels, multi_label)
-    logits = predictions.logits.numpy()
-    sizes = {head: len(names) for head, names in heads.classes.items()}
-    if clips.num_segments is not None:
-        metrics = {"accuracy": event_localization_accuracy(logits, labels)}  # named as the Trainer names it
-        labels = labels.reshape(-1)
-    elif multi_label:
-        metrics = multi_label_metrics(logits, labels)
-    elif len(sizes) > 1:
-        metrics = multi_head_accuracies(logits, labels, sizes)
-        if list(sizes) == ["verb", "noun"]:  # together they are called the action
-            metrics = {name.replace("_joint", "_action"): value for name, value in metrics.items()}
-    else:
-        metrics = top_k_accuracies(logits, labels)
-    per_class = {}
-    rows = predictions.logits.flatten(0, -2)  # [clips, classes], or [parts of all clips, classes]
-    for number, (head, scores) in enumerate(zip(sizes, rows.split(list(sizes.values()), dim=1))):
-        if multi_label:
-            targets = labels
-        else:
-            # Comparable between clips, as a single logit is not.
-            scores = scores.log_softmax(dim=1)
-            targets = np.eye(sizes[head], dtype=np.int64)[labels.reshape(len(labels), -1)[:, number]]
-        per_class[head] = {
-            "average_precision": average_precision_per_class(scores.numpy(), targets).tolist(),
-            "positives": targets.sum(axis=0).astype(int).tolist(),
-        }
+def _scores(
+    predictions: ViewPredictions, classes: ModelClasses, task: Task, config: PreTrainedConfig
+) -> dict[str, Any]:
+    logits, labels = predictions.logits, classes.to_model_labels(predictions.labels)
+    metrics = task.metrics(logits, labels, config)
+    if list(classes.names) == ["verb", "noun"]:  # together they are called the action
+        metrics = {name.replace("_joint", "_action"): value for name, value in metrics.items()}
     counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.lacking}
-    return {**counts, "metrics": metrics, "per_class": per_class}
+    return {**counts, "metrics": metrics, "per_class": task.per_class(logits, labels, classes.names, config)}
 
 
 def conditions_of(

@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
@@ -23,6 +23,9 @@ from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
+from ..tasks import TASKS, Task, task_of
+from ..tasks.joining import Aggregation, check_aggregation_name
+from ..tasks.task import RowLabels
 
 if TYPE_CHECKING:
     from ..data.streaming.ranks import Ranks
@@ -30,18 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Aggregation = Literal["mean_logits", "mean_probabilities", "max_logits"]
-
 # Axes of one view of a clip.
 INPUTS = {"pixel_values": ("frame", "channel", "height", "width"), "input_features": ("time", "mel")}
 
 # What a model is given: both tracks of a clip, its sound alone, its pictures alone.
 GIVEN = {"av": ("pixel_values", "input_features"), "a": ("input_features",), "v": ("pixel_values",)}
-
-
-def _check_aggregation(name: str) -> None:
-    if name not in get_args(Aggregation):
-        raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class ViewProtocol:
             raise ValueError(
                 f"a protocol has at least one view and 1 or 3 crops, got {self.num_views} and {self.num_crops}."
             )
-        _check_aggregation(self.aggregation)
+        check_aggregation_name(self.aggregation)
 
     @property
     def total(self) -> int:
@@ -103,35 +99,38 @@ def choose_protocol(
     return replace(PROTOCOLS[name] if name is not None else ViewProtocol(1, 1, "mean_logits", "chosen"), **given)
 
 
-def check_views(protocol: ViewProtocol | None, problem_type: str | None, num_segments: int | None = None) -> None:
-    """That a model can be scored by these views in training; told before it, not by its first evaluation.
+def check_views(
+    protocol: ViewProtocol | None,
+    task: Task,
+    config: Any,
+    flags: Sequence[str] = ("num_views", "num_crops", "aggregation"),
+) -> None:
+    """Checks that a model can be scored by these views, before any work.
 
     Args:
-        problem_type, num_segments: of the model's configuration; without a `problem_type` the labels tell, later.
+        flags: what sets views, crops and aggregation, for the messages.
 
     Raises:
-        ValueError: the maximum over views for a model with one class per clip, or several views for event localisation.
+        ValueError: several views for a task whose labels are of parts of the whole clip, or an aggregation that the task does
+            not have, such as the maximum over views for a model with one class per clip.
     """
     if protocol is None:
         return
-    if num_segments is not None and protocol.total > 1:
+    if task.whole_clip and protocol.total > 1:
         raise ValueError(
-            f"{protocol.total} views per clip in evaluation (--eval_num_views, --eval_num_crops, or those of --eval_protocol or "
-            "the recipe) of a model for event localisation: its labels are of parts of the whole clip, so it sees each clip "
-            "whole, once; set both to 1."
+            f"{protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}) of a model for {task.title}: its "
+            "labels are of parts of the whole clip, so it sees each clip whole, once; set both to 1 or leave them out."
         )
-    if protocol.aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
-        raise ValueError(
-            "eval_aggregation='max_logits' (--eval_aggregation, or that of --eval_protocol) is for models of several labels "
-            f"per clip; this one's problem_type is {problem_type}: its views are averaged, by mean_logits or "
-            "mean_probabilities."
-        )
+    try:
+        task.check_aggregation(protocol.aggregation, config)
+    except ValueError as error:
+        raise ValueError(f"{flags[2]}: {error}.") from error
 
 
 def view_transform(
     processor: "AVFusionProcessor",
     protocol: ViewProtocol | None,
-    label_columns: Sequence[str] | str = ("label",),
+    labels: RowLabels | Sequence[str] | str = ("label",),
     **options: Any,
 ) -> "ClipTransform | CropViews":
     """The `ClipTransform` whose samples have the views of a protocol, with `CropViews` around it for several crops.
@@ -139,14 +138,14 @@ def view_transform(
     Args:
         processor: for several crops a copy of it resizes without cropping; the crops have the size of its own crop.
         protocol: None is the single view in the middle of the clip.
-        label_columns, options: of `ClipTransform`.
+        labels, options: of `ClipTransform`.
 
     Raises:
         ValueError: several crops, and a processor whose pictures leave no room for them.
     """
     if protocol is None or protocol.num_crops == 1:
         views = 1 if protocol is None else protocol.num_views
-        return ClipTransform(processor, label_columns, num_views=views, **options)
+        return ClipTransform(processor, labels, num_views=views, **options)
     side, size = processor.video_processor.crop_size, processor.video_processor.size
     if side["height"] != side["width"] or not size.get("shortest_edge"):
         raise ValueError(
@@ -155,7 +154,7 @@ def view_transform(
         )
     processor = copy.deepcopy(processor)
     processor.video_processor.do_center_crop = False
-    transform = ClipTransform(processor, label_columns, num_views=protocol.num_views, **options)
+    transform = ClipTransform(processor, labels, num_views=protocol.num_views, **options)
     return CropViews(transform, side["height"], protocol.num_crops)
 
 
@@ -171,82 +170,6 @@ class ViewPredictions(NamedTuple):
     clip_ids: list[Any]
     skipped: int  # clips that the stream left out because they did not decode
     lacking: int = 0  # clips that decode, but have nothing of what the model was to be given
-
-
-def mean_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Mean over views, before any softmax or sigmoid (MBT and AV-MAE, 4 views). `[clips, views, classes]` -> `[clips, classes]`"""
-    return logits.mean(dim=1)
-
-
-def mean_probabilities(
-    logits: torch.Tensor, *, multi_label: bool = False, class_splits: Mapping[str, int] | None = None
-) -> torch.Tensor:
-    """Logits of the mean of the views' probabilities (MMT, 5 views; UCF101, 10 x 3 views).
-
-    Published as the sum of the views' soft-max scores, which orders classes alike.
-
-    Args:
-        logits: float `[clips, views, classes]`.
-        multi_label: probabilities are sigmoids of each class, not a softmax over classes.
-        class_splits: sizes of heads, each with a softmax of its own; the classes are the heads concatenated.
-
-    Returns:
-        `[clips, classes]`: log of the mean softmax, or the log-odds of the mean sigmoid; computed from logarithms, so
-        that probabilities near 0 and 1 keep their order.
-
-    Raises:
-        ValueError: heads that do not add up to the classes, or heads and `multi_label` together.
-    """
-    if class_splits is not None:
-        if multi_label:
-            raise ValueError("class_splits are heads with a softmax each: leave out multi_label.")
-        if sum(class_splits.values()) != logits.shape[-1]:
-            raise ValueError(
-                f"Heads {dict(class_splits)} do not add up to the {logits.shape[-1]} classes of the logits."
-            )
-        heads = logits.split(list(class_splits.values()), dim=-1)
-        return torch.cat([mean_probabilities(head) for head in heads], dim=-1)
-    views = math.log(logits.shape[1])
-    if multi_label:
-        log_yes = torch.nn.functional.logsigmoid(logits).logsumexp(dim=1) - views
-        log_no = torch.nn.functional.logsigmoid(-logits).logsumexp(dim=1) - views
-        return log_yes - log_no
-    return logits.log_softmax(dim=-1).logsumexp(dim=1) - views
-
-
-def max_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Best view of each class (Charades). `[clips, views, classes]` -> `[clips, classes]`
-
-    For classes with a sigmoid each this is the maximum of the probabilities too; for a softmax it is not.
-    """
-    return logits.amax(dim=1)
-
-
-def aggregate_views(
-    logits: torch.Tensor,
-    aggregation: Aggregation = "mean_logits",
-    *,
-    multi_label: bool = False,
-    class_splits: Mapping[str, int] | None = None,
-) -> torch.Tensor:
-    """`mean_logits`, `mean_probabilities` or `max_logits` by name. float `[clips, views, classes]` -> `[clips, classes]`
-
-    Raises:
-        ValueError: an unknown name, another shape, no views, or the maximum over views of anything but multi-label
-            scores.
-    """
-    _check_aggregation(aggregation)
-    if logits.dim() != 3 or logits.shape[1] == 0:
-        raise ValueError(f"Expected logits [clips, views, classes] with at least one view, got {tuple(logits.shape)}.")
-    if aggregation == "mean_logits":
-        return mean_logits(logits)
-    if aggregation == "mean_probabilities":
-        return mean_probabilities(logits, multi_label=multi_label, class_splits=class_splits)
-    if not multi_label:
-        raise ValueError(
-            "aggregation='max_logits' is for multi-label scores (sigmoids); views of single-label clips are averaged."
-        )
-    return max_logits(logits)
 
 
 def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.Tensor:
@@ -391,8 +314,7 @@ def predict_views(
     `views_per_step` are on the model's device; what grows with the clips is one row of logits each.
 
     Args:
-        model: gives `.logits`; put into evaluation mode for the time, then back. Whether scores are sigmoids or heads
-            with a softmax each is read from its `config.problem_type` (or float labels) and `config.class_splits`.
+        model: gives `.logits`; put into evaluation mode for the time, then back. Its task joins the views.
         samples: a `ClipStream`, or anything a DataLoader takes, of samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
@@ -427,6 +349,7 @@ def predict_given(
     collator: Callable[[Sequence[dict[str, Any]]], Mapping[str, torch.Tensor]] | None = None,
     progress: bool = False,
     ranks: "Ranks | None" = None,
+    reduce: bool = False,
 ) -> dict[str, ViewPredictions]:
     """`predict_views` of one model that is given both tracks ("av"), the sound alone ("a") or the pictures alone ("v"),
     each clip decoded once for all of them.
@@ -435,22 +358,21 @@ def predict_given(
     there and counted in `lacking`; "av" takes every clip with what it has. A track that no clip has is left out of the
     result with a warning, where the others have something to show.
 
-    A model with `config.num_segments` (event localisation) takes one view per clip; its logits are `[clips, segments,
-    classes]`.
+    A model of event localisation takes one view per clip; its logits are `[clips, segments, classes]`.
 
     Args:
-        given: keys of `GIVEN`. The rest, and the errors, as in `predict_views`; additionally a ValueError for an unknown
-            key, where no clip has anything of what is given, or for several views in event localisation.
+        given: keys of `GIVEN`.
+        reduce: keep what the task's `reduce` makes of logits and labels, where it has one: what its metrics need, clip by clip.
+        the rest, and the errors, as in `predict_views`; additionally a ValueError for an unknown key, where no clip has
+            anything of what is given, or for several views of a task that sees each clip whole.
     """
     from tqdm import tqdm
 
-    _check_aggregation(aggregation)
+    check_aggregation_name(aggregation)
     if unknown := [name for name in given if name not in GIVEN] or not given:
         raise ValueError(f"modalities are {', '.join(GIVEN)} (both, audio, video), got {unknown if given else 'none'}.")
     config = getattr(model, "config", None)
-    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-    class_splits = getattr(config, "class_splits", None)
-    segments = getattr(config, "num_segments", None)
+    task = task_of(model) or TASKS["classification"]
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
     loader = _loader(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
@@ -463,23 +385,18 @@ def predict_given(
     try:
         with tqdm(unit=" clips", disable=not progress, total=number and -(-number // world_size)) as bar:
             for step, (ids, batch) in enumerate(loader):
-                target = batch.get("labels")
-                # Without a problem_type, labels tell, as they tell the model which loss to take.
-                multi_label = multi_label or (target is not None and target.is_floating_point() and target.dim() == 2)
                 for name in given:
                     part, rows = _given_only(batch, name, len(ids))
                     collected[name].lacking += len(ids) - len(rows)
                     if not len(rows):
                         continue
                     of_views = view_logits(model, part, views_per_step=views_per_step)
-                    if segments is None:
-                        logits = aggregate_views(
-                            of_views, aggregation, multi_label=multi_label, class_splits=class_splits
-                        )
-                    else:
-                        logits = _of_whole_clip(of_views, segments)
+                    labels = part.get("labels")
+                    logits = task.join_views(of_views, labels, aggregation, config)
+                    if reduce and task.reduce is not None:
+                        logits, labels = task.reduce(logits, labels, config)
                     places = [(step, row, rank) for row in rows]
-                    collected[name].add(places, logits, part.get("labels"), [ids[row] for row in rows])
+                    collected[name].add(places, logits, labels, [ids[row] for row in rows])
                 bar.update(len(ids))
     finally:
         model.train(training)
@@ -497,16 +414,6 @@ def predict_given(
     for reason in reasons:  # what the others have come to is not thrown away for it
         logger.warning("%s It has no scores.", reason)
     return results
-
-
-def _of_whole_clip(logits: torch.Tensor, segments: int) -> torch.Tensor:
-    """[clips, 1 view, segments, classes] -> [clips, segments, classes]; parts of different windows cannot be joined."""
-    if logits.dim() != 4 or logits.shape[1] != 1:
-        raise ValueError(
-            f"Expected one view of each whole clip and logits [clips, 1, {segments} segments, classes] in event localisation, "
-            f"got {tuple(logits.shape)}."
-        )
-    return logits[:, 0]
 
 
 def _loader(samples: Any, batch_size: int, num_workers: int, collator: Callable, rank: int, world_size: int) -> Any:

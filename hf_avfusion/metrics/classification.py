@@ -7,9 +7,9 @@ matters. scikit-learn is imported when a function that needs it is first called.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -317,33 +317,6 @@ def kmeans_clusters(features: ArrayLike, num_clusters: int, seed: int = 0) -> ND
         wrong = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(f"Features of {wrong} of {len(features)} clips are NaN or infinite.")
     return KMeans(num_clusters, n_init=10, random_state=seed).fit_predict(features).astype(np.int64)
-
-
-def build_compute_metrics(config: Any) -> Callable[[Any], dict[str, float]]:
-    """The Trainer's `compute_metrics` for a model configuration.
-
-    `config.num_segments` (event localisation) gives the `accuracy` over segments; `config.class_splits` gives the accuracies
-    of each head and of all together;
-    `problem_type="multi_label_classification"` gives `map`, `auc`, `d_prime` and how many classes they leave out for
-    want of positives; anything else gives `top1` and `top5` (the latter from six classes on). Predictions are logits
-    `[clips, columns]`, or a tuple that begins with them.
-    """
-    class_splits = getattr(config, "class_splits", None)
-    multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-    segments = getattr(config, "num_segments", None)
-
-    def compute_metrics(prediction: Any) -> dict[str, float]:
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        labels = np.asarray(prediction.label_ids)
-        if segments is not None:
-            return {"accuracy": event_localization_accuracy(logits, labels)}
-        if class_splits:
-            return multi_head_accuracies(logits, labels, class_splits)
-        if multi_label or (labels.ndim == 2 and np.issubdtype(labels.dtype, np.floating)):
-            return multi_label_metrics(logits, labels)
-        return top_k_accuracies(logits, labels)
-
-    return compute_metrics
 
 
 def _rank_of_label(scores: NDArray, labels: NDArray) -> NDArray[np.int64]:

@@ -17,15 +17,14 @@ from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
 
 from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import LevelBatches, Ranks, loss_weights
-from ..evaluation.views import ViewProtocol, aggregate_views, check_views, view_logits
-from ..metrics.classification import build_compute_metrics
-from ..models.shared.losses_classification import classification_loss, infer_problem_type
+from ..evaluation.views import ViewProtocol, check_views, view_logits
+from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
@@ -56,8 +55,9 @@ class AVTrainer(Trainer):
       metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An evaluation of which no
       clip decodes is a ValueError, in the middle of training an error in the log. An epoch with many of them has fewer
       steps; with `max_steps` the next epoch then begins earlier.
-    - metrics by the model's problem type (`evaluation.metrics.build_compute_metrics`), on the model's `logits` only;
-      evaluation loss is the mean over clips (the Trainer's own weighs a smaller last batch like a full one).
+    - metrics of the model's task (`tasks.task_of`), on the model's `logits` only; large answers such as masks are reduced
+      batch by batch to what the metrics need (`Task.reduce`). The evaluation loss is the mean over clips (the Trainer's own
+      weighs a smaller last batch like a full one).
     - several views per clip in evaluation and prediction, where the arguments ask for them (`eval_num_views`,
       `eval_protocol`, ...) or the transform of the evaluated `ClipStream` makes them (`num_views`): they pass through the
       model `eval_views_per_step` at a time, each clip's logits are joined as the protocol says and count once, and
@@ -73,7 +73,7 @@ class AVTrainer(Trainer):
         model, args, train_dataset, eval_dataset, processing_class, callbacks, ...: as for `transformers.Trainer`.
             `processing_class` is the model's processor.
         eval_data_collator: collator of evaluation and prediction.
-        compute_metrics: replaces the metrics chosen by problem type.
+        compute_metrics: replaces the metrics of the task.
     """
 
     def __init__(
@@ -107,8 +107,14 @@ class AVTrainer(Trainer):
                 " leave it out, or start on GPUs with torchrun."
             )
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
-        if compute_metrics is None and getattr(self.model, "config", None) is not None:
-            self.compute_metrics = build_compute_metrics(self.model.config)
+        self.task = task_of(self.model) or TASKS["classification"]
+        if (
+            compute_metrics is None
+            and getattr(self.model, "config", None) is not None
+            and self.task.metrics is not None
+        ):
+            self.compute_metrics = self._task_metrics
+        self._reduces = False  # whether the evaluation under way keeps what `Task.reduce` makes of logits and labels
         # The model's loss is a mean over clips. Were it told `num_items_in_batch`, that would be the number of label
         # *entries*, classes or heads times clips. So batches of a gradient accumulation count alike instead.
         self.model_accepts_loss_kwargs = False
@@ -373,8 +379,14 @@ class AVTrainer(Trainer):
 
     # ---- evaluation ----
 
-    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, dataloader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
         self._loss_sum, self._loss_clips, self._clips = 0.0, 0, 0
+        # `predict` returns whole answers.
+        self._reduces = (
+            self.task.reduce is not None and self.compute_metrics == self._task_metrics and description != "Prediction"
+        )
         self._evaluated = None
         self._views = self._views_of(getattr(dataloader, "dataset", None))
         stream = dataloader if isinstance(dataloader, ClipLoader) else None
@@ -382,7 +394,9 @@ class AVTrainer(Trainer):
             dataloader = self._evaluated = LevelBatches(stream, self.ranks)
             self.gather_function = dataloader.gather
         try:
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(
+                dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
         finally:
             self._evaluated, self.gather_function = None, self.accelerator.gather_for_metrics
         if self._views is not None:
@@ -414,8 +428,8 @@ class AVTrainer(Trainer):
                 f"The arguments ask for {wanted.total} views per clip in evaluation, but the evaluation set's transform makes "
                 f"{made}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
-        config = getattr(self.model, "config", None)
-        check_views(wanted, getattr(config, "problem_type", None), getattr(config, "num_segments", None))
+        flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
+        check_views(wanted, self.task, getattr(self.model, "config", None), flags)
         return wanted if wanted.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -425,6 +439,8 @@ class AVTrainer(Trainer):
                 logits = labels = None
         else:
             loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        if self._reduces and logits is not None and labels is not None:
+            logits, labels = self.task.reduce(_only_logits(logits, labels), labels, self.model.config)
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
@@ -450,21 +466,22 @@ class AVTrainer(Trainer):
                 "evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
         labels = inputs.get(self.label_names[0]) if self.label_names else None
-        multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
-        if labels is not None:
-            labels = labels.to(self.args.device)
-            multi_label = multi_label or (labels.is_floating_point() and labels.dim() == 2)
-        class_splits = getattr(config, "class_splits", None)
-        logits = aggregate_views(of_views, views.aggregation, multi_label=multi_label, class_splits=class_splits)
-        logits = logits.to(self.args.device)
+        labels = labels.to(self.args.device) if labels is not None else None
+        logits = self.task.join_views(of_views, labels, views.aggregation, config).to(self.args.device)
         if labels is None:
             return None, logits, None
         if self.compute_loss_func is not None:
             items = self._get_num_items_in_batch([inputs], self.args.device)
             return self.compute_loss_func({"logits": logits}, labels, num_items_in_batch=items).mean(), logits, labels
-        problem_type = infer_problem_type(getattr(config, "problem_type", None), logits.shape[1], labels)
-        losses = classification_loss(logits, labels, problem_type, class_splits=class_splits)
-        return losses.mean(), logits, labels
+        return self.task.loss(logits, labels, config).mean(), logits, labels
+
+    def _task_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = prediction.predictions, prediction.label_ids
+        logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
+        labels, config = torch.as_tensor(labels), self.model.config
+        if self.task.reduce is not None and not self._reduces:
+            logits, labels = self.task.reduce(logits, labels, config)
+        return self.task.metrics(logits, labels, config)
 
     # ---- checkpoints ----
 

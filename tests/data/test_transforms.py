@@ -10,6 +10,7 @@ from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks.event_localization import SegmentLabels
 
 SIDE = {"height": 16, "width": 16}
 
@@ -28,11 +29,11 @@ def make_processor(span=2.0, seconds=2.0):
 
 
 def test_a_class_for_each_part(row):
-    sample = ClipTransform(make_processor(), ("events",), num_segments=2, num_labels=4)(row)
+    sample = ClipTransform(make_processor(), SegmentLabels("events", 2))(row)
     assert sample["labels"].tolist() == [3, 0]
     assert sample["pixel_values"].shape == (4, 3, 16, 16)
     # A track that is not read may have any window.
-    audio = ClipTransform(make_processor(span=1.0), ("events",), num_segments=2, modalities=("audio",))(row)
+    audio = ClipTransform(make_processor(span=1.0), SegmentLabels("events", 2), modalities=("audio",))(row)
     assert set(audio) >= {"input_features", "labels"}
 
 
@@ -47,7 +48,7 @@ def test_a_class_for_each_part(row):
     ],
 )
 def test_labels_of_other_parts_are_refused(row, column, segments, window, changes, message):
-    transform = ClipTransform(make_processor(**window), (column,), num_segments=segments)
+    transform = ClipTransform(make_processor(**window), SegmentLabels(column, segments))
     with pytest.raises(ValueError, match=message):
         transform({**row, **changes})
 

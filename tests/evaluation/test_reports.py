@@ -16,11 +16,12 @@ from hf_avfusion.evaluation.figures import figures
 from hf_avfusion.evaluation.reports import check_same, make_results, read_results, write_report
 from hf_avfusion.evaluation.summaries import headline, summarise
 from hf_avfusion.evaluation.tables import markdown
+from hf_avfusion.tasks import TASKS
 
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
     "vggsound", "VGGSound", "test", "clips/", None, None, 20, {"present": 20, "expected": 22, "vanished": 2},
-    BENCHMARKS["vggsound"], columns=("label",), names={"label": CLASSES["label"]}, multi_label=False,
+    BENCHMARKS["vggsound"], columns=("label",), names={"label": CLASSES["label"]}, task=TASKS["classification"], fields={},
 )  # fmt: skip
 SETTINGS = {
     "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,

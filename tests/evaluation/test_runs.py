@@ -15,7 +15,7 @@ from hf_avfusion.data.benchmarks.records import BENCHMARKS
 from hf_avfusion.data.benchmarks.splits import SplitRows
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.clips import EvaluationSet, Heads, label_rows, load_evaluation_set
+from hf_avfusion.evaluation.clips import EvaluationSet, ModelClasses, label_rows, load_evaluation_set
 from hf_avfusion.evaluation.runs import (
     Condition,
     check_given,
@@ -32,6 +32,7 @@ from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification,
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks import TASKS
 
 SHAPES = ["circle", "cross", "triangle", "ring"]
 
@@ -59,9 +60,13 @@ def processor():
     return MBTProcessor(AVFusionVideoProcessor(size=side, crop_size=side), extractor, num_frames=2, span=0.4)
 
 
-def clips_of(columns, rows, multi_label=False, name="mine"):
+def clips_of(columns, rows, multi_label=False, name="mine", num_segments=None):
     of = SplitRows(name, name, "test", None, None, rows, len(rows))
-    return EvaluationSet(**vars(of), columns=tuple(columns), names=columns, multi_label=multi_label)
+    fields = {"id2label": dict(enumerate(name for names in columns.values() for name in names))}
+    fields |= {"problem_type": "multi_label_classification"} if multi_label else {}
+    fields |= {} if num_segments is None else {"num_segments": num_segments}
+    task = TASKS["classification" if num_segments is None else "event_localization"]
+    return EvaluationSet(**vars(of), task=task, columns=tuple(columns), names=columns, fields=fields)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +229,7 @@ def test_modalities_that_a_model_can_be_given():
 )
 def test_classes_that_do_not_match(made, columns, options, message):
     with pytest.raises(ValueError, match=message):
-        Heads.fitted(made, clips_of(columns, [], **options))
+        ModelClasses.matched(made, clips_of(columns, [], **options))
 
 
 # ------------------------------------------------------------------------------------------- what is loaded by its name
@@ -253,8 +258,11 @@ def test_a_benchmark_by_its_name(shards):
     assert clips.coverage == {"present": 6, "expected": None, "vanished": None}
     assert "rows" not in clips.describe()
     chosen = load_evaluation_set("sounding_shapes", source=str(shards), label_columns=["shape"], config=config(SHAPES))
-    assert Heads.fitted(config(SHAPES[::-1]), chosen).numbers == ((3, 2, 1, 0),)
-    with pytest.raises(ValueError, match="heads what, which, and SoundingShapes no columns of these names"):
+    assert ModelClasses.matched(config(SHAPES[::-1]), chosen).numbers == ((3, 2, 1, 0),)
+    with pytest.raises(
+        ValueError,
+        match=r"SoundingShapes: there are no columns what, which .*give label_columns=",
+    ):
         load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits={"what": 4, "which": 4}))
     with pytest.raises(
         ValueError, match=r"label_columns \(--label_columns\) shape are 1, but the model has 2 heads: shape, sound"
@@ -279,12 +287,19 @@ def test_a_benchmark_of_another_task(name, needs, column):
         label_rows(rows, config(SHAPES))
 
 
-@pytest.mark.parametrize(("made", "read"), [(10, None), (10, 5), (None, 10)])
-def test_another_number_of_parts_of_a_clip(made, read):
-    clips = EvaluationSet(**{**vars(clips_of({"events": ("dog", "cat")}, [])), "num_segments": read})
+@pytest.mark.parametrize(
+    ("made", "read", "message"),
+    [
+        (10, None, "gives a class for every second, but the clips' labels are read as a class for the clip"),
+        (None, 10, "gives a class for the clip, but the clips' labels are read as a class for every second"),
+        (10, 5, "num_segments=10, but the clips' labels ask for 5"),
+    ],
+)
+def test_another_number_of_parts_of_a_clip(made, read, message):
+    clips = clips_of({"events": ("dog", "cat")}, [], num_segments=read)
     wrong = SimpleNamespace(num_segments=made, problem_type="single_label_classification", class_splits=None)
-    with pytest.raises(ValueError, match=r"the model gives .* but the clips' labels are read as"):
-        Heads.fitted(wrong, clips)
+    with pytest.raises(ValueError, match=message):
+        ModelClasses.matched(wrong, clips)
 
 
 def test_a_folder_of_ones_own(tmp_path):
@@ -294,7 +309,7 @@ def test_a_folder_of_ones_own(tmp_path):
     clips = load_evaluation_set(str(tmp_path), config=config(SHAPES))
     assert isinstance(clips.rows, datasets.Dataset)
     assert (clips.names, clips.num_rows) == ({"label": ("cross", "ring")}, 2)
-    assert Heads.fitted(config(SHAPES), clips).numbers == ((1, 3),)
+    assert ModelClasses.matched(config(SHAPES), clips).numbers == ((1, 3),)
 
 
 def test_checkpoints(saved, tmp_path):

@@ -15,9 +15,7 @@ from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.views import (
     PROTOCOLS,
     CropViews,
-    aggregate_views,
     choose_protocol,
-    mean_probabilities,
     predict_given,
     predict_views,
     spatial_crops,
@@ -30,6 +28,8 @@ from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks.classification import ClassLabels
+from hf_avfusion.tasks.joining import aggregate_views, mean_probabilities
 
 LOGITS = torch.tensor([[[2.0, 0.0, -1.0], [-4.0, 1.0, 3.0]]])  # one clip, two views, three classes
 
@@ -225,7 +225,7 @@ def test_probabilities_of_the_model_s_kind(rows):
 def test_lists_of_classes_make_it_multi_label(rows):
     model = tiny_model()  # no problem_type: float labels tell
     listed = [{**row, "label": [row["label"]]} for row in rows]
-    transform = ClipTransform(processor(), num_views=2, num_labels=5)
+    transform = ClipTransform(processor(), ClassLabels("label", 5), num_views=2)
     result = predict_views(model, ClipStream(listed, transform), aggregation="max_logits")
     assert torch.equal(result.labels, torch.eye(5)[[row["label"] for row in rows]])
 

@@ -21,6 +21,7 @@ from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks.event_localization import SegmentLabels
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "evaluate.py"
 SIDE = {"height": 16, "width": 16}
@@ -271,7 +272,7 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
 
     # By hand, with the benchmark's own numbers: class n of it is class 28 - n of the model.
     model = AVMAEForAudioVisualClassification.from_pretrained(localiser).eval()
-    transform = ClipTransform(AVMAEProcessor.from_pretrained(localiser), ("events",), num_segments=10)
+    transform = ClipTransform(AVMAEProcessor.from_pretrained(localiser), SegmentLabels("events", 10))
     right = []
     for row in load_benchmark("ave", "test", source=ave):
         sample = transform(row)

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +13,12 @@ from hypothesis import strategies as st
 from hf_avfusion.metrics import classification as metrics_module
 from hf_avfusion.metrics.classification import (
     average_precision_per_class,
-    build_compute_metrics,
     clustering_scores,
     d_prime,
     event_localization_accuracy,
     kmeans_clusters,
     mean_average_precision,
     multi_head_accuracies,
-    multi_label_metrics,
     question_answering_accuracy,
     roc_auc_per_class,
     split_heads,
@@ -275,45 +272,6 @@ def test_kmeans_finds_separate_groups_and_repeats_itself():
     assert clustering_scores(labels, clusters) == (1.0, 1.0)
     noise = rng.normal(size=(60, 8))
     assert (kmeans_clusters(noise, 5, seed=2) == kmeans_clusters(noise, 5, seed=2)).all()
-
-
-def prediction(logits, labels):
-    return SimpleNamespace(predictions=logits, label_ids=labels)
-
-
-def test_trainer_metrics_follow_the_problem_type():
-    logits = np.random.default_rng(3).normal(size=(24, 8))
-    single = build_compute_metrics(SimpleNamespace(problem_type=None, class_splits=None))
-    labels = np.arange(24) % 8
-    assert single(prediction((logits, logits), labels)) == {
-        "top1": top_k_accuracy(logits, labels, 1),
-        "top5": top_k_accuracy(logits, labels, 5),
-    }
-    assert set(single(prediction(logits[:, :4], labels % 4))) == {"top1"}
-
-    targets = np.eye(8)[labels]
-    targets[:, 5] = 0
-    multi = build_compute_metrics(SimpleNamespace(problem_type="multi_label_classification"))(
-        prediction(logits, targets)
-    )
-    areas = roc_auc_per_class(logits, targets)
-    assert multi["map"] == mean_average_precision(logits, targets).value
-    assert multi["classes_without_positives"] == 1
-    assert multi["d_prime"] == pytest.approx(d_prime(np.nanmean(areas)))
-    assert multi == multi_label_metrics(logits, targets)
-    # Where every clip has every class that occurs there is a mAP but no ROC curve.
-    assert multi_label_metrics(logits, targets[:1].repeat(24, axis=0)) == {
-        "map": pytest.approx(1.0),
-        "classes_without_positives": 7,
-    }
-
-    heads = build_compute_metrics(SimpleNamespace(class_splits={"shape": 4, "sound": 4}))
-    result = heads(prediction(logits, np.stack([labels % 4, labels // 4], axis=1)))
-    assert set(result) == {"top1_shape", "top1_sound", "top1_joint", "top5_joint"}
-
-    seconds = build_compute_metrics(SimpleNamespace(num_segments=3, class_splits=None))
-    logits = logits.reshape(8, 3, 8)
-    assert seconds(prediction(logits, logits.argmax(-1))) == {"accuracy": 1.0}
 
 
 @pytest.mark.parametrize(

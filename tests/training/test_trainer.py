@@ -6,7 +6,6 @@ import torch
 from equality import assert_same_bits
 from torch.utils.data import IterableDataset
 from transformers import AutoProcessor
-from transformers.trainer_utils import EvalPrediction
 
 from hf_avfusion import AutoModelForAudioVisualClassification
 from hf_avfusion.data.benchmarks.loading import load_benchmark
@@ -15,12 +14,12 @@ from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.metrics.classification import build_compute_metrics
 from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
 from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks import task_of
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.optimization import warmup_cosine_factor
 from hf_avfusion.training.trainer import AVTrainer
@@ -281,7 +280,7 @@ def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, conf
     torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected, atol=1e-5, rtol=1e-5)
     assert predicted.label_ids.tolist() == targets.tolist()
     assert metrics["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    own = build_compute_metrics(model.config)(EvalPrediction(expected.numpy(), targets.numpy()))
+    own = task_of(model).metrics(expected, targets, model.config)
     for name, value in own.items():
         assert metrics[f"eval_{name}"] == pytest.approx(value), name
 
@@ -317,14 +316,18 @@ def test_wrong_numbers_of_views_are_told(tmp_path):
         (
             {},
             {"eval_aggregation": "max_logits"},
-            "is for models of several labels per clip; .* multi_head_classification",
+            "max_logits is for models of several labels per clip.* multi_head_classification",
         ),
         (
             {"class_splits": None, "num_labels": 4, "problem_type": "single_label_classification"},
             {"eval_protocol": "avbert/charades"},
-            "is for models of several labels per clip; .* single_label_classification",
+            "max_logits is for models of several labels per clip.* single_label_classification",
         ),
-        ({"num_segments": 10}, {"eval_protocol": "avmae"}, "4 views per clip .* of a model for event localisation"),
+        (
+            {"num_segments": 10},
+            {"eval_protocol": "avmae"},
+            r"4 views \(--eval_num_views\) .* for audio-visual event localisation",
+        ),
     ],
 )
 def test_views_that_a_model_cannot_be_scored_by_are_told_before_the_training(tmp_path, made, views, message):

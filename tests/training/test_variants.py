@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import ViTConfig
 
-from hf_avfusion.data.heads import head_fields
+from hf_avfusion.tasks.classification import class_fields
 from hf_avfusion.training.recipes import get_recipe
 from hf_avfusion.training.recipes.building import build_fresh, build_processor
 from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
@@ -19,7 +19,7 @@ def given():
 
     recipe = get_recipe("mbt/vggsound").but(init=None, model=SMALL, window={"num_frames": 2, "audio_seconds": 1.0})
     features = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"])})
-    return recipe, head_fields(features, ["label"]), build_processor(recipe)
+    return recipe, class_fields(features, ["label"]), build_processor(recipe)
 
 
 def test_each_variant_is_another_model(given):

@@ -20,6 +20,7 @@ from hf_avfusion.media.reader import MediaError
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+from hf_avfusion.tasks.classification import ClassLabels
 
 HEADS = ("shape", "sound", "label")
 
@@ -272,11 +273,11 @@ def test_labels(rows):
         "clip_id", "has_video", "has_audio", "pixel_values", "input_features",
     }  # fmt: skip
     assert ClipTransform(processor(), "label")(row)["labels"].tolist() == 1
-    assert ClipTransform(processor(), "several", num_labels=4)(row)["labels"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert ClipTransform(processor(), ClassLabels("several", 4))(row)["labels"].tolist() == [1.0, 0.0, 1.0, 0.0]
     with pytest.raises(ValueError, match="pass num_labels"):
         ClipTransform(processor(), "several")(row)
     with pytest.raises(ValueError, match=r"classes \[2\] lie outside 0..1"):
-        ClipTransform(processor(), "several", num_labels=2)(row)
+        ClipTransform(processor(), ClassLabels("several", 2))(row)
     with pytest.raises(ValueError, match=r"labels must be class numbers, got \{'none': -1\}"):
         ClipTransform(processor(), "none")(row)
 

@@ -1,5 +1,7 @@
 """Label columns to a model's configuration: one head, several heads in their order, several labels, and what is refused."""
 
+from types import SimpleNamespace
+
 import datasets
 import pytest
 import torch
@@ -13,8 +15,10 @@ from hf_avfusion import (
     MBTConfig,
 )
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.heads import head_fields
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.tasks import TASKS
+from hf_avfusion.tasks.classification import class_fields
+from hf_avfusion.tasks.event_localization import SegmentLabels, segment_fields
 
 FEATURES = datasets.Features(
     {
@@ -27,14 +31,14 @@ FEATURES = datasets.Features(
 
 
 def test_one_head():
-    fields = head_fields(FEATURES, ["verb"])
+    fields = class_fields(FEATURES, ["verb"])
     assert fields["id2label"] == {0: "cut", 1: "stir", 2: "pour"}
     assert (fields["class_splits"], fields["problem_type"]) == (None, "single_label_classification")
-    assert head_fields(FEATURES, ["tags"])["problem_type"] == "multi_label_classification"
+    assert class_fields(FEATURES, ["tags"])["problem_type"] == "multi_label_classification"
 
 
 def test_several_heads_keep_their_order_in_a_saved_configuration(tmp_path):
-    MBTConfig(**head_fields(FEATURES, ["verb", "noun"])).save_pretrained(tmp_path)
+    MBTConfig(**class_fields(FEATURES, ["verb", "noun"])).save_pretrained(tmp_path)
     config = MBTConfig.from_pretrained(tmp_path)
     assert list(config.class_splits.items()) == [("verb", 3), ("noun", 2)]
     assert [config.id2label[i] for i in range(5)] == ["cut", "stir", "pour", "knife", "pan"]
@@ -51,15 +55,15 @@ def test_several_heads_keep_their_order_in_a_saved_configuration(tmp_path):
 )
 def test_refused(columns, message):
     with pytest.raises(ValueError, match=message):
-        head_fields(FEATURES, columns)
+        class_fields(FEATURES, columns)
 
 
 def test_a_class_per_second_goes_from_the_row_to_the_loss():
-    fields = head_fields(FEATURES, ["tags"], num_segments=3)
+    fields = segment_fields(FEATURES, ["tags"], SimpleNamespace(num_segments=3))
     assert (fields["num_segments"], fields["problem_type"]) == (3, "single_label_classification")
     frames = AVFusionVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor = AVMAEProcessor(frames, num_frames=4, span=3.0, audio_seconds=3.0)
-    transform = ClipTransform(processor, "tags", num_segments=3)
+    transform = ClipTransform(processor, TASKS["event_localization"].read_labels(["tags"], fields))
     clip = render_clip(num_frames=75, size=(16, 16), seconds=3.0, audio_codec="flac", container="matroska")
     row = {"clip_id": "a", "video": {"bytes": clip, "path": None}, "tags": [0, 1, 1]}
     batch = AVCollator()([transform(row), transform({**row, "tags": [1, 1, 0]})])
@@ -72,9 +76,9 @@ def test_a_class_per_second_goes_from_the_row_to_the_loss():
     with pytest.raises(ValueError, match="a class for each of 3 segments"):
         transform({**row, "tags": [0, 1]})
     with pytest.raises(ValueError, match="one label column"):
-        ClipTransform(processor, ["verb", "noun"], num_segments=3)
+        SegmentLabels(["verb", "noun"], 3)
 
 
 def test_one_class_is_no_class_per_second():
     with pytest.raises(ValueError, match="verb holds one class for the whole clip"):
-        head_fields(FEATURES, ["verb"], num_segments=10)
+        segment_fields(FEATURES, ["verb"], SimpleNamespace(num_segments=10))

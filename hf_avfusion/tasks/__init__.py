@@ -1,0 +1,29 @@
+"""The tasks, one file each: `TASKS` by name, and which of them a model is for."""
+
+from typing import Any
+
+from .classification import CLASSIFICATION
+from .event_localization import EVENT_LOCALIZATION
+from .pretraining import PRETRAINING
+from .task import Task
+
+# Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
+TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
+
+
+def task_of(model: Any) -> Task | None:
+    """The task of a model, by its class and configuration; None for a base model and for classes of others."""
+    model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    return task_of_class(type(model).__name__, getattr(model, "config", None))
+
+
+def task_of_class(class_name: str, config: Any) -> Task | None:
+    """The task of models of this class with this configuration, such as `config.architectures[0]` of a checkpoint."""
+    return next((task for task in TASKS.values() if task.solves(class_name, config)), None)
+
+
+def task_of_config(config: Any) -> Task:
+    """The task for which a checkpoint with this configuration is scored: that of its class, else classification."""
+    names = [*(getattr(config, "architectures", None) or ()), CLASSIFICATION.heads[0]]
+    found = (task_of_class(name, config) for name in names)
+    return next(task for task in found if task is not None and task.metrics is not None)

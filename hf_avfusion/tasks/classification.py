@@ -1,0 +1,270 @@
+"""Classification of clips: one label, several labels, or one label for each of several heads such as verb and noun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..auto import AutoModelForAudioVisualClassification
+from ..metrics.classification import (
+    average_precision_per_class,
+    multi_head_accuracies,
+    multi_label_metrics,
+    top_k_accuracies,
+)
+from ..models.shared.losses_classification import classification_loss, infer_problem_type
+from ..processing.answers import classify
+from .joining import aggregate_views
+from .task import PipelineEntry, RowLabels, Task
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedConfig
+
+HEADS = ("ForAudioVisualClassification", "ForVideoClassification", "ForAudioClassification")
+SHOWN_LABELS = 20  # of each head in a model card
+
+
+class ClassLabels(RowLabels):
+    """Class numbers of a row: long [] for one column, long [heads] for several, float [num_labels] for a column of lists.
+
+    Args:
+        columns: one column, an integer or a list of integers (multi-label); or several integer columns, one per head, in the
+            order of the model's `class_splits`. Empty: no labels.
+        num_labels: number of classes of a multi-label column.
+    """
+
+    def __init__(self, columns: Sequence[str] | str = ("label",), num_labels: int | None = None):
+        super().__init__(columns)
+        self.num_labels = num_labels
+
+    def __call__(self, row: Mapping[str, Any]) -> torch.Tensor | None:
+        if not self.columns:
+            return None
+        values = self._values(row)
+        if len(values) == 1 and isinstance(values[0], (list, tuple)):
+            return self._multi_hot(values[0], row)
+        self._check_numbers(values, row)
+        return torch.tensor(values[0] if len(values) == 1 else values)
+
+    def _values(self, row: Mapping[str, Any]) -> list[Any]:
+        for column in self.columns:
+            if column not in row:
+                raise ValueError(f"clip {row['clip_id']} has no column {column!r}; its columns are: {', '.join(row)}")
+        return [row[column] for column in self.columns]
+
+    def _check_numbers(self, values: Sequence[Any], row: Mapping[str, Any]) -> None:
+        if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
+            raise ValueError(
+                f"clip {row['clip_id']}: labels must be class numbers, got {dict(zip(self.columns, values))}"
+            )
+
+    def _multi_hot(self, classes: Sequence[int], row: Mapping[str, Any]) -> torch.Tensor:
+        if self.num_labels is None:
+            raise ValueError(f"the column {self.columns[0]!r} holds lists of classes: pass num_labels to ClassLabels")
+        wrong = [value for value in classes if not 0 <= value < self.num_labels]
+        if wrong:
+            raise ValueError(f"clip {row['clip_id']}: classes {wrong} lie outside 0..{self.num_labels - 1}")
+        labels = torch.zeros(self.num_labels)
+        labels[list(classes)] = 1.0
+        return labels
+
+
+def class_fields(features: datasets.Features, columns: Sequence[str], config: Any = None) -> dict[str, Any]:
+    """The fields of a configuration that label columns decide: id2label, label2id, class_splits, problem_type.
+
+    Args:
+        features: of the rows, such as `rows.features`.
+        columns: one column of ClassLabel (single label) or of List(ClassLabel) (multi-label); or several columns of
+            ClassLabel, one head each, in this order.
+
+    Raises:
+        ValueError: a column that does not exist or holds no class labels, or a multi-label one next to others.
+    """
+    import datasets
+
+    lists = [column for column in columns if isinstance(features.get(column), datasets.List)]
+    kinds = _class_columns(features)
+    if unknown := [column for column in columns if column not in kinds]:
+        raise ValueError(
+            f"no labels in {', '.join(unknown)}: the columns that hold class labels are {', '.join(kinds)}; pass"
+            " label_columns= (--label_columns) of these"
+        )
+    if lists and len(columns) > 1:
+        raise ValueError(f"the column {lists[0]} holds several labels per clip and cannot stand next to others")
+    labels = [name for column in columns for name in kinds[column].names]
+    fields = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+        "class_splits": None,
+        "problem_type": "multi_label_classification" if lists else "single_label_classification",
+    }
+    if len(columns) > 1:
+        fields["class_splits"] = {column: len(kinds[column].names) for column in columns}
+        fields["problem_type"] = "multi_head_classification"
+    return fields
+
+
+def class_names(features: datasets.Features, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Class names of each column, in the order of the rows' numbers."""
+    kinds = _class_columns(features)
+    return {column: tuple(kinds[column].names) for column in columns}
+
+
+def _class_columns(features: datasets.Features) -> dict[str, datasets.ClassLabel]:
+    import datasets
+
+    inner = {name: kind.feature if isinstance(kind, datasets.List) else kind for name, kind in features.items()}
+    return {name: kind for name, kind in inner.items() if isinstance(kind, datasets.ClassLabel)}
+
+
+def class_heads(config: PreTrainedConfig) -> dict[str, int]:
+    """Head -> number of classes; a model with one head calls it "label"."""
+    return dict(getattr(config, "class_splits", None) or {"label": config.num_labels})
+
+
+def is_multi_label(config: Any, labels: torch.Tensor | None = None) -> bool:
+    """Whether a clip has several labels, by the `problem_type` or by float labels [clips, classes]."""
+    if getattr(config, "problem_type", None) == "multi_label_classification":
+        return True
+    return labels is not None and labels.is_floating_point() and labels.dim() == 2
+
+
+def choose_head_columns(
+    config: PreTrainedConfig, kinds: Mapping[str, str], features: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The columns that are called like the model's heads; () for a model with one head.
+
+    Raises:
+        ValueError: the rows have no columns of these names.
+    """
+    heads = list(getattr(config, "class_splits", None) or ())
+    if missing := [name for name in heads if name not in features]:
+        raise ValueError(f"there are no columns {', '.join(missing)} for the heads of the model ({', '.join(heads)})")
+    return tuple(heads)
+
+
+def check_class_aggregation(aggregation: str, config: Any) -> None:
+    """Raises ValueError for the maximum over views of a model that gives one class per clip."""
+    problem_type = getattr(config, "problem_type", None)
+    if aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
+        raise ValueError(
+            f"aggregation max_logits is for models of several labels per clip, and this one's problem_type is {problem_type}: "
+            "choose mean_logits or mean_probabilities"
+        )
+
+
+def join_class_views(logits: torch.Tensor, labels: torch.Tensor | None, aggregation: str, config: Any) -> torch.Tensor:
+    """[clips, views, classes] -> [clips, classes]."""
+    return aggregate_views(
+        logits,
+        aggregation,
+        multi_label=is_multi_label(config, labels),
+        class_splits=getattr(config, "class_splits", None),
+    )
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> torch.Tensor:
+    """The model's own loss in evaluation, float32 [clips]."""
+    problem_type = infer_problem_type(getattr(config, "problem_type", None), logits.shape[1], labels)
+    return classification_loss(logits, labels, problem_type, class_splits=getattr(config, "class_splits", None))
+
+
+def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> dict[str, float]:
+    """`top1` and `top5`; of several labels `map`, `auc`, `d_prime`; of several heads the accuracies of each and of all together.
+
+    Args:
+        logits: float [clips, classes]. labels: long [clips] or [clips, heads], or float [clips, classes].
+    """
+    scores, targets = logits.numpy(), labels.numpy()
+    splits = getattr(config, "class_splits", None)
+    if splits:
+        return multi_head_accuracies(scores, targets, splits)
+    if is_multi_label(config, labels):
+        return multi_label_metrics(scores, targets)
+    return top_k_accuracies(scores, targets)
+
+
+def class_precision(
+    logits: torch.Tensor, labels: torch.Tensor, classes: Mapping[str, Sequence[str]], config: Any
+) -> dict[str, dict[str, list]]:
+    """Average precision and number of positives of each class, by head.
+
+    Args:
+        logits: float [..., classes]. labels: class numbers long [...] or [..., heads], or multi-hot [clips, classes].
+    """
+    rows = logits.flatten(0, -2)
+    found = {}
+    for number, (head, scores) in enumerate(
+        zip(classes, rows.split([len(names) for names in classes.values()], dim=1))
+    ):
+        if is_multi_label(config, labels):
+            targets = labels.numpy()
+        else:
+            scores = scores.log_softmax(dim=1)  # comparable between clips, as a single logit is not
+            targets = np.eye(scores.shape[1], dtype=np.int64)[labels.reshape(len(rows), -1)[:, number].numpy()]
+        found[head] = {
+            "average_precision": average_precision_per_class(scores.numpy(), targets).tolist(),
+            "positives": targets.sum(axis=0).astype(int).tolist(),
+        }
+    return found
+
+
+def answer_classes(
+    config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
+) -> dict[str, list[dict[str, Any]]]:
+    """The best labels of each head, of logits [views, classes]."""
+    return classify(config, logits, top_k=top_k)
+
+
+def _cell(name: str) -> str:
+    """A label name inside of a Markdown code span."""
+    return str(name).replace("`", "'").replace("|", "\\|").replace("\n", " ")
+
+
+def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
+    """The labels of each head, the first `SHOWN_LABELS` by name."""
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    if names == [f"LABEL_{index}" for index in range(len(names))]:
+        return f"{len(names)} labels, whose names are not stated."
+    kind = "several per clip, each with its own probability" if is_multi_label(config) else "one per clip"
+    start, lines = 0, []
+    for head, size in (getattr(config, "class_splits", None) or {"": len(names)}).items():
+        shown = ", ".join(f"`{_cell(name)}`" for name in names[start : start + size][:SHOWN_LABELS])
+        more = f" and {size - SHOWN_LABELS} more (`id2label` in `config.json`)" if size > SHOWN_LABELS else ""
+        lines.append(f"{f'{head}: ' if head else ''}{size} ({kind}): {shown}{more}.")
+        start += size
+    lines.append(f"Source of the names: {source or 'not stated.'}")
+    return "\n\n".join(lines)
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    heads=HEADS,
+    auto_class=AutoModelForAudioVisualClassification,
+    title="audio-visual classification",
+    needs="a class for the clip",
+    benchmark_tasks=(
+        "classification",
+        "multi-label classification",
+        "verb and noun classification",
+        "audio classification",
+    ),
+    config_fields=class_fields,
+    choose_columns=choose_head_columns,
+    read_labels=lambda columns, fields: ClassLabels(columns, len(fields["id2label"])),
+    class_heads=class_heads,
+    class_names=class_names,
+    check_aggregation=check_class_aggregation,
+    join_views=join_class_views,
+    loss=class_loss,
+    metrics=class_metrics,
+    per_class=class_precision,
+    answer=answer_classes,
+    pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),
+    hub_task="video-classification",
+    describe_labels=describe_classes,
+)

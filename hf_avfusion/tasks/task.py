@@ -1,0 +1,121 @@
+"""What a task is: everything that streams, trainer, evaluation, prediction, hub and card ask about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedConfig
+
+
+class RowLabels:
+    """Reads the labels of a row. This base class reads none; the tasks have their own.
+
+    Args:
+        columns: label columns of the rows.
+    """
+
+    def __init__(self, columns: Sequence[str] | str = ()):
+        self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
+
+    def __call__(self, row: Mapping[str, Any]) -> torch.Tensor | None:
+        """The labels of one row as a tensor; None without labels.
+
+        Raises:
+            ValueError: a column that the row lacks, or a value that is no label.
+        """
+        return None
+
+    def check_window(self, row: Mapping[str, Any], processor: Any, modalities: Sequence[str], seconds: float) -> None:
+        """Checks that a window of the processor holds what the labels describe, for labels of parts of a clip.
+
+        Args:
+            seconds: length of the clip.
+
+        Raises:
+            ValueError: the window is longer or shorter than the labelled part of the clip.
+        """
+
+
+@dataclass(frozen=True)
+class PipelineEntry:
+    """The pipeline of a task: its name for `transformers.pipeline`, its class (`processing.<module>.<Class>`) and its type."""
+
+    name: str
+    implementation: str
+    type: str = "multimodal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. A task of another kind is another instance; nothing outside of `tasks/` asks which task it has.
+
+    Functions take the model's configuration as `config`. Logits and labels are tensors with the clips along the first axis.
+
+    Args:
+        name: key in `TASKS`.
+        heads: ends of the class names of the models that solve it.
+        auto_class: the Auto class that loads them.
+        selects: whether a configuration of such a model means this task, where several tasks have the same heads.
+        benchmark_tasks: values of `Benchmark.task` that it solves.
+        needs: what a model has to give for it, for messages.
+        config_fields: (features of the rows, label columns, config or None) -> fields of a configuration that the labels
+            decide, such as `id2label`.
+        choose_columns: (config, label columns of the benchmark: name -> kind, features of the rows) -> the label columns that
+            fit the model, or () for the benchmark's own first one.
+        read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
+        class_heads: (config) -> head of the model -> number of classes; {} where its answers are no classes.
+        class_names: (features of the rows, label columns) -> column -> class names; {} where labels are no classes.
+        whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
+        check_aggregation: (aggregation, config) raises ValueError where views cannot be joined so.
+        join_views: (logits [clips, views, ...], labels or None, aggregation, config) -> logits [clips, ...].
+        loss: (logits, labels, config) -> the loss of each clip, for logits that were joined from views.
+        reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
+            answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
+        metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
+        answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
+        pipeline: None where the task has no pipeline.
+        hub_task: the Hub's name of the task (`pipeline_tag`); None for no tag.
+        title: the task's name for people, in lower case.
+        describe_labels: (config, source of the names or None) -> what a model card says of the labels.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    auto_class: type
+    title: str
+    needs: str = ""
+    benchmark_tasks: tuple[str, ...] = ()
+    selects: Callable[[PreTrainedConfig], bool] = lambda config: True
+    config_fields: Callable[[datasets.Features, Sequence[str], Any], dict[str, Any]] = (
+        lambda features, columns, config: {}
+    )
+    choose_columns: Callable[[PreTrainedConfig, Mapping[str, str], Mapping[str, Any]], tuple[str, ...]] = (
+        lambda config, kinds, features: ()
+    )
+    read_labels: Callable[[Sequence[str], Mapping[str, Any]], RowLabels] = lambda columns, fields: RowLabels()
+    class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
+    class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
+    whole_clip: bool = False
+    check_aggregation: Callable[[str, PreTrainedConfig], None] = lambda aggregation, config: None
+    join_views: Callable[..., torch.Tensor] | None = None
+    loss: Callable[..., torch.Tensor] | None = None
+    reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
+    metrics: Callable[..., dict[str, float]] | None = None
+    per_class: Callable[..., dict[str, dict[str, list]]] = lambda logits, labels, classes, config: {}
+    answer: Callable[..., dict[str, list[dict[str, Any]]]] | None = None
+    pipeline: PipelineEntry | None = None
+    hub_task: str | None = None
+    describe_labels: Callable[[PreTrainedConfig, str | None], str] = lambda config, source: (
+        "This checkpoint has no labels."
+    )
+
+    def solves(self, class_name: str, config: Any) -> bool:
+        """Whether a model of this class with this configuration is for this task."""
+        return class_name.endswith(self.heads) and self.selects(config)

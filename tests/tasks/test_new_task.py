@@ -1,0 +1,176 @@
+"""A task that the package does not know fits by one `Task`: trainer, evaluation, checkpoints and card take it as it is.
+
+It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
+"""
+
+import numpy as np
+import pytest
+import torch
+from rendering import render_clip
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from travellers import processor as make_processor
+
+from hf_avfusion import AVTrainer, AVTrainingArguments
+from hf_avfusion.data.benchmarks.splits import SplitRows
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.evaluation.clips import label_rows
+from hf_avfusion.evaluation.costs import PeakMemory
+from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for
+from hf_avfusion.model_card import CardDetails, build_card
+from hf_avfusion.tasks import TASKS, task_of, task_of_config
+from hf_avfusion.tasks.task import RowLabels, Task
+
+SIDE = 16
+
+
+class ToyConfig(PreTrainedConfig):
+    model_type = "toy"
+    modalities = ("video",)
+
+
+class ToyForSegmentation(PreTrainedModel):
+    """Bright pixels are the object; the threshold is learnt."""
+
+    config_class = ToyConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.threshold = torch.nn.Parameter(torch.zeros(()))
+        self.post_init()
+
+    def forward(self, pixel_values, labels=None, modality_mask=None):
+        logits = pixel_values.mean(dim=2) - self.threshold
+        loss = None if labels is None else masks_loss(logits, labels, self.config).mean()
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+class Masks(RowLabels):
+    def __call__(self, row):
+        return torch.from_numpy(np.asarray(row[self.columns[0]], dtype=np.float32))
+
+
+def masks_loss(logits, labels, config):
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return losses.flatten(1).mean(dim=1)
+
+
+def intersection_and_union(logits, labels, config):
+    found, real = logits.flatten(1) > 0, labels.flatten(1) > 0
+    return (found & real).sum(dim=1), (found | real).sum(dim=1)
+
+
+def mean_iou(intersection, union, config):
+    assert intersection.shape == union.shape == (len(union),)  # one number a clip is all that was kept
+    return {"miou": (intersection / union.clamp(min=1)).mean().item()}
+
+
+def share_of_object(config, logits, *, top_k=5):
+    return {"object": [{"label": "area", "score": (logits > 0).float().mean().item()}]}
+
+
+SEGMENTATION = Task(
+    name="segmentation",
+    heads=("ForSegmentation",),
+    auto_class=AutoModelForSemanticSegmentation,
+    title="segmentation",
+    needs="a mask for every frame",
+    benchmark_tasks=("segmentation",),
+    choose_columns=lambda config, kinds, features: ("masks",),
+    read_labels=lambda columns, fields: Masks(columns),
+    join_views=lambda logits, labels, aggregation, config: logits[:, 0],
+    loss=masks_loss,
+    reduce=intersection_and_union,
+    metrics=mean_iou,
+    answer=share_of_object,
+    hub_task="mask-generation",
+)
+
+
+@pytest.fixture(autouse=True)
+def segmentation(monkeypatch):
+    monkeypatch.setitem(TASKS, "segmentation", SEGMENTATION)
+    AutoConfig.register("toy", ToyConfig, exist_ok=True)
+    AutoModelForSemanticSegmentation.register(ToyConfig, ToyForSegmentation, exist_ok=True)
+
+
+def rows(number: int, side: int = SIDE) -> list[dict]:
+    frames = torch.randint(
+        0, 255, (number, 4, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return [
+        {"clip_id": f"clip-{n}", "video": clip.numpy(), "masks": (clip.float().mean(-1) > 128).numpy()}
+        for n, clip in enumerate(frames)
+    ]
+
+
+def transform(row, generator=None):
+    """Stands for decoding: the frames are there already."""
+    pixels = torch.from_numpy(row["video"]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    labels = SEGMENTATION.read_labels(("masks",), {})(row)
+    return {"pixel_values": pixels, "has_video": True, "has_audio": False, "labels": labels, "clip_id": row["clip_id"]}
+
+
+def make_trainer(folder, made, **options):
+    args = AVTrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=4, per_device_eval_batch_size=2, max_steps=2, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="no", **options,
+    )  # fmt: skip
+    stream = ClipStream(made, transform)
+    return AVTrainer(ToyForSegmentation(ToyConfig()), args, train_dataset=stream, eval_dataset=stream)
+
+
+def test_it_trains_and_is_scored_clip_by_clip(tmp_path):
+    trainer = make_trainer(tmp_path, rows(8))
+    assert trainer.task is SEGMENTATION
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_miou"] > 0.95
+    predicted = trainer.predict(trainer.eval_dataset)
+    assert predicted.predictions.shape == (8, 4, SIDE, SIDE)  # whole answers, and the same metrics
+    assert predicted.metrics["test_miou"] == pytest.approx(metrics["eval_miou"])
+
+
+def test_large_answers_do_not_pile_up(tmp_path):
+    """Masks of 4 MiB a clip: forty more of them need no more memory."""
+    (row,) = rows(1, 512)
+    trainer = make_trainer(tmp_path, [row])
+    peaks = []
+    for number in (10, 50):
+        clips = ClipStream([{**row, "clip_id": f"clip-{n}"} for n in range(number)], transform)
+        with PeakMemory("cpu", PeakMemory.now("cpu")) as peak:
+            trainer.evaluate(clips)
+        peaks.append(peak.mib)
+    if None in peaks:
+        pytest.skip("this system does not report peak memory")
+    assert peaks[1] - peaks[0] < 60  # kept to the end, logits and labels would need 320 MiB more
+
+
+def test_it_is_evaluated_by_its_checkpoint(tmp_path):
+    ToyForSegmentation(ToyConfig()).save_pretrained(tmp_path)
+    make_processor().save_pretrained(tmp_path)
+    model, processor = load_checkpoint(str(tmp_path))
+    assert task_of(model) is task_of_config(model.config) is SEGMENTATION
+    made = Rows()
+    for number in range(3):
+        video = {"bytes": render_clip(seconds=0.8, num_frames=20 + number), "path": None}
+        frames = processor(videos=video, return_tensors="pt")["pixel_values"][0]
+        made.append({"clip_id": number, "video": video, "masks": (frames.mean(dim=1) > 0).numpy()})
+    clips = label_rows(SplitRows("mine", "mine", "test", None, None, made, 3), model.config)
+    assert clips.columns == ("masks",)
+    protocol = protocol_for(model.config, "mine")
+    (result,) = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol)
+    assert result["metrics"] == {"miou": 1.0}
+    assert result["per_class"] == {}
+
+
+class Rows(list):
+    """Rows of a split, with the columns that `datasets` would state."""
+
+    features = {"masks": None}
+
+
+def test_its_card():
+    card = build_card(ToyForSegmentation(ToyConfig()), make_processor(), CardDetails(), "org/toy")
+    assert card.data.pipeline_tag == "mask-generation"
+    assert "This checkpoint has no labels." in card.content

@@ -1,0 +1,54 @@
+"""The metrics of a task, as trainer and evaluate.py report them: which ones, and that they are the plain functions'."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hf_avfusion.metrics.classification import (
+    d_prime,
+    mean_average_precision,
+    multi_label_metrics,
+    roc_auc_per_class,
+    top_k_accuracy,
+)
+from hf_avfusion.tasks import task_of_class
+
+
+def metrics(logits: np.ndarray, labels: np.ndarray, config: SimpleNamespace) -> dict[str, float]:
+    task = task_of_class("MBTForAudioVisualClassification", config)
+    return task.metrics(torch.from_numpy(logits), torch.from_numpy(labels), config)
+
+
+def test_metrics_follow_the_configuration():
+    logits = np.random.default_rng(3).normal(size=(24, 8))
+    single = SimpleNamespace(problem_type=None, class_splits=None)
+    labels = np.arange(24) % 8
+    assert metrics(logits, labels, single) == {
+        "top1": top_k_accuracy(logits, labels, 1),
+        "top5": top_k_accuracy(logits, labels, 5),
+    }
+    assert set(metrics(logits[:, :4], labels % 4, single)) == {"top1"}
+
+    targets = np.eye(8)[labels]
+    targets[:, 5] = 0
+    multi = metrics(logits, targets, SimpleNamespace(problem_type="multi_label_classification"))
+    areas = roc_auc_per_class(logits, targets)
+    assert multi["map"] == mean_average_precision(logits, targets).value
+    assert multi["classes_without_positives"] == 1
+    assert multi["d_prime"] == pytest.approx(d_prime(np.nanmean(areas)))
+    assert multi == multi_label_metrics(logits, targets)
+    # Where every clip has every class that occurs there is a mAP but no ROC curve.
+    assert multi_label_metrics(logits, targets[:1].repeat(24, axis=0)) == {
+        "map": pytest.approx(1.0),
+        "classes_without_positives": 7,
+    }
+
+    heads = SimpleNamespace(class_splits={"shape": 4, "sound": 4})
+    result = metrics(logits, np.stack([labels % 4, labels // 4], axis=1), heads)
+    assert set(result) == {"top1_shape", "top1_sound", "top1_joint", "top5_joint"}
+
+    seconds = SimpleNamespace(num_segments=3, class_splits=None)
+    logits = logits.reshape(8, 3, 8)
+    assert metrics(logits, logits.argmax(-1), seconds) == {"accuracy": 1.0}
