@@ -30,3 +30,8 @@ def on_page_markdown(markdown, page, **_):
         return f"]({posixpath.relpath(name, posixpath.dirname(uri) or '.')}{match[2]})"
 
     return re.sub(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*|)\)", rewrite, markdown)
+
+
+def on_page_content(html, **_):
+    """Docstrings in the style of transformers refer to names as [`MBTModel`]; drop these brackets."""
+    return re.sub(r"\[(<code>[A-Z][\w.]*</code>)\]", r"\1", html)
