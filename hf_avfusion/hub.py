@@ -130,7 +130,7 @@ def push(
         create_repo: create it where it does not exist; a pull request never creates one.
         revision: branch, created where it does not exist; default "main".
         create_pr: open a pull request instead of committing to the branch.
-        commit_message: default "Upload <class of the model>".
+        commit_message: default `"Upload <class of the model>"`.
         token: default: the one of `hf auth login` or `HF_TOKEN`.
         attempts: how often an upload is tried when the server fails (5xx, 429) or the connection is lost, with growing
             pauses. What was uploaded is not sent again.

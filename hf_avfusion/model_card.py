@@ -68,14 +68,16 @@ class Evaluation:
 class CardDetails:
     """What only the one who trained a checkpoint knows. Everything is optional; what is left out the card calls not stated.
 
-    title: heading; default: the name of the repository.
-    license: of the weights, as the Hub spells licences ("apache-2.0", "cc-by-4.0", "other").
-    training_data: a sentence; datasets: repositories of it on the Hub.
-    recipe: setting -> value.
-    label_source: where the label names come from.
-    evaluation: what was measured.
-    base_model: Hub id of the checkpoint that training started from.
-    limits: a sentence or more, beside those of the architecture.
+    Args:
+        title: heading; default: the name of the repository.
+        license: of the weights, as the Hub spells licences ("apache-2.0", "cc-by-4.0", "other").
+        training_data: a sentence that describes the data.
+        datasets: repositories of the training data on the Hub.
+        recipe: setting -> value.
+        label_source: where the label names come from.
+        evaluation: what was measured.
+        base_model: Hub id of the checkpoint that training started from.
+        limits: a sentence or more, in addition to those of the architecture.
     """
 
     title: str | None = None

@@ -353,8 +353,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             return_tensors: "pt" or "np" for one array [batch, time, mel], None for a list of numpy arrays [time, mel].
             do_resample: overrides the field `do_resample` for this call.
             generator: source of the dither noise.
+
         Returns:
             BatchFeature with `input_features`, float32.
+
         Raises:
             ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
         """

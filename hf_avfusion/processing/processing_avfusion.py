@@ -167,11 +167,13 @@ class AVFusionProcessor(ProcessorMixin):
             kwargs: `sampling_rate` (Hz of waveforms given as arrays), `do_resample`, `return_tensors` ("pt", "np", None for
                 lists), those of `AVFusionProcessorKwargs`, and fields of the video processor. `num_frames` and `fps`
                 replace the window's num_frames and frame_rate (or span) for files.
+
         Returns:
             BatchFeature with `pixel_values`, float32 [B, T, C, H, W], and `input_features`, float32 [B, time, mel]. A
             modality that no clip has is absent; if some clips lack a track, their rows hold zeros and `modality_mask`,
             bool [B, 2] with columns (video, audio), says which are real. With num_views=n, B is n times the number of
             files, the n views of a file next to each other in the order of time.
+
         Raises:
             TypeError: an unknown keyword argument.
             ValueError: no input, unequal numbers of videos and waveforms, a clip of arrays with neither track, and what the
@@ -288,6 +290,7 @@ class AVFusionProcessor(ProcessorMixin):
             policy: replaces the processor's window.
             reading: start=, end= (s, the part of the file that is the clip), backend=, on_decode_error=, name=, threads=
                 of `windows_avfusion.load_window`.
+
         Returns:
             One `Clip` per view. Augment `clip.frames` and `clip.waveform` as you like, then pass it to `process_clips`.
         """
