@@ -82,7 +82,7 @@ class OpenSource:
         try:
             opened = fsspec.open(url, mode="rb").open()
         except FileNotFoundError as error:
-            # fsspec's HTTP raises this for every failure; only its cause tells a refused connection from a missing file.
+            # fsspec's HTTP raises this for every failure; only its cause distinguishes a refused connection from a missing file.
             why = (
                 f"{type(error.__cause__).__name__}: {one_line(error.__cause__)}" if error.__cause__ else one_line(error)
             )
