@@ -52,7 +52,7 @@ from hf_avfusion import (
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.models.avmae.configuration_avmae import ENCODER_STRATEGIES
-from hf_avfusion.models.mbt.initialization_mbt import mbt_config_fields_of_avmae
+from hf_avfusion.models.mbt.initialization_mbt import mbt_config_fields_from_avmae
 from hf_avfusion.training.layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from hf_avfusion.training.optimization import AdamDecoupled, warmup_cosine_schedule
 
@@ -167,7 +167,7 @@ def avmae_config(options: Options, strategy: str, **more) -> AVMAEConfig:
 
 def mbt_config(options: Options) -> MBTConfig:
     """The MBT that `from_avmae` builds by default, with two layers of bottleneck fusion; the same for every strategy."""
-    fields = mbt_config_fields_of_avmae(avmae_config(options, options.strategy))
+    fields = mbt_config_fields_from_avmae(avmae_config(options, options.strategy))
     return MBTConfig(**fields, fusion_layer=LAYERS - FUSION_LAYERS, class_splits=HEADS)
 
 

@@ -39,7 +39,7 @@ from hf_avfusion.training.pretraining import AVPreTrainer
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
 from hf_avfusion.training.recipes.record import keep_record
-from hf_avfusion.visualization.reconstruction import ReconstructionPictures, check_whole
+from hf_avfusion.visualization.reconstruction import ReconstructionCallback, check_not_sharded
 
 
 @dataclass
@@ -85,7 +85,7 @@ def prepare() -> tuple[Options, AVPreTrainer]:
     run, options, args = parse_with_recipe(Options, AVTrainingArguments, task="pretraining")
     evaluates = (options.eval_split or "").lower() != "none"
     if options.picture_steps and (options.picture_clip or evaluates):
-        check_whole(args)
+        check_not_sharded(args)
     set_seed(args.seed)
 
     where = {"source": options.source, "variant": options.variant, "labels": False}
@@ -116,7 +116,7 @@ def prepare() -> tuple[Options, AVPreTrainer]:
     callbacks = []
     to_draw = [options.picture_clip] if options.picture_clip else evaluated and evaluated.rows
     if options.picture_steps and to_draw is not None:
-        callbacks.append(ReconstructionPictures(processor, to_draw, options.picture_steps, seed=args.seed))
+        callbacks.append(ReconstructionCallback(processor, to_draw, options.picture_steps, seed=args.seed))
     trainer = AVPreTrainer(
         model,
         args,

@@ -20,8 +20,9 @@ from rich.table import Table
 from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser
 
 from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.media.modalities import MODALITIES
 from hf_avfusion.media.reader import MediaError
-from hf_avfusion.visualization.reconstruction import MODALITIES, picture_of
+from hf_avfusion.visualization.reconstruction import draw_file_reconstruction
 
 
 @dataclass
@@ -66,7 +67,7 @@ def main() -> int:
         name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
         picture = Path(options.output) / f"{name}.png"
         try:
-            made = picture_of(
+            made = draw_file_reconstruction(
                 model, processor, str(clip), picture,
                 reading={**times, **tracks}, seed=options.seed, keep_visible=options.paste,
             )  # fmt: skip

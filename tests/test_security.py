@@ -92,19 +92,19 @@ COMMON = [{"num_hidden_layers": 10**9}, {"num_labels": 2**20 + 1}]
 
 @pytest.mark.parametrize("fields", ABSURD, ids=lambda fields: "-".join(fields))
 def test_absurd_sizes_of_mbt_fail_before_memory_is_taken(fields, tmp_path):
-    with pytest.raises(Exception, match=r"beyond|not supported") as caught:
+    with pytest.raises(Exception, match=r"exceeds? the supported maximum") as caught:
         MBTConfig(**fields)
-    assert "is this configuration what it says it is?" in str(caught.value)
+    assert "The config file may be corrupt." in str(caught.value)
     saved = {**MBTConfig().to_dict(), **fields}
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(Exception, match=r"beyond|not supported"):
+    with pytest.raises(Exception, match=r"exceeds? the supported maximum"):
         AutoConfig.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("config", [row[0] for row in ARCHITECTURES], ids=lambda config: config.model_type)
 @pytest.mark.parametrize("fields", COMMON, ids=lambda fields: "-".join(fields))
 def test_absurd_sizes_of_every_architecture(config, fields):
-    with pytest.raises(Exception, match="is this configuration what it says it is"):
+    with pytest.raises(Exception, match="The config file may be corrupt"):
         config(**fields)
 
 
@@ -130,7 +130,7 @@ def test_published_sizes_are_far_inside(tmp_path):
     ],
 )
 def test_absurd_sizes_of_inputs(build):
-    with pytest.raises(ValueError, match=r"beyond"):
+    with pytest.raises(ValueError, match="exceeds the supported maximum"):
         build()
 
 
@@ -139,7 +139,7 @@ def test_a_saved_processor_with_absurd_sizes_is_not_loaded(tmp_path):
     saved = json.loads((tmp_path / "processor_config.json").read_text())
     saved["window"]["num_frames"] = 10**12
     (tmp_path / "processor_config.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="`num_frames`=1000000000000 is beyond"):
+    with pytest.raises(ValueError, match="`num_frames`=1000000000000 exceeds"):
         AutoProcessor.from_pretrained(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Original checkpoints to our state dicts: one module per source, without JAX or TensorFlow."""
+"""Converts original checkpoints to our state dicts: one module per source, without JAX or TensorFlow."""

@@ -1,9 +1,9 @@
 """
-Scenic AV-MAE checkpoints to ours: `python -m hf_avfusion.conversion.avmae --checkpoint FILE --config JSON --output DIR`.
+Converts scenic AV-MAE checkpoints: `python -m hf_avfusion.conversion.avmae --checkpoint FILE --config JSON --output DIR`.
 
-Pretraining checkpoints become `AVMAEForPreTraining`, fine-tuned ones `MBTForAudioVisualClassification` (the project's MBT) or
-`AVMAEForAudioVisualClassification` (its single-modality classifier). Needs neither JAX nor TensorFlow. Strict: a tensor without a
-place, or a place without a tensor, ends in an error.
+Pretraining checkpoints become `AVMAEForPreTraining`. Fine-tuned ones become `MBTForAudioVisualClassification` (the project's
+MBT) or `AVMAEForAudioVisualClassification` (its single-modality classifier). Needs neither JAX nor TensorFlow. Strict: a source
+tensor without a target, or a target without a source, is an error.
 """
 
 import re
@@ -19,10 +19,20 @@ from ..models.avmae.modeling_avmae import AVMAEForAudioVisualClassification, AVM
 from ..models.mbt.configuration_mbt import MBTConfig
 from ..models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from .command_line import convert_file
-from .flax import ConversionError, Rule, block_rules, check_classes, convert, convolution, dense, read_train_state, same
+from .flax import (
+    ConversionError,
+    Rule,
+    block_rules,
+    check_label_names,
+    convert,
+    convolution,
+    dense,
+    read_train_state,
+    same,
+)
 from .mbt import dropped_names, mbt_rules
 
-STREAMS = {"video": "rgb", "audio": "spectrogram"}
+SCENIC_NAMES = {"video": "rgb", "audio": "spectrogram"}
 ENCODERS = {
     "concat_and_encode": "early",
     "same_encoder": "shared",
@@ -31,20 +41,20 @@ ENCODERS = {
 }
 DECODERS = {"same_decoder": "shared", "separate_decoders": "separate", "concat_and_decode": "concatenated"}
 POSITIONS = {"sinusoidal_1d": "sinusoidal", "learned_1d": "learned"}
-READOUTS = {"gap": "stream_mean", "gmp": "stream_max", "gsp": "stream_sum"}  # of its MBT
+READOUTS = {"gap": "stream_mean", "gmp": "stream_max", "gsp": "stream_sum"}  # of the project's MBT
 
 Rules = dict[str, tuple[str, Rule]]
 
 
 def normalize_names(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
-    One spelling for what the project's models call differently.
+    Rename parameters to one spelling.
 
-    Released code and checkpoints may say `embedding_spec` or `embedding_spectrogram`; its single-modality autoencoder leaves out
-    the modality's suffix, and its decoder positions have a name of their own.
+    Released code and checkpoints use `embedding_spec` or `embedding_spectrogram`. The single-modality autoencoder has no modality
+    suffix and a separate name for its decoder positions.
 
     Raises:
-        ConversionError: If a tensor is there under both spellings.
+        ConversionError: If a tensor exists in both spellings.
     """
     params = dict(params)
     if "mask_token" in params:  # the single-modality autoencoder
@@ -58,13 +68,13 @@ def normalize_names(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, value in params.items():
         new = "/".join(re.sub(r"_spec$", "_spectrogram", part) for part in name.split("/"))
         if new in renamed:
-            raise ConversionError(f"The checkpoint holds {new} under both spellings, `_spec` and `_spectrogram`.")
+            raise ConversionError(f"The checkpoint has {new} in both spellings, `_spec` and `_spectrogram`. Keep one.")
         renamed[new] = value
     return renamed
 
 
-def kind_of(params: Mapping[str, np.ndarray]) -> type[PreTrainedModel]:
-    """The class that a checkpoint's (normalised) names belong to."""
+def infer_model_class(params: Mapping[str, np.ndarray]) -> type[PreTrainedModel]:
+    """The model class of a checkpoint, from its (normalised) names."""
     if any(name.startswith("mask_token_") for name in params):
         return AVMAEForPreTraining
     if any(name.startswith("ProjectionHeadAndClassifier_0/") for name in params):
@@ -72,7 +82,7 @@ def kind_of(params: Mapping[str, np.ndarray]) -> type[PreTrainedModel]:
     if "output_projection/kernel" in params:
         return AVMAEForAudioVisualClassification
     raise ConversionError(
-        f"Neither mask tokens nor a classifier among the tensors, e.g. {sorted(params)[:3]}: not a checkpoint of av_mae."
+        f"Not a checkpoint of av_mae: it has neither mask tokens nor a classifier; its tensors are {sorted(params)[:3]}, ..."
     )
 
 
@@ -80,18 +90,17 @@ def config_from_scenic(
     scenic: Mapping, sizes: Mapping[str, int], modalities: tuple[str, ...] = ("video", "audio"), **fields
 ) -> AVMAEConfig:
     """
-    The config of a pretraining model from the project's own: its `model` and `masked_feature_loss` parts.
+    The AVMAEConfig of a pretraining model, from the `model` and `masked_feature_loss` parts of the project's config.
 
     Args:
-        scenic: With `model` (sizes, strategies, patches, decoder_config, ...) and, by default as the code has it,
-            `masked_feature_loss`.
-        sizes: `num_frames, height, width, spec_time, spec_freq`, and `spec_channels` where not 1, as far as the modalities
-            need them.
+        scenic: A map with `model` (sizes, strategies, patches, decoder_config, ...) and optionally `masked_feature_loss`; missing
+            values default as in the project's code.
+        sizes: `num_frames, height, width, spec_time, spec_freq`, as far as the modalities need them, and `spec_channels` if not 1.
         modalities: `"video"`, `"audio"` or both.
-        **fields: Further `AVMAEConfig` fields; they win.
+        **fields: Further `AVMAEConfig` fields; they override inferred values.
 
     Raises:
-        ConversionError: For values without a counterpart here, naming them.
+        ConversionError: For values without a counterpart here; the message names them.
     """
     model, loss = scenic["model"], scenic.get("masked_feature_loss", {})
     decoder = model.get("decoder_config", {})
@@ -102,7 +111,7 @@ def config_from_scenic(
         raise ConversionError("`shuffle_inpainted_tokens` has no counterpart here; no released configuration uses it.")
     masking = loss.get("masking_strategy", "random")
     if masking not in ("random", "tube"):
-        raise ConversionError(f"masking_strategy {masking!r} has no counterpart; known are 'random' and 'tube'.")
+        raise ConversionError(f"masking_strategy {masking!r} has no counterpart; supported are 'random' and 'tube'.")
     patch = [int(size) for size in model["patches"]["size"]]
     ratios, weights = loss.get("token_mask_probability_dict", {}), loss.get("modality_weight", {})
     strategy = _known("encoder_strategy", model.get("encoder_strategy", "concat_and_encode"), ENCODERS)
@@ -147,7 +156,7 @@ def config_from_scenic(
     ):
         if theirs in decoder:
             found[f"decoder_{ours}"] = decoder[theirs]
-    for modality, name in STREAMS.items():
+    for modality, name in SCENIC_NAMES.items():
         if name in ratios:
             found[f"{modality}_mask_ratio"] = ratios[name]
         if name in weights:
@@ -165,7 +174,7 @@ def config_from_scenic(
 
 def _known(field: str, value: str, names: Mapping[str, str]) -> str:
     if value not in names:
-        raise ConversionError(f"{field} {value!r} has no counterpart; known are {sorted(names)}.")
+        raise ConversionError(f"{field} {value!r} has no counterpart; supported are {sorted(names)}.")
     return names[value]
 
 
@@ -173,14 +182,14 @@ def encoder_rules(config: AVMAEConfig, prefix: str = "avmae.") -> Rules:
     """Flax path -> (our name, layout) for the encoder of a pretraining tree."""
     rules: Rules = {}
     for modality in config.modalities:
-        name, theirs = f"{prefix}{modality}_embeddings", STREAMS[modality]
+        name, theirs = f"{prefix}{modality}_embeddings", SCENIC_NAMES[modality]
         _conv(rules, f"embedding_{theirs}", f"{name}.patch_embeddings.projection")
         if config.position_embeddings == "learned":
             rules[f"posembed_input_{theirs}/pos_embedding"] = (f"{name}.position_embeddings", same)
         if config.use_modality_tokens:
             rules[f"Encoder_modality_token_{theirs}"] = (f"{name}.modality_token", same)
     joint = {"early": config.num_hidden_layers, "mid_fusion": config.num_fusion_layers}.get(config.encoder_strategy, 0)
-    stacks = {modality: f"Transformer_{STREAMS[modality]}" for modality in config.modalities}
+    stacks = {modality: f"Transformer_{SCENIC_NAMES[modality]}" for modality in config.modalities}
     if config.encoder_strategy in ("early", "shared"):
         stacks = {"shared": "Transformer"}
     joint_stack = "Transformer_concat" if config.encoder_strategy == "mid_fusion" else "Transformer"
@@ -192,7 +201,7 @@ def pretraining_rules(config: AVMAEConfig) -> Rules:
     """Flax path -> (our name, layout) for every tensor of [`AVMAEForPreTraining`]."""
     rules = encoder_rules(config)
     for modality in config.modalities:
-        name, theirs = f"decoder.{modality}", STREAMS[modality]
+        name, theirs = f"decoder.{modality}", SCENIC_NAMES[modality]
         rules[f"mask_token_{theirs}"] = (f"{name}.mask_token", same)
         rules[f"decoder_projection_{theirs}/kernel"] = (f"{name}.projection.weight", dense)
         if config.decoder_projection_bias:
@@ -202,11 +211,11 @@ def pretraining_rules(config: AVMAEConfig) -> Rules:
         if config.use_modality_tokens:
             rules[f"Decoder_modality_token_{theirs}"] = (f"{name}.modality_token", same)
         if config.decoder_position_embeddings == "learned":
-            # The original gives encoder's and decoder's table one name, so that only one of them can be learned; the
-            # single-modality autoencoder has a name for the decoder's.
+            # The original has one name for the encoder's and the decoder's table, so only one of them can be learned. The
+            # single-modality autoencoder has a separate name for the decoder's.
             table = "posembed_decoder" if config.position_embeddings == "learned" else "posembed_input"
             rules[f"{table}_{theirs}/pos_embedding"] = (f"{name}.position_embeddings", same)
-    stacks = {modality: f"Decoder_{STREAMS[modality]}" for modality in config.modalities}
+    stacks = {modality: f"Decoder_{SCENIC_NAMES[modality]}" for modality in config.modalities}
     if config.decoder_strategy != "separate":
         stacks = {"shared": "Decoder"}
     joint = config.decoder_num_hidden_layers if config.decoder_strategy == "concatenated" else 0
@@ -217,7 +226,7 @@ def pretraining_rules(config: AVMAEConfig) -> Rules:
 
 
 def classifier_rules(config: AVMAEConfig) -> Rules:
-    """Flax path -> (our name, layout) of the project's single-modality classifier."""
+    """Flax path -> (our name, layout) for the project's single-modality classifier."""
     (modality,) = config.modalities
     name = f"avmae.{modality}_embeddings"
     rules: Rules = {}
@@ -225,7 +234,7 @@ def classifier_rules(config: AVMAEConfig) -> Rules:
     if config.position_embeddings == "learned":
         rules["posembed_input/pos_embedding"] = (f"{name}.position_embeddings", same)
     if config.use_modality_tokens:
-        rules[f"Encoder_modality_token_{STREAMS[modality]}"] = (f"{name}.modality_token", same)
+        rules[f"Encoder_modality_token_{SCENIC_NAMES[modality]}"] = (f"{name}.modality_token", same)
     if config.readout == "token":
         rules["cls"] = (f"{name}.cls_token", same)
     _stack_rules(
@@ -280,33 +289,33 @@ def _conv(rules: Rules, source: str, target: str) -> None:
 
 
 def finetuning_rules(config: MBTConfig) -> Rules:
-    """Flax path -> (our name, layout) of the project's MBT: those of MBT's own project under its names."""
+    """Flax path -> (our name, layout) for the project's MBT: the rules of the project `mbt`, renamed."""
     rules: Rules = {}
     for source, place in mbt_rules(config).items():
         if source.startswith(("output_projection/", "pre_logits/")):
             source = f"ProjectionHeadAndClassifier_0/{source}"
-        # The first modality (or the only one) owns the blocks without suffix, whichever it is.
+        # The first (or only) modality has the blocks without suffix.
         if config.modalities[0] == "audio" and not config.share_encoder:
             source = re.sub(r"(encoderblock_\d+)/", r"\1_rgb/", source)
             source = re.sub(r"(encoderblock_\d+)_spectrogram/", r"\1/", source)
-        # Position tables stand beside the stack, not in it.
+        # Position tables are next to the stack, not inside it.
         rules[source.replace("Transformer/posembed_input", "posembed_input")] = place
     return rules
 
 
 def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels: int, **fields) -> MBTConfig:
     """
-    The config of the project's MBT from its own fine-tuning config (`model`, `label_smoothing`, `model_name`).
+    The MBTConfig of the project's MBT, from its fine-tuning config (`model`, `label_smoothing`, `model_name`).
 
     Args:
         sizes: As in [`config_from_scenic`].
-        num_labels: Classes.
-        **fields: Further `MBTConfig` fields; they win.
+        num_labels: Number of classes.
+        **fields: Further `MBTConfig` fields; they override inferred values.
     """
     model = scenic["model"]
     names = model.get("modality_fusion", ("rgb", "spectrogram"))
     modalities = tuple(
-        _known("modality_fusion", name, {theirs: ours for ours, theirs in STREAMS.items()}) for name in names
+        _known("modality_fusion", name, {theirs: ours for ours, theirs in SCENIC_NAMES.items()}) for name in names
     )
     patch = [int(size) for size in model["patches"]["size"]]
     dataset = scenic.get("dataset_configs") or {}
@@ -331,7 +340,7 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
         "position_embeddings": _known(
             "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
         ),
-        # The multi-label class never builds modality tokens.
+        # The multi-label class never creates modality tokens.
         "use_modality_tokens": bool(model.get("use_modality_tokens")) and not multi_label,
         "representation_size": model.get("representation_size"),
         "label_smoothing": scenic.get("label_smoothing") or 0.0,
@@ -351,23 +360,25 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
 
 def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBTConfig:
     """
-    Config of a checkpoint from the names and shapes of its tensors.
+    The config of a checkpoint, inferred from the names and shapes of its tensors.
 
-    Not in the file, since positions are fixed: `num_frames`, `image_size`, `spectrogram_length` and `num_mel_bins` (16 frames,
-    32 once fine-tuned, of 224 x 224, and 800 x 128 unless given), mask ratios, target options and loss weights (as in the
-    config's defaults), for MBT `fusion_layer` (two thirds of the layers), of classifiers the readout if pooled (mean). An
-    early-fusion encoder has the same tensors as a shared one, and a concatenating decoder as a shared one: without
-    `encoder_strategy` and `decoder_strategy` they are taken to be shared.
+    The file does not hold these, so defaults are used: `num_frames`, `image_size`, `spectrogram_length` and `num_mel_bins` (16
+    frames, 32 if fine-tuned, of 224 x 224, and 800 x 128), mask ratios, target options and loss weights (the config's defaults),
+    `fusion_layer` of MBT (two thirds of the layers), and the pooled readout of classifiers (mean). An early-fusion encoder has the
+    same tensors as a shared one, and a concatenating decoder as a shared one: without `encoder_strategy` and `decoder_strategy`
+    they are assumed to be shared.
 
     Args:
         params: Flat Flax parameters with normalised names.
-        **known: Fields of the config that are known; they win.
+        **known: Known config fields; they override inferred values.
     """
-    kind = kind_of(params)
+    kind = infer_model_class(params)
     stacks = {name.split("/")[0] for name in params if "/encoderblock_0/" in name}
     stack = next((name for name in sorted(stacks, reverse=True) if name.startswith("Transformer")), "Transformer")
     if not any(name.startswith(f"{stack}/encoderblock_0/") for name in params):
-        raise ConversionError(f"No {stack}/encoderblock_0 among the tensors, e.g. {sorted(params)[:3]}.")
+        raise ConversionError(
+            f"The checkpoint has no {stack}/encoderblock_0; its tensors are {sorted(params)[:3]}, ..."
+        )
     query = f"{stack}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
     fields: dict = {
         "hidden_size": params[query].shape[0],
@@ -382,7 +393,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
         video, audio = None, video
     modalities = ("video",) * (video is not None) + ("audio",) * (audio is not None)
     if not modalities:
-        raise ConversionError(f"No patch embedding among the tensors, e.g. {sorted(params)[:3]}.")
+        raise ConversionError(f"The checkpoint has no patch embedding; its tensors are {sorted(params)[:3]}, ...")
     fields["modalities"] = modalities
     if audio is not None:
         fields.update(patch_size=tuple(audio.shape[:2]), num_audio_channels=audio.shape[2])
@@ -400,9 +411,9 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
         fields["num_fusion_layers"] = joint
     decoder = next((name for name in sorted(stacks) if name.startswith("Decoder")), None)
     if decoder is None:
-        raise ConversionError("No Decoder*/encoderblock_0 among the tensors: not a pretraining checkpoint of av_mae.")
+        raise ConversionError("Not a pretraining checkpoint of av_mae: it has no Decoder*/encoderblock_0.")
     query = params[f"{decoder}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"]
-    own = STREAMS[modalities[0]]
+    own = SCENIC_NAMES[modalities[0]]
     fields.update(
         decoder_strategy="shared" if decoder == "Decoder" else "separate",
         decoder_hidden_size=query.shape[0],
@@ -413,7 +424,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
         final_norm=f"{decoder}/encoder_norm/scale" in params,
     )
     table = params.get(f"posembed_input_{own}/pos_embedding")
-    if table is not None and table.shape[-1] != fields["hidden_size"]:  # under one name with the encoder's
+    if table is not None and table.shape[-1] != fields["hidden_size"]:  # the decoder's table has the encoder's name
         fields.update(position_embeddings="sinusoidal", decoder_position_embeddings="learned")
     if f"posembed_decoder_{own}/pos_embedding" in params:
         fields["decoder_position_embeddings"] = "learned"
@@ -451,7 +462,7 @@ def _infer_classifier(
     fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
     if f"{head}pre_logits/bias" in params:
         fields["representation_size"] = params[f"{head}pre_logits/bias"].shape[0]
-    check_classes(known, fields["num_labels"])
+    check_label_names(known, fields["num_labels"])
     config_class = MBTConfig if kind is MBTForAudioVisualClassification else AVMAEConfig
     return config_class(**{**fields, **known})
 
@@ -465,18 +476,17 @@ def convert_avmae(
     params: Mapping[str, np.ndarray], config: AVMAEConfig | MBTConfig, model_class: type[PreTrainedModel] | None = None
 ) -> dict[str, torch.Tensor]:
     """
-    Flax parameters to the state dict of `model_class(config)`.
+    Convert Flax parameters to the state dict of `model_class(config)`.
 
     Args:
         params: Flat Flax parameters.
-        model_class: By default what the names tell. `AVMAEModel` takes the encoder of a pretraining tree, with or without its
-            decoder, which is left out on purpose.
+        model_class: By default inferred from the names. `AVMAEModel` uses the encoder of a pretraining tree; a decoder is dropped.
 
     Raises:
-        ConversionError: If tensors and config do not match one to one, naming them.
+        ConversionError: If tensors and config do not match one to one; the message names the tensors.
     """
     params = normalize_names(params)
-    model_class = kind_of(params) if model_class is None else model_class
+    model_class = infer_model_class(params) if model_class is None else model_class
     dropped: set[str] = set()
     if model_class is AVMAEForPreTraining:
         rules = pretraining_rules(config)
@@ -495,39 +505,40 @@ def convert_avmae(
 
 def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping | None = None) -> PreTrainedModel:
     """
-    A model with the weights of a checkpoint file, of the class that its tensors tell.
+    A model with the weights of a checkpoint file. Its class is inferred from the tensors.
 
     Args:
         checkpoint: The MessagePack file, an old train state (pretraining) or a new one (fine-tuning).
-        config: A config, known fields of it (the rest is inferred), the project's own config (a map with `model`) together
-            with the sizes of the inputs (`num_frames, height, width, spec_time, spec_freq`), or nothing.
+        config: A config, known config fields (the rest is inferred), the project's own config (a map with `model`) together with
+            the input sizes (`num_frames, height, width, spec_time, spec_freq`), or None.
 
     Raises:
         ConversionError: If the file cannot be read, or does not fit the config.
         ValueError: If the config's fields contradict each other.
     """
     params = normalize_names(read_train_state(checkpoint))
-    model_class = kind_of(params)
+    model_class = infer_model_class(params)
     if not isinstance(config, (AVMAEConfig, MBTConfig)):
         config_class = model_class.config_class
         if config and isinstance(config.get("model"), Mapping):
-            return load_avmae(checkpoint, _of_scenic(params, model_class, config))
+            return load_avmae(checkpoint, _config_from_scenic_file(params, model_class, config))
         unknown = set(config or {}) - set(config_class().to_dict()) - {"num_labels"}
         if unknown:
             raise ConversionError(
-                f"The config names fields that {config_class.__name__} does not have: {sorted(unknown)}."
+                f"The config has fields that {config_class.__name__} does not have: {sorted(unknown)}."
             )
         config = infer_config(params, **(config or {}))
     elif not isinstance(config, model_class.config_class):
         raise ConversionError(
-            f"{checkpoint} holds a {model_class.__name__}, which a {type(config).__name__} does not describe."
+            f"{checkpoint} holds a {model_class.__name__}, so `config` must be a {model_class.config_class.__name__}, got a "
+            f"{type(config).__name__}."
         )
     model = model_class(config)
     model.load_state_dict(convert_avmae(params, config), strict=True)
     return model.eval()
 
 
-def _of_scenic(
+def _config_from_scenic_file(
     params: Mapping[str, np.ndarray], model_class: type[PreTrainedModel], scenic: Mapping
 ) -> AVMAEConfig | MBTConfig:
     embeddings = {"video": ("embedding_rgb/kernel", "embedding/kernel"), "audio": ("embedding_spectrogram/kernel",)}
@@ -536,7 +547,7 @@ def _of_scenic(
     needed |= {"spec_time", "spec_freq"} if "audio" in modalities else set()
     if needed - set(scenic):
         raise ConversionError(
-            f"Beside `model` the config must give the sizes of the inputs; it lacks {sorted(needed - set(scenic))}."
+            f"A config with `model` must also have the sizes of the inputs, but lacks {sorted(needed - set(scenic))}."
         )
     sizes = {name: scenic[name] for name in needed}
     if "audio" in modalities:
@@ -546,19 +557,19 @@ def _of_scenic(
     if model_class is MBTForAudioVisualClassification:
         labels = params["ProjectionHeadAndClassifier_0/output_projection/bias"].shape[0]
         return mbt_config_from_scenic(scenic, sizes, labels)
-    raise ConversionError("The single-modality classifier is described by fields of AVMAEConfig, not by `model`.")
+    raise ConversionError("For the single-modality classifier, give fields of AVMAEConfig instead of `model`.")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: convert one file into a folder that `from_pretrained` loads."""
     fields = (
-        "fields of the config that the checkpoint does not tell (encoder_strategy, fusion_layer, num_frames, "
+        "config fields that the checkpoint does not hold (encoder_strategy, fusion_layer, num_frames, "
         "spectrogram_length, id2label, ...)"
     )
-    convert_file(load_avmae, __doc__, "scenic checkpoint file (MessagePack)", fields, _told, arguments)
+    convert_file(load_avmae, __doc__, "scenic checkpoint file (MessagePack)", fields, _summary, arguments)
 
 
-def _told(model: PreTrainedModel) -> str:
+def _summary(model: PreTrainedModel) -> str:
     config = model.config
     return f"modalities {'+'.join(config.modalities)}, {config.num_hidden_layers} layers of {config.hidden_size}"
 

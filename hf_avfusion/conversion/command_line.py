@@ -1,4 +1,4 @@
-"""The command line of every converter: one file of the original into a folder that `from_pretrained` loads."""
+"""The command line of all converters: converts one original file to a folder that `from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def convert_file(
     description: str,
     file_help: str,
     fields_help: str,
-    told: Callable[[PreTrainedModel], str],
+    summarize: Callable[[PreTrainedModel], str],
     arguments: list[str] | None = None,
 ) -> None:
-    """Reads the command line, converts and saves; what cannot be ends with one line and a status that is not 0.
+    """Parses the command line, converts and saves. Errors end with one line and a non-zero exit status.
 
     Args:
-        load: (checkpoint file, fields of the configuration) -> model; its ValueErrors are told.
-        description: of the command; file_help: which file the original is; fields_help: which fields it does not tell.
-        told: what is said of the model beside its number of parameters.
-        arguments: default: those of the process.
+        load: (checkpoint file, config fields) -> model; its ValueErrors are printed.
+        description: of the command; file_help: describes the original file; fields_help: fields that the file does not hold.
+        summarize: model -> text printed after its number of parameters.
+        arguments: default: the process's.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help=file_help)
@@ -53,10 +53,10 @@ def convert_file(
         model = load(options.checkpoint, fields)
     except (ValueError, StrictDataclassError) as error:
         parser.exit(1, f"error: {error}\n")
-    except (TypeError, AttributeError, ArithmeticError) as error:  # values of a kind that no field can have
+    except (TypeError, AttributeError, ArithmeticError) as error:  # values of a wrong type
         if not fields:
             raise
         parser.exit(1, f"error: --config {options.config} does not describe a model: {error}\n")
     model.save_pretrained(options.output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{options.output}: {type(model).__name__}, {parameters:,} parameters, {told(model)}")
+    print(f"{options.output}: {type(model).__name__}, {parameters:,} parameters, {summarize(model)}")

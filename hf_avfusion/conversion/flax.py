@@ -1,4 +1,4 @@
-"""Reading Flax parameters (MessagePack train states of scenic) and turning their layouts into PyTorch's."""
+"""Reads Flax parameters (MessagePack train states of scenic) and converts their layouts to PyTorch's."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -14,14 +14,14 @@ FlatParams = dict[str, np.ndarray]
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be read, or whose tensors and our model's do not match one to one."""
+    """A checkpoint cannot be read, or its tensors do not match our model's."""
 
 
-def check_classes(fields: Mapping, num_labels: int) -> None:
-    """Whether `id2label`, where known fields hold it, names the classes of a head: transformers replaces other names.
+def check_label_names(fields: Mapping, num_labels: int) -> None:
+    """Check that `id2label`, if given, names every class of the head. transformers would replace incomplete names.
 
     Raises:
-        ConversionError: It does not; the message says what it should be.
+        ConversionError: If it does not; the message says what is expected.
     """
     given = fields.get("id2label")
     if given is None:
@@ -32,8 +32,8 @@ def check_classes(fields: Mapping, num_labels: int) -> None:
         numbers = None
     if numbers != set(range(num_labels)):
         raise ConversionError(
-            f"The head of the checkpoint has {num_labels} classes: `id2label` must name each by its number, from"
-            f' {{"0": ...}} to {{"{num_labels - 1}": ...}}, got {str(given)[:80]}.'
+            f"The head of the checkpoint has {num_labels} classes, so `id2label` must have the keys "
+            f'"0" to "{num_labels - 1}", got {str(given)[:80]}.'
         )
 
 
@@ -41,18 +41,18 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
     """
     Parameters of a scenic checkpoint file, as `{"a/b/kernel": array}`.
 
-    Takes weights from `optimizer/target` (old train states), else `params`; one extra level `params` is descended. Running
-    statistics of batch normalisation, under `model_state/batch_stats`, keep the name `batch_stats/...`. The optimiser's own
-    state is left out.
+    Reads weights from `optimizer/target` (old train states), else `params`; one extra level `params` is descended. Running
+    statistics of batch normalisation, under `model_state/batch_stats`, are named `batch_stats/...`. The optimiser state is not
+    read.
 
     Raises:
-        ConversionError: If the file is no such MessagePack map, naming the file and what was found.
+        ConversionError: If the file is not such a MessagePack map; the message names the file and what was found.
     """
     import msgpack
 
     path = Path(path)
     try:
-        # Lengths are checked against the bytes that are there, so a forged header cannot claim memory.
+        # msgpack checks lengths against the bytes present, so a forged header cannot claim memory.
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_decode_extension, raw=False, strict_map_key=True)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error}).") from error
@@ -63,7 +63,7 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
     weights = tree.get("optimizer", {}).get("target") if isinstance(tree.get("optimizer"), dict) else None
     weights = tree.get("params") if weights is None else weights
     if not isinstance(weights, dict):
-        raise ConversionError(f"{path}: no `optimizer/target` and no `params` among its keys {sorted(tree)}.")
+        raise ConversionError(f"{path}: expected `optimizer/target` or `params`, got the keys {sorted(tree)}.")
     if set(weights) == {"params"}:
         weights = weights["params"]
     flat = flatten(weights)
@@ -76,7 +76,7 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
 
 
 def flatten(tree: Mapping, prefix: str = "") -> FlatParams:
-    """Nested maps to `{"a/b": array}`; empty maps vanish."""
+    """Flattens nested maps to `{"a/b": array}`. Empty maps are dropped."""
     flat: FlatParams = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -107,7 +107,7 @@ def _from_bytes(data: bytes, dtype: str) -> np.ndarray:
         return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
     kind = np.dtype(dtype)
     if kind.hasobject:
-        raise ValueError(f"array of dtype {dtype} refused")
+        raise ValueError(f"arrays of dtype {dtype} are not supported")
     return np.frombuffer(data, dtype=kind)
 
 
@@ -119,7 +119,7 @@ def _join_chunks(value: Mapping) -> np.ndarray:
     return chunks.reshape([int(size) for size in in_order(value["shape"])])
 
 
-# Layouts: each rule takes a Flax array and gives our tensor.
+# Layouts: each function converts a Flax array to our tensor.
 def same(array: np.ndarray) -> np.ndarray:
     """Biases, norms, tokens, positions."""
     return array
@@ -185,16 +185,17 @@ def convert(
     fresh: Iterable[str] = (),
 ) -> dict[str, torch.Tensor]:
     """
-    Apply `rules` strictly: every source tensor is used or in `dropped`, every target filled or in `fresh`, shapes agree.
+    Apply `rules` strictly: every source tensor must be used or in `dropped`, every target tensor filled or in `fresh`, and
+    shapes must agree.
 
     Raises:
-        ConversionError: Naming every tensor that breaks this.
+        ConversionError: If not; the message names every such tensor.
     """
     dropped, fresh = set(dropped), set(fresh)
     problems = []
     unknown = sorted(set(params) - set(rules) - dropped)
     if unknown:
-        problems.append(f"source tensors without a place: {unknown}")
+        problems.append(f"source tensors without a target: {unknown}")
     absent = sorted(name for name in rules if name not in params)
     if absent:
         problems.append(f"source tensors missing: {absent}")
@@ -204,16 +205,20 @@ def convert(
             continue
         array = layout(np.asarray(params[source]))
         if target not in target_shapes:
-            problems.append(f"{source} leads to {target}, which the model does not have")
+            problems.append(f"{source} maps to {target}, which the model does not have")
         elif tuple(array.shape) != tuple(target_shapes[target]):
             problems.append(
-                f"{source} gives {tuple(array.shape)}, {target} is {tuple(target_shapes[target])} in this config"
+                f"{source} has shape {tuple(array.shape)}, but {target} has {tuple(target_shapes[target])} in this config"
             )
         else:
             state[target] = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
     unfilled = sorted(set(target_shapes) - {target for target, _ in rules.values()} - fresh)
     if unfilled:
-        problems.append(f"target tensors not filled: {unfilled}")
+        problems.append(f"target tensors without a source: {unfilled}")
     if problems:
-        raise ConversionError("Checkpoint and config do not match: " + "; ".join(problems) + ".")
+        raise ConversionError(
+            "Checkpoint and config do not match: "
+            + "; ".join(problems)
+            + ". Correct the config, or convert another checkpoint."
+        )
     return state

@@ -1,7 +1,7 @@
 """
-Scenic MBT checkpoints to ours: `python -m hf_avfusion.conversion.mbt --checkpoint FILE --config JSON --output DIR`.
+Converts scenic MBT checkpoints: `python -m hf_avfusion.conversion.mbt --checkpoint FILE --config JSON --output DIR`.
 
-Needs neither JAX nor TensorFlow. Strict: a tensor without a place, or a place without a tensor, ends in an error.
+Needs neither JAX nor TensorFlow. Strict: a source tensor without a target, or a target without a source, is an error.
 """
 
 import math
@@ -18,7 +18,7 @@ from .command_line import convert_file
 from .flax import (
     ConversionError,
     block_rules,
-    check_classes,
+    check_label_names,
     convert,
     convolution,
     dense,
@@ -27,13 +27,13 @@ from .flax import (
     same,
 )
 
-_MODALITIES = {"rgb": "video", "spectrogram": "audio"}
+_SCENIC_MODALITIES = {"rgb": "video", "spectrogram": "audio"}
 _READOUTS = {"token": "token", "gap": "mean", "gmp": "max", "gsp": "sum"}
 
 
 def config_from_scenic(scenic: Mapping) -> MBTConfig:
     """
-    The config of a scenic model: its `model` fields together with the sizes of its inputs, in one flat map.
+    The MBTConfig of a scenic model. Its `model` fields and the sizes of its inputs are given in one flat map.
 
     Args:
         scenic: `hidden_size, num_heads, mlp_dim, num_layers, num_classes, patches, temporal_encoding_config, classifier,
@@ -41,7 +41,7 @@ def config_from_scenic(scenic: Mapping) -> MBTConfig:
             representation_size`, and `num_frames, height, width, spec_time, spec_freq`.
 
     Raises:
-        ConversionError: For the classifier `"0"`, which the original cannot run, unknown values and missing fields.
+        ConversionError: For the classifier `"0"`, which does not run in the original, unknown values and missing fields.
     """
     needed = {"hidden_size", "num_heads", "mlp_dim", "num_layers", "num_classes", "patches"}
     names = scenic.get("modality_fusion", ("spectrogram",))
@@ -49,11 +49,13 @@ def config_from_scenic(scenic: Mapping) -> MBTConfig:
     needed |= {"spec_time", "spec_freq"} if "spectrogram" in names else set()
     if needed - set(scenic):
         raise ConversionError(f"The scenic config lacks {sorted(needed - set(scenic))}.")
-    if set(names) - set(_MODALITIES):
-        raise ConversionError(f"modality_fusion {list(names)} has no counterpart; known are {sorted(_MODALITIES)}.")
+    if set(names) - set(_SCENIC_MODALITIES):
+        raise ConversionError(
+            f"modality_fusion {list(names)} has no counterpart; supported are {sorted(_SCENIC_MODALITIES)}."
+        )
     classifier = scenic.get("classifier", "gap")
     if classifier not in _READOUTS:
-        raise ConversionError(f"classifier {classifier!r} has no counterpart; known are {sorted(_READOUTS)}.")
+        raise ConversionError(f"classifier {classifier!r} has no counterpart; supported are {sorted(_READOUTS)}.")
     patches = scenic["patches"]
     patches = [int(size) for size in (patches["size"] if isinstance(patches, Mapping) else patches)]
     temporal = scenic.get("temporal_encoding_config") or {}
@@ -61,7 +63,7 @@ def config_from_scenic(scenic: Mapping) -> MBTConfig:
     if method not in ("3d_conv", "temporal_sampling"):
         raise ConversionError(f"temporal encoding {method!r} has no counterpart in MBT.")
     sampled = temporal["n_sampled_frames"] if method == "temporal_sampling" else None
-    modalities = tuple(_MODALITIES[name] for name in names)
+    modalities = tuple(_SCENIC_MODALITIES[name] for name in names)
     has_video, has_audio = "video" in modalities, "audio" in modalities
     return MBTConfig(
         hidden_size=scenic["hidden_size"],
@@ -91,32 +93,34 @@ def config_from_scenic(scenic: Mapping) -> MBTConfig:
 
 
 def normalize_names(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Old checkpoints end components in `_spec` where newer ones say `_spectrogram`."""
+    """Renames components of old checkpoints that end in `_spec` to `_spectrogram`."""
     renamed: dict[str, np.ndarray] = {}
     for name, value in params.items():
         new = "/".join(re.sub(r"_spec$", "_spectrogram", part) for part in name.split("/"))
         if new in renamed:
-            raise ConversionError(f"The checkpoint holds {new} under both spellings, `_spec` and `_spectrogram`.")
+            raise ConversionError(f"The checkpoint has {new} in both spellings, `_spec` and `_spectrogram`. Keep one.")
         renamed[new] = value
     return renamed
 
 
 def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
     """
-    Config of a checkpoint from the shapes and names of its tensors.
+    The config of a checkpoint, inferred from the shapes and names of its tensors.
 
-    Not in the file: `fusion_layer` (two thirds of the layers unless given), the modality order (spectrogram first), the
-    readout if pooled (mean), and the frame geometry. Frames are taken to be 224 x 224 and spectrograms 128 bands high
-    unless `image_size` or `num_mel_bins` say otherwise.
+    The file does not hold these, so defaults are used: `fusion_layer` (two thirds of the layers), the modality order
+    (spectrogram first), the pooled readout (mean), and the input sizes (224 x 224 frames and 128 mel bands, unless `image_size`
+    or `num_mel_bins` are given).
 
     Args:
         params: Flat Flax parameters with normalised names.
-        **known: `MBTConfig` fields that are known; they win.
+        **known: Known `MBTConfig` fields; they override inferred values.
     """
     fields: dict = {}
     blocks = [match for name in params if (match := re.match(r"Transformer/encoderblock_(\d+)(_spectrogram)?/", name))]
     if not blocks:
-        raise ConversionError(f"No Transformer/encoderblock_* among the tensors, e.g. {sorted(params)[:3]}.")
+        raise ConversionError(
+            f"The checkpoint has no Transformer/encoderblock_*; its tensors are {sorted(params)[:3]}, ..."
+        )
     suffix = "" if any(match[2] is None for match in blocks) else "_spectrogram"
     block = f"Transformer/encoderblock_0{suffix}"
     hidden, heads, _ = params[f"{block}/MultiHeadDotProductAttention_0/query/kernel"].shape
@@ -129,7 +133,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
         intermediate_size=params[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
         readout="token" if token else "mean",
         modalities=("audio",) * has_audio + ("video",) * has_video,
-        # Blocks of two modalities under one name are shared ones.
+        # Blocks of two modalities with one name are shared.
         share_encoder=has_audio and not any(match[2] for match in blocks),
         fusion="bottleneck" if "bottleneck" in params else "self_attention",
         num_labels=params["output_projection/bias"].shape[0],
@@ -153,14 +157,14 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
         per_frame = (height // patch[0]) * (width // patch[1])
         if "num_frames" not in known and tokens % per_frame:
             raise ConversionError(
-                f"{tokens} video tokens are no multiple of the {per_frame} patches of a {height} x {width} frame; give "
+                f"{tokens} video tokens are not a multiple of the {per_frame} patches of a {height} x {width} frame; give "
                 "`image_size` and `num_frames` in --config."
             )
         fields.update(image_size=(height, width), num_frames=math.ceil(tokens / per_frame) * fields["tubelet_size"])
     if has_audio != has_video:
-        # One stream: its blocks may carry the suffix or not, and nothing is shared or exchanged.
+        # With one stream, blocks may have the suffix or not, and nothing is shared.
         fields["share_encoder"] = has_audio and suffix == ""
-    check_classes(known, fields["num_labels"])
+    check_label_names(known, fields["num_labels"])
     return MBTConfig(**{**fields, **known})
 
 
@@ -182,7 +186,7 @@ def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:
             token = {"video": "rgb", "audio": "spectrogram"}[modality]
             rules[f"Encoder_modality_token_{token}"] = (f"{name}.modality_token", same)
         if config.readout == "token":
-            # A single modality keeps its CLS under the plain name.
+            # A single modality has its CLS under the plain name.
             rules["cls" if single else cls] = (f"{name}.cls_token", same)
     if config.uses_bottleneck:
         rules["bottleneck"] = ("mbt.bottleneck", same)
@@ -201,22 +205,22 @@ def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:
 
 
 def dropped_names(config: MBTConfig) -> set[str]:
-    """The original creates a bottleneck even where it takes no part (one modality, late fusion): dropped on purpose."""
+    """Source tensors that are dropped: the original creates a bottleneck even if it is unused (one modality, late fusion)."""
     return set() if config.uses_bottleneck else {"bottleneck"}
 
 
 def convert_mbt(params: Mapping[str, np.ndarray], config: MBTConfig) -> dict[str, torch.Tensor]:
     """
-    Flax parameters to the state dict of `MBTForAudioVisualClassification(config)`.
+    Convert Flax parameters to the state dict of `MBTForAudioVisualClassification(config)`.
 
     Raises:
-        ConversionError: If tensors and config do not match one to one, naming them.
+        ConversionError: If tensors and config do not match one to one; the message names the tensors.
     """
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in MBTForAudioVisualClassification(config).state_dict().items()}
     rules = mbt_rules(config)
     params = normalize_names(params)
-    # Tubelets of one frame may be stored as plain 2-D kernels.
+    # Tubelets of one frame may be stored as 2-D kernels.
     if params.get("embedding/kernel", np.empty(0)).ndim == 4 and "embedding/kernel" in rules:
         rules["embedding/kernel"] = (rules["embedding/kernel"][0], frame_convolution)
     return convert(params, rules, shapes, dropped=dropped_names(config))
@@ -228,8 +232,8 @@ def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) 
 
     Args:
         checkpoint: The MessagePack file.
-        config: A config, known `MBTConfig` fields (the rest is inferred), scenic's own fields, or nothing. Fields may
-            also stand under one key `config`.
+        config: A config, known `MBTConfig` fields (the rest is inferred), scenic's own fields, or None. Fields may also be
+            nested under a key `config`.
 
     Raises:
         ConversionError: If the file cannot be read, or does not fit the config.
@@ -243,7 +247,7 @@ def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) 
         scenic = "classifier" in fields or "modality_fusion" in fields
         unknown = set() if scenic else set(fields) - set(MBTConfig().to_dict()) - {"num_labels"}
         if unknown:
-            raise ConversionError(f"The config names fields that MBTConfig does not have: {sorted(unknown)}.")
+            raise ConversionError(f"The config has fields that MBTConfig does not have: {sorted(unknown)}.")
         config = config_from_scenic(fields) if scenic else infer_config(params, **fields)
     model = MBTForAudioVisualClassification(config)
     model.load_state_dict(convert_mbt(params, config), strict=True)
@@ -253,13 +257,13 @@ def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: convert one file into a folder that `from_pretrained` loads."""
     fields = (
-        "MBTConfig fields that the checkpoint does not tell (fusion_layer, image_size, num_frames, id2label, problem_type, "
+        "MBTConfig fields that the checkpoint does not hold (fusion_layer, image_size, num_frames, id2label, problem_type, "
         "...), or with scenic's own model fields"
     )
-    convert_file(load_mbt, __doc__, "scenic checkpoint file (MessagePack)", fields, _told, arguments)
+    convert_file(load_mbt, __doc__, "scenic checkpoint file (MessagePack)", fields, _summary, arguments)
 
 
-def _told(model: MBTForAudioVisualClassification) -> str:
+def _summary(model: MBTForAudioVisualClassification) -> str:
     config = model.config
     return (
         f"modalities {'+'.join(config.modalities)}, fusion {config.fusion} from layer {config.fusion_layer} of "

@@ -1,4 +1,4 @@
-"""An image ViT of scenic, as `flax.read_train_state` gives it, as the state dict of a transformers `ViTModel`."""
+"""Converts a scenic image ViT, as read by `flax.read_train_state`, to the state dict of a transformers `ViTModel`."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from .flax import ConversionError, block_rules, convolution, dense, same
 
 def vit_state_from_flax(params: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """
-    Flax parameters to `ViTModel` names: the source that [`MBTForAudioVisualClassification.from_vit`] starts from.
+    Convert Flax parameters to `ViTModel` names, the input of [`MBTForAudioVisualClassification.from_vit`].
 
-    `pre_logits` is what transformers calls the pooler. The head (`output_projection` or `head`) is dropped. Without `cls`
-    the result has no CLS token.
+    `pre_logits` becomes the pooler of transformers. The head (`output_projection` or `head`) is dropped. Without `cls` the
+    result has no CLS token.
 
     Raises:
-        ConversionError: If a tensor has no place.
+        ConversionError: If a tensor is missing or has no target.
     """
     state, used = {}, set()
     rules = {
@@ -36,10 +36,10 @@ def vit_state_from_flax(params: Mapping[str, np.ndarray]) -> dict[str, torch.Ten
         rules.update(block_rules(f"Transformer/{block}", f"layers.{block.removeprefix('encoderblock_')}"))
     for source, (target, layout) in rules.items():
         if source not in params:
-            raise ConversionError(f"The ViT checkpoint lacks {source}.")
+            raise ConversionError(f"The ViT checkpoint lacks {source}. Give a scenic ViT checkpoint.")
         state[target] = torch.from_numpy(np.array(layout(np.asarray(params[source])), dtype=np.float32, order="C"))
         used.add(source)
     unknown = {name for name in set(params) - used if name.split("/")[0] not in ("output_projection", "head")}
     if unknown:
-        raise ConversionError(f"The ViT checkpoint has tensors without a place: {sorted(unknown)}.")
+        raise ConversionError(f"The ViT checkpoint has tensors without a target: {sorted(unknown)}.")
     return state

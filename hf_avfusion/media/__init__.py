@@ -1,1 +1,1 @@
-"""A file, bytes or an address -> frames and waveform of a time window."""
+"""Reads a file, bytes or a URL into frames and waveform of a time window."""

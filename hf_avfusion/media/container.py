@@ -1,4 +1,4 @@
-"""An open media file: which of its tracks are read, what its header states of them, and the clock of the clip."""
+"""An open media file: the tracks that are read, the facts in its header, and the clip's clock."""
 
 import math
 from collections.abc import Iterator
@@ -7,18 +7,17 @@ from typing import Any, Self
 
 from .sources import MediaError, MediaSource, OpenSource, one_line
 
-# Containers without an index: what they tell of their duration is a guess from bit rates, so their packets are
-# scanned instead.
-WITHOUT_INDEX = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
+# Containers without an index state a duration that is guessed from bit rates, so their packets are scanned instead.
+UNINDEXED_FORMATS = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What is known of a clip without decoding it whole; times in s on its clock, None where a track is missing.
+    """Facts about a clip that need no full decode. Times are in s on the clip's clock, None where a track is missing.
 
-    `width`, `height` are those of the frames as given, after rotation (pixels; a sample aspect ratio is not applied).
-    `rotation` is how far the stored picture is turned counter-clockwise for display, 0, 90, 180 or 270 degrees; all
-    three are known after a frame has been decoded.
+    `width`, `height`: size of the returned frames in pixels, after rotation (a sample aspect ratio is not applied).
+    `rotation`: how far the stored frame is turned counter-clockwise for display: 0, 90, 180 or 270 degrees. All three are
+    exact only after a frame has been decoded.
     """
 
     name: str
@@ -38,10 +37,10 @@ class MediaInfo:
 
 
 class OpenMedia:
-    """A media file with at most one track of pictures and one of sound; `info` says what its header states.
+    """A media file with at most one video and one audio track. `info` holds what its header states.
 
     Raises:
-        MediaError: the source does not exist, is empty, is no media file, or holds neither a video nor an audio track.
+        MediaError: the source does not exist, is empty, is not a media file, or has neither a video nor an audio track.
     """
 
     def __init__(self, source: MediaSource, name: str | None, threads: int):
@@ -62,7 +61,7 @@ class OpenMedia:
         self.close()
 
     def close(self) -> None:
-        """Closes the clip, and the source where it was opened here."""
+        """Closes the clip, and the source if it was opened here."""
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -75,7 +74,7 @@ class OpenMedia:
             self._container.close()
         try:
             self._container = av.open(self._source.open(), format=self._source.known_format)
-        except Exception as error:  # FFmpegError, and what a file object or its network library raises
+        except Exception as error:  # FFmpegError, or an error of a file object or its network library
             cause = getattr(error, "strerror", None) or one_line(error)
             raise MediaError(self._source.name, f"cannot be opened as a media file: {cause}") from error
         streams = self._container.streams
@@ -86,16 +85,19 @@ class OpenMedia:
         self._audio = streams.best("audio")
         for stream in (self._video, self._audio):
             if stream is not None and stream.codec_context is None:
-                raise MediaError(self._source.name, f"there is no decoder for its {stream.type} track")
+                raise MediaError(
+                    self._source.name,
+                    f"there is no decoder for its {stream.type} track; convert the file or leave it out",
+                )
         if self._video is not None:
             self._video.codec_context.thread_count = self.threads
             self._video.codec_context.thread_type = "AUTO" if self.threads != 1 else "NONE"
         if self._audio is not None and not self._audio.codec_context.sample_rate:
-            self._audio = None  # a track that holds no sound (declared, never written)
+            self._audio = None  # a track that was declared but never written
         if self._video is None and self._audio is None:
-            raise MediaError(self._source.name, "holds neither a video nor an audio track")
-        self._fresh = True
-        self._coming: Iterator[Any] | None = None  # packets from the start on, where some have been read already
+            raise MediaError(self._source.name, "has neither a video nor an audio track")
+        self._at_start = True
+        self._pending_packets: Iterator[Any] | None = None  # packets left over from a demux that began at the start
         self._by_dts = self._container.format.name == "avi"
         self._clocks: dict[type, tuple[int, int]] = {}
 
@@ -103,15 +105,15 @@ class OpenMedia:
         video, audio = self._video, self._audio
         tracks = [track for track in (video, audio) if track is not None]
         extents = {track.index: _stated_extent(track) for track in tracks}
-        guessed = not WITHOUT_INDEX.isdisjoint(self._container.format.name.split(","))
-        # What the header states of each track; None where the end of the track has to be believed when it comes.
+        guessed = not UNINDEXED_FORMATS.isdisjoint(self._container.format.name.split(","))
+        # The end that the header states of each track; None: the last packet marks the end.
         self._stated_end = {index: None if guessed else extent[1] for index, extent in extents.items()}
         if guessed or any(end is None for _, end in extents.values()):
             extents = self._scan(tracks, extents)
         zero = min(start for start, _ in extents.values())
         self._zero = zero
         end = max(end for _, end in extents.values())
-        video, audio = self._video, self._audio  # the scan opens the file anew
+        video, audio = self._video, self._audio  # the scan reopened the file
         video_extent = extents[video.index] if video is not None else None
         audio_extent = extents[audio.index] if audio is not None else None
         rate = (video.average_rate or video.guessed_rate) if video is not None else None
@@ -132,7 +134,7 @@ class OpenMedia:
         )
 
     def _scan(self, tracks: list, stated: dict[int, tuple[float, float | None]]) -> dict[int, tuple[float, float]]:
-        """Start and end in s of every track, from the times of its packets; nothing is decoded."""
+        """Start and end in s of every track, from the timestamps of its packets. Nothing is decoded."""
         ends: dict[int, float] = {}
         lengths: dict[int, float] = {}
         try:
@@ -149,30 +151,29 @@ class OpenMedia:
             if not ends:
                 raise MediaError(self._source.name, f"cannot be read: {one_line(error)}") from error
         if not ends:
-            raise MediaError(self._source.name, "its tracks hold no data")
+            raise MediaError(self._source.name, "its tracks hold no packets")
         extents = {}
         for track in tracks:
             start, stated_end = stated[track.index]
             end = ends.get(track.index, start)
             if track.type == "video" and not lengths.get(track.index) and track.average_rate:
-                end += 1 / float(track.average_rate)  # the last picture is shown for as long as the others
+                end += 1 / float(track.average_rate)  # the last frame is shown as long as the others
             trusted = stated_end is not None and self._stated_end[track.index] is not None
             extents[track.index] = (start, stated_end if trusted else max(end, start))
         self._open()
         return extents
 
     def _time_of(self, frame: Any) -> float | None:
-        # AVI stores no presentation times; those that FFmpeg makes up are misordered around B-frames, decoding times
-        # are in order.
+        # AVI stores no presentation times. FFmpeg's guesses are misordered around B-frames; decoding times are in order.
         stamp = frame.dts if self._by_dts and frame.dts is not None else frame.pts
         if stamp is None:
             return None
-        # One rounding, as of the fraction that it is, whose arithmetic would cost more than all else here.
+        # One rounding, as with Fraction, whose arithmetic would dominate the cost of this function.
         numerator, denominator = self._clock(frame)
         return stamp * numerator / denominator - self._zero
 
     def _clock(self, frame: Any) -> tuple[int, int]:
-        kind = type(frame)  # of one track all frames count in the same unit
+        kind = type(frame)  # all frames of a track have one time base
         if kind not in self._clocks:
             self._clocks[kind] = frame.time_base.as_integer_ratio()
         return self._clocks[kind]
@@ -185,12 +186,12 @@ class OpenMedia:
 
 
 def _stated_extent(track: Any) -> tuple[float, float | None]:
-    """Start and end in s that the header states of a track; its end may be missing."""
+    """Start and end in s that the header states of a track. Its end may be missing."""
     numerator, denominator = track.time_base.as_integer_ratio()
     start = track.start_time * numerator / denominator if track.start_time is not None else 0.0
     if track.duration:
         return start, start + track.duration * numerator / denominator
-    text = track.metadata.get("DURATION", "")  # Matroska keeps it in a tag, as hours:minutes:seconds, counted from zero
+    text = track.metadata.get("DURATION", "")  # Matroska's tag: hours:minutes:seconds, counted from zero
     try:
         hours, minutes, seconds = text.split(":")
         return start, max(start, 3600 * int(hours) + 60 * int(minutes) + float(seconds))

@@ -1,54 +1,56 @@
-"""Bounds on the sizes that a configuration may ask for: far beyond any model or clip, far below what takes a machine down.
+"""Limits on config sizes, far above any real model or clip and far below what exhausts a machine.
 
-A checkpoint from elsewhere is data of a stranger. Its config.json alone makes transformers build every layer, every position
-and one label name per class, before a single weight is read; so sizes are checked first, when the configuration is made.
+Config files of downloaded checkpoints are untrusted input. A config.json alone makes transformers build every layer, every
+position and one label name per class before a single weight is read. So sizes are checked first, when the config is created.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-LARGEST_SIZE = 2**20  # of any width, length or number: an hour of spectrogram has 360,000 rows
-MOST_LAYERS = 1024
-MOST_PARAMETERS = 2**36  # 69 billion; MBT-Large has 0.6
-MOST_INPUT_VALUES = 2**32  # of one clip, 16 GiB as float32; 32 frames of 224 x 224 are 5 million
-LONGEST_SECONDS = 86_400
+MAX_SIZE = 2**20  # of any width, length or count; an hour of spectrogram has 360,000 rows
+MAX_LAYERS = 1024
+MAX_PARAMETERS = 2**36  # 69 billion; MBT-Large has 0.6 billion
+MAX_INPUT_VALUES = 2**32  # of one clip, 16 GiB as float32; 32 frames of 224 x 224 are 5 million
+MAX_SECONDS = 86_400
 
 
 def check_num_labels(num_labels: Any, class_splits: Mapping[str, Any] | None = None) -> None:
-    """Before transformers makes a name for each of them. Raises ValueError for more than LARGEST_SIZE labels."""
+    """Raises ValueError for more than MAX_SIZE labels. Call it before transformers creates a name for each label."""
     counts = [num_labels, *(class_splits or {}).values()]
-    if any(isinstance(count, int) and count > LARGEST_SIZE for count in counts):
+    if any(isinstance(count, int) and count > MAX_SIZE for count in counts):
         raise ValueError(
-            f"num_labels={num_labels}, class_splits={class_splits}: more than {LARGEST_SIZE:,} labels are not supported; is "
-            "this configuration what it says it is?"
+            f"num_labels={num_labels}, class_splits={class_splits} exceed the supported maximum of {MAX_SIZE:,} labels. The "
+            "config file may be corrupt."
         )
 
 
 def check_sizes(sizes: Mapping[str, Any]) -> None:
-    """Raises ValueError for a size (an integer, or several) that no model has; layers are fewer than other sizes."""
+    """Raises ValueError for sizes (an integer, or several) above MAX_SIZE, or MAX_LAYERS for names that end in "layers"."""
     for name, value in sizes.items():
-        bound = MOST_LAYERS if name.endswith("layers") else LARGEST_SIZE
+        bound = MAX_LAYERS if name.endswith("layers") else MAX_SIZE
         values = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(each, int) and each > bound for each in values):
-            raise ValueError(f"`{name}`={value} is beyond {bound:,}: is this configuration what it says it is?")
+            raise ValueError(
+                f"`{name}`={value} exceeds the supported maximum of {bound:,}. The config file may be corrupt."
+            )
 
 
 def check_num_parameters(count: int, fields: str) -> None:
-    """Raises ValueError if the sizes named in `fields`, though each may do, together ask for more than MOST_PARAMETERS."""
-    if count > MOST_PARAMETERS:
+    """Raises ValueError if the sizes named in `fields` together need more than MAX_PARAMETERS parameters."""
+    if count > MAX_PARAMETERS:
         raise ValueError(
-            f"{fields} together ask for {count:,} parameters, beyond {MOST_PARAMETERS:,}: is this configuration what it says "
-            "it is?"
+            f"{fields} together give {count:,} parameters, which exceeds the supported maximum of {MAX_PARAMETERS:,}. The "
+            "config file may be corrupt."
         )
 
 
 def check_input_values(count: int, fields: str) -> None:
-    """Raises ValueError if one prepared clip would hold more than MOST_INPUT_VALUES numbers."""
-    if count > MOST_INPUT_VALUES:
+    """Raises ValueError if one prepared clip would hold more than MAX_INPUT_VALUES values."""
+    if count > MAX_INPUT_VALUES:
         raise ValueError(
-            f"{fields} together make {count:,} values of one clip, beyond {MOST_INPUT_VALUES:,}: is this configuration what "
-            "it says it is?"
+            f"{fields} together give {count:,} values per clip, which exceeds the supported maximum of {MAX_INPUT_VALUES:,}. "
+            "The config file may be corrupt."
         )
 
 
-__all__ = ["LONGEST_SECONDS", "check_input_values", "check_num_labels", "check_num_parameters", "check_sizes"]
+__all__ = ["MAX_SECONDS", "check_input_values", "check_num_labels", "check_num_parameters", "check_sizes"]

@@ -1,11 +1,11 @@
-"""Several channels of sound to one."""
+"""Mixes several audio channels to mono."""
 
 import warnings
 from collections.abc import Callable
 
 import torch
 
-ANTIPHASE = 1e-3  # share of energy that is left in the mean of the channels, below which to_mono warns
+ANTIPHASE = 1e-3  # to_mono warns if the mean of the channels keeps less than this share of the energy
 
 
 def _antiphase_share(waveform: torch.Tensor, mean: torch.Tensor) -> float:
@@ -28,21 +28,20 @@ TO_MONO: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def to_mono(waveform: torch.Tensor, how: str = "mean") -> torch.Tensor:
     """Waveform [channels, samples] -> [samples].
 
-    how: "mean" of all channels, as the originals do; "left", the first channel; "max_energy", the loudest channel.
-        The mean of channels
-    in opposite phase is silent: a UserWarning says so and names the other two.
+    how: "mean" of all channels, as in the originals; "left", the first channel; "max_energy", the loudest channel. The mean
+        of channels in opposite phase is silent: a UserWarning reports it and names the other two.
     """
     if waveform.ndim != 2 or waveform.shape[0] == 0:
         raise ValueError(f"to_mono takes a waveform [channels, samples], got shape {tuple(waveform.shape)}")
     if how not in TO_MONO:
-        raise ValueError(f"how must be one of {', '.join(TO_MONO)}, not {how!r}")
+        raise ValueError(f"how must be one of {', '.join(map(repr, TO_MONO))}, got {how!r}")
     if waveform.shape[0] == 1:
         return waveform[0]
     mono = TO_MONO[how](waveform)
     if how == "mean" and waveform.shape[1] and _antiphase_share(waveform, mono) < ANTIPHASE:
         warnings.warn(
             "the channels cancel: their mean is nearly silent although they are not (opposite phase); "
-            "to_mono(waveform, how='left') or how='max_energy' keeps the sound",
+            "use to_mono(waveform, how='left') or how='max_energy'",
             stacklevel=2,
         )
     return mono

@@ -1,11 +1,11 @@
-"""Where media come from: a path, a URL, bytes or a file object, made into what a demuxer opens, with a printable name."""
+"""Media sources: opens a path, URL, bytes or file object for the demuxer and gives it a printable name."""
 
 import io
 import os
 import tempfile
 from typing import Any, BinaryIO
 
-# Box and major brand at the start of files as encoders write them; there are hundreds of brands, of pictures too.
+# First bytes of MP4 files as encoders write them: box and major brand. There are hundreds of brands, also of image formats.
 ISO_MEDIA = {
     b"ftyp" + brand for brand in (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4A ")
 }
@@ -18,7 +18,7 @@ MediaSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 
 
 class MediaError(ValueError):
-    """A media source that cannot be read; `source` is its printable name and `cause` what is wrong with it."""
+    """A media source cannot be read. `source` is its printable name, `cause` the reason."""
 
     def __init__(self, source: str, cause: str = ""):
         super().__init__(source, cause)
@@ -30,12 +30,12 @@ class MediaError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line; the name of its class where it has none."""
+    """The message of an error on one line, or the name of its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class OpenSource:
-    """A media source that can be opened for the demuxer, again if need be, and that has a printable name."""
+    """A media source with a printable name, which can be opened for the demuxer repeatedly."""
 
     def __init__(self, source: MediaSource, name: str | None):
         self._owned: list[Any] = []
@@ -60,8 +60,8 @@ class OpenSource:
             self._file = self._seekable(source)
         else:
             raise TypeError(
-                f"a media source is a path, a URL, bytes or a binary file object, not {type(source).__name__}; "
-                "decoded frames and waveforms go to the processor directly"
+                f"got a {type(source).__name__} as media source; it must be a path, a URL, bytes or a binary file object. "
+                "Pass decoded frames and waveforms to the processor directly"
             )
 
     def _local(self, path: str) -> str:
@@ -73,7 +73,7 @@ class OpenSource:
             raise MediaError(self.name, f"cannot be opened: {error.strerror or error}") from error
         if os.path.isfile(path) and size == 0:
             raise MediaError(self.name, "is empty (zero bytes)")
-        # FFmpeg would take "http:a.mp4" for a protocol.
+        # FFmpeg would read "http:a.mp4" as a protocol.
         return "file:" + path
 
     def _remote(self, url: str) -> BinaryIO:
@@ -82,14 +82,14 @@ class OpenSource:
         try:
             opened = fsspec.open(url, mode="rb").open()
         except FileNotFoundError as error:
-            # fsspec's HTTP raises this for whatever went wrong; its cause tells a refused connection from a missing file.
+            # fsspec's HTTP raises this for every failure; only its cause distinguishes a refused connection from a missing file.
             why = (
                 f"{type(error.__cause__).__name__}: {one_line(error.__cause__)}" if error.__cause__ else one_line(error)
             )
             raise MediaError(self.name, f"does not exist, or cannot be reached ({why})") from error
         except ImportError as error:
             raise MediaError(self.name, f"this kind of URL needs another package: {one_line(error)}") from error
-        except Exception as error:  # fsspec passes on whatever the library of each protocol raises
+        except Exception as error:  # fsspec passes on the errors of each protocol's library
             raise MediaError(self.name, f"cannot be fetched: {type(error).__name__}: {one_line(error)}") from error
         self._owned.append(opened)
         try:
@@ -102,7 +102,7 @@ class OpenSource:
         seekable = getattr(opened, "seekable", None)
         if seekable is not None and seekable():
             return opened
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the source) - a pipe: kept on disk, not in memory
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the source) - pipes are buffered on disk
         self._owned.append(spool)
         try:
             while block := opened.read(1 << 20):
@@ -112,7 +112,7 @@ class OpenSource:
         return spool
 
     def open(self) -> str | BinaryIO:
-        """What av.open takes, at its start."""
+        """The argument for av.open, positioned at its start."""
         if self._path is not None:
             return self._path
         if self._data is not None:
@@ -122,20 +122,20 @@ class OpenSource:
 
     @property
     def known_format(self) -> str | None:
-        """FFmpeg's name of the container where the first bytes, in memory, leave no doubt: asking every demuxer whether it
-        knows them takes a seventh of the time of opening a short clip. None: FFmpeg has to find it out.
+        """FFmpeg's container name, if the first bytes in memory identify it; None: FFmpeg has to probe. Probing takes a seventh
+        of the time of opening a short clip.
         """
         return "mp4" if self._data is not None and bytes(self._data[4:12]) in ISO_MEDIA else None
 
     def for_torchcodec(self) -> str | bytes | BinaryIO:
-        """The same for torchcodec, which knows no "file:"; see `shared`."""
+        """The argument for torchcodec, which does not know the "file:" prefix; see `shared`."""
         if self._path is not None:
             return os.path.abspath(self._path.removeprefix("file:"))
         return bytes(self._data) if self._data is not None else self.open()
 
     @property
     def shared(self) -> bool:
-        """Whether all that opened it read from one file object, and so move each other's place in it."""
+        """Whether everything that opened the source reads from one file object and moves its position."""
         return self._file is not None
 
     def close(self) -> None:

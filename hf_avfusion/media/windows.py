@@ -1,8 +1,8 @@
-"""The one place that says which part of a clip a model sees: training draws, evaluation views, short clips.
+"""Window policy: which part of a clip a model sees, for training draws, evaluation views and short clips.
 
-The defaults are the published MBT pipeline (google-research/scenic, projects/mbt): clips are seen as 25 frames and
-100 spectrogram rows per second, 32 frames of stride 2 are taken (2.56 s) beside 8 s of sound; starts are drawn,
-centred or spread on these two grids, and windows that run off the end go on at the start of the clip.
+The defaults are the published MBT pipeline (google-research/scenic, projects/mbt). It treats clips as 25 frames and 100
+spectrogram rows per second and takes 32 frames at stride 2 (2.56 s) and 8 s of audio. Starts on these two grids are random,
+centred or evenly spread. Windows that run past the end wrap to the start of the clip.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from .limits import LONGEST_SECONDS, check_sizes
+from .limits import MAX_SECONDS, check_sizes
 from .reader import Backend, Clip, ClipReader, ClipRequest, MediaError, MediaInfo, MediaSource, OnDecodeError
 
 Mode = Literal["train", "eval"]
@@ -20,22 +20,20 @@ Mode = Literal["train", "eval"]
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """Which window of a clip is read. `to_dict` and `from_dict` turn it into plain values and back.
+    """Which window of a clip is read. `to_dict` and `from_dict` convert it to plain values and back.
 
     num_frames: frames per window.
     frame_rate: sampled frames per second (published: every second one of 25, so 12.5). Not used when `span` is given.
     span: seconds over which the frames are spread evenly, num_frames / span per second (the span t of the paper: 8
         frames over 8 s).
-    audio_seconds: length of the window of sound in s.
-    synchronous: in training, whether both tracks share one drawn start (False: each draws its own).
-    shared_start: how a start is shared. "proportion": a third into the pictures is a third into the sound, whatever
-        the lengths of the tracks (as published). "seconds": the same time on the clock of the clip, in evaluation
-        too; for windows of one length this keeps pictures and sound together even where a track starts late or ends
-        early.
-    short: what happens behind the end of a track. "wrap": go on at its start, as often as needed (as published; the
-        published pipeline wraps rows of the spectrogram, here samples wrap, so that two rows at the seam differ).
-        "hold": the last frame stays, and sound is given as far as there is any, which leaves its padding to the
-        feature extractor.
+    audio_seconds: length of the audio window in s.
+    synchronous: in training, whether both tracks share one random start (False: each draws its own).
+    shared_start: how a start is shared. "proportion": the same fraction of each track, whatever their lengths (as
+        published). "seconds": the same time on the clip's clock, in evaluation too. Windows of equal length then stay in
+        sync even where a track starts late or ends early.
+    short: what happens after the end of a track. "wrap": continue at its start, as often as needed (as published; the
+        published pipeline wraps spectrogram rows, here samples wrap, so two rows at the seam differ). "hold": the last
+        frame repeats and the audio ends with its track, so that the feature extractor pads it.
     video_grid, audio_grid: positions per second on which windows start (25 frames and 100 rows as published); None
         for no grid.
     """
@@ -59,8 +57,10 @@ class WindowPolicy:
             optional = name in ("span", "video_grid", "audio_grid")
             if not (optional and value is None) and not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number{' or None' if optional else ''}, got {value!r}")
-        if self.audio_seconds > LONGEST_SECONDS:
-            raise ValueError(f"audio_seconds={self.audio_seconds} is beyond {LONGEST_SECONDS:,}, a day")
+        if self.audio_seconds > MAX_SECONDS:
+            raise ValueError(
+                f"audio_seconds={self.audio_seconds} exceeds the supported maximum of {MAX_SECONDS:,} (one day)"
+            )
         if self.shared_start not in ("proportion", "seconds"):
             raise ValueError(f"shared_start must be 'proportion' or 'seconds', got {self.shared_start!r}")
         if self.short not in ("wrap", "hold"):
@@ -77,9 +77,7 @@ class WindowPolicy:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "WindowPolicy":
-        """The policy of a dictionary of fields; those that are missing keep their defaults, unknown ones raise
-        ValueError.
-        """
+        """The policy with these fields. Missing fields keep their defaults, unknown ones raise ValueError."""
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(
@@ -90,11 +88,10 @@ class WindowPolicy:
 
 @dataclass(frozen=True)
 class Window:
-    """One window, times in s on the clock of the clip; None for a track that the clip has not.
+    """One window. Times are in s on the clip's clock, None for a missing track.
 
-    frame_times: when the frames are taken, wrapped or held already. audio_window: [start, end) before wrapping, so
-    that its end may lie behind that of the track. audio_pieces: the same after wrapping, as pieces to be put together
-    in their order.
+    frame_times: times of the frames, after wrapping or holding. audio_window: [start, end) before wrapping, so its end may
+    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order.
     """
 
     frame_times: tuple[float, ...] | None
@@ -104,9 +101,7 @@ class Window:
 
 @dataclass(frozen=True)
 class _Track:
-    """One track on its grid: where it starts (s), its length and that of the window (in steps), and the length of a
-    step (s).
-    """
+    """One track on its grid: its start (s), its length and that of the window (in steps), and the length of a step (s)."""
 
     start: float
     length: float
@@ -119,32 +114,37 @@ class _Track:
     def of(cls, start: float, duration: float, window: float, reach: float, grid: float | None) -> "_Track":
         if grid is None:
             return cls(start, max(duration, 1e-3), window, reach, 1.0, False)
-        # A grid that does not fit (5.02 s at 25 per second) is rounded as extraction at that rate does; the shortest
-        # track has one step.
-        return cls(start, max(round(duration * grid), 1), _whole(window * grid), _whole(reach * grid), 1 / grid, True)
+        # A duration that does not fit the grid (5.02 s at 25 per second) is rounded, as extraction at that rate does. The
+        # shortest track has one step.
+        return cls(
+            start,
+            max(round(duration * grid), 1),
+            _exact_steps(window * grid),
+            _exact_steps(reach * grid),
+            1 / grid,
+            True,
+        )
 
     def floor(self, position: float) -> float:
         return math.floor(position) if self.on_grid else position
 
     @property
     def last_start(self) -> float:
-        """Where a window may start at the latest and still find something of the track."""
+        """The latest start at which a window still overlaps the track."""
         return self.floor(max(self.length - (1.0 if self.on_grid else 1e-3), 0.0))
 
-    def draw(self, generator: torch.Generator | None) -> float:
-        """Uniform over [0, max(length - reach, 1 step)): whole steps on a grid (mbt.md section 9: [0, max(len - 31 *
-        2, 1))).
+    def random_start(self, generator: torch.Generator | None) -> float:
+        """Uniform over [0, max(length - reach, 1 step)): whole steps on a grid (mbt.md section 9: [0, max(len - 31 * 2,
+        1))).
         """
         room = max(self.length - self.reach, 1.0 if self.on_grid else 0.0)
         return self.floor(torch.rand((), dtype=torch.float64, generator=generator).item() * room)
 
-    def centre(self) -> float:
+    def centred_start(self) -> float:
         return max(0.0, self.floor((self.length - self.window) / 2))
 
-    def spread(self, view: int, views: int) -> float:
-        """Start of one of `views` windows from the first to the last possible: trunc(linspace(0, max(0, length -
-        window), views)).
-        """
+    def view_start(self, view: int, views: int) -> float:
+        """Start of one of `views` evenly spread windows: trunc(linspace(0, max(0, length - window), views))."""
         room = max(0.0, self.length - self.window)
         return self.floor(room * view / (views - 1)) if views > 1 else 0.0
 
@@ -153,8 +153,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _whole(steps: float) -> float:
-    """Steps as a float without the rounding error of seconds times rate, so that floor() of exact values holds."""
+def _exact_steps(steps: float) -> float:
+    """Steps without the rounding error of seconds times rate, so that floor() of exact values is right."""
     return round(steps, 6)
 
 
@@ -169,15 +169,15 @@ def sample_windows(
     """The windows of a clip under a policy.
 
     Args:
-        policy: what a window is.
-        info: starts and durations of the tracks; a track that it lacks gives None.
-        mode: "train" draws starts; "eval" takes the centred window, or with several views windows that start evenly
-            spread from the first to the last possible place (published: validation and test).
-        num_views: windows to give.
+        policy: the policy.
+        info: starts and durations of the tracks; a missing track gives None.
+        mode: "train" draws random starts. "eval" takes the centred window, or with several views windows whose starts are
+            spread evenly from the first to the last possible position (published: validation and test).
+        num_views: number of windows.
         generator: source of the draws; None uses torch's global one.
 
     Returns:
-        num_views Windows. Frame times lie inside the extent of the video track, sound pieces inside that of the audio
+        num_views Windows. Frame times lie inside the extent of the video track, audio pieces inside that of the audio
         track.
     """
     if mode not in ("train", "eval"):
@@ -191,24 +191,24 @@ def sample_windows(
             info.video_start, info.video_duration, count * stride, (count - 1) * stride, policy.video_grid
         )
     if info.has_audio:
-        # The last position of a window of sound is its last row, one step before its end.
+        # The last position of an audio window is its last row, one step before its end.
         step = 1 / policy.audio_grid if policy.audio_grid else 0.0
         length = policy.audio_seconds
         audio = _Track.of(info.audio_start, info.audio_duration, length, length - step, policy.audio_grid)
     windows = []
     for view in range(num_views):
-        picture, sound = _starts(policy, video, audio, mode, view, num_views, generator)
+        video_start, audio_start = _window_starts(policy, video, audio, mode, view, num_views, generator)
         window = pieces = None
         if audio is not None:
-            begin = audio.start + sound * audio.step
+            begin = audio.start + audio_start * audio.step
             window = (begin, begin + policy.audio_seconds)
-            pieces = _pieces(policy, window, info)
-        times = None if video is None else tuple(_frame_times(policy, video, picture))
+            pieces = _audio_pieces(policy, window, info)
+        times = None if video is None else tuple(_frame_times(policy, video, video_start))
         windows.append(Window(times, window, pieces))
     return windows
 
 
-def _starts(
+def _window_starts(
     policy: WindowPolicy,
     video: _Track | None,
     audio: _Track | None,
@@ -217,45 +217,47 @@ def _starts(
     views: int,
     generator: torch.Generator | None,
 ) -> tuple[float, float]:
-    """Steps into the video and the audio track at which a window starts; 0 for a missing track."""
+    """Start of a window in steps into the video and the audio track; 0 for a missing track."""
 
-    def own(track: _Track | None) -> float:
+    def start_of(track: _Track | None) -> float:
         if track is None:
             return 0.0
         if mode == "train":
-            return track.draw(generator)
-        return track.spread(view, views) if views > 1 else track.centre()
+            return track.random_start(generator)
+        return track.view_start(view, views) if views > 1 else track.centred_start()
 
-    picture = own(video)
+    video_start = start_of(video)
     if video is None or audio is None:
-        return picture, own(audio)
+        return video_start, start_of(audio)
     if policy.synchronous and policy.shared_start == "seconds":
-        sound = (video.start + picture * video.step - audio.start) / audio.step
-        sound = round(sound) if audio.on_grid else sound
-        return picture, min(max(sound, 0.0), audio.last_start)
+        audio_start = (video.start + video_start * video.step - audio.start) / audio.step
+        audio_start = round(audio_start) if audio.on_grid else audio_start
+        return video_start, min(max(audio_start, 0.0), audio.last_start)
     if policy.synchronous and mode == "train":
-        sound = picture / video.length * audio.length  # mbt.md section 9: round(o / len_rgb * len_spec)
-        sound = float(round(sound)) if audio.on_grid else sound
-        # Rounded up it may be the end of a track, where wrapping begins anew and holding would find nothing to hold.
-        return picture, sound if policy.short == "wrap" else min(sound, audio.last_start)
-    return picture, own(audio)
+        audio_start = video_start / video.length * audio.length  # mbt.md section 9: round(o / len_rgb * len_spec)
+        audio_start = float(round(audio_start)) if audio.on_grid else audio_start
+        # Rounding up may give the end of the track: wrapping restarts there, but holding would find no samples.
+        return video_start, audio_start if policy.short == "wrap" else min(audio_start, audio.last_start)
+    return video_start, start_of(audio)
 
 
 def _frame_times(policy: WindowPolicy, video: _Track, start: float) -> list[float]:
     stride = policy.stride / video.step
-    stride = _whole(stride) if video.on_grid else stride
+    stride = _exact_steps(stride) if video.on_grid else stride
     last = video.length - (1.0 if video.on_grid else 1e-9)
     times = []
     for index in range(policy.num_frames):
         position = start + index * stride
         position = position % video.length if policy.short == "wrap" else min(position, last)
-        # k / grid rather than k * (1 / grid): equal, bit for bit, to the time stamps of a clip at that rate
+        # k / grid instead of k * (1 / grid): bit-equal to the timestamps of a clip at that rate
         times.append(video.start + (position / policy.video_grid if policy.video_grid else position))
     return times
 
 
-def _pieces(policy: WindowPolicy, window: tuple[float, float], info: MediaInfo) -> tuple[tuple[float, float], ...]:
-    """A window of sound as pieces inside the track, to the sample: wrapped, or cut at the end of the track."""
+def _audio_pieces(
+    policy: WindowPolicy, window: tuple[float, float], info: MediaInfo
+) -> tuple[tuple[float, float], ...]:
+    """An audio window as pieces inside the track, to the sample: wrapped, or cut at the end of the track."""
     rate = info.sampling_rate or 1_000_000
     first, length = round(info.audio_start * rate), max(round(info.audio_duration * rate), 1)
     position, left = round(window[0] * rate) - first, round((window[1] - window[0]) * rate)
@@ -285,7 +287,7 @@ def load_window(
     name: str | None = None,
     threads: int = 1,
 ) -> list[Clip]:
-    """The windows of a media file, decoded: one open, and one forward pass for all views that lie close together.
+    """Decodes the windows of a media file: one open, and one forward pass for all views that lie close together.
 
     Args:
         source: path, URL, bytes or binary file object.
@@ -293,19 +295,18 @@ def load_window(
         start, end: s on the clock of the file; the part of it that is the clip (a benchmark's segment of a longer
             video). Default: all of it.
         backend, on_decode_error, name, threads: see ClipReader.
-        tracks: what to decode; ("video",) leaves the sound alone.
+        tracks: the tracks to decode; ("video",) decodes no audio.
 
     Returns:
-        num_views Clips. `frames` has num_frames frames and `waveform`, where the policy wraps, audio_seconds of
-        sound; a track that the file has not (or none of between `start` and `end`) is None. Where damage was kept
-        (on_decode_error="keep"), what was decoded is wrapped, or its last frame held, to the full length;
-        `Clip.warnings` says so.
+        num_views Clips. `frames` has num_frames frames. If the policy wraps, `waveform` has audio_seconds of audio. A track
+        that is missing from the file, or between `start` and `end`, is None. If damage was kept (on_decode_error="keep"),
+        the decoded part is wrapped, or its last frame held, to the full length, and `Clip.warnings` reports it.
 
     Raises:
         MediaError: see ClipReader.
     """
     if unknown := set(tracks) - {"video", "audio"}:
-        raise ValueError(f"tracks may hold 'video' and 'audio', got {sorted(unknown)}")
+        raise ValueError(f"tracks must hold only 'video' and 'audio', got {sorted(unknown)}")
     with ClipReader(source, backend=backend, on_decode_error=on_decode_error, name=name, threads=threads) as reader:
         info = segment_of(reader.info, start, end)
         info = replace(
@@ -314,22 +315,25 @@ def load_window(
         windows = sample_windows(policy, info, mode=mode, num_views=num_views, generator=generator)
         clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows])
     for clip in clips:
-        _fill(clip, policy)
+        _fill_to_length(clip, policy)
     return clips
 
 
 def segment_of(info: MediaInfo, start: float | None, end: float | None) -> MediaInfo:
-    """`info` with its tracks cut to [start, end) s; a track without a part in it counts as missing.
+    """`info` with its tracks cut to [start, end) s. A track that does not overlap it counts as missing.
 
-    Raises MediaError where the file has nothing there.
+    Raises MediaError if the file has nothing in [start, end).
     """
     if start is None and end is None:
         return info
     begin, stop = start if start is not None else 0.0, end if end is not None else math.inf
     if not begin < stop:
-        raise MediaError(info.name, f"the clip ends at {stop} s, not after it starts at {begin} s")
+        raise MediaError(info.name, f"the clip ends at {stop} s, not after its start at {begin} s; pass start < end")
     if begin >= info.duration or stop <= 0:
-        raise MediaError(info.name, f"the clip is {begin} to {stop} s of a file that is {info.duration:.3f} s long")
+        raise MediaError(
+            info.name,
+            f"the clip is {begin} to {stop} s of a file that is {info.duration:.3f} s long; pass times inside the file",
+        )
     changes: dict[str, Any] = {"duration": min(stop, info.duration) - begin}
     for track in ("video", "audio"):
         if getattr(info, f"has_{track}"):
@@ -345,14 +349,14 @@ def segment_of(info: MediaInfo, start: float | None, end: float | None) -> Media
     return replace(info, **changes)
 
 
-def _fill(clip: Clip, policy: WindowPolicy) -> None:
-    """Brings what damage or the last rounding left short to the length of the window, by the rule of the policy."""
+def _fill_to_length(clip: Clip, policy: WindowPolicy) -> None:
+    """Extends frames and waveform that damage or rounding left short to the length of the window, by the policy's rule."""
     if clip.frames is not None and 0 < len(clip.frames) < policy.num_frames:
         wanted = torch.arange(policy.num_frames)
         count = len(clip.frames)
         places = wanted % count if policy.short == "wrap" else wanted.clamp(max=count - 1)
         clip.frames, clip.frame_times = clip.frames[places], clip.frame_times[places]
-        clip.warnings.append(f"only {count} of {policy.num_frames} frames could be decoded; the others repeat them")
+        clip.warnings.append(f"only {count} of {policy.num_frames} frames could be decoded; the others repeat these")
     elif clip.frames is not None and len(clip.frames) == 0:
         clip.frames = clip.frame_times = None
         clip.warnings.append("no frame of the window could be decoded; the video track counts as missing")
@@ -361,6 +365,6 @@ def _fill(clip: Clip, policy: WindowPolicy) -> None:
     count, wanted = clip.waveform.shape[1], round(policy.audio_seconds * clip.sampling_rate)
     if count == 0:
         clip.waveform = clip.sampling_rate = clip.audio_start = None
-        clip.warnings.append("no sound of the window could be decoded; the audio track counts as missing")
+        clip.warnings.append("no audio of the window could be decoded; the audio track counts as missing")
     elif policy.short == "wrap" and count < wanted:
         clip.waveform = clip.waveform[:, torch.arange(wanted) % count]

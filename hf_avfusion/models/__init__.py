@@ -1,1 +1,1 @@
-"""Architectures, one folder each, and what they share. This code, processing/ and media/ travel with a checkpoint."""
+"""Architectures, one folder each, and shared parts. This code, processing/ and media/ are exported with a checkpoint."""

@@ -1,1 +1,1 @@
-"""Frames and waveforms -> the tensors that models take, and pipelines from files to answers."""
+"""Processors from frames and waveforms to model inputs, and pipelines from files to answers."""

@@ -1,19 +1,19 @@
-"""The log-mel front end of all architectures: every constant is a saved field, published settings are presets.
+"""The log-mel front end of all architectures. Every constant is a saved field, and published settings are presets.
 
-Order of operations, with the field that switches each step:
+Steps, with the fields that control each:
 
-    1. checks, resampling (`do_resample`), minus the mean of the whole waveform (`subtract_mean`)
+    1. checks, resampling (`do_resample`), subtraction of the waveform's mean (`subtract_mean`)
     2. a short waveform is repeated (`padding="wrap"`) or gets zeros (`"waveform"`) up to `spectrogram_length` frames
-    3. frames (`win_length`, `hop_length`, `framing`); of each frame: `dither`, minus its mean (`remove_dc_offset`),
+    3. framing (`win_length`, `hop_length`, `framing`); per frame: `dither`, subtraction of its mean (`remove_dc_offset`),
        `preemphasis`, `window_type`
     4. FFT of `n_fft` points, |X|^`power`, mel bank (`num_mel_bins`, `mel_scale`, `mel_norm`, `fmin`, `fmax`)
-    5. log (`log`) of max(mel + `log_offset`, `log_floor`); surplus frames are cut (`truncation`)
+    5. log (`log`) of max(mel + `log_offset`, `log_floor`); frames beyond the length are cut (`truncation`)
     6. a short log-mel gets rows of `padding_value` (`padding="spectrogram"`)
     7. (x - `mean`) / (`divisor` * `std`)
     8. a short log-mel gets rows of `padding_value` (`padding="normalized"`)
 
-Steps 3 to 5 are those of Kaldi's filter banks: with its constants the result equals torchaudio.compliance.kaldi.fbank.
-Windows and banks are tables built once per set of constants.
+Steps 3 to 5 are those of Kaldi's filter banks: with Kaldi's constants the result equals torchaudio.compliance.kaldi.fbank.
+Windows and mel banks are cached per set of constants.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from ..media.limits import check_input_values, check_sizes
 
 logger = logging.get_logger(__name__)
 
-# What the Kaldi-style front ends share: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
+# Shared by the Kaldi-style front ends: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
 KALDI_FBANK = {
     "sampling_rate": 16000,  # Hz
     "window_type": "hann",
@@ -61,10 +61,10 @@ KALDI_FBANK = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # MBT and AV-MAE. Certain (papers, scenic's AudioSet configuration): 16 kHz mono, 25 ms Hamming window, 10 ms hop,
-    # 128 bins, 8 s = 800 rows, mean 1.102, std 2.762, windows past the end wrap around, evaluation takes the centred
-    # window. The originals read stored log-mels, so FFT length, mel edges, magnitude, log offset and edge handling are
-    # a self-consistent reconstruction, not a reference.
+    # MBT and AV-MAE. Known (papers, scenic's AudioSet configuration): 16 kHz mono, 25 ms Hamming window, 10 ms hop, 128 bins,
+    # 8 s = 800 rows, mean 1.102, std 2.762, windows past the end wrap around, evaluation takes the centred window. The
+    # originals read stored log-mels, so FFT length, mel edges, magnitude, log offset and edge handling are a self-consistent
+    # reconstruction, not a reference.
     "mbt": {
         "sampling_rate": 16000,  # Hz
         "window_type": "hamming",
@@ -103,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "std": 4.5689974,
         "divisor": 2.0,
     },
-    # LAVISH on AVE with Swin-V2 (GenjiB/LAVISH): 1 s as a 192 x 192 picture, zeros are appended after normalisation.
+    # LAVISH on AVE with Swin-V2 (GenjiB/LAVISH): 1 s as a 192 x 192 spectrogram, zeros are appended after normalisation.
     "lavish": {
         **KALDI_FBANK,
         "num_mel_bins": 192,
@@ -125,8 +125,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# AV-MAE neither normalises in pretraining nor on VGGSound; its AudioSet fine-tuning takes MBT's statistics. 10 s = 1000 rows on
-# AudioSet.
+# AV-MAE does not normalise in pretraining or on VGGSound; its AudioSet fine-tuning uses MBT's statistics. On AudioSet 10 s are
+# 1000 rows.
 PRESETS["avmae"] = {**PRESETS["mbt"], "mean": 0.0, "std": 1.0}
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -160,7 +160,7 @@ def _window(kind: str, length: int, periodic: bool) -> torch.Tensor:
 def _mel_bank(
     scale: str, norm: str | None, bins: int, n_fft: int, sampling_rate: int, fmin: float, fmax: float
 ) -> torch.Tensor:
-    """Weights float32 [n_fft // 2 + 1, bins]; triangles are linear in mel for "kaldi", linear in Hz for the others."""
+    """Weights float32 [n_fft // 2 + 1, bins]. Triangles are linear in mel for "kaldi", linear in Hz for the others."""
     if scale == "kaldi":
         from torchaudio.compliance.kaldi import get_mel_banks
 
@@ -169,17 +169,17 @@ def _mel_bank(
     from torchaudio.functional import melscale_fbanks
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # low bins may be empty; the published settings have such bins
+        warnings.simplefilter("ignore", UserWarning)  # empty low bins, which the published settings have
         return melscale_fbanks(n_fft // 2 + 1, fmin, fmax, bins, sampling_rate, norm, scale)
 
 
 class AVFusionFeatureExtractor(SequenceFeatureExtractor):
-    """Turns mono waveforms into log-mel spectrograms [time, mel]; without arguments it is MBT's front end.
+    """Converts mono waveforms to log-mel spectrograms [time, mel]. The defaults are MBT's front end.
 
     Args:
-        sampling_rate (int): Hz that the waveform must have.
+        sampling_rate (int): required sampling rate of the waveform in Hz.
         window_type (str): "hamming", "hann", "povey", "blackman" or "rectangular".
-        window_periodic (bool): periodic (FFT) rather than symmetric window.
+        window_periodic (bool): periodic (FFT) instead of symmetric window.
         win_length, hop_length, n_fft (int): samples; n_fft >= win_length, frames are zero-padded to it at their end.
         power (float): exponent of the magnitude: 1.0 magnitude, 2.0 power.
         num_mel_bins (int): number of mel bins.
@@ -196,12 +196,12 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         framing (str): "pad_end" (frame i starts at i * hop, zeros after the end: ceil(samples / hop) frames), "snip"
             (whole frames only: 1 + (samples - win) // hop), "reflect" (Kaldi with snip_edges=False) or "center" (as
             torch.stft: frame i is centred at i * hop, n_fft // 2 samples mirrored at the edges: 1 + samples // hop).
-        spectrogram_length (int | None): frames to return; None returns as many as the waveform has.
-        padding (str): what happens when it has fewer: "wrap" repeats the waveform cyclically, "waveform" appends zero
-            samples, "spectrogram" appends rows of `padding_value` before normalising, "normalized" after it, "none"
-            leaves it short.
+        spectrogram_length (int | None): frames to return; None returns all frames of the waveform.
+        padding (str): how fewer frames are extended: "wrap" repeats the waveform cyclically, "waveform" appends zero samples,
+            "spectrogram" appends rows of `padding_value` before normalising, "normalized" appends them after it, "none" returns
+            fewer frames.
         padding_value (float): value of appended rows.
-        truncation (str): what happens when it has more: "start" keeps the first frames, "center" the middle ones (both
+        truncation (str): how more frames are cut: "start" keeps the first frames, "center" the middle ones (both
             with a warning), "error" raises.
         mean, std, divisor (float): output = (x - mean) / (divisor * std).
         do_resample (bool): resample waveforms of another sampling rate (torchaudio.functional.resample, windowed sinc)
@@ -243,10 +243,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         do_resample: bool = False,
         **kwargs,
     ):
-        kwargs.pop("feature_size", None)  # the base class's name for num_mel_bins, not a field of its own
-        kwargs.setdefault("return_attention_mask", False)  # for `pad`; spectrograms come out at one length
+        kwargs.pop("feature_size", None)  # the base class's name for num_mel_bins
+        kwargs.setdefault("return_attention_mask", False)  # for `pad`; spectrograms have one length
         super().__init__(feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        self.window_type = window_type  # transformers leaves an attribute named `window` out of the saved config
+        self.window_type = window_type  # transformers does not save an attribute named `window`
         self.window_periodic = window_periodic
         self.win_length = win_length
         self.hop_length = hop_length
@@ -291,7 +291,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"{name}={value!r} must be a finite number")
         if self.power <= 0 or self.dither < 0:
-            raise ValueError(f"power={self.power} must be above 0 and dither={self.dither} not below")
+            raise ValueError(f"power={self.power} must be above 0, and dither={self.dither} at least 0")
         check_input_values(
             self.num_mel_bins * max(self.n_fft // 2, length or 0), "n_fft, num_mel_bins, spectrogram_length"
         )
@@ -305,27 +305,27 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             )
         if self.mel_norm is not None and self.mel_scale == "kaldi":
             raise ValueError(
-                f"mel_norm={self.mel_norm!r} exists for mel_scale 'htk' and 'slaney' only, not for 'kaldi'"
+                f"mel_norm={self.mel_norm!r} needs mel_scale 'htk' or 'slaney', got 'kaldi': pass mel_norm=None"
             )
         if self.std * self.divisor == 0:
-            raise ValueError(f"std={self.std} and divisor={self.divisor} divide the spectrogram: neither can be 0")
+            raise ValueError(f"std={self.std} and divisor={self.divisor} divide the spectrogram and must not be 0")
         if self.log_offset <= 0 and (self.log_floor is None or self.log_floor <= 0):
             raise ValueError(
-                f"log_offset={self.log_offset}, log_floor={self.log_floor}: one must be above 0, silence has no log"
+                f"log_offset={self.log_offset}, log_floor={self.log_floor}: one must be above 0, since log(0) is undefined"
             )
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "AVFusionFeatureExtractor":
-        """The front end published as `name` ("mbt", "ast", "lavish", "cav_mae"); `overrides` replace single fields."""
+        """The published front end `name` ("mbt", "avmae", "ast", "lavish", "cav_mae"). `overrides` replace single fields."""
         if name not in PRESETS:
-            raise ValueError(f"no preset is named {name!r}; there are {', '.join(PRESETS)}")
+            raise ValueError(f"name must be a preset, one of {', '.join(PRESETS)}, got {name!r}")
         if unknown := sorted(set(overrides) - set(inspect.signature(cls.__init__).parameters)):
-            raise TypeError(f"unknown fields {', '.join(unknown)}; known are {', '.join(sorted(PRESETS[name]))}")
+            raise TypeError(f"unknown fields {', '.join(unknown)}; the fields are {', '.join(sorted(PRESETS[name]))}")
         return cls(**{**PRESETS[name], **overrides})
 
     @property
     def seconds(self) -> float | None:
-        """Duration in s that fills `spectrogram_length` frames, or None when the length is free."""
+        """Duration in s of `spectrogram_length` frames, or None if the length is not fixed."""
         return (
             None if self.spectrogram_length is None else self.spectrogram_length * self.hop_length / self.sampling_rate
         )
@@ -346,10 +346,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         """Computes the log-mel spectrogram of one mono waveform or of a list of them.
 
         Args:
-            audio: floats in [-1, 1], [samples] (numpy, torch, list of floats; [1, samples] is taken too), or a list of
-                such.
-            sampling_rate: Hz of the waveforms; another one than `self.sampling_rate` raises unless resampling is asked
-                for. Not given, the right rate is assumed with a warning.
+            audio: floats in [-1, 1], [samples] (numpy, torch, list of floats; [1, samples] is accepted), or a list of these.
+            sampling_rate: Hz of the waveforms. A rate other than `self.sampling_rate` raises, unless resampling is enabled.
+                If not given, the right rate is assumed, with a warning.
             return_tensors: "pt" or "np" for one array [batch, time, mel], None for a list of numpy arrays [time, mel].
             do_resample: overrides the field `do_resample` for this call.
             generator: source of the dither noise.
@@ -364,18 +363,18 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         resample = self.do_resample if do_resample is None else do_resample
         if sampling_rate is None:
             if resample:
-                raise ValueError("do_resample=True needs sampling_rate=, the Hz at which the audio was recorded")
+                raise ValueError("do_resample=True needs sampling_rate=, the rate of the audio in Hz")
             logger.warning_once(
-                f"sampling_rate= is not given: the audio is taken to be at {self.sampling_rate} Hz. Pass it, so that "
-                "another rate is noticed."
+                f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
+                "a wrong rate is detected."
             )
         elif sampling_rate <= 0:
             raise ValueError(f"sampling_rate={sampling_rate} must be a positive number of Hz")
         elif sampling_rate != self.sampling_rate:
             if not resample:
                 raise ValueError(
-                    f"sampling_rate={sampling_rate} Hz, but these features are defined at {self.sampling_rate} Hz. "
-                    "Resample the audio, or pass do_resample=True to have it done (torchaudio.functional.resample)."
+                    f"sampling_rate={sampling_rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
+                    "pass do_resample=True (torchaudio.functional.resample)."
                 )
             from torchaudio.functional import resample as convert
 
@@ -413,10 +412,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         if surplus > 0:
             if self.truncation == "error":
                 raise ValueError(
-                    f"the audio has {len(logmel)} frames, spectrogram_length is {length}: pass at most "
+                    f"the audio has {len(logmel)} frames, but spectrogram_length is {length}: pass at most "
                     f"{self.seconds:g} s, or set truncation to 'start' or 'center'"
                 )
-            if surplus > 1:  # one frame more comes of rounding and is nothing to tell
+            if surplus > 1:  # one more frame is a result of rounding
                 logger.warning_once(
                     f"audio longer than {length} frames ({self.seconds:g} s, spectrogram_length) is cut to its "
                     f"{self.truncation}"
@@ -434,11 +433,11 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
     def _log_mel(self, waveform: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         window = _window(self.window_type, self.win_length, self.window_periodic)
         plain = not (self.dither or self.remove_dc_offset or self.preemphasis)
-        # Then frames can be as long as the FFT, of which the window leaves nothing behind its end: no copy for zeros there.
+        # Plain frames can be as long as the FFT: the zero-padded window replaces a copy with zeros.
         rest = self.n_fft - self.win_length if plain else 0
-        line, count = self._line(waveform, rest)
+        padded, count = self._pad_to_frames(waveform, rest)
         if not plain:
-            frames = line.unfold(0, self.win_length, self.hop_length)[:count]
+            frames = padded.unfold(0, self.win_length, self.hop_length)[:count]
             if self.dither:
                 frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
             if self.remove_dc_offset:
@@ -449,10 +448,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 frames = frames - self.preemphasis * previous
             frames = frames * window
         else:
-            frames = line.unfold(0, self.n_fft, self.hop_length)[:count] * torch.nn.functional.pad(window, (0, rest))
+            frames = padded.unfold(0, self.n_fft, self.hop_length)[:count] * torch.nn.functional.pad(window, (0, rest))
         spectrum = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft)).square_()
-        # |X|^2 in one pass over numbers that lie side by side: abs(), as hypot(), takes four times as long to be right
-        # where squares leave float32's range, 1e-19 and 1e19 away from any sound.
+        # |X|^2 in one pass over adjacent values. abs(), which uses hypot(), takes four times as long, to be exact where squares
+        # leave float32's range: at 1e-19 and 1e19, far from any audio.
         spectrum = spectrum[..., 0] + spectrum[..., 1]
         if self.power == 1.0:
             spectrum.sqrt_()
@@ -468,9 +467,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             mel.clamp_min_(self.log_floor)
         return mel.log_() if self.log == "ln" else mel.log10_()
 
-    def _line(self, waveform: torch.Tensor, rest: int) -> tuple[torch.Tensor, int]:
-        """[samples] -> the padded waveform, of which frame i is `win_length` samples from i * hop on, with `rest` zeros behind
-        the last; and how many frames there are.
+    def _pad_to_frames(self, waveform: torch.Tensor, rest: int) -> tuple[torch.Tensor, int]:
+        """[samples] -> the padded waveform and the number of frames. Frame i is `win_length` samples from i * hop on; `rest`
+        zeros follow the last frame.
         """
         pad, samples, win, hop = torch.nn.functional.pad, len(waveform), self.win_length, self.hop_length
         if self.framing == "pad_end":
@@ -479,29 +478,30 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         if self.framing == "snip":
             if samples < win:
                 raise ValueError(
-                    f"audio has {samples} samples, fewer than one frame of {win}: framing 'snip' needs at least that"
+                    f"audio has {samples} samples, but framing 'snip' needs at least one frame of {win}: pass a longer waveform"
                 )
             return pad(waveform, (0, rest)) if rest else waveform, 1 + (samples - win) // hop
         if self.framing == "center":
             edge = self.n_fft // 2
             if samples <= edge:
                 raise ValueError(
-                    f"audio has {samples} samples: framing 'center' reflects {edge} of them and needs more than that"
+                    f"audio has {samples} samples, but framing 'center' reflects {edge} of them and needs more: pass a longer "
+                    "waveform"
                 )
             waveform = pad(waveform[None], (edge, edge), mode="reflect")[0]
             return pad(waveform[(self.n_fft - win) // 2 :], (0, rest)), 1 + samples // hop
-        # "reflect": Kaldi's snip_edges=False, which repeats the edge sample itself in the mirror
+        # "reflect": Kaldi's snip_edges=False, which also repeats the edge sample
         count = (samples + hop // 2) // hop
         before = win // 2 - hop // 2
         mirror = waveform.flip(0)
         if samples < win:
-            raise ValueError(f"audio has {samples} samples, framing 'reflect' needs {win}: pass a longer waveform")
+            raise ValueError(f"audio has {samples} samples, but framing 'reflect' needs {win}: pass a longer waveform")
         head = [mirror[samples - before :]] if before > 0 else []
         body = waveform if before >= 0 else waveform[-before:]
         return torch.cat([*head, body, mirror, waveform.new_zeros(rest)]), count
 
     def _samples_for(self, frames: int) -> int:
-        """The fewest samples that give `frames` whole frames."""
+        """The smallest number of samples that gives `frames` whole frames."""
         if self.framing == "snip":
             return (frames - 1) * self.hop_length + self.win_length
         if self.framing == "center":
@@ -509,7 +509,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         return frames * self.hop_length
 
     def _check(self, audio: np.ndarray | torch.Tensor | Sequence[float], name: str) -> torch.Tensor:
-        """One waveform as float32 [samples]; raises ValueError naming the argument `name`, the value and the remedy."""
+        """One waveform as float32 [samples]. Raises ValueError with the argument `name`, the value and the remedy."""
         if not torch.is_tensor(audio):
             array = np.asarray(audio)
             if array.dtype == object or array.dtype.kind not in "fiub":
@@ -519,18 +519,17 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             audio = audio[0]
         if audio.ndim != 1:
             raise ValueError(
-                f"{name} has shape {tuple(audio.shape)}: a waveform is [samples], mono. Mix channels first (audio.mean(0) "
+                f"{name} has shape {tuple(audio.shape)}, but a waveform is mono, [samples]. Mix channels first (audio.mean(0) "
                 "of [channels, samples]); pass a batch as a list of waveforms (list(audio))."
             )
         if audio.numel() == 0:
             raise ValueError(f"{name} is empty: pass at least one sample, or None where a clip has no audio track")
         if not audio.is_floating_point():
             raise ValueError(
-                f"{name} holds whole numbers ({audio.dtype}): convert it to floats in "
-                "[-1, 1] first (16 bit samples: audio / 32768)"
+                f"{name} holds integers ({audio.dtype}): convert it to floats in [-1, 1] first (16 bit samples: audio / 32768)"
             )
         audio = audio.detach().to("cpu", torch.float32)
-        # One NaN or infinity spoils the sum, which takes a tenth of the time; a sum of finite values may overflow.
+        # One NaN or infinity makes the sum non-finite, which takes a tenth of the time. A sum of finite values may overflow.
         if not math.isfinite(audio.sum().item()) and not audio.isfinite().all():
             wrong = int((~audio.isfinite()).sum())
             raise ValueError(
@@ -548,7 +547,7 @@ def _as_waveforms(audio: Any) -> list[tuple[Any, str]]:
             return [(item, f"audio[{index}]") for index, item in enumerate(audio)]
     elif not isinstance(audio, np.ndarray) and not torch.is_tensor(audio):
         raise ValueError(
-            f"audio is a {type(audio).__name__}: pass numpy or torch waveforms, lists of floats, or a list of such"
+            f"audio is a {type(audio).__name__}: pass numpy or torch waveforms, lists of floats, or a list of these"
         )
     return [(audio, "audio")]
 

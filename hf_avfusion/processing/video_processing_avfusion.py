@@ -1,10 +1,9 @@
-"""The video processor of all architectures: frames to normalised pixels, by default as MBT, ViViT and AV-MAE do it.
+"""The video processor of all architectures: frames to normalised pixels, by default as in MBT, ViViT and AV-MAE.
 
-The originals (scenic, through TensorFlow) resize frames bilinearly with half-pixel centres and no antialiasing and
-truncate the result to uint8; torchvision antialiases and rounds. With `antialias=False, truncate=True` (the defaults)
-the original's arithmetic is followed, and only the pixels that the centre crop keeps are computed, so it costs no more
-than torchvision's. (Truncating torchvision's own float result would not do: it computes a * (1 - w) + b * w, which
-turns a flat 77 into 76.99999.)
+The originals (scenic, through TensorFlow) resize frames bilinearly with half-pixel centres and no antialiasing, and truncate
+the result to uint8. torchvision antialiases and rounds. The defaults `antialias=False, truncate=True` follow the original's
+arithmetic and compute only the pixels inside the centre crop, so they cost no more than torchvision. Truncating torchvision's
+float result would be wrong: it computes a * (1 - w) + b * w, which changes a flat 77 to 76.99999.
 """
 
 from typing import Any
@@ -20,25 +19,25 @@ from transformers.video_utils import VideoInput
 
 logger = logging.get_logger(__name__)
 
-CACHED = 1 << 16  # numbers: of a buffer of which some five are used together
+CACHE_VALUES = 1 << 16  # per buffer, about five of which are used together
 
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
-    """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): cut resized uint8 values to whole
-    numbers, as the originals do, rather than round them (bilinear without antialiasing only)."""
+    """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): truncate resized uint8 values, as in the
+    originals, instead of rounding them (bilinear without antialiasing only)."""
 
     antialias: bool | None
     truncate: bool | None
 
 
 class AVFusionVideoProcessor(BaseVideoProcessor):
-    """Resizes, crops and normalises videos; without arguments it is MBT's: short side 256, centre crop 224, x * 2/255 - 1.
+    """Resizes, crops and normalises videos. The defaults are those of MBT: short side 256, centre crop 224, x * 2/255 - 1.
 
-    Takes what transformers' video processors take: one video or a list of videos, each uint8 or float [T, H, W, C] or
-    [T, C, H, W] (numpy, torch) or a list of frames (PIL, numpy). Returns `pixel_values`, float32 [B, T, C, H, W].
-    The frames are taken as they come: choosing frames of a file is the processor's work, not this class's.
+    Takes the inputs of transformers' video processors: one video or a list of videos, each uint8 or float [T, H, W, C] or
+    [T, C, H, W] (numpy, torch) or a list of frames (PIL, numpy). Returns `pixel_values`, float32 [B, T, C, H, W]. All given
+    frames are used: the processor selects the frames of a file.
 
-    Differs from the originals in computing (x - 127.5) / 127.5 for x * 2/255 - 1: at most 6e-8 apart for uint8 values.
+    Computes (x - 127.5) / 127.5 instead of the originals' x * 2/255 - 1; they differ by at most 6e-8 for uint8 values.
 
     Raises ValueError for videos that are empty, hold NaN or infinite values, or are smaller than the crop.
     """
@@ -65,15 +64,15 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         super().__init__(**kwargs)
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
-        """Videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors); fields can be overridden."""
+        """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
         for array in arrays if isinstance(arrays, (list, tuple)) else ():
             if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
                 array, videos is array, kwargs
             ):
                 raise ValueError(
-                    f"videos holds an array of shape {tuple(array.shape)}: a video is [T, H, W, C] or [T, C, H, W] with 1 or 3 "
-                    "colour channels, a batch has one axis more"
+                    f"videos holds an array of shape {tuple(array.shape)}; a video must be [T, H, W, C] or [T, C, H, W] with 1 or "
+                    "3 colour channels, and a batch has one more axis"
                 )
         return super().preprocess(videos, **kwargs)
 
@@ -103,13 +102,13 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        # The base class stacks all videos of one shape before every step. Here each video (already a batch of frames)
-        # is resized and cropped alone and only the small uint8 results are stacked: the one copy per video.
+        # The base class stacks all videos of one shape before every step. Here each video (a batch of frames) is resized and
+        # cropped separately, and only the small uint8 results are stacked: one copy per video.
         cropped = []
         for index, video in enumerate(videos):
             name = f"videos[{index}]"
             if do_rescale:
-                self._tell_of_unit_range(video, name)
+                self._warn_unit_range(video, name)
             target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
             window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
             cropped.append(self._resize_window(video, target, window, resample, antialias, truncate))
@@ -117,8 +116,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         def normalize(pixels: torch.Tensor) -> torch.Tensor:
             return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
-        alike = len({(video.shape, video.dtype) for video in cropped}) == 1
-        if alike:
+        same_shape = len({(video.shape, video.dtype) for video in cropped}) == 1
+        if same_shape:
             pixels: Any = normalize(torch.stack(cropped) if len(cropped) > 1 else cropped[0].unsqueeze(0))
             pixels = pixels if return_tensors is not None else list(pixels)
         else:
@@ -126,19 +125,19 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             shapes = sorted({tuple(video.shape) for video in pixels})
             if return_tensors is not None and len(shapes) > 1:
                 raise ValueError(
-                    f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W after cropping) cannot be stacked: give "
-                    "all videos the same number of frames and a crop_size, or pass return_tensors=None"
+                    f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W after cropping) cannot be stacked: give all "
+                    "videos the same number of frames and pass a crop_size, or pass return_tensors=None"
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def resize_and_crop(self, frames: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """What a call does to the frames of one video before it rescales and normalises, with the same bits.
+        """Resizes and crops the frames of one video as a call does before it rescales and normalises, with bit-identical results.
 
-        For RGB tensors [T, 3, H, W], which need no other step, it does just that: a call's checks take longer than the
-        pixels of a small clip. Anything else goes through a call.
+        RGB tensors [T, 3, H, W] need no other step and take a direct path, since a call's checks take longer than the pixels of
+        a small clip. Anything else is processed by a call.
 
         Args:
-            frames: uint8 or float, channels first. kwargs: fields to replace, as in a call.
+            frames: uint8 or float, channels first. kwargs: fields to override, as in a call.
         Raises:
             ValueError: no frames, or NaN; a crop larger than the frames.
         """
@@ -149,7 +148,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             and torch.is_tensor(frames)
             and frames.ndim == 4
             and frames.shape[1] == 3
-            # As `__init__` leaves them; users set others later.
+            # True after `__init__`; users may set other values later.
             and isinstance(size, SizeDict)
             and isinstance(crop_size, SizeDict)
             and self.resample is not None
@@ -169,18 +168,18 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         return self._resize_window(frames, target, window, self.resample, self.antialias, self.truncate)
 
     def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
-        """The dtype of `frames` once they are normalised."""
+        """The dtype of `frames` after normalisation."""
         return torch.float32 if self.do_rescale or self.do_normalize else frames.dtype
 
     def normalize_into(self, frames: torch.Tensor, out: torch.Tensor) -> None:
-        """Rescales and normalises as a call does, with the same bits, but into memory that is there.
+        """Rescales and normalises as a call does, with bit-identical results, into an existing tensor.
 
         Args:
             frames: uint8 or float [..., C, H, W], resized and cropped.
-            out: the same shape, of `normalized_dtype`.
+            out: a tensor of the same shape and of `normalized_dtype`.
         """
         if self.do_rescale:
-            self._tell_of_unit_range(frames, "frames")
+            self._warn_unit_range(frames, "frames")
         out.copy_(frames)
         if self.do_normalize:
             mean, std, _ = self._fuse_mean_std_and_rescale_factor(
@@ -195,14 +194,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         elif self.do_rescale:
             out.mul_(self.rescale_factor)
 
-    def _tell_of_unit_range(self, frames: torch.Tensor, name: str) -> None:
+    def _warn_unit_range(self, frames: torch.Tensor, name: str) -> None:
         if frames.is_floating_point() and frames.amax() <= 1:
-            logger.warning_once(
-                f"{name} holds floats in [0, 1] and is divided by 255 once more: pass uint8 or do_rescale=False"
-            )
+            logger.warning_once(f"{name} holds floats in [0, 1] but is divided by 255: pass uint8 or do_rescale=False")
 
     def resize_frames(self, frames: torch.Tensor, size: int | dict[str, int] | tuple[int, int]) -> torch.Tensor:
-        """Resizes [..., H, W] with this processor's rules and nothing else; for augmentation between decoding and processing.
+        """Resizes [..., H, W] with this processor's rules, without other steps; for augmentation between decoding and processing.
 
         Args:
             frames: uint8 or float.
@@ -223,7 +220,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         raise ValueError(f"size={dict(size)} must have 'shortest_edge', or 'height' and 'width'")
 
     def _crop_window(self, size: tuple[int, int], crop_size: SizeDict, name: str) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the middle of `size` (height, width)."""
+        """(top, left, height, width) of the centre crop of `size` (height, width)."""
         height, width = crop_size.height, crop_size.width
         if height > size[0] or width > size[1]:
             raise ValueError(
@@ -241,14 +238,14 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         antialias: bool,
         truncate: bool,
     ) -> torch.Tensor:
-        """The part `window` (top, left, height, width) of `video` [..., H, W] resized to `target` (height, width)."""
+        """The part `window` (top, left, height, width) of `video` [..., H, W] after resizing to `target` (height, width)."""
         top, left, height, width = window
         if tuple(video.shape[-2:]) == target:
             return video[..., top : top + height, left : left + width]
         bilinear = resample is None or resample in (PILImageResampling.BILINEAR, "bilinear")
         if truncate and not (bilinear and not antialias):
             raise ValueError(
-                f"truncate=True is for resample=bilinear with antialias=False, not for resample={resample!r} with "
+                f"truncate=True needs resample=bilinear and antialias=False, got resample={resample!r} and "
                 f"antialias={antialias}: pass truncate=False"
             )
         if truncate:
@@ -275,7 +272,7 @@ def _check_finite(video: torch.Tensor, name: str) -> None:
 
 
 def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, Any]) -> bool:
-    """Whether an array is a video or (`alone`) a batch of them, or (in a list) one frame."""
+    """Whether an array is a video, or a batch of videos (`alone`), or one frame (in a list)."""
     axes = (4, 5) if alone else (3, 4)
     if array.ndim not in axes:
         return False
@@ -283,8 +280,10 @@ def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, A
     return kwargs.get("input_data_format") is not None or not {1, 3}.isdisjoint((frame[0], frame[-1]))
 
 
-def _taps(source: int, target: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower and upper source index and weight of the upper one, for target positions first ... first + count - 1."""
+def _interpolation_taps(
+    source: int, target: int, first: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lower and upper source index and the upper one's weight, for target positions first ... first + count - 1."""
     centre = torch.arange(first, first + count, dtype=torch.float32).add_(0.5).mul_(source / target).sub_(0.5)
     lower = centre.floor()
     return lower.clamp(min=0).long(), centre.ceil().clamp(max=source - 1).long(), centre - lower
@@ -293,31 +292,31 @@ def _taps(source: int, target: int, first: int, count: int) -> tuple[torch.Tenso
 def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple[int, int, int, int]) -> torch.Tensor:
     """Window (top, left, height, width) of `video` [..., H, W] resized to `target`: half-pixel bilinear, uint8 truncated.
 
-    Interpolates as a + (b - a) * w, which leaves flat areas exactly as they are, so truncation cannot darken them.
+    Interpolates as a + (b - a) * w, which keeps flat areas exact, so truncation cannot darken them.
     """
     top, left, height, width = window
-    above, below, down = _taps(video.shape[-2], target[0], top, height)
-    before, after, right = _taps(video.shape[-1], target[1], left, width)
+    above, below, down = _interpolation_taps(video.shape[-2], target[0], top, height)
+    before, after, right = _interpolation_taps(video.shape[-1], target[1], left, width)
     rows, columns = slice(int(above[0]), int(below[-1]) + 1), slice(int(before[0]), int(after[-1]) + 1)
     above, below, before, after = above - rows.start, below - rows.start, before - columns.start, after - columns.start
     frames = video.reshape(-1, *video.shape[-3:])[..., rows, columns]
     used = None
-    if frames.shape[-2] > 2 * height:  # shrinking by more than 2: whole rows are read by nobody
+    if frames.shape[-2] > 2 * height:  # shrinking by more than 2: some rows are not read
         used, places = torch.unique(torch.cat([above, below]), return_inverse=True)
         above, below, used = places[:height], places[height:], used.to(video.device)
     above, below, before, after, down, right = (
         tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
     )
     result = frames.new_empty(*frames.shape[:2], height, width)
-    # Whole rows are gathered, first of the transposed picture, because gathering single columns is three times slower. Along
-    # rows first, then along columns, as the original. All in memory that is taken once, and little enough at a time (a colour
-    # of a frame, or a small frame) to stay in the cache.
+    # Whole rows are gathered, first from the transposed frame, since gathering single columns is three times slower. As in the
+    # original, interpolation is along rows first, then along columns. Buffers are allocated once and are small enough for the
+    # cache: one colour plane of a frame, or a small frame.
     channels, tall, broad = frames.shape[1], frames.shape[-2] if used is None else len(used), frames.shape[-1]
     size = width * max(tall, height)
-    planes = channels if channels * size <= CACHED else 1
+    planes = channels if channels * size <= CACHE_VALUES else 1
     source = frames.new_empty(planes, broad, tall)
     picked = frames.new_empty(planes, width, tall)
-    turned = torch.empty(planes, tall, width, device=frames.device)
+    transposed = torch.empty(planes, tall, width, device=frames.device)
     memory = torch.empty(2, planes * size, device=frames.device)
     wide, step = (part[: planes * width * tall].view(planes, width, tall) for part in memory)
     high, rise = (part[: planes * height * width].view(planes, height, width) for part in memory)
@@ -329,11 +328,11 @@ def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple
         wide.copy_(torch.index_select(source, 1, before, out=picked))
         step.copy_(torch.index_select(source, 1, after, out=picked))
         wide += step.sub_(wide).mul_(right)
-        turned.copy_(wide.transpose(1, 2))
-        torch.index_select(turned, 1, above, out=high)
-        torch.index_select(turned, 1, below, out=rise)
+        transposed.copy_(wide.transpose(1, 2))
+        torch.index_select(transposed, 1, above, out=high)
+        torch.index_select(transposed, 1, below, out=rise)
         high += rise.sub_(high).mul_(down)
-        out.copy_(high)  # a copy from float to uint8 truncates
+        out.copy_(high)  # copying float to uint8 truncates
     return result.reshape(*video.shape[:-2], height, width)
 
 

@@ -1,1 +1,1 @@
-"""What a model looked at and listened to."""
+"""Figures: attention overlays, reconstructions, charts and histograms."""

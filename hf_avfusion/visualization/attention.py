@@ -1,10 +1,9 @@
-"""What a two-stream model looked at: attention rollout over both modalities, and a picture of it for one clip.
+"""Attention of a two-stream model: joint attention rollout over both modalities, and a figure of it for one clip.
 
-Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928), section 3: attention
-averaged over heads, half of it replaced by the identity for the residual branch, multiplied over layers. Showing it
-from the CLS token over image and spectrogram follows the attention maps of Nagrani et al. 2021 (arXiv:2107.00135).
-Rollout knows nothing of values, MLPs or classes: it tells where information could have come from, not what it was used
-for.
+Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928), section 3: attention is averaged
+over heads, half of it is replaced by the identity for the residual branch, and the layers are multiplied. Showing it from the
+CLS token over frames and spectrogram follows the attention maps of Nagrani et al. 2021 (arXiv:2107.00135). Rollout ignores
+values, MLPs and classes: it shows where information may come from, not how it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..media.modalities import MODALITIES
 from ..models.mbt.configuration_mbt import temporal_sampling_indices
 from ..processing.answers import classify, head_slices
 from .drawing import draw_attention
@@ -27,16 +27,14 @@ if TYPE_CHECKING:
 
     from ..media.reader import Clip, MediaSource
 
-MODALITIES = ("video", "audio")  # the order of modality_mask's columns
-
 
 @dataclass(frozen=True)
 class ModalityMaps:
-    """Relevance of every patch. A row's patches of both modalities and `rest` sum to 1.
+    """Relevance of every patch. Per sample, the patches of both modalities and `rest` sum to 1.
 
-    video: float32 [B, t, h, w] (t tubelets, h x w patches), None when the model has no video stream or was given none.
-    audio: float32 [B, time_patches, mel_patches], None likewise. A modality that `modality_mask` takes away has zeros.
-    rest: float32 [B], what stays on tokens that are no patch (CLS, and the learned bottleneck itself).
+    video: float32 [B, t, h, w] (t tubelets, h x w patches); None without a video stream or video input.
+    audio: float32 [B, time_patches, mel_patches]; None likewise. A modality that is missing in `modality_mask` has zeros.
+    rest: float32 [B], the relevance of tokens that are not patches (CLS, and the learned bottleneck).
     """
 
     video: Tensor | None
@@ -44,103 +42,100 @@ class ModalityMaps:
     rest: Tensor
 
 
-def roll_back(
+def propagate_back(
     relevance: Mapping[str, Tensor],
     bottleneck: Tensor | None,
     attentions: Mapping[str, Sequence[Tensor]],
     *,
     update: str = "symmetric",
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Carry relevance from the last layer's outputs back to the first layer's inputs.
+    """Propagate relevance from the last layer's outputs back to the first layer's inputs.
 
-    This is the rollout product over the joint space [streams' tokens, bottleneck rows], evaluated from the left: a few
-    rows times one layer's matrix at a time, so the joint matrix is never built and K rows cost O(K n^2) a layer rather
-    than O(n^3). Starting from the rows of an identity gives the whole rollout matrix.
+    This is the rollout product over the joint space [streams' tokens, bottleneck rows], evaluated from the left: a few rows times
+    the matrix of one layer. So the joint matrix is never built, and K rows cost O(K n^2) per layer instead of O(n^3). Starting
+    from the rows of an identity gives the whole rollout matrix.
 
     Args:
         relevance: per stream float [B, K, n_m], the K starting rows restricted to that stream's tokens, in the order of
-            the config's `modalities` (which matters only to a shared sequence).
-        bottleneck: float [B, K, b], the starting rows restricted to the bottleneck; None when no layer has bottleneck
-            rows.
-        attentions: per stream one tensor per layer, head-averaged [B, queries, keys], rows summing to 1. By their keys:
-            n_m - the layer is unimodal; n_m + b - bottleneck rows stand last; sum of all n_m - full self-attention over
-            the other stream's tokens followed by its own, or, where only the first stream still has a map, one shared
-            sequence.
+            the config's `modalities` (which matters only for a shared sequence).
+        bottleneck: float [B, K, b], the starting rows restricted to the bottleneck; None without bottleneck rows.
+        attentions: per stream one tensor per layer, head-averaged [B, queries, keys], rows summing to 1. The number of keys gives
+            the kind of layer. n_m: unimodal. n_m + b: with bottleneck rows, which are last. Sum of all n_m: full self-attention
+            over the other stream's tokens followed by its own, or, if only the first stream has a map, over one shared sequence.
         update: how the streams' bottleneck copies become the next one: "symmetric" (mean), "video_first" or
             "audio_first" (the second stream reads what the first wrote).
 
     Returns:
-        relevance and bottleneck as given in, now over the first layer's inputs.
+        relevance and bottleneck, in the same form, over the first layer's inputs.
 
     Raises:
-        ValueError: a layer's size fits none of these.
+        ValueError: a layer has another number of keys.
     """
     relevance = dict(relevance)
     names = list(relevance)
-    own = {name: relevance[name].shape[-1] for name in names}
+    sizes = {name: relevance[name].shape[-1] for name in names}
     num_bottlenecks = 0 if bottleneck is None else bottleneck.shape[-1]
     for layer in reversed(range(max(len(attentions[name]) for name in names))):
         maps = {name: attentions[name][layer] for name in names if layer < len(attentions[name])}
         keys = {name: maps[name].shape[-1] for name in maps}
-        if keys == own:
-            relevance = {name: _step(relevance[name], maps[name]) for name in names}
-        elif num_bottlenecks and keys == {name: own[name] + num_bottlenecks for name in names}:
-            relevance, bottleneck = _back_through_bottleneck(relevance, bottleneck, maps, update)
-        elif len(maps) == 1 < len(names) and set(keys.values()) == {sum(own.values())}:
-            joint = _step(torch.cat([relevance[name] for name in names], dim=-1), next(iter(maps.values())))
-            relevance = dict(zip(names, joint.split([own[name] for name in names], dim=-1)))
-        elif len(names) == 2 and keys == dict.fromkeys(names, sum(own.values())):
-            relevance = _back_through_self_attention(relevance, maps)
+        if keys == sizes:
+            relevance = {name: _rollout_step(relevance[name], maps[name]) for name in names}
+        elif num_bottlenecks and keys == {name: sizes[name] + num_bottlenecks for name in names}:
+            relevance, bottleneck = _propagate_through_bottleneck(relevance, bottleneck, maps, update)
+        elif len(maps) == 1 < len(names) and set(keys.values()) == {sum(sizes.values())}:
+            joint = _rollout_step(torch.cat([relevance[name] for name in names], dim=-1), next(iter(maps.values())))
+            relevance = dict(zip(names, joint.split([sizes[name] for name in names], dim=-1)))
+        elif len(names) == 2 and keys == dict.fromkeys(names, sum(sizes.values())):
+            relevance = _propagate_through_self_attention(relevance, maps)
         else:
             raise ValueError(
-                f"layer {layer} attends over {keys} tokens, but the streams hold {own} and the bottleneck {num_bottlenecks}. "
+                f"layer {layer} attends over {keys} tokens, but the streams hold {sizes} and the bottleneck {num_bottlenecks}. "
                 "Supported are unimodal layers, bottleneck fusion with the bottleneck last, and full self-attention."
             )
     return relevance, bottleneck
 
 
-def _back_through_bottleneck(
+def _propagate_through_bottleneck(
     relevance: dict[str, Tensor], bottleneck: Tensor, maps: dict[str, Tensor], update: str
 ) -> tuple[dict[str, Tensor], Tensor]:
     num_bottlenecks = bottleneck.shape[-1]
     result = {}
     if update == "symmetric":
-        # The next bottleneck is the mean of the streams' copies, and every stream has read the same old one (MBT eq. 8,
-        # 9).
+        # The next bottleneck is the mean of the streams' copies, and all streams read the same old one (MBT eq. 8, 9).
         old = torch.zeros_like(bottleneck)
         for name, rows in relevance.items():
-            joint = _step(torch.cat([rows, bottleneck / len(relevance)], dim=-1), maps[name])
+            joint = _rollout_step(torch.cat([rows, bottleneck / len(relevance)], dim=-1), maps[name])
             result[name], read = joint.split([rows.shape[-1], num_bottlenecks], dim=-1)
             old = old + read
         return {name: result[name] for name in relevance}, old
-    # Chained: the stream that writes last is met first on the way back.
+    # Chained: going back, the stream that writes last comes first.
     backwards = ("audio", "video") if update == "video_first" else ("video", "audio")
     for name in (name for name in backwards if name in relevance):
-        joint = _step(torch.cat([relevance[name], bottleneck], dim=-1), maps[name])
+        joint = _rollout_step(torch.cat([relevance[name], bottleneck], dim=-1), maps[name])
         result[name], bottleneck = joint.split([relevance[name].shape[-1], num_bottlenecks], dim=-1)
     return {name: result[name] for name in relevance}, bottleneck
 
 
-def _back_through_self_attention(relevance: dict[str, Tensor], maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Queries are a stream's own tokens, keys [other, own]; the residual branch stays with the own ones.
-    carried = {name: 0.5 * rows for name, rows in relevance.items()}
+def _propagate_through_self_attention(relevance: dict[str, Tensor], maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Queries are a stream's own tokens, keys are [other, own]; the residual branch belongs to the own tokens.
+    result = {name: 0.5 * rows for name, rows in relevance.items()}
     first, second = relevance
     for name, other in ((first, second), (second, first)):
         attended = 0.5 * relevance[name] @ maps[name].to(relevance[name].dtype)
         to_other, to_own = attended.split([relevance[other].shape[-1], relevance[name].shape[-1]], dim=-1)
-        carried[other] = carried[other] + to_other
-        carried[name] = carried[name] + to_own
-    return carried
+        result[other] = result[other] + to_other
+        result[name] = result[name] + to_own
+    return result
 
 
-def _step(rows: Tensor, attention: Tensor) -> Tensor:
-    # Abnar & Zuidema, section 3: A <- 0.5 A + 0.5 I, the residual branch counting as much as the attention.
+def _rollout_step(rows: Tensor, attention: Tensor) -> Tensor:
+    # Abnar & Zuidema, section 3: A <- 0.5 A + 0.5 I; the residual branch has the same weight as the attention.
     return 0.5 * rows + 0.5 * rows @ attention.to(rows.dtype)
 
 
 @contextmanager
 def eager_evaluation(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode and eager attention (the only one that keeps attention weights), both put back afterwards."""
+    """Evaluation mode and eager attention (which alone returns attention weights), both restored afterwards."""
     before = model.config._attn_implementation
     training = {module: module.training for module in model.modules()}
     try:
@@ -159,21 +154,19 @@ def attention_rollout(
     """Relevance of every patch by joint attention rollout over both streams.
 
     Args:
-        model: an `MBTForAudioVisualClassification` or `MBTModel`, any fusion, update and readout.
-        inputs: what the processor returns: pixel_values [B, T, C, H, W], input_features [B, time, mel], modality_mask
-            bool [B, 2].
-        relevance_of: whose view is told. "prediction": as the readout weighs them, the mean over the present streams'
-            CLS tokens, over all patch tokens of the present streams where the head pools them together (for "max" and
-            "sum" that mean stands in for the pooling), or over each stream's patch tokens and then over the streams
-            ("stream_mean" and its like). "video" or "audio": that stream's readout alone.
+        model: an `MBTForAudioVisualClassification` or `MBTModel` with any fusion, update and readout.
+        inputs: the processor's output: pixel_values [B, T, C, H, W], input_features [B, time, mel], modality_mask bool [B, 2].
+        relevance_of: the starting point. "prediction": the tokens as weighted by the readout: the mean over the present streams'
+            CLS tokens, over all patch tokens of the present streams if the head pools them together (for "max" and "sum" this mean
+            approximates the pooling), or over each stream's patch tokens and then over the streams ("stream_mean" and similar).
+            "video" or "audio": that stream's readout alone.
 
     Returns:
-        ModalityMaps on the CPU. The model's attention implementation and training mode are as before afterwards.
+        ModalityMaps on the CPU. The model's attention implementation and training mode are restored.
 
     Raises:
-        ValueError: `relevance_of` names a stream that the model or a sample lacks; patches straddle frames
-            (`num_sampled_frames` with an image height that is no multiple of the patch height), so no map of them
-            exists.
+        ValueError: `relevance_of` names a stream that the model or a sample lacks, or patches straddle frames
+            (`num_sampled_frames` with an image height that is not a multiple of the patch height), so they have no map.
     """
     given = {"video": inputs.get("pixel_values"), "audio": inputs.get("input_features")}
     grids = patch_grids(model.config, inputs)
@@ -185,13 +178,12 @@ def attention_rollout(
         relevance_of not in MODALITIES or not present[:, MODALITIES.index(relevance_of)].all()
     ):
         raise ValueError(
-            f'`relevance_of` must be "prediction" or a stream that model and samples have, got {relevance_of!r} with '
-            f"{list(grids)} in use and modality_mask {present.tolist()} (video, audio)."
+            f'`relevance_of` must be "prediction" or a stream that the model and all samples have, got {relevance_of!r} with the '
+            f"streams {list(grids)} and modality_mask {present.tolist()} (video, audio)."
         )
     maps = {name: torch.zeros(batch, *grid) for name, grid in grids.items()}
     rest = torch.zeros(batch)
-    # A missing track is left out rather than masked: MBT gives the same result, and every attention map is the one
-    # used.
+    # A missing modality is omitted instead of masked: MBT gives the same result, and every returned attention map is used.
     for pattern in present.unique(dim=0):
         index = (present == pattern).all(dim=1).nonzero().flatten()
         streams = [name for name in model.config.modalities if pattern[MODALITIES.index(name)]]
@@ -212,7 +204,7 @@ def attention_rollout(
 def _patch_relevance(
     config: PreTrainedConfig, attentions: dict[str, list[Tensor]], grids: dict[str, torch.Size], relevance_of: str
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One forward pass's head-averaged attentions -> maps [B, *grid] of each stream and the rest [B]."""
+    """Head-averaged attentions of one forward pass -> maps [B, *grid] of each stream, and the rest [B]."""
     cls = int(config.readout == "token")
     batch, device = len(next(iter(attentions.values()))[0]), next(iter(attentions.values()))[0].device
     start = {}
@@ -220,12 +212,12 @@ def _patch_relevance(
         start[name] = torch.zeros(batch, 1, cls + grids[name].numel(), device=device)
         if relevance_of in ("prediction", name):
             start[name][..., : cls or None] = 1
-        if config.readout.startswith("stream_"):  # streams weigh alike, however many tokens they have
+        if config.readout.startswith("stream_"):  # streams have equal weight, whatever their numbers of tokens
             start[name] /= start[name].shape[-1]
     total = sum(rows.sum(dim=-1, keepdim=True) for rows in start.values())
     start = {name: rows / total for name, rows in start.items()}
     bottleneck = torch.zeros(batch, 1, config.num_bottleneck_rows, device=device) if config.uses_bottleneck else None
-    relevance, _ = roll_back(start, bottleneck, attentions, update=config.bottleneck_update)
+    relevance, _ = propagate_back(start, bottleneck, attentions, update=config.bottleneck_update)
     patches = {name: relevance[name][:, 0, cls:].cpu() for name in attentions}
     rest = 1 - sum(values.sum(dim=-1) for values in patches.values())
     return {name: values.unflatten(-1, grids[name]) for name, values in patches.items()}, rest
@@ -233,7 +225,7 @@ def _patch_relevance(
 
 @contextmanager
 def _heads_averaged(model: PreTrainedModel) -> Iterator[None]:
-    """Keep the mean over heads of each layer's maps only: MBT-Base at 32 frames would otherwise hold 5.7 GB a clip."""
+    """Keep only the mean over heads of each layer's maps: else MBT-Base at 32 frames would hold 5.7 GB per clip."""
 
     def average(module: nn.Module, args: tuple, output: tuple) -> tuple:
         return tuple(
@@ -241,7 +233,7 @@ def _heads_averaged(model: PreTrainedModel) -> Iterator[None]:
             for value in output
         )
 
-    # Before the recorder's own hooks, which keep what they see.
+    # Prepended, so that it runs before the recorder's hooks, which keep the output.
     handles = [layer.register_forward_hook(average, prepend=True) for layer in model.base_model.layers]
     try:
         yield
@@ -251,9 +243,9 @@ def _heads_averaged(model: PreTrainedModel) -> Iterator[None]:
 
 
 def patch_grids(config: PreTrainedConfig, inputs: Mapping[str, Tensor | None]) -> dict[str, torch.Size]:
-    """Patch grid of each stream that the model has and the inputs feed: video (t, h, w), audio (time, mel).
+    """Patch grid of each stream that the model has and the inputs contain: video (t, h, w), audio (time, mel).
 
-    Raises ValueError where the inputs feed no stream of the model, or patches straddle frames.
+    Raises ValueError if the inputs contain no stream of the model, or patches straddle frames.
     """
     patch_height, patch_width = config.patch_hw
     grids = {}
@@ -263,8 +255,8 @@ def patch_grids(config: PreTrainedConfig, inputs: Mapping[str, Tensor | None]) -
         if config.num_sampled_frames is not None:
             if height % patch_height:
                 raise ValueError(
-                    f"With `num_sampled_frames` and a frame height of {height}, no multiple of the patch height "
-                    f"{patch_height}, patches straddle frames as in the original: no map of them over frames exists."
+                    f"With `num_sampled_frames` and a frame height of {height}, which is not a multiple of the patch height "
+                    f"{patch_height}, patches straddle frames as in the original and have no map. Use another frame height."
                 )
             frames = len(temporal_sampling_indices(frames, config.num_sampled_frames))
         grids["video"] = torch.Size((frames // config.tubelet_size, height // patch_height, width // patch_width))
@@ -273,7 +265,7 @@ def patch_grids(config: PreTrainedConfig, inputs: Mapping[str, Tensor | None]) -
         grids["audio"] = torch.Size((time // patch_height, mel // patch_width))
     if not grids:
         raise ValueError(
-            f"The inputs feed no stream of this model ({', '.join(config.modalities)}): got {sorted(inputs)}."
+            f"The inputs must contain a stream of this model ({', '.join(config.modalities)}), got {sorted(inputs)}."
         )
     return grids
 
@@ -289,16 +281,16 @@ def explain(
     relevance_of: str = "prediction",
     **reading: Any,
 ) -> dict[str, Any]:
-    """Predict one media file and show what the prediction could draw on.
+    """Predict one media file and draw its attention rollout.
 
     Args:
         model: an `MBTForAudioVisualClassification`.
         processor: its `MBTProcessor`.
         source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
-        path: where to write the PNG; None writes none.
-        head: for a model with `class_splits`, the one head to tell; None tells all. Relevance is the same for every
-            head, rollout knows no classes.
-        top_k: labels returned per head; the picture names the best one.
+        path: file to write as PNG; None writes none.
+        head: for a model with `class_splits`, the one head to return; None returns all. Relevance is the same for every head,
+            since rollout ignores classes.
+        top_k: labels returned per head; the figure shows the best one.
         relevance_of: see `attention_rollout`.
         reading: further arguments of `processor.load_clip` (backend=, policy=, on_decode_error=).
 
@@ -308,7 +300,7 @@ def explain(
         = 1), `clip` (the decoded Clip) and `path`.
 
     Raises:
-        ValueError: `head` names no head of the model; MediaError: the file cannot be read.
+        ValueError: `head` is not a head of the model. MediaError: the file cannot be read.
     """
     heads = list(head_slices(model.config))
     if head is not None and head not in heads:
@@ -316,7 +308,7 @@ def explain(
     tracks = tuple(name for name in MODALITIES if name in model.config.modalities)
     (clip,) = processor.load_clip(source, tracks=tracks, **reading)
     features = processor.process_clips([clip], return_tensors="pt")
-    # One clip: a track that it lacks is simply not there.
+    # With one clip, a missing modality is absent from the features.
     inputs = {name: features[name].to(model.device) for name in ("pixel_values", "input_features") if name in features}
     with eager_evaluation(model), torch.no_grad():
         logits = model(**inputs).logits.float().cpu()
@@ -339,21 +331,21 @@ def _draw_clip(
 ) -> None:
     frames = times = spectrogram = None
     if maps.video is not None:
-        # The same crop as the model saw, still as pixels.
+        # The same crop as for the model, as pixels.
         crop = processor.video_processor([clip.frames], do_rescale=False, do_normalize=False, return_tensors="pt")
         frames, times = crop["pixel_values"][0], clip.frame_times
         if config.num_sampled_frames is not None:
             kept = torch.as_tensor(temporal_sampling_indices(len(frames), config.num_sampled_frames))
         else:
-            kept = torch.arange(maps.video.shape[1] * config.tubelet_size)  # a remainder of frames is not looked at
+            kept = torch.arange(maps.video.shape[1] * config.tubelet_size)  # a remainder of frames is not used
         frames, times = frames[kept], times[kept].tolist()
     if maps.audio is not None:
         spectrogram = inputs["input_features"][0].cpu()
     extractor = processor.feature_extractor
     parts = []
     for name, best in predictions.items():
-        told = f"{best[0]['label']} {best[0]['score']:.0%}"
-        parts.append(told if name == "label" else f"{name}: {told}")
+        text = f"{best[0]['label']} {best[0]['score']:.0%}"
+        parts.append(text if name == "label" else f"{name}: {text}")
     draw_attention(
         path,
         frames=frames,

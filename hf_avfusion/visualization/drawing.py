@@ -1,4 +1,4 @@
-"""One picture of a clip and what a model looked at: frames above, spectrogram below, attention laid over both."""
+"""Draws one clip with a model's attention: frames above, spectrogram below, relevance overlaid on both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 MAX_FRAMES = 8
-MIN_COLUMNS = 5  # few frames are not blown up beyond this
+MIN_COLUMNS = 5  # so that a few frames are not enlarged further
 WIDTH = 13.6  # inches, of which the colour bar takes 1.2
 SPECTROGRAM_HEIGHT = 2.9
 HEAT = "inferno"
@@ -34,30 +34,29 @@ def draw_attention(
     title: str = "",
     dpi: int = 110,
 ) -> None:
-    """Write one PNG with every modality given.
+    """Write one PNG with the given modalities.
 
-    Up to 8 frames, evenly chosen (first and last included), stand as they are above (few: beside) those with their
-    patches' relevance; below stands the log-mel spectrogram with its own. Small marks over the spectrogram show where
-    the frames lie in time. Relevance is drawn as a multiple of the mean over that modality's patches, so 1 is "no
-    more than any other patch", and the colour bar tells how uneven it really is; each modality has its own scale. Its
-    share of all patch relevance stands in its heading.
+    Shows up to 8 evenly spaced frames (first and last included) above the same frames with the relevance of their patches (next
+    to each other if there are few). Below is the log-mel spectrogram with its relevance. Small marks over the spectrogram show
+    the times of the frames. Relevance is a multiple of the mean over that modality's patches: 1 is average, and the colour bar
+    shows the range. Each modality has its own scale, and its heading states its share of all patch relevance.
 
     Args:
         path: file to write; its folder must exist.
-        frames: uint8 [T, 3, H, W], as the model saw them (same crop).
+        frames: uint8 [T, 3, H, W], cropped as for the model.
         video_map: float [t, h, w], relevance of tubelets of T / t frames each.
-        times: T times in s, written under the frames.
+        times: T times in s, printed below the frames.
         spectrogram: float [time, mel], log-mel (any normalisation).
         audio_map: float [time_patches, mel_patches].
         hop: seconds per spectrogram frame.
         audio_start: time in s of the first spectrogram frame.
-        patch_size: pixels (and spectrogram frames, bands) per patch; needed where patches leave a remainder uncovered.
-            By default the maps are laid over the whole picture.
+        patch_size: pixels (and spectrogram frames, bands) per patch; needed if patches leave a remainder uncovered. By default
+            the maps cover the whole frame or spectrogram.
         title: heading, one or more lines.
         dpi: dots per inch of the file.
 
     Raises:
-        ValueError: neither modality is given, or a map's or frame's shape is not as said above.
+        ValueError: neither modality is given, or a map or the frames have another shape.
     """
     _check(frames, video_map, times, spectrogram, audio_map)
     # Imported here, because importing the package must not need matplotlib. No pyplot: it would change the caller's
@@ -67,7 +66,7 @@ def draw_attention(
 
     heights = []
     if frames is not None:
-        chosen = evenly(len(frames), MAX_FRAMES)
+        chosen = evenly_spaced(len(frames), MAX_FRAMES)
         rows, columns = _layout(len(chosen), video_map is not None)
         column = (WIDTH - 1.2) / columns
         heights.append(rows * (column * frames.shape[-2] / frames.shape[-1] + 0.1) + 0.55)
@@ -96,21 +95,23 @@ def draw_attention(
 
 def _check(frames, video_map, times, spectrogram, audio_map) -> None:
     if frames is None and spectrogram is None:
-        raise ValueError("Give `frames`, `spectrogram` or both; there is nothing to draw.")
+        raise ValueError("There is nothing to draw. Give `frames`, `spectrogram` or both.")
     if frames is not None and (frames.dim() != 4 or frames.shape[1] != 3 or str(frames.dtype) != "torch.uint8"):
         raise ValueError(f"`frames` must be uint8 [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}.")
     if times is not None and (frames is None or len(times) != len(frames)):
-        raise ValueError(f"`times` holds {len(times)} values for {0 if frames is None else len(frames)} frames.")
+        raise ValueError(
+            f"`times` must hold one value per frame, got {len(times)} values for {0 if frames is None else len(frames)} frames."
+        )
     if spectrogram is not None and spectrogram.dim() != 2:
         raise ValueError(f"`spectrogram` must be [time, mel], got {tuple(spectrogram.shape)}.")
     if video_map is not None and (frames is None or video_map.dim() != 3 or len(frames) % len(video_map)):
         raise ValueError(
-            "`video_map` must be [t, h, w] beside `frames` [T, 3, H, W] with T a multiple of t, got "
+            "`video_map` must be [t, h, w], with `frames` [T, 3, H, W] and T a multiple of t, got "
             f"{tuple(video_map.shape)} and {None if frames is None else tuple(frames.shape)}."
         )
     if audio_map is not None and (spectrogram is None or audio_map.dim() != 2):
         raise ValueError(
-            f"`audio_map` must be [time, mel] patches beside `spectrogram`, got {tuple(audio_map.shape)} and "
+            f"`audio_map` must be [time, mel] patches, with `spectrogram`, got {tuple(audio_map.shape)} and "
             f"{None if spectrogram is None else tuple(spectrogram.shape)}."
         )
 
@@ -119,12 +120,12 @@ def _heading(modality: str, share: dict[str, float]) -> str:
     return f"{modality}: {share[modality]:.0%} of the patches' relevance" if share else modality
 
 
-def evenly(count: int, at_most: int) -> list[int]:
+def evenly_spaced(count: int, at_most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, at_most)).round().astype(int)).tolist()
 
 
 def _layout(frames: int, overlaid: bool) -> tuple[int, int]:
-    """Rows and columns of the frames: with relevance two rows, or, for few frames, each beside its own overlay."""
+    """Rows and columns of the frames: with relevance two rows, or, for few frames, each frame next to its overlay."""
     if overlaid and 2 * frames <= MAX_FRAMES:
         return 1, max(2 * frames, MIN_COLUMNS)
     return 1 + overlaid, max(frames, MIN_COLUMNS)
@@ -143,13 +144,13 @@ def _draw_frames(
     axes = part.subplots(rows, columns, squeeze=False)
     part.suptitle(heading, fontsize=11, x=0.01, ha="left")
     relative = None if video_map is None else (video_map / video_map.mean()).numpy()
-    shades = None if relative is None else _shades(relative)
+    scale = None if relative is None else _colour_scale(relative)
     for axis in axes.flat:
         axis.set_visible(False)
     for position, index in enumerate(chosen):
         plain = axes[0, position if rows == 2 or relative is None else 2 * position]
-        laid = None if relative is None else axes[1, position] if rows == 2 else axes[0, 2 * position + 1]
-        for axis in (plain, laid):
+        overlay = None if relative is None else axes[1, position] if rows == 2 else axes[0, 2 * position + 1]
+        for axis in (plain, overlay):
             if axis is not None:
                 axis.set_visible(True)
                 axis.set_xticks([])
@@ -157,19 +158,19 @@ def _draw_frames(
         frame = frames[index].permute(1, 2, 0).numpy()
         plain.imshow(frame, interpolation=interpolation_of(frame))
         if relative is not None:
-            # Grey and dimmed below the heat, so that a coloured object is not mistaken for relevance.
+            # Grey and dimmed below the overlay, so that a coloured object is not mistaken for relevance.
             grey = (frame @ np.array([0.299, 0.587, 0.114])) / 255
-            laid.imshow(0.15 + 0.7 * grey, cmap="gray", vmin=0, vmax=1, interpolation=interpolation_of(frame))
+            overlay.imshow(0.15 + 0.7 * grey, cmap="gray", vmin=0, vmax=1, interpolation=interpolation_of(frame))
             tubelet = index * len(relative) // len(frames)
-            covered = _covered(relative.shape[1:], frame.shape[:2], patch_size)
-            _lay_over(laid, relative[tubelet], (-0.5, covered[1] - 0.5, covered[0] - 0.5, -0.5), shades)
-            laid.set_xlim(-0.5, frame.shape[1] - 0.5)
-            laid.set_ylim(frame.shape[0] - 0.5, -0.5)
+            covered = _covered_size(relative.shape[1:], frame.shape[:2], patch_size)
+            _draw_overlay(overlay, relative[tubelet], (-0.5, covered[1] - 0.5, covered[0] - 0.5, -0.5), scale)
+            overlay.set_xlim(-0.5, frame.shape[1] - 0.5)
+            overlay.set_ylim(frame.shape[0] - 0.5, -0.5)
         if times is not None:
-            for axis in {plain, laid} - {None} if rows == 1 else {laid}:
+            for axis in {plain, overlay} - {None} if rows == 1 else {overlay}:
                 axis.set_xlabel(f"{times[index]:.2f} s", fontsize=10)
-    if shades is not None:
-        _colour_bar(part, axes.ravel().tolist(), shades)
+    if scale is not None:
+        _colour_bar(part, axes.ravel().tolist(), scale)
 
 
 def _draw_spectrogram(
@@ -186,7 +187,7 @@ def _draw_spectrogram(
     length, bands = spectrogram.shape
     end = audio_start + length * hop
     image = spectrogram.float().numpy().T
-    # A few silent or clicking frames must not eat the contrast.
+    # Percentiles: a few silent or clicking frames must not reduce the contrast.
     low, high = np.percentile(image, [1, 99.5])
     axis.imshow(
         image,
@@ -200,12 +201,12 @@ def _draw_spectrogram(
     )
     if audio_map is not None:
         relative = (audio_map / audio_map.mean()).numpy()
-        shades = _shades(relative)
-        covered = _covered(relative.shape, (length, bands), patch_size)
-        _lay_over(
-            axis, relative.T, (audio_start, audio_start + covered[0] * hop, 0, covered[1]), shades, origin="lower"
+        scale = _colour_scale(relative)
+        covered = _covered_size(relative.shape, (length, bands), patch_size)
+        _draw_overlay(
+            axis, relative.T, (audio_start, audio_start + covered[0] * hop, 0, covered[1]), scale, origin="lower"
         )
-        _colour_bar(part, [axis], shades)
+        _colour_bar(part, [axis], scale)
     axis.set_xlim(audio_start, end)
     axis.set_ylim(0, bands)
     axis.set_xlabel("time (s)", fontsize=10)
@@ -223,19 +224,19 @@ def _draw_spectrogram(
     )
 
 
-def _covered(grid: Sequence[int], size: Sequence[int], patch_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The part of the picture that patches cover; what is left over, the model never saw."""
+def _covered_size(grid: Sequence[int], size: Sequence[int], patch_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size of the area that patches cover; the model never sees the remainder."""
     if patch_size is None:
         return size[0], size[1]
     return grid[0] * patch_size[0], grid[1] * patch_size[1]
 
 
 def interpolation_of(frame: np.ndarray) -> str:
-    # Pixels of tiny frames stay squares; larger ones are shrunk smoothly.
+    # Pixels of tiny frames are drawn as squares; larger frames are smoothed when shrunk.
     return "nearest" if max(frame.shape[:2]) <= 128 else "antialiased"
 
 
-def _shades(relative: np.ndarray):
+def _colour_scale(relative: np.ndarray):
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -246,24 +247,26 @@ def _shades(relative: np.ndarray):
     return ScalarMappable(Normalize(low, high), colormaps[HEAT])
 
 
-def _veil(shades, values: np.ndarray) -> np.ndarray:
-    """RGBA of relevance values. Unlooked-at patches stay nearly clear, so that the picture under them can be seen."""
-    colours = shades.to_rgba(values)
-    colours[..., 3] = 0.05 + 0.7 * np.clip(shades.norm(values), 0, 1)
+def _overlay_colours(scale, values: np.ndarray) -> np.ndarray:
+    """RGBA of relevance values. Low relevance is nearly transparent, so that the frame below remains visible."""
+    colours = scale.to_rgba(values)
+    colours[..., 3] = 0.05 + 0.7 * np.clip(scale.norm(values), 0, 1)
     return colours
 
 
-def _lay_over(axis: Axes, values: np.ndarray, extent: tuple[float, ...], shades, origin: str = "upper") -> None:
-    axis.imshow(_veil(shades, values), extent=extent, origin=origin, interpolation="nearest", aspect=axis.get_aspect())
+def _draw_overlay(axis: Axes, values: np.ndarray, extent: tuple[float, ...], scale, origin: str = "upper") -> None:
+    axis.imshow(
+        _overlay_colours(scale, values), extent=extent, origin=origin, interpolation="nearest", aspect=axis.get_aspect()
+    )
 
 
-def _colour_bar(part: Figure | SubFigure, axes: list[Axes], shades) -> None:
+def _colour_bar(part: Figure | SubFigure, axes: list[Axes], scale) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
 
-    # The bar shows colours as they look in the picture: laid over a dim grey with the same transparency.
-    colours = _veil(shades, np.linspace(*shades.get_clim(), 256))
+    # The bar shows the colours as they appear in the figure: over a dim grey, with the same transparency.
+    colours = _overlay_colours(scale, np.linspace(*scale.get_clim(), 256))
     seen = colours[:, 3:] * colours[:, :3] + (1 - colours[:, 3:]) * 0.25
-    bar = part.colorbar(ScalarMappable(shades.norm, ListedColormap(seen)), ax=axes, fraction=0.03, pad=0.01, aspect=18)
+    bar = part.colorbar(ScalarMappable(scale.norm, ListedColormap(seen)), ax=axes, fraction=0.03, pad=0.01, aspect=18)
     bar.set_label("relevance\n(× mean patch)", fontsize=9)
     bar.ax.tick_params(labelsize=8)

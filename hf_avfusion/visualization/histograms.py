@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 WIDTH, HEIGHT = 11.0, 5.2  # inches
-COLOURS = ("#9aa5b1", "#d1495b", "#30638e", "#edae49")  # of the selections, in their order
-NAMED = 5  # classes written out at each end
-LONGEST_NAME = 26  # letters of one
+COLOURS = ("#9aa5b1", "#d1495b", "#30638e", "#edae49")  # of the selections, in order
+NUM_NAMED = 5  # classes listed at each end
+MAX_NAME_LENGTH = 26
 
 
 def class_histogram(
@@ -24,26 +24,25 @@ def class_histogram(
     title: str = "",
     dpi: int = 130,
 ) -> Path:
-    """Writes a PNG of the numbers of clips per class, on a logarithmic scale, and `<stem>.csv` with them beside it.
+    """Writes a PNG with the number of clips per class, on a logarithmic scale, and the numbers to `<stem>.csv` next to it.
 
-    Classes stand in the order of their number in the first of `counts`, the largest first; the others are drawn over
-    it in the same order, so that above each class one sees what the selection took from it. A class without any clip
-    has no bar; how many there are stands in the legend.
+    Classes are sorted by their number in the first of `counts`, largest first. The other selections are drawn over it in the same
+    order, so that each bar shows what a selection removed. Classes without clips have no bar; the legend states their number.
 
     Args:
         path: of the PNG; its folder must exist.
-        counts: name of a selection -> number of clips of each class; a clip with several labels counts for each. Up to
-            four, such as {"all": ..., "AS-500K": ...}.
-        class_names: as many as counts.
-        cap: most clips of a class; drawn as a line.
+        counts: name of a selection -> number of clips of each class; a clip with several labels counts for each. One to four
+            selections, such as {"all": ..., "AS-500K": ...}.
+        class_names: one per class.
+        cap: maximum number of clips per class; drawn as a line.
         title: heading.
         dpi: dots per inch.
 
     Returns:
-        the path of the CSV: class, and a column per selection, in the order of the figure.
+        the path of the CSV: the class and one column per selection, in the order of the figure.
 
     Raises:
-        ValueError: for no selection, more than four, or counts that are not one per class.
+        ValueError: for no selection, more than four, or another number of counts than classes.
     """
     if not 1 <= len(counts) <= len(COLOURS):
         raise ValueError(f"counts must hold 1 to {len(COLOURS)} selections, got {len(counts)}")
@@ -67,7 +66,7 @@ def class_histogram(
         heights = values[order].astype(float)
         empty = int((values == 0).sum())
         label = f"{name}: {values.sum():,} labels" + (f", {empty} classes without a clip" if empty else "")
-        # Steps rather than bars: with some 500 classes a bar is a pixel or two wide, and gaps between them would flicker.
+        # Steps instead of bars: with about 500 classes a bar is a pixel or two wide, and gaps between bars would flicker.
         axis.stairs(np.maximum(heights, 0.5), places, baseline=0.5, fill=True, color=COLOURS[number], label=label)
     if cap is not None:
         axis.axhline(cap, color="black", linewidth=1, linestyle="--", label=f"cap: {cap:,} clips of a class")
@@ -82,10 +81,11 @@ def class_histogram(
     axis.set_xlabel(f"{len(order)} classes, by their number of clips in {next(iter(numbers))}")
     axis.set_ylabel("clips (logarithmic)")
     axis.legend(loc="upper right", frameon=True, framealpha=0.92, edgecolor="none", fontsize=9)
-    if len(order) > 4 * NAMED:
+    if len(order) > 4 * NUM_NAMED:
         axis.text(
             *(0.012, 0.03),
-            f"most: {_listed(order[:NAMED], class_names, first)}\nfewest: {_listed(order[::-1][:NAMED], class_names, first)}",
+            f"most: {_listed(order[:NUM_NAMED], class_names, first)}\n"
+            f"fewest: {_listed(order[::-1][:NUM_NAMED], class_names, first)}",
             transform=axis.transAxes,
             fontsize=7.5,
             bbox={"facecolor": "white", "alpha": 0.88, "edgecolor": "none", "pad": 3},
@@ -95,7 +95,7 @@ def class_histogram(
     path = Path(path)
     part = path.with_name(f".{path.name}.partial")
     figure.savefig(part, dpi=dpi, format="png")
-    os.replace(part, path)  # there whole or not at all
+    os.replace(part, path)  # atomic
     table = path.with_suffix(".csv")
     part = table.with_name(f".{table.name}.partial")
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -111,4 +111,4 @@ def _listed(indices: Sequence[int], names: Sequence[str], counts: np.ndarray) ->
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+    return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1].rstrip() + "…"

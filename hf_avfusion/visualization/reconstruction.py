@@ -1,4 +1,4 @@
-"""What a masked autoencoder makes of a clip: original, masked and reconstruction, frames above and spectrogram below.
+"""Reconstructions of a masked autoencoder: original, masked and reconstructed frames and spectrogram of a clip.
 
 After figure A2 of "Audiovisual Masked Autoencoders" (Georgescu et al., ICCV 2023, supplementary).
 """
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
+from hf_avfusion.media.modalities import MODALITIES, MODEL_INPUTS
 from hf_avfusion.media.reader import MediaError
-from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly, interpolation_of
+from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly_spaced, interpolation_of
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -26,24 +27,21 @@ if TYPE_CHECKING:
     from hf_avfusion.media.reader import Clip, MediaSource
     from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
 
-MODALITIES = ("video", "audio")
-INPUTS = {"video": "pixel_values", "audio": "input_features"}
 ROWS = ("original", "masked", "reconstruction")
 WIDTH = 13.6  # inches
-MARGIN = 0.55  # of the rows' names
-SPECTROGRAM_HEIGHT = 1.15  # inches, of each of the three
-HIDDEN = 0.6  # the grey of a masked patch
-TRIES = 20  # clips that do not decode before a training without pictures is refused
+MARGIN = 0.55  # inches, for the row names
+SPECTROGRAM_HEIGHT = 1.15  # inches, for each of the three
+MASK_GREY = 0.6  # grey level of a masked patch
+MAX_TRIES = 20  # clips that do not decode before the callback raises
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One clip as it was, as the encoder was shown it, and as it was reconstructed; None for a modality that was not given.
+    """One clip: the original, the masks and the reconstruction; None for a modality that was not given.
 
-    frames, predicted_frames: float32 [T, 3, H, W], 0 to 1. hidden_pixels: bool [T, H, W], True where masked.
-    frame_times: T times in s, or None. spectrogram, predicted_spectrogram: float32 [time, mel], in the units of the processor,
-    without the remainder that patches leave over. hidden_cells: bool [time, mel]. losses: {"video": ..., "audio": ...}, as in
-    training. note: how to read it.
+    frames, predicted_frames: float32 [T, 3, H, W], 0 to 1. hidden_pixels: bool [T, H, W], True where masked. frame_times: T times
+    in s, or None. spectrogram, predicted_spectrogram: float32 [time, mel], in the units of the processor, cropped to whole patches.
+    hidden_cells: bool [time, mel]. losses: {"video": ..., "audio": ...}, as in training. note: explanation of the figure.
     """
 
     frames: Tensor | None
@@ -67,36 +65,36 @@ def reconstruct(
     masks: Mapping[str, Tensor] | None = None,
     keep_visible: bool = True,
 ) -> Reconstruction:
-    """Masks a clip, lets the model fill it in, and undoes what training does to its targets.
+    """Masks a clip, reconstructs it with the model, and undoes the standardisation of targets.
 
     Args:
-        model: in whatever mode; it is run in evaluation mode and put back. Its random numbers are left alone.
+        model: in any mode; it runs in evaluation mode, and its mode is restored. Global random state is not used.
         processor: the model's own.
-        clip: of `processor.load_clip`. A track that it lacks, or that the model has no stream for, is left out.
-        seed: of the masks, drawn by the model's ratios; masks: given instead, `video_visible`, `audio_visible`, `video_mask`
-            or `audio_mask` of one row, as the model's `forward` takes them.
-        keep_visible: paste the visible patches, so that only what was hidden is the model's; False shows its prediction
-            everywhere (it was never trained on visible patches, unless `loss_on_visible_tokens`).
+        clip: from `processor.load_clip`. A modality that the clip or the model lacks is skipped.
+        seed: seed of random masks with the model's ratios. masks: explicit masks instead: `video_visible`, `audio_visible`,
+            `video_mask` or `audio_mask` with one row, as in the model's `forward`.
+        keep_visible: show the original at visible patches, so that only masked patches are predictions. False shows the prediction
+            everywhere (visible patches are not trained, unless `loss_on_visible_tokens`).
 
-    With `target_standardization` the model predicts patches of mean 0 and variance 1. Mean and deviation of each *original*
-    patch are put back, which shows brightness and loudness that the model did not predict; the note says so.
-    In modality inpainting each modality comes from the other's visible tokens; the pasted patches are those that the loss
-    leaves out, not those that the encoder was shown.
+    With `target_standardization` the model predicts patches of mean 0 and variance 1. The mean and deviation of each *original*
+    patch are applied, which shows brightness and loudness that the model did not predict; the note states this. In modality
+    inpainting, each modality is predicted from the other's visible tokens. The original is then shown at the patches without a
+    loss, not at those that the encoder processed.
 
     Raises:
-        ValueError: the clip has no track that the model takes, or only one in inpainting.
+        ValueError: the clip has no modality of the model, or only one in inpainting.
     """
     config = model.config
     features = processor.process_clips([clip], return_tensors="pt")
-    inputs = {m: features[INPUTS[m]] for m in config.modalities if INPUTS[m] in features}
+    inputs = {m: features[MODEL_INPUTS[m]] for m in config.modalities if MODEL_INPUTS[m] in features}
     if not inputs:
         raise ValueError(
-            f"The clip has no {' and no '.join(config.modalities)} track, so nothing can be reconstructed."
+            f"The clip must have one of the model's modalities ({', '.join(config.modalities)}), but has none. Give another clip."
         )
     if masks is None:
         drawn = model.draw_masks(1, torch.Generator().manual_seed(seed), "cpu")
         masks = {f"{modality}_visible": drawn[f"{modality}_visible"] for modality in inputs}
-    given = {INPUTS[modality]: value.to(model.device, model.dtype) for modality, value in inputs.items()}
+    given = {MODEL_INPUTS[modality]: value.to(model.device, model.dtype) for modality, value in inputs.items()}
     training = model.training
     model.eval()
     try:
@@ -119,16 +117,17 @@ def reconstruct(
             hidden_pixels = hidden_pixels.repeat_interleave(config.tubelet_size, dim=0)
         frames, predicted = (_as_pixels(each, processor.video_processor) for each in (frames, predicted))
         times = None if times is None else times.tolist()
-    spectrogram = hidden_cells = heard = None
+    spectrogram = hidden_cells = predicted_audio = None
     if "audio" in inputs:
-        heard = shown["audio"][0].float().cpu()
-        heard = heard if heard.dim() == 2 else heard.mean(dim=0)  # planes of equal targets
-        spectrogram = inputs["audio"][0][: heard.shape[0], : heard.shape[1]]
+        predicted_audio = shown["audio"][0].float().cpu()
+        if predicted_audio.dim() == 3:  # equal channels
+            predicted_audio = predicted_audio.mean(dim=0)
+        spectrogram = inputs["audio"][0][: predicted_audio.shape[0], : predicted_audio.shape[1]]
         hidden_cells = output.audio_mask[0].bool().cpu().view(config.audio_grid)
         hidden_cells = hidden_cells.repeat_interleave(ph, dim=0).repeat_interleave(pw, dim=1)
     note = _note(config, keep_visible)
     return Reconstruction(
-        frames, hidden_pixels, predicted, times, spectrogram, hidden_cells, heard, losses, note
+        frames, hidden_pixels, predicted, times, spectrogram, hidden_cells, predicted_audio, losses, note
     )  # fmt: skip
 
 
@@ -141,26 +140,26 @@ def draw_reconstruction(
     title: str = "",
     dpi: int = 110,
 ) -> None:
-    """Writes one PNG, whole or not at all: three rows of up to 8 frames (evenly chosen), below or beside them three spectrograms.
+    """Writes one PNG atomically: three rows of up to 8 evenly spaced frames, and below or next to them three spectrograms.
 
     Args:
         path: file to write; its folder must exist.
-        hop: seconds per spectrogram frame; audio_start: time in s of the first.
-        title: heading; the reconstruction's note stands under it.
+        hop: seconds per spectrogram frame. audio_start: time in s of the first.
+        title: heading, with the reconstruction's note below it.
         dpi: dots per inch.
 
-    Masked patches are plain grey. The three spectrograms share one scale, that of the original.
+    Masked patches are grey. The three spectrograms have one scale, that of the original.
     """
     # No pyplot: it would change the caller's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = reconstruction
-    chosen = [] if made.frames is None else evenly(len(made.frames), MAX_FRAMES)
-    # A few frames stand beside the spectrograms, row by row; many above them.
-    beside = 0 < len(chosen) <= MAX_FRAMES // 2 and made.spectrogram is not None
+    chosen = [] if made.frames is None else evenly_spaced(len(made.frames), MAX_FRAMES)
+    # Few frames are drawn next to the spectrograms, row by row; many frames above them.
+    side_by_side = 0 < len(chosen) <= MAX_FRAMES // 2 and made.spectrogram is not None
     columns = max(len(chosen), MAX_FRAMES // 2)
-    width = WIDTH / 2 if beside else WIDTH
+    width = WIDTH / 2 if side_by_side else WIDTH
     sizes = []
     if chosen:
         side = (width - MARGIN) / columns * made.frames.shape[-2] / made.frames.shape[-1]
@@ -168,11 +167,11 @@ def draw_reconstruction(
     if made.spectrogram is not None:
         sizes.append(3 * SPECTROGRAM_HEIGHT + 0.5)
     lines = [text for text in (title, made.note) if text]
-    height = (max(sizes) if beside else sum(sizes)) + 0.26 * len(lines) + 0.1
+    height = (max(sizes) if side_by_side else sum(sizes)) + 0.26 * len(lines) + 0.1
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle("\n".join(lines), fontsize=11)
-    if beside:
+    if side_by_side:
         parts = figure.subfigures(1, 2, squeeze=False)[0]
     else:
         parts = figure.subfigures(len(sizes), 1, height_ratios=sizes, squeeze=False)[:, 0]
@@ -185,7 +184,7 @@ def draw_reconstruction(
     os.replace(part, path)
 
 
-def picture_of(
+def draw_file_reconstruction(
     model: AVMAEForPreTraining,
     processor: ProcessorMixin,
     source: MediaSource,
@@ -199,11 +198,10 @@ def picture_of(
 
     Args:
         source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
-        path: of the PNG.
+        path: file to write as PNG.
         title: by default the file's name.
-        reading: arguments of `processor.load_clip`, such as start=, end=, backend=, or tracks=("audio",), which leaves the
-            other modality out.
-        options: of [`reconstruct`].
+        reading: arguments of `processor.load_clip`, such as start=, end=, backend=, or tracks=("audio",), which skips the video.
+        options: arguments of [`reconstruct`].
 
     Raises:
         MediaError: the file cannot be read. ValueError: as [`reconstruct`].
@@ -214,47 +212,47 @@ def picture_of(
     return made
 
 
-def check_whole(args: TrainingArguments) -> None:
-    """That a process of the training will have the whole model to draw with.
+def check_not_sharded(args: TrainingArguments) -> None:
+    """Checks that one process of the training has the whole model, which drawing needs.
 
     Raises:
-        ValueError: FSDP or DeepSpeed's ZeRO-3 divide it.
+        ValueError: FSDP or DeepSpeed's ZeRO-3 shards the model.
     """
     if args.fsdp or (args.deepspeed and args.hf_deepspeed_config.is_zero3()):
         raise ValueError(
-            "Pictures need the whole model in one process, but FSDP and DeepSpeed's ZeRO-3 divide it: leave the pictures out"
-            " (--picture_steps 0) and draw them from a checkpoint afterwards."
+            "Reconstructions need the whole model in one process, but FSDP and DeepSpeed's ZeRO-3 shard it: disable them"
+            " (--picture_steps 0) and draw them from a checkpoint after training."
         )
 
 
-class ReconstructionPictures(TrainerCallback):
-    """Draws the same clip under the same mask every so many steps, so that pictures of a training can be compared.
+class ReconstructionCallback(TrainerCallback):
+    """Draws the same clip with the same mask every few steps, so that the progress of a training can be compared.
 
-    Written by the first process to `<output_dir>/reconstructions/step-000100.png`. Training goes on as without it, bit for
-    bit: masks come from a generator of their own.
+    The first process writes `<output_dir>/reconstructions/step-000100.png`. Training is bit-identical with and without the
+    callback: masks have their own generator.
 
     Args:
         processor: the model's.
-        clips: media sources, or rows of a benchmark (`video`, `start`, `end`); the first that decodes is drawn.
-        every: steps from one picture to the next.
+        clips: media sources, or rows of a benchmark (`video`, `start`, `end`); the first one that decodes is drawn.
+        every: steps between figures.
         seed: of the mask.
-        options: of [`reconstruct`].
+        options: arguments of [`reconstruct`].
 
     Raises:
-        ValueError: when training begins, if none of the first 20 clips decodes, or the model is sharded (FSDP, ZeRO-3):
-            one process alone cannot run it then.
+        ValueError: when training begins, if none of the first 20 clips decodes or the model is sharded (FSDP, ZeRO-3), so that
+            one process cannot run it.
     """
 
     def __init__(self, processor: ProcessorMixin, clips: Iterable[Any], every: int, *, seed: int = 0, **options: Any):
         if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}; for no pictures leave the callback out")
+            raise ValueError(f"every must be at least 1 step, got {every}; to draw none, omit the callback")
         self.processor, self.clips, self.every, self.options = processor, clips, every, {"seed": seed, **options}
         self._clip: Clip | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        check_whole(args)
+        check_not_sharded(args)
         if state.is_world_process_zero:
-            self._clip = self._first(tuple(model.config.modalities))
+            self._clip = self._first_decodable(tuple(model.config.modalities))
             (Path(args.output_dir) / "reconstructions").mkdir(parents=True, exist_ok=True)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -266,16 +264,18 @@ class ReconstructionPictures(TrainerCallback):
         path = Path(args.output_dir) / "reconstructions" / f"step-{state.global_step:06d}.png"
         _draw_clip(path, made, self.processor, self._clip, f"step {state.global_step:,}   {name}   {losses}")
 
-    def _first(self, tracks: tuple[str, ...]) -> Clip:
+    def _first_decodable(self, tracks: tuple[str, ...]) -> Clip:
         failed = []
-        for source in islice(self.clips, TRIES):
+        for source in islice(self.clips, MAX_TRIES):
             row = source if isinstance(source, Mapping) and "video" in source else {"video": source}
             times = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
             try:
                 return self.processor.load_clip(row["video"], tracks=tracks, **times)[0]
             except (MediaError, FileNotFoundError) as error:
                 failed.append(str(error))
-        raise ValueError(f"No clip to draw: {'; '.join(failed[:3]) or 'none was given'}. Leave the pictures out.")
+        raise ValueError(
+            f"No clip can be drawn: {'; '.join(failed[:3]) or 'none was given'}. Give other clips, or omit the callback."
+        )
 
 
 def _draw_clip(path, made: Reconstruction, processor: ProcessorMixin, clip: Clip, title: str) -> None:
@@ -290,14 +290,14 @@ def _note(config: Any, keep_visible: bool) -> str:
     if not keep_visible:
         parts.append("prediction shown everywhere")
     elif inpainting:
-        parts.append("patches that are not scored pasted from the original")
+        parts.append("original shown at patches without a loss")
     else:
-        parts.append("visible patches pasted from the original")
+        parts.append("original shown at visible patches")
     standardized = {"patch": "patches", "patch_channels": "frames' patches, per colour,"}.get(
         config.target_standardization
     )
     if standardized:
-        parts.append(f"predicted {standardized} are standardised: shown with the original's own mean and deviation")
+        parts.append(f"predicted {standardized} are standardised: shown with the mean and deviation of the original")
     return "; ".join(part for part in parts if part)
 
 
@@ -312,7 +312,7 @@ def _as_pixels(frames: Tensor, video_processor: Any) -> Tensor:
 
 def _draw_frames(part, made: Reconstruction, chosen: list[int], columns: int) -> None:
     axes = part.subplots(3, columns, squeeze=False)
-    masked = torch.where(made.hidden_pixels[:, None], HIDDEN, made.frames)
+    masked = torch.where(made.hidden_pixels[:, None], MASK_GREY, made.frames)
     for row, (name, frames) in enumerate(zip(ROWS, (made.frames, masked, made.predicted_frames))):
         for column in range(columns):
             axis = axes[row, column]
@@ -320,8 +320,8 @@ def _draw_frames(part, made: Reconstruction, chosen: list[int], columns: int) ->
                 axis.set_visible(False)
                 continue
             index = chosen[column]
-            picture = frames[index].permute(1, 2, 0).expand(-1, -1, 3).numpy()
-            axis.imshow(picture, interpolation=interpolation_of(picture), vmin=0, vmax=1)
+            image = frames[index].permute(1, 2, 0).expand(-1, -1, 3).numpy()
+            axis.imshow(image, interpolation=interpolation_of(image), vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             if column == 0:
@@ -336,8 +336,8 @@ def _draw_spectrograms(part, made: Reconstruction, hop: float, start: float) -> 
     axes = part.subplots(3, 1, sharex=True)
     length, bands = made.spectrogram.shape
     original = made.spectrogram.float().numpy()
-    low, high = np.percentile(original, [1, 99.5])  # silent or clicking frames must not eat the contrast
-    colours = colormaps["magma"].with_extremes(bad=str(HIDDEN))
+    low, high = np.percentile(original, [1, 99.5])  # silent or clicking frames must not reduce the contrast
+    colours = colormaps["magma"].with_extremes(bad=str(MASK_GREY))
     masked = np.ma.masked_where(made.hidden_cells.numpy(), original)
     for axis, name, values in zip(axes, ROWS, (original, masked, made.predicted_spectrogram.numpy())):
         image = axis.imshow(
@@ -352,7 +352,7 @@ def _draw_spectrograms(part, made: Reconstruction, hop: float, start: float) -> 
         )
         axis.set_ylabel(name, fontsize=11)
         axis.set_yticks([0, bands])
-    axes[-1].set_xlabel("time (s); upwards: mel band", fontsize=10)
+    axes[-1].set_xlabel("time (s); vertical: mel band", fontsize=10)
     bar = part.colorbar(image, ax=axes.tolist(), fraction=0.02, pad=0.01, aspect=30)
-    bar.set_label("log-mel, as the model is given it", fontsize=9)
+    bar.set_label("log-mel, as input to the model", fontsize=9)
     bar.ax.tick_params(labelsize=8)

@@ -8,12 +8,12 @@ import torch
 from safetensors.numpy import load_file
 
 from hf_avfusion.conversion.avmae import (
-    STREAMS,
+    SCENIC_NAMES,
     config_from_scenic,
     convert_avmae,
     finetuning_rules,
     infer_config,
-    kind_of,
+    infer_model_class,
     load_avmae,
     mbt_config_from_scenic,
     normalize_names,
@@ -92,7 +92,7 @@ def model_inputs(tensors: dict[str, np.ndarray], prefix: str = "input/") -> dict
 
 
 def modalities_in(tensors: dict[str, np.ndarray], prefix: str) -> tuple[str, ...]:
-    return tuple(modality for modality, name in STREAMS.items() if f"{prefix}{name}" in tensors)
+    return tuple(modality for modality, name in SCENIC_NAMES.items() if f"{prefix}{name}" in tensors)
 
 
 # ------------------------------------------------------------------------------------------------------------ pretraining
@@ -114,7 +114,7 @@ def check_pretrain(folder: Path, record: dict, case: str) -> None:
 
     inputs = model_inputs(tensors)
     for modality in modalities:
-        indices = tensors[f"mask/{STREAMS[modality]}/unmasked_indices"]
+        indices = tensors[f"mask/{SCENIC_NAMES[modality]}/unmasked_indices"]
         inputs[f"{modality}_visible"] = torch.from_numpy(indices).long()
     if "input/batch_mask" in tensors:
         inputs["sample_mask"] = torch.from_numpy(tensors["input/batch_mask"])
@@ -123,7 +123,7 @@ def check_pretrain(folder: Path, record: dict, case: str) -> None:
         output = model(**inputs)
     found["loss"] = output.loss
     for modality in modalities:
-        name = STREAMS[modality]
+        name = SCENIC_NAMES[modality]
         found[f"reconstruction/{name}"] = output[f"{modality}_predictions"]
         found[f"loss_unweighted/{name}"] = output[f"{modality}_loss"]
         found[f"target/{name}"] = model.targets(modality, model_inputs(tensors)[INPUTS[modality]])
@@ -135,7 +135,7 @@ def check_pretrain(folder: Path, record: dict, case: str) -> None:
     if any(name.startswith("output/encode_all/") for name in tensors):
         with torch.no_grad():
             features = model.eval().avmae(**model_inputs(tensors))
-        found.update({f"encode_all/{STREAMS[m]}": features[f"{m}_hidden_state"] for m in modalities})
+        found.update({f"encode_all/{SCENIC_NAMES[m]}": features[f"{m}_hidden_state"] for m in modalities})
     compare_all(found, group(tensors, "output/"))
     gradients = normalize_names(group(tensors, "grad/"))
     if gradients:
@@ -151,7 +151,7 @@ def check_masks(model: AVMAEForPreTraining, tensors: dict[str, np.ndarray]) -> N
     batch = len(next(value for name, value in tensors.items() if name.startswith("input/")))
     drawn = model.draw_masks(batch, generator=torch.Generator().manual_seed(0))
     for modality in model.config.modalities:
-        recorded = tensors[f"mask/{STREAMS[modality]}/unmasked_indices"]
+        recorded = tensors[f"mask/{SCENIC_NAMES[modality]}/unmasked_indices"]
         assert drawn[f"{modality}_visible"].shape == recorded.shape, modality
         if modality == "video" and model.config.video_masking == "tube":
             steps, places = model.config.video_grid[0], model.config.num_tokens("video")
@@ -165,7 +165,7 @@ def check_masks(model: AVMAEForPreTraining, tensors: dict[str, np.ndarray]) -> N
 
 def check_inferred(params: dict[str, np.ndarray], config: AVMAEConfig) -> None:
     """The same config from the tensors, with no more than what they cannot tell."""
-    assert kind_of(params) is AVMAEForPreTraining
+    assert infer_model_class(params) is AVMAEForPreTraining
     untold = ("image_size", "num_frames", "spectrogram_length", "num_mel_bins")
     known = {name: getattr(config, name) for name in untold}
     known |= {"encoder_strategy": "early"} if config.encoder_strategy == "early" else {}
@@ -197,7 +197,7 @@ def capture(model: AVMAEForPreTraining, found: dict[str, torch.Tensor]):
     """Patch embeddings and decoder projections, under the names of the recorded tensors."""
     config, handles = model.config, []
     for modality in config.modalities:
-        name, stream = STREAMS[modality], getattr(model.decoder, modality)
+        name, stream = SCENIC_NAMES[modality], getattr(model.decoder, modality)
         embeddings = getattr(model.avmae, f"{modality}_embeddings").patch_embeddings
         grid = config.video_grid if modality == "video" else config.audio_grid
 
@@ -300,12 +300,12 @@ def check_finetune_mbt(folder: Path, record: dict, case: str) -> None:
         states = model.mbt(**model_inputs(tensors))
     found["logits_eval"] = output.logits
     for modality in config.modalities:
-        found[f"tokens/{STREAMS[modality]}"] = states[f"{modality}_hidden_state"]
+        found[f"tokens/{SCENIC_NAMES[modality]}"] = states[f"{modality}_hidden_state"]
     inputs = mixed_batch(tensors, config.modalities, found)
     with given_drops(model, rules, group(tensors, "mask/drop/")):
         output = model.train()(**inputs)
     for modality in config.modalities:
-        found[f"logits_train_mixup/{STREAMS[modality]}"] = output[f"{modality}_logits"]
+        found[f"logits_train_mixup/{SCENIC_NAMES[modality]}"] = output[f"{modality}_logits"]
     found["loss_train_mixup"] = output.loss
     expected = group(tensors, "output/")
     norms = {name: expected.pop(name) for name in sorted(expected) if name.startswith("grad_norm/")}
@@ -322,12 +322,19 @@ def check_finetune_mbt(folder: Path, record: dict, case: str) -> None:
 
 
 def check_inferred_mbt(params: dict[str, np.ndarray], config) -> None:
-    assert kind_of(params) is MBTForAudioVisualClassification
-    untold = ("image_size", "num_frames", "spectrogram_length", "num_mel_bins", "fusion_layer")
-    untold += ("readout",) if config.readout != "stream_mean" else ()
-    inferred = infer_config(params, **{name: getattr(config, name) for name in untold})
-    told = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "modalities")
-    told += (
+    assert infer_model_class(params) is MBTForAudioVisualClassification
+    given = ("image_size", "num_frames", "spectrogram_length", "num_mel_bins", "fusion_layer")
+    given += ("readout",) if config.readout != "stream_mean" else ()
+    inferred = infer_config(params, **{name: getattr(config, name) for name in given})
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "patch_size",
+        "modalities",
+    )
+    names += (
         "num_audio_channels",
         "readout",
         "position_embeddings",
@@ -335,8 +342,8 @@ def check_inferred_mbt(params: dict[str, np.ndarray], config) -> None:
         "num_labels",
         "share_encoder",
     )
-    told += ("num_bottleneck_tokens", "representation_size", "fusion")
-    for name in told:
+    names += ("num_bottleneck_tokens", "representation_size", "fusion")
+    for name in names:
         assert _plain(getattr(inferred, name)) == _plain(getattr(config, name)), name
 
 
@@ -376,14 +383,14 @@ def mixed_batch(tensors: dict, modalities: tuple[str, ...], found: dict[str, tor
     labels, inputs = torch.from_numpy(tensors["input/label"]), {}
     weights = tensors["input/mixup_weight"].tolist()
     weights = weights * len(modalities) if len(weights) == 1 else weights
-    modalities = tuple(modality for modality in STREAMS if modality in modalities)  # weights are in this order
+    modalities = tuple(modality for modality in SCENIC_NAMES if modality in modalities)  # weights are in this order
     for modality, weight in zip(modalities, weights, strict=True):
-        name = STREAMS[modality]
+        name = SCENIC_NAMES[modality]
         values = mix(torch.from_numpy(tensors[f"input/{name}"]), weight)
         found[f"mixup/{name}"], found[f"mixup_label/{name}"] = values, mix(labels, weight)
         inputs[f"{name}"] = values.numpy()
     batch = model_inputs(inputs, prefix="")
-    batch["labels"] = found[f"mixup_label/{STREAMS[modalities[0]]}"]
+    batch["labels"] = found[f"mixup_label/{SCENIC_NAMES[modalities[0]]}"]
     if len(modalities) == 2:
         batch["audio_labels"] = found["mixup_label/spectrogram"]
     return batch
@@ -431,7 +438,7 @@ def check_updates(
 def check_classifier(folder: Path, record: dict, case: str) -> None:
     tensors, fields = load_file(folder / f"{case}.safetensors"), record["config"]
     (modality,) = modalities_in(tensors, "input/")
-    assert STREAMS[modality] == fields["modality"]
+    assert SCENIC_NAMES[modality] == fields["modality"]
     params, sizes = normalize_names(group(tensors, "param/")), sizes_of(tensors)
     params |= {name: value for name, value in tensors.items() if name.startswith("batch_stats/")}
     readout = {"gap": "mean", "gmp": "max", "gsp": "sum", "token": "token"}[fields["classifier"]]

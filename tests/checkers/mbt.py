@@ -342,7 +342,7 @@ class Capture(dict):
         for name, value in (("rgb", video), ("spectrogram", audio)):
             if value is not None:
                 self[f"layer_{index}/{name}"] = value
-        exchanges = self.model.mbt.layers[index].exchanges
+        exchanges = self.model.mbt.layers[index].fuses
         if not exchanges or extra is None:
             return
         if config.fusion == "self_attention":

@@ -1,4 +1,4 @@
-"""The converter of AV-MAE on files written here: every strategy, both train states, both spellings, strictness, command line."""
+"""The AV-MAE converter on generated files: every strategy, both train states, both spellings, strictness, command line."""
 
 import json
 import re
@@ -109,8 +109,8 @@ def check_same(loaded, model) -> None:
 def test_pretraining_checkpoints_of_every_strategy_convert(tmp_path, fields):
     model = pretrained(**fields)
     write(tmp_path / "checkpoint_3", params_of(model), "optimizer")
-    told = {k: v for k, v in fields.items() if v in ("early", "concatenated")}
-    loaded = load_avmae(tmp_path / "checkpoint_3", {**KNOWN, **told})
+    known = {k: v for k, v in fields.items() if v in ("early", "concatenated")}
+    loaded = load_avmae(tmp_path / "checkpoint_3", {**KNOWN, **known})
     check_same(loaded, model)
     for name in (*fields, *DECODER, "hidden_size", "num_attention_heads", "num_hidden_layers", "patch_size"):
         expected, found = getattr(model.config, name), getattr(loaded.config, name)
@@ -132,9 +132,9 @@ def test_both_spellings_of_the_audio_embedding_convert(tmp_path, nesting, spelli
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
-def test_one_modality_owns_the_blocks_without_suffix(tmp_path, modality):
+def test_blocks_without_suffix_belong_to_the_only_modality(tmp_path, modality):
     model = finetuned(modalities=(modality,))
-    params = {**params_of(model), "bottleneck": np.zeros((1, 4, 16), np.float32)}  # there, but without effect
+    params = {**params_of(model), "bottleneck": np.zeros((1, 4, 16), np.float32)}  # present, but unused
     assert not any("encoderblock_0_spec" in name for name in params)
     assert ("embedding_spectrogram/kernel" in params) == (modality == "audio")
     write(tmp_path / "checkpoint", params, "params")
@@ -143,7 +143,7 @@ def test_one_modality_owns_the_blocks_without_suffix(tmp_path, modality):
     assert loaded.config.modalities == (modality,)
 
 
-def test_the_first_modality_owns_the_blocks_without_suffix(tmp_path):
+def test_blocks_without_suffix_belong_to_the_first_modality(tmp_path):
     model = finetuned(modalities=("audio", "video"), readout="stream_max")
     params = params_of(model)
     assert "Transformer/encoderblock_0_rgb/LayerNorm_0/scale" in params
@@ -186,24 +186,24 @@ def test_names_of_the_single_modality_autoencoder():
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
-def test_every_mismatch_is_named():
+def test_every_mismatch_is_reported():
     model = pretrained()
     params = params_of(model)
-    with pytest.raises(ConversionError, match=r"without a place.*Transformer_concat/surprise"):
+    with pytest.raises(ConversionError, match=r"without a target.*Transformer_concat/surprise"):
         convert_avmae({**params, "Transformer_concat/surprise": np.zeros(2)}, model.config)
     fewer = {name: value for name, value in params.items() if name != "mask_token_rgb"}
     with pytest.raises(ConversionError, match=r"missing.*mask_token_rgb"):
         convert_avmae(fewer, model.config)
     wrong = {**params, "mask_token_rgb": np.zeros((1, 1, 5), np.float32)}
-    with pytest.raises(ConversionError, match=r"mask_token_rgb gives \(1, 1, 5\)"):
+    with pytest.raises(ConversionError, match=r"mask_token_rgb has shape \(1, 1, 5\)"):
         convert_avmae(wrong, model.config)
     with pytest.raises(ConversionError, match="both spellings"):
         convert_avmae({**params, "embedding_spec/bias": params["embedding_spectrogram/bias"]}, model.config)
-    with pytest.raises(ConversionError, match="not a checkpoint of av_mae"):
+    with pytest.raises(ConversionError, match="Not a checkpoint of av_mae"):
         convert_avmae({"some/kernel": np.zeros(2)}, model.config)
 
 
-def test_the_project_s_own_configs_are_understood(tmp_path):
+def test_project_configs_are_read(tmp_path):
     sizes = {"num_frames": 4, "height": 16, "width": 16, "spec_time": 24, "spec_freq": 16}
     block = {"hidden_size": 16, "num_heads": 2, "mlp_dim": 24, "num_layers": 3, "patches": {"size": [8, 8, 2]}}
     decoder = {"hidden_size": 12, "num_heads": 3, "mlp_dim": 20, "num_layers": 2}
@@ -249,7 +249,7 @@ def test_command_line_writes_a_folder_that_loads(tmp_path, capsys):
         ([1], "holds a JSON list"),
     ],
 )
-def test_command_line_names_what_is_wrong_with_the_config(tmp_path, capsys, config, message):
+def test_command_line_reports_errors_in_the_config(tmp_path, capsys, config, message):
     write(tmp_path / "checkpoint", params_of(pretrained()))
     (tmp_path / "config.json").write_text(json.dumps({**KNOWN, **config} if isinstance(config, dict) else config))
     paths = {"checkpoint": tmp_path / "checkpoint", "config": tmp_path / "config.json", "output": tmp_path / "out"}

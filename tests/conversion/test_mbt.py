@@ -1,4 +1,4 @@
-"""The scenic converter on files written here: both spellings, both nestings, strictness, the command line, hostile input."""
+"""The MBT converter on generated files: both spellings, both nestings, strictness, the command line, malicious files."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def random_model(**fields) -> MBTForAudioVisualClassification:
 @pytest.mark.parametrize("nesting", ["optimizer", "params", "params_params"])
 @pytest.mark.parametrize("suffix", ["_spectrogram", "_spec"])
 @pytest.mark.parametrize("fields", [{}, {"readout": "mean", "share_encoder": True}])
-def test_files_of_every_shape_convert(tmp_path, nesting, suffix, fields):
+def test_files_of_every_layout_convert(tmp_path, nesting, suffix, fields):
     model = random_model(**fields)
     params = {name.replace("_spectrogram", suffix): value for name, value in flax_params(model).items()}
     write(tmp_path / "checkpoint_3", params, nesting)
@@ -88,22 +88,22 @@ def test_bfloat16_and_chunked_arrays(tmp_path):
     loaded = load_mbt(path, {"image_size": 16, "num_mel_bins": 16, "fusion_layer": 1})
     expected = (halves << 16).view(np.float32)
     assert np.array_equal(loaded.classifier.bias.detach().numpy(), expected)
-    assert not np.array_equal(expected, params["output_projection/bias"])  # the truncation was there to see
+    assert not np.array_equal(expected, params["output_projection/bias"])  # the truncation changes values
     name = "mbt.video_embeddings.patch_embeddings.projection.weight"
     assert torch.equal(loaded.state_dict()[name], model.state_dict()[name])
 
 
-def test_every_mismatch_is_named():
+def test_every_mismatch_is_reported():
     model = random_model()
     params = flax_params(model)
     extra = {**params, "Transformer/surprise/kernel": np.zeros(2)}
-    with pytest.raises(ConversionError, match=r"without a place.*Transformer/surprise/kernel"):
+    with pytest.raises(ConversionError, match=r"without a target.*Transformer/surprise/kernel"):
         convert_mbt(extra, model.config)
     fewer = {name: value for name, value in params.items() if name != "clsspectrogram"}
     with pytest.raises(ConversionError, match=r"missing.*clsspectrogram"):
         convert_mbt(fewer, model.config)
     wrong = {**params, "bottleneck": np.zeros((1, 9, 16), np.float32)}
-    with pytest.raises(ConversionError, match=r"bottleneck gives \(1, 9, 16\)"):
+    with pytest.raises(ConversionError, match=r"bottleneck has shape \(1, 9, 16\)"):
         convert_mbt(wrong, model.config)
     both = {**params, "embedding_spec/bias": params["embedding_spectrogram/bias"]}
     with pytest.raises(ConversionError, match="both spellings"):
@@ -121,7 +121,7 @@ def test_unused_bottleneck_of_the_original_is_dropped():
     [
         (b"", "not a Flax MessagePack"),
         (b"hello", "not a Flax MessagePack|holds a"),
-        (msgpack.packb({"opt": 1}), "no `optimizer/target`"),
+        (msgpack.packb({"opt": 1}), "expected `optimizer/target`"),
         (msgpack.packb({"params": {}}), "empty"),
         (msgpack.packb([1, 2]), "holds a list"),
         (msgpack.packb({"params": {"a": msgpack.ExtType(9, b"x")}}), "unknown extension type 9"),
@@ -129,7 +129,7 @@ def test_unused_bottleneck_of_the_original_is_dropped():
         (msgpack.packb({"params": {"a": encode(np.zeros(2)[None].repeat(1, 0), None, b"12345678")}}), "cannot reshape"),
     ],
 )
-def test_hostile_files_end_in_one_error_naming_the_file(tmp_path, content, message):
+def test_malicious_files_raise_an_error_with_the_file_name(tmp_path, content, message):
     path = tmp_path / "checkpoint"
     path.write_bytes(content)
     with pytest.raises(ConversionError, match=message) as error:
@@ -153,7 +153,7 @@ def test_command_line_writes_a_folder_that_loads(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**known, "num_bottleneck_tokens": 7}))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "bottleneck gives (1, 5, 16)" in done.stderr
+    assert "bottleneck has shape (1, 5, 16)" in done.stderr
 
 
 def test_command_line_does_not_write_into_a_file(tmp_path, capsys):
@@ -171,15 +171,15 @@ def test_command_line_does_not_write_into_a_file(tmp_path, capsys):
         ({"fusion_layr": 1}, r"fields that MBTConfig does not have: \['fusion_layr'\]"),
         ({"fusion_layer": 7}, "`fusion_layer` must lie between 0"),
         ([1], "holds a JSON list"),
-        ({"id2label": {"0": "dog"}}, "has 3 classes: `id2label` must name each by its number"),
-        ({"id2label": ["dog", "cat", "rain"]}, "has 3 classes: `id2label` must name each by its number"),
+        ({"id2label": {"0": "dog"}}, "has 3 classes, so `id2label` must have the keys"),
+        ({"id2label": ["dog", "cat", "rain"]}, "has 3 classes, so `id2label` must have the keys"),
         ({"image_size": None}, r"config.json does not describe a model: "),
         ({"classifier": "gap", "hidden_size": 16}, r"scenic config lacks \['mlp_dim', 'num_classes', .*'spec_time'\]"),
         ({"classifier": "0"}, "has no counterpart"),
         ({"classifier": "gap", "modality_fusion": ["flow"]}, "has no counterpart"),
     ],
 )
-def test_command_line_names_what_is_wrong_with_the_config(tmp_path, capsys, config, message):
+def test_command_line_reports_errors_in_the_config(tmp_path, capsys, config, message):
     if isinstance(config, dict) and "classifier" in config and "hidden_size" not in config:
         scenic = {
             "hidden_size": 16,
@@ -202,7 +202,7 @@ def test_command_line_names_what_is_wrong_with_the_config(tmp_path, capsys, conf
     assert not (tmp_path / "out").exists()
 
 
-def test_scenic_fields_are_understood_bare_and_nested(tmp_path):
+def test_scenic_fields_are_read_flat_and_nested(tmp_path):
     model = random_model()
     write(tmp_path / "checkpoint", flax_params(model))
     scenic = {

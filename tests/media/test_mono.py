@@ -1,4 +1,4 @@
-"""Mono from several channels, and a warning where they cancel."""
+"""Mixing to mono, and the warning where channels cancel."""
 
 import warnings
 
@@ -29,5 +29,5 @@ def test_channels_in_opposite_phase_warn_with_the_remedy():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert to_mono(waveform, "left").abs().max() > 0.4
-        to_mono(torch.zeros(2, 100))  # silence is no cancellation
+        to_mono(torch.zeros(2, 100))  # silence is not cancellation
         to_mono(torch.from_numpy(sound("chirp", 1000, 16000, channels=2)))

@@ -1,4 +1,4 @@
-"""Reading media: which frame is shown when, sound to the sample, every quirk and every kind of damage."""
+"""Reading media: frames by presentation time, audio to the sample, unusual containers and damaged files."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def plain() -> bytes:
-    """50 numbered frames at 25 per second beside 2 s of sound at 16 kHz."""
+    """50 numbered frames at 25 per second and 2 s of audio at 16 kHz."""
     return render_clip()
 
 
@@ -39,7 +39,7 @@ def exact(seconds: int = 8) -> bytes:
 
 @functools.cache
 def long_clip(arguments: tuple, fragmented: bool) -> bytes:
-    """30 s with a key frame in every second."""
+    """30 s with one keyframe per second."""
     options = {"movflags": "frag_keyframe+empty_moov"} if fragmented else None
     return render_clip(num_frames=750, gop=25, options=options, **dict(arguments))
 
@@ -50,7 +50,7 @@ def indices(waveform: torch.Tensor) -> list[int]:
 
 
 class CountingContainer:
-    """An open container that counts how often it is sought in, and how many frames its packets gave."""
+    """An open container that counts its seeks."""
 
     def __init__(self, container, counts: dict[str, int]):
         self._container, self._counts = container, counts
@@ -65,9 +65,9 @@ class CountingContainer:
 
 @pytest.fixture
 def counts(monkeypatch) -> dict[str, int]:
-    """Counts of opened containers, seeks, decoded and converted pictures."""
+    """Counts of opened containers, seeks, decoded and converted frames."""
     numbers = {"opens": 0, "seeks": 0, "decoded": 0, "converted": 0}
-    open_container, offer, keep = av.open, tracks.Pictures.offer, tracks.Pictures._keep
+    open_container, add, store = av.open, tracks.FrameCollector.add, tracks.FrameCollector._store
 
     def counting_open(*arguments, mode: str = "r", **options):
         if mode != "r":
@@ -75,24 +75,24 @@ def counts(monkeypatch) -> dict[str, int]:
         numbers["opens"] += 1
         return CountingContainer(open_container(*arguments, **options), numbers)
 
-    def counting_offer(self, *arguments, **options):
+    def counting_add(self, *arguments, **options):
         numbers["decoded"] += 1
-        return offer(self, *arguments, **options)
+        return add(self, *arguments, **options)
 
-    def counting_keep(self, *arguments):
+    def counting_store(self, *arguments):
         numbers["converted"] += 1
-        return keep(self, *arguments)
+        return store(self, *arguments)
 
     monkeypatch.setattr(av, "open", counting_open)
-    monkeypatch.setattr(tracks.Pictures, "offer", counting_offer)
-    monkeypatch.setattr(tracks.Pictures, "_keep", counting_keep)
+    monkeypatch.setattr(tracks.FrameCollector, "add", counting_add)
+    monkeypatch.setattr(tracks.FrameCollector, "_store", counting_store)
     return numbers
 
 
 # ----------------------------------------------------------------------------------------------------------- frames
 
 
-def test_the_frame_shown_at_each_time_in_the_order_asked():
+def test_frames_shown_at_each_time_are_returned_in_request_order():
     clip = read_clip(plain(), frame_times=[1.0, 0.03, 0.04, 0.0799, 1.0, 1.99])
     assert read_numbers(clip.frames) == [25, 0, 1, 1, 25, 49]
     assert clip.frame_times.tolist() == [1.0, 0.0, 0.04, 0.04, 1.0, 1.96]
@@ -102,22 +102,22 @@ def test_the_frame_shown_at_each_time_in_the_order_asked():
     assert clip.sampling_rate is None
 
 
-def test_times_outside_the_clip_give_its_first_and_last_frame():
+def test_times_outside_the_clip_return_its_first_and_last_frame():
     assert read_numbers(read_clip(plain(), frame_times=[-1.0, 2.0, 7.0]).frames) == [0, 49, 49]
 
 
-def test_times_computed_with_rounding_errors_hit_their_frame():
-    times = [sum([0.04] * index) for index in range(50)]  # 0.04 + 0.04 + ... runs up to 1e-15 beside the stamps
+def test_times_with_rounding_errors_return_their_frame():
+    times = [sum([0.04] * index) for index in range(50)]  # 0.04 + 0.04 + ... differs from the timestamps by up to 1e-15
     assert any(time < index / 25 for index, time in enumerate(times))
     assert read_numbers(read_clip(plain(), frame_times=times).frames) == list(range(50))
 
 
-def test_every_frame_of_a_clip_with_b_frames_comes_in_order_of_presentation():
+def test_frames_of_a_clip_with_b_frames_are_in_presentation_order():
     data = faststart(b_frames=2)
     assert read_numbers(read_clip(data, frame_times=[index / 25 for index in range(50)]).frames) == list(range(50))
 
 
-def test_variable_frame_rate_goes_by_time_stamps():
+def test_variable_frame_rate_follows_timestamps():
     stamps = [0.0, 0.04, 0.2, 0.5, 0.9, 0.96]
     clip = read_clip(render_clip(frame_times=stamps, audio=None), frame_times=[0.0, 0.1, 0.21, 0.49, 0.51, 0.95, 0.97])
     assert read_numbers(clip.frames) == [0, 1, 2, 2, 3, 4, 5]
@@ -137,7 +137,7 @@ def test_a_window_after_a_seek_equals_the_same_window_read_from_the_start(start)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "exact_sound"),
+    ("arguments", "exact_audio"),
     [
         ({"container": "matroska", "b_frames": 2, "live": True}, True),
         ({"container": "webm", "video_codec": "libvpx-vp9", "audio_codec": "libopus", "sampling_rate": 48000}, False),
@@ -150,7 +150,7 @@ def test_a_window_after_a_seek_equals_the_same_window_read_from_the_start(start)
     ids=lambda value: value.get("container", "fragmented") if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("start", [2.0, 7.48, 29.7])
-def test_seeking_in_every_container(arguments, exact_sound, start):
+def test_seeking_in_every_container(arguments, exact_audio, start):
     data = long_clip(
         tuple((key, value) for key, value in arguments.items() if key != "options"), "options" in arguments
     )
@@ -164,21 +164,21 @@ def test_seeking_in_every_container(arguments, exact_sound, start):
         )
     assert counts["seeks"] == 0
     assert torch.equal(after_a_seek.frames, whole.frames[-5:])
-    if exact_sound:
+    if exact_audio:
         count = after_a_seek.waveform.shape[1]
         assert count == round(0.2 * whole.sampling_rate)
         torch.testing.assert_close(after_a_seek.waveform, whole.waveform[:, -count:], atol=1e-4, rtol=0)
 
 
-def test_one_open_one_seek_and_only_asked_frames_converted(counts):
+def test_one_open_one_seek_and_only_requested_frames_converted(counts):
     data = render_clip(num_frames=1000, gop=25)
     clip = read_clip(data, frame_times=[30.0, 30.5, 31.0], audio_window=(30.0, 31.0))
     assert read_numbers(clip.frames) == [750, 762, 775]
     assert (counts["opens"], counts["seeks"], counts["converted"]) == (1, 1, 3)
-    assert counts["decoded"] <= 26 + 2 * 25  # the window, and what lies between it and a key frame before
+    assert counts["decoded"] <= 26 + 2 * 25  # the window, and the frames from the keyframe before it
 
 
-def test_windows_far_apart_are_sought_and_near_ones_decoded_through(counts):
+def test_seeks_between_windows_far_apart_and_decodes_between_near_ones(counts):
     data = render_clip(num_frames=1000, gop=25, audio=None)
     with ClipReader(data) as reader:
         clips = reader.read([ClipRequest(frame_times=[start, start + 1.0]) for start in (4.0, 5.5, 30.0)])
@@ -195,13 +195,13 @@ def test_a_reader_can_be_read_again():
 
 @pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
 @pytest.mark.parametrize("time", [0.5, 3.5])  # read from the start, and after a seek
-def test_pictures_are_there_again_after_sound_was_read_without_them(container, time):
-    data, sound = render_clip(num_frames=100, container=container), ClipRequest(audio_pieces=[(time, time + 0.2)])
+def test_frames_can_be_read_after_audio_alone(container, time):
+    data, audio = render_clip(num_frames=100, container=container), ClipRequest(audio_pieces=[(time, time + 0.2)])
     with ClipReader(data) as fresh:
-        both = fresh.read([ClipRequest(frame_times=[time], audio_pieces=sound.audio_pieces)])[0]
+        both = fresh.read([ClipRequest(frame_times=[time], audio_pieces=audio.audio_pieces)])[0]
     with ClipReader(data) as reader:
         for _ in range(2):
-            alone = reader.read([sound])[0]
+            alone = reader.read([audio])[0]
             assert alone.frames is None
             assert alone.waveform.shape == both.waveform.shape
             assert torch.equal(reader.read([ClipRequest(frame_times=[time])])[0].frames, both.frames)
@@ -219,11 +219,11 @@ def test_rotation_is_applied(rotation):
     assert (info.height, info.width, info.rotation) == (*expected, rotation)
 
 
-# ------------------------------------------------------------------------------------------------------------ sound
+# ------------------------------------------------------------------------------------------------------------ audio
 
 
 @pytest.mark.parametrize("window", [(0.0, 0.5), (0.25, 0.3), (0.0001, 0.9999), (3.1, 6.2), (7.5, 8.0), (5.0, 5.0)])
-def test_sound_is_cut_to_the_sample(window):
+def test_audio_is_cut_to_the_sample(window):
     clip = read_clip(exact(), audio_window=window)
     first, count = round(window[0] * 16000), round((window[1] - window[0]) * 16000)
     assert indices(clip.waveform) == [index % 65536 for index in range(first, first + count)]
@@ -232,14 +232,14 @@ def test_sound_is_cut_to_the_sample(window):
     assert clip.frames is None
 
 
-def test_sound_outside_the_track_is_not_made_up():
+def test_audio_outside_the_track_is_not_filled():
     clip = read_clip(exact(2), audio_window=(-1.0, 5.0))
     assert indices(clip.waveform) == list(range(32000))
     assert clip.audio_start == 0.0
     assert read_clip(exact(2), audio_window=(3.0, 5.0)).waveform.shape == (1, 0)
 
 
-def test_sound_that_starts_late_keeps_its_place_on_the_clock():
+def test_audio_that_starts_late_keeps_its_time():
     data = render_clip(container="mov", audio="ramp", audio_codec="pcm_s16le", audio_start=0.7)
     info = probe(data)
     assert (info.video_start, info.audio_start) == (0.0, pytest.approx(0.7))
@@ -249,7 +249,7 @@ def test_sound_that_starts_late_keeps_its_place_on_the_clock():
     assert indices(clip.waveform) == list(range(1600))
 
 
-def test_pictures_that_start_late_keep_their_place_on_the_clock():
+def test_frames_that_start_late_keep_their_times():
     data = render_clip(container="matroska", video_start=0.6, audio="ramp", audio_codec="pcm_s16le")
     clip = read_clip(data, frame_times=[0.0, 0.7], audio_window=(0.6, 0.7))
     assert (clip.info.audio_start, clip.info.video_start) == (0.0, pytest.approx(0.6))
@@ -257,7 +257,7 @@ def test_pictures_that_start_late_keep_their_place_on_the_clock():
     assert indices(clip.waveform) == list(range(9600, 11200))
 
 
-def test_a_gap_in_the_sound_is_kept_as_silence_and_told():
+def test_an_audio_gap_is_filled_with_silence_and_reported():
     wave = np.full((1, 32000), 0.25, dtype=np.float32)
     data = render_clip(container="matroska", audio=wave, audio_codec="pcm_s16le", audio_gap=(1.024, 0.5))
     clip = read_clip(data, audio_window=(0.0, 2.4))
@@ -294,13 +294,13 @@ def test_any_codec_rate_and_layout(codec, container, rate, channels):
     spectrum = torch.fft.rfft(clip.waveform[0]).abs()  # 1 s: bins of 1 Hz
     assert abs(spectrum.argmax().item() - 440) <= 1
     assert clip.waveform[0].square().mean().sqrt().item() == pytest.approx(0.5 / 2**0.5, abs=0.02)
-    assert read_numbers(clip.frames)[1] in (24, 25, 26)  # MPEG-1 starts its pictures some ms after its sound
+    assert read_numbers(clip.frames)[1] in (24, 25, 26)  # MPEG-1 video starts some ms after its audio
 
 
 # ----------------------------------------------------------------------------------------------------------- quirks
 
 
-def test_of_several_tracks_the_best_is_read():
+def test_the_best_of_several_tracks_is_read():
     clip = read_clip(render_clip(video_tracks=2, audio_tracks=2), frame_times=[1.0], audio_window=(0, 1))
     with av.open(io.BytesIO(render_clip(video_tracks=2, audio_tracks=2))) as container:
         best = container.streams.best("video"), container.streams.best("audio")
@@ -310,7 +310,7 @@ def test_of_several_tracks_the_best_is_read():
     assert clip.waveform.shape == (1, expected[1])
 
 
-def test_a_track_that_is_missing_is_none():
+def test_missing_tracks_are_none():
     silent = read_clip(render_clip(audio=None), frame_times=[0.5], audio_window=(0, 1))
     assert (silent.waveform, silent.sampling_rate, silent.audio_start) == (None, None, None)
     assert not silent.info.has_audio
@@ -320,7 +320,7 @@ def test_a_track_that_is_missing_is_none():
     assert not unseen.info.has_video
 
 
-def test_a_cover_picture_is_no_video():
+def test_cover_art_is_not_a_video_track():
     clip = read_clip(cover_art(), frame_times=[0.0], audio_window=(0, 0.5))
     assert clip.frames is None
     assert clip.waveform.shape == (1, 22050)
@@ -345,13 +345,13 @@ def test_a_live_stream_without_a_duration(arguments):
     assert clip.info.audio_duration == pytest.approx(2.0, abs=0.07)
 
 
-def test_an_mpeg_program_stream_is_measured_by_its_packets():
+def test_duration_of_an_mpeg_program_stream_comes_from_its_packets():
     info = probe(render_clip(container="mpeg", video_codec="mpeg1video", audio_codec="mp2", sampling_rate=44100))
     assert info.video_duration == pytest.approx(2.0, abs=0.05)
     assert min(info.video_start, info.audio_start) == 0.0
 
 
-def test_avi_frames_come_in_order():
+def test_avi_frames_are_in_order():
     data = render_clip(container="avi", video_codec="mpeg4", b_frames=2, audio_codec="pcm_s16le")
     numbers = read_numbers(read_clip(data, frame_times=[index / 25 for index in range(52)]).frames)
     assert numbers == sorted(numbers)
@@ -371,7 +371,7 @@ def test_avi_frames_come_in_order():
     ],
     ids=["odd", "10-bit", "mjpeg", "alpha", "hevc", "60fps", "1fps"],
 )
-def test_any_picture_format(arguments, size):
+def test_any_pixel_format(arguments, size):
     data = render_clip(**{"num_frames": 30, **arguments})
     fps, count = arguments.get("fps", 25), arguments.get("num_frames", 30)
     clip = read_clip(data, frame_times=[(index + 0.5) / fps for index in range(count)])
@@ -389,7 +389,7 @@ def test_one_pixel_and_two_frames():
     assert read_numbers(short.frames) == [0, 1, 1]
 
 
-def test_sound_longer_than_the_pictures_holds_the_last_of_them():
+def test_last_frame_is_held_when_audio_is_longer():
     data = render_clip(num_frames=25, seconds=4)
     clip = read_clip(data, frame_times=[0.5, 3.5], audio_window=(3, 4))
     assert read_numbers(clip.frames) == [12, 24]
@@ -415,24 +415,26 @@ def test_wrong_arguments():
 
 @functools.cache
 def cut_short() -> bytes:
-    """The index of 250 frames and 10 s of sound, and the first half of their data."""
+    """The index of 250 frames and 10 s of audio, with the first half of their data."""
     return truncated(faststart(num_frames=250), 0.5)
 
 
-def test_a_file_that_ends_early_is_damage_although_no_decoder_says_so():
+def test_a_truncated_file_is_damage_although_no_decoder_reports_it():
     times = [index / 5 for index in range(50)]
-    with pytest.raises(MediaError, match=r"half\.mp4: the video track .* decoding gave .* frames up to .*truncated"):
+    with pytest.raises(
+        MediaError, match=r"half\.mp4: the video track .* decoding returned .* frames up to .*truncated"
+    ):
         read_clip(cut_short(), frame_times=times, name="half.mp4")
-    with pytest.raises(MediaError, match=r"half\.mp4: the audio track .* sound up to .*(truncated|Invalid)"):
+    with pytest.raises(MediaError, match=r"half\.mp4: the audio track .* audio up to .*(truncated|Invalid)"):
         read_clip(cut_short(), audio_window=(0, 10), name="half.mp4")
-    with pytest.raises(MediaError, match="truncated"):  # sought behind the end of the data
+    with pytest.raises(MediaError, match="truncated"):  # the seek target lies after the end of the data
         read_clip(cut_short(), frame_times=[9.0])
     whole_part = read_clip(cut_short(), frame_times=[0.0, 1.0], audio_window=(0, 2))
     assert read_numbers(whole_part.frames) == [0, 25]
     assert whole_part.warnings == []
 
 
-def test_what_comes_before_the_damage_can_be_kept():
+def test_the_part_before_the_damage_can_be_kept():
     times = [index / 5 for index in range(50)]
     clip = read_clip(cut_short(), frame_times=times, audio_window=(0, 10), on_decode_error="keep")
     count = len(clip.frames)
@@ -466,11 +468,11 @@ def test_a_file_object_that_fails_while_it_is_read():
     source = Failing(faststart(num_frames=400, size=(256, 256)))
     with ClipReader(source, name="network.mp4") as reader:
         source.healthy = False
-        with pytest.raises(MediaError, match=r"network\.mp4.*(disk went away|ends early|no picture)"):
+        with pytest.raises(MediaError, match=r"network\.mp4.*(disk went away|ends early|no frame)"):
             reader.read([ClipRequest(frame_times=[index / 25 for index in range(400)])])
 
 
-def test_errors_survive_the_way_out_of_a_data_worker():
+def test_media_errors_can_be_pickled():
     error = pickle.loads(pickle.dumps(MediaError("clip.mp4", "is empty")))
     assert (str(error), error.source, error.cause) == ("clip.mp4: is empty", "clip.mp4", "is empty")
     assert str(MediaError("only a message, as DataLoader makes it")) == "only a message, as DataLoader makes it"
@@ -479,7 +481,7 @@ def test_errors_survive_the_way_out_of_a_data_worker():
 # ------------------------------------------------------------------------------------------------- backends and cost
 
 
-def test_where_torchcodec_does_not_work_auto_takes_pyav(monkeypatch):
+def test_auto_uses_pyav_if_torchcodec_does_not_work(monkeypatch):
     monkeypatch.setattr(reader, "torchcodec_works", lambda: False)
     assert read_numbers(read_clip(plain(), frame_times=[1.0], backend="auto").frames) == [25]
     with pytest.raises(MediaError, match="use 'pyav'"):
@@ -500,7 +502,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in other units elsewhere")
-def test_memory_goes_with_the_frames_asked_for(tmp_path):
+def test_memory_is_proportional_to_the_requested_frames(tmp_path):
     path = render_clip(tmp_path / "long.mp4", num_frames=1000, size=(320, 240), gop=250)
     run = subprocess.run(
         [sys.executable, "-c", MEMORY_PROBE, str(path)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
@@ -510,7 +512,7 @@ def test_memory_goes_with_the_frames_asked_for(tmp_path):
     assert grown < 30, f"{grown:.0f} MiB for 13 frames (3 MiB); all 1000 decoded frames would be 110 MiB, in RGB 220"
 
 
-# ---- handing on, for clips that are too long to be held
+# ---- streaming, for clips that do not fit into memory
 
 
 @pytest.mark.parametrize(
@@ -523,16 +525,16 @@ def test_memory_goes_with_the_frames_asked_for(tmp_path):
         ({"num_frames": 300, "container": "mpegts"}, (9.0, 11.0)),
     ],
 )  # fmt: skip
-def test_what_is_handed_on_is_what_is_read(quirks, window):
+def test_stream_returns_the_same_as_read(quirks, window):
     data = render_clip(**quirks)
     times = np.arange(window[0], window[1], 0.07).tolist()
     read = read_clip(data, frame_times=times, audio_window=window)
-    pictures = []
+    frames = []
     with ClipReader(data) as reader:
-        clip = reader.pass_on(times, window, pictures.append)
-        reader.pass_on(times, window)  # once more, to nowhere
+        clip = reader.stream(times, window, frames.append)
+        reader.stream(times, window)  # again, without a callback
     assert clip.frames is None
-    assert torch.equal(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), read.frames)
+    assert torch.equal(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), read.frames)
     assert torch.equal(clip.waveform, read.waveform)
     assert (clip.audio_start, clip.sampling_rate, clip.warnings) == (
         read.audio_start,
@@ -541,19 +543,19 @@ def test_what_is_handed_on_is_what_is_read(quirks, window):
     )
 
 
-def test_handed_on_smaller_and_upright():
+def test_stream_scales_and_rotates_frames():
     data = render_clip(rotation=90, size=(96, 64))
-    pictures, asked = [], []
+    frames, sizes = [], []
     with ClipReader(data) as reader:
-        reader.pass_on([0.0, 0.5], None, pictures.append, fit=lambda *size: asked.append(size) or (32, 48))
-    assert set(asked) == {(64, 96)}  # as stored
-    assert [picture.shape for picture in pictures] == [(48, 32, 3)] * 2
-    assert read_rotation(torch.from_numpy(pictures[0]).permute(2, 0, 1)) == 90
+        reader.stream([0.0, 0.5], None, frames.append, fit=lambda *size: sizes.append(size) or (32, 48))
+    assert set(sizes) == {(64, 96)}  # as stored
+    assert [frame.shape for frame in frames] == [(48, 32, 3)] * 2
+    assert read_rotation(torch.from_numpy(frames[0]).permute(2, 0, 1)) == 90
 
 
-def test_handing_on_finds_damage():
+def test_stream_finds_damage():
     broken = truncated(faststart(num_frames=100, audio="chirp"), 0.5)
     with ClipReader(broken) as reader, pytest.raises(MediaError, match=r"the video track .* is damaged"):
-        reader.pass_on([0.0, 1.0, 2.0, 3.0, 3.9])
-    with ClipReader(render_clip(num_frames=0)) as reader:  # without a video track there are no pictures to hand on
-        assert reader.pass_on([0.0], (0.0, 1.0)).waveform.shape == (1, 16000)
+        reader.stream([0.0, 1.0, 2.0, 3.0, 3.9])
+    with ClipReader(render_clip(num_frames=0)) as reader:  # no video track, so no frames
+        assert reader.stream([0.0], (0.0, 1.0)).waveform.shape == (1, 16000)

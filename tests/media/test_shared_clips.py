@@ -1,4 +1,4 @@
-"""Every real clip of ../shared/clips gives what its manifest says, or a MediaError that names file and cause."""
+"""Every real clip of ../shared/clips agrees with its manifest, or raises a MediaError that names file and cause."""
 
 import csv
 from fractions import Fraction
@@ -17,19 +17,18 @@ if (CLIPS / "manifest.csv").is_file():
     with (CLIPS / "manifest.csv").open(newline="", encoding="utf-8") as manifest:
         ROWS = {row["file"]: row for row in csv.DictReader(manifest)}
 
-# Damaged ones that open: read up to the damage. q13 is not marked as broken, but its packets are (28 of 50 decode).
+# Damaged files that can be opened are read up to the damage. q13 is not marked as broken, but its packets are (28 of 50 decode).
 DAMAGED = {"x02_truncated_moov_ok.mp4", "x03_bitflips.mp4", "q13_corrupted_upstream.mp4"}
 UNREADABLE = {"x01_truncated_no_moov.mp4", "x04_empty.mp4", "x05_text_named.mp4"}
-# Cut by stream copy: frames that others at the cut refer to are missing, so up to two places before the last show their
-# predecessor.
+# Cut by stream copy: reference frames at the cut are missing, so up to two positions before the last show the previous frame.
 CUT_BY_COPY = ("d01", "d03", "d05", "d09", "d13", "d14")
-TURNED = {"q06_rot180_vfr_phone.mp4": 180, "q15_rot90_3frames.mov": 270, "d01_rot90.mp4": 90}
+ROTATED = {"q06_rot180_vfr_phone.mp4": 180, "q15_rot90_3frames.mov": 270, "d01_rot90.mp4": 90}
 
 pytestmark = pytest.mark.usefixtures("shared")
 
 
 def names(*, good: bool = True) -> list[str]:
-    """The clips that can be read whole, or those that cannot; one name where there is no folder, so that a test is skipped."""
+    """The readable clips, or the damaged ones. Without the folder: one name, so that the test is skipped."""
     return (
         [name for name in ROWS if name not in DAMAGED | UNREADABLE] or ["none"]
         if good
@@ -43,28 +42,26 @@ def every_frame(info) -> list[float]:
 
 
 def test_the_lists_here_cover_the_manifest():
-    assert DAMAGED | UNREADABLE | set(TURNED) <= set(ROWS)
+    assert DAMAGED | UNREADABLE | set(ROTATED) <= set(ROWS)
     assert {name for name in ROWS if name.startswith("x")} <= DAMAGED | UNREADABLE
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_clip_is_what_its_manifest_says(name):
+def test_a_clip_agrees_with_its_manifest(name):
     row, info = ROWS[name], probe(CLIPS / name)
     if row["duration_s"] and name != "q05_two_video_two_audio.mp4":  # there subtitles last longer than both tracks
         assert info.duration == pytest.approx(float(row["duration_s"]), abs=0.06)
     assert info.has_video == bool(row["video_codec"])
     assert info.has_audio == bool(row["audio_codec"])
-    assert info.rotation == TURNED.get(name, 0)
+    assert info.rotation == ROTATED.get(name, 0)
     clip = read_clip(CLIPS / name, frame_times=[0.0], audio_window=(0.0, info.duration))
-    if (
-        info.has_video and name != "q05_two_video_two_audio.mp4"
-    ):  # the manifest tells of the smaller of its two pictures
+    if info.has_video and name != "q05_two_video_two_audio.mp4":  # the manifest states the smaller of its two tracks
         width, height = map(int, row["size"].split("x"))
         if info.rotation % 180:
             width, height = height, width
         assert (info.width, info.height) == (width, height)
         assert clip.frames.shape == (1, 3, height, width)
-        if name not in ("q06_rot180_vfr_phone.mp4", "d02_vfr.mp4"):  # their average rate depends on how one counts
+        if name not in ("q06_rot180_vfr_phone.mp4", "d02_vfr.mp4"):  # their average rate depends on the counting method
             assert info.fps == pytest.approx(float(Fraction(row["fps"])), rel=0.02)
     if info.has_audio:
         rate = 16000 if name == "q05_two_video_two_audio.mp4" else int(row["audio_rate"])
@@ -92,7 +89,7 @@ def test_a_constant_frame_rate_gives_duration_times_rate_frames(name):
     assert clip.warnings == []
 
 
-def test_variable_frame_rates_keep_their_stamps():
+def test_variable_frame_rates_keep_their_timestamps():
     clip = read_clip(CLIPS / "d02_vfr.mp4", frame_times=[index / 48 for index in range(288)])
     stamps = clip.frame_times.unique()
     assert len(stamps) == 105
@@ -119,7 +116,7 @@ def test_particular_facts():
 
 
 @pytest.mark.parametrize("name", sorted(UNREADABLE))
-def test_what_cannot_be_opened(name):
+def test_unreadable_files_raise(name):
     for read in (probe, lambda path: load_window(path, WindowPolicy())):
         with pytest.raises(MediaError) as caught:
             read(CLIPS / name)
@@ -128,11 +125,11 @@ def test_what_cannot_be_opened(name):
 
 
 @pytest.mark.parametrize("name", sorted(DAMAGED))
-def test_damage_is_an_error_or_told(name):
+def test_damage_raises_or_is_reported(name):
     info = probe(CLIPS / name)
     times = every_frame(info)
     window = (0.0, info.duration) if info.has_audio else None
-    with pytest.raises(MediaError, match=f"{name}.*damaged: decoding gave"):
+    with pytest.raises(MediaError, match=f"{name}.*damaged: decoding returned"):
         read_clip(CLIPS / name, frame_times=times, audio_window=window)
     clip = read_clip(CLIPS / name, frame_times=times, audio_window=window, on_decode_error="keep")
     assert 20 < len(clip.frames) < len(times)
@@ -141,7 +138,7 @@ def test_damage_is_an_error_or_told(name):
 
 
 @pytest.mark.parametrize("name", names())
-def test_both_backends_give_the_same_frames(name, torchcodec):
+def test_both_backends_return_the_same_frames(name, torchcodec):
     policy = WindowPolicy(num_frames=6, frame_rate=5.0, audio_seconds=1.0)
     clips = [load_window(CLIPS / name, policy, backend=backend)[0] for backend in ("pyav", "torchcodec")]
     assert clips[0].info == clips[1].info
@@ -152,8 +149,8 @@ def test_both_backends_give_the_same_frames(name, torchcodec):
             assert torch.equal(one, other)
 
 
-def test_both_backends_give_the_same_sound_when_a_reader_is_read_again(torchcodec):
-    # Decoders of AAC fill bands with noise that depends on where they started, and which readings came before.
+def test_both_backends_return_the_same_audio_from_a_reused_reader(torchcodec):
+    # AAC decoders fill bands with noise that depends on where they started and on earlier reads.
     turns = [([5.0], [(5.0, 6.0)]), ([0.0, 0.2], None), ([5.0], [(4.5, 8.0)])]
     given = []
     for backend in ("pyav", "torchcodec"):

@@ -1,4 +1,4 @@
-"""Where media come from: paths with awkward names, bytes, file objects, pipes, URLs, and what is no media at all."""
+"""Media sources: paths with awkward names, bytes, file objects, pipes, URLs, and sources that are not media."""
 
 import functools
 import http.server
@@ -16,7 +16,7 @@ from hf_avfusion.media.reader import MediaError, probe, read_clip
 
 @functools.cache
 def plain() -> bytes:
-    """50 numbered frames at 25 per second beside 2 s of sound at 16 kHz."""
+    """50 numbered frames at 25 per second and 2 s of audio at 16 kHz."""
     return render_clip()
 
 
@@ -35,7 +35,7 @@ def test_bytes_memory_and_file_objects(tmp_path):
     for source in (data, bytearray(data), memoryview(data), io.BytesIO(data), os.fspath(path)):
         assert torch.equal(read_clip(source, frame_times=[1.0]).frames, expected)
     with path.open("rb") as opened:
-        opened.seek(100)  # read from its start, wherever it stands
+        opened.seek(100)  # read from its start, whatever its position
         assert torch.equal(read_clip(opened, frame_times=[1.0]).frames, expected)
         assert not opened.closed
         assert read_clip(opened, frame_times=[1.0]).info.name == str(path)
@@ -97,7 +97,7 @@ def test_urls(tmp_path, server):
         ("no_moov.mp4", lambda: truncated(plain(), 0.6), "cannot be opened"),
     ],
 )
-def test_what_cannot_be_opened_names_file_and_cause(tmp_path, name, data, cause):
+def test_unreadable_sources_name_file_and_cause(tmp_path, name, data, cause):
     (tmp_path / name).write_bytes(data())
     for read in (probe, functools.partial(read_clip, frame_times=[0.0])):
         with pytest.raises(MediaError, match=cause) as caught:
@@ -108,7 +108,7 @@ def test_what_cannot_be_opened_names_file_and_cause(tmp_path, name, data, cause)
         read_clip(data(), frame_times=[0.0], name="row 7")
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_and_unsupported_sources(tmp_path):
     with pytest.raises(MediaError, match=r"nothing\.mp4: cannot be opened: No such file"):
         read_clip(tmp_path / "nothing.mp4", frame_times=[0.0])
     with pytest.raises(MediaError, match="is a directory"):

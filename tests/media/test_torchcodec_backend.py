@@ -1,4 +1,4 @@
-"""torchcodec gives what PyAV gives, from a copy without the pictures that nobody needs too: the same bits."""
+"""torchcodec and PyAV return bit-identical frames, also from a trimmed copy without the frames that are not needed."""
 
 import io
 import random
@@ -11,16 +11,16 @@ from rendering import faststart, read_numbers, render_clip, truncated, uneven_ti
 
 from hf_avfusion.media import torchcodec_backend
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, read_clip
-from hf_avfusion.media.torchcodec_backend import ShortFile, is_referred_to
+from hf_avfusion.media.torchcodec_backend import TrimmedFile, is_reference
 
 pytestmark = pytest.mark.usefixtures("torchcodec")
 
 
 @pytest.fixture
-def shortened(monkeypatch) -> list[int]:
-    """How many pictures the short files held that torchcodec decoded; small clips are worth one too."""
-    monkeypatch.setattr(torchcodec_backend, "SPARED_FROM", 1)
-    counts, decode = [], ShortFile.decode
+def trimmed(monkeypatch) -> list[int]:
+    """Number of frames in each trimmed file that torchcodec decoded. Small clips are trimmed too."""
+    monkeypatch.setattr(torchcodec_backend, "MIN_SKIPPED_PIXELS", 1)
+    counts, decode = [], TrimmedFile.decode
 
     def counted(self, data, threads):
         decoded = decode(self, data, threads)
@@ -28,12 +28,12 @@ def shortened(monkeypatch) -> list[int]:
             counts.append(len(self.stamps))
         return decoded
 
-    monkeypatch.setattr(ShortFile, "decode", counted)
+    monkeypatch.setattr(TrimmedFile, "decode", counted)
     return counts
 
 
-def alike(data, times, window=None) -> torch.Tensor:
-    """The frames that both backends give, after all else that they give has been compared."""
+def assert_backends_agree(data, times, window=None) -> torch.Tensor:
+    """Compares everything that both backends return and returns the frames."""
     one, other = (
         read_clip(data, frame_times=times, audio_window=window, backend=name) for name in ("pyav", "torchcodec")
     )
@@ -70,7 +70,7 @@ def alike(data, times, window=None) -> torch.Tensor:
     ],
     ids=lambda arguments: "-".join(arguments) or "plain",
 )
-def test_both_backends_give_the_same(arguments):
+def test_both_backends_return_the_same(arguments):
     data = render_clip(**arguments)
     times = [index * 0.037 - 0.1 for index in range(70)]
     one, other = (
@@ -82,7 +82,7 @@ def test_both_backends_give_the_same(arguments):
     assert one.info == other.info
 
 
-def test_both_backends_meet_damage_alike():
+def test_both_backends_handle_damage_alike():
     times, half = [index / 5 for index in range(50)], truncated(faststart(num_frames=250), 0.5)
     with pytest.raises(MediaError, match=r"half\.mp4"):
         read_clip(half, frame_times=times, backend="torchcodec", name="half.mp4")
@@ -126,7 +126,7 @@ def test_both_backends_share_a_file_object(tmp_path):
     ],
     ids=lambda arguments: "-".join(map(str, arguments.values())) or "plain",
 )
-def test_the_same_as_of_the_whole_file(arguments, shortened):
+def test_trimmed_and_whole_files_return_the_same(arguments, trimmed):
     data = render_clip(**{"num_frames": 120, "b_frames": 3, "gop": 30, **arguments})
     rate = arguments.get("fps", 25)
     draw = random.Random(0)
@@ -136,13 +136,13 @@ def test_the_same_as_of_the_whole_file(arguments, shortened):
             times = sorted(draw.uniform(0, 118 / rate) for _ in range(6))
         else:
             times = [start + (end - start) * n / 5 for n in range(5)]
-        alike(data, times, None if arguments.get("audio", 1) is None else (times[0], times[-1]))
-    assert len(shortened) == len(windows)
-    assert max(shortened) < 120
+        assert_backends_agree(data, times, None if arguments.get("audio", 1) is None else (times[0], times[-1]))
+    assert len(trimmed) == len(windows)
+    assert max(trimmed) < 120
 
 
-def test_times_at_random(shortened):
-    """Every picture of clips with several key pictures, in windows of any place, asked for once or more."""
+def test_random_times(trimmed):
+    """Clips with several keyframes, windows at any place, and frames that are requested once or more."""
     clips = [render_clip(num_frames=120, b_frames=b_frames, gop=gop) for b_frames, gop in ((1, 20), (2, 45), (3, 250))]
     draw = random.Random(3)
     for number in range(45):
@@ -150,29 +150,29 @@ def test_times_at_random(shortened):
         numbers = sorted(draw.choices(range(first, last + 1), k=draw.randint(2, 9)))
         times = [(n + draw.uniform(0.05, 0.95)) / 25 for n in numbers]
         start = draw.choice([times[0], max(times[0] - 2, 0)])
-        frames = alike(clips[number % 3], sorted(times), (start, start + draw.uniform(0.1, 2.0)))
+        frames = assert_backends_agree(clips[number % 3], sorted(times), (start, start + draw.uniform(0.1, 2.0)))
         assert read_numbers(frames) == numbers
-    assert len(shortened) > 30
+    assert len(trimmed) > 30
 
 
-def test_pictures_of_any_rate(shortened):
+def test_variable_frame_rates(trimmed):
     draw = random.Random(1)
     stamps = uneven_times(100, seed=1)
     data = render_clip(frame_times=stamps, b_frames=3, gop=40, seconds=stamps[-1])
     for _ in range(8):
-        asked = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))
-        expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time) for time in asked]
-        assert read_numbers(alike(data, asked)) == expected
-    assert shortened
+        times = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))
+        expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time) for time in times]
+        assert read_numbers(assert_backends_agree(data, times)) == expected
+    assert trimmed
 
 
 def test_references_are_kept():
-    """Of what an encoder wrote, what is left out is what FFmpeg's own decoder leaves out as not referred to."""
+    """The skipped packets are those that FFmpeg's own decoder skips as non-reference frames."""
     data = render_clip(num_frames=60, b_frames=3, gop=30, audio=None)
     with av.open(io.BytesIO(data)) as container:
         video = container.streams.video[0]
         packets = [packet for packet in container.demux(video) if packet.size]
-        kept = {packet.pts for packet in packets if is_referred_to(packet)}
+        kept = {packet.pts for packet in packets if is_reference(packet)}
     with av.open(io.BytesIO(data)) as container:
         container.streams.video[0].codec_context.skip_frame = "NONREF"
         decoded = {frame.pts for frame in container.decode(video=0)}
@@ -181,40 +181,40 @@ def test_references_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("units", "needed"),
+    ("units", "expected"),
     [
         ([[0x01, 9, 9]], False),  # a slice with nal_ref_idc 0
         ([[0x41, 9, 9]], True),
-        ([[0x06, 5], [0x01, 9]], False),  # after supplemental information
-        ([[0x01, 9], [0x21, 9]], True),  # the second field is referred to
-        ([[0x65, 9]], True),  # a key picture
+        ([[0x06, 5], [0x01, 9]], False),  # after SEI
+        ([[0x01, 9], [0x21, 9]], True),  # the second field is a reference
+        ([[0x65, 9]], True),  # a keyframe
         ([[0x67, 1], [0x01, 9]], True),  # new parameters
         ([[0x01, 9], [0x74, 9]], True),  # a unit of an extension
     ],
 )  # fmt: skip
-def test_what_is_referred_to(units, needed):
+def test_reference_frames_are_recognised(units, expected):
     data = b"".join(len(unit).to_bytes(4, "big") + bytes(unit) for unit in units)
-    assert is_referred_to(av.Packet(data)) is needed
-    assert is_referred_to(av.Packet(data + b"\0"))  # lengths that do not add up
+    assert is_reference(av.Packet(data)) is expected
+    assert is_reference(av.Packet(data + b"\0"))  # lengths that do not add up
 
 
-def test_the_last_picture_and_all_that_is_not_plain_are_read_from_the_whole_file(shortened):
+def test_the_whole_file_is_decoded_for_the_last_frame_and_unsupported_tracks(trimmed):
     data = render_clip(num_frames=50, b_frames=3)
-    alike(data, [0.1, 0.9, 1.97])  # a file that is cut would look the same
-    alike(data, [0.1, 5.0])
-    alike(render_clip(num_frames=50, b_frames=0), [0.1, 1.0])
-    alike(render_clip(num_frames=50, b_frames=3, container="mpegts"), [0.1, 1.0])
-    alike(render_clip(num_frames=50, b_frames=2, container="mp4", video_codec="libx265"), [0.1, 1.0])
-    assert not shortened
+    assert_backends_agree(data, [0.1, 0.9, 1.97])  # a truncated file would look the same
+    assert_backends_agree(data, [0.1, 5.0])
+    assert_backends_agree(render_clip(num_frames=50, b_frames=0), [0.1, 1.0])
+    assert_backends_agree(render_clip(num_frames=50, b_frames=3, container="mpegts"), [0.1, 1.0])
+    assert_backends_agree(render_clip(num_frames=50, b_frames=2, container="mp4", video_codec="libx265"), [0.1, 1.0])
+    assert not trimmed
 
 
-def test_small_clips_are_not_worth_it(shortened, monkeypatch):
-    monkeypatch.setattr(torchcodec_backend, "SPARED_FROM", 1_000_000)
-    alike(render_clip(num_frames=50, b_frames=3), [0.1, 0.5, 1.0])
-    assert not shortened
+def test_small_clips_are_not_trimmed(trimmed, monkeypatch):
+    monkeypatch.setattr(torchcodec_backend, "MIN_SKIPPED_PIXELS", 1_000_000)
+    assert_backends_agree(render_clip(num_frames=50, b_frames=3), [0.1, 0.5, 1.0])
+    assert not trimmed
 
 
-def test_what_cannot_be_shortened_is_decoded_whole(shortened, monkeypatch):
+def test_the_whole_file_is_decoded_if_trimming_fails(trimmed, monkeypatch):
     data, times = render_clip(num_frames=100, b_frames=3), [0.2, 1.5, 3.0]
     expected = read_clip(data, frame_times=times, audio_window=(0, 3))
 
@@ -225,17 +225,17 @@ def test_what_cannot_be_shortened_is_decoded_whole(shortened, monkeypatch):
     def broken(*_):
         raise RuntimeError("no room")
 
-    decode = ShortFile.decode
+    decode = TrimmedFile.decode
     for name, way in (("decode", wrong), ("decode", broken), ("write", broken), ("read", broken)):
         with monkeypatch.context() as patch:
-            patch.setattr(ShortFile, name, way)
+            patch.setattr(TrimmedFile, name, way)
             clip = read_clip(data, frame_times=times, audio_window=(0, 3), backend="torchcodec")
         assert torch.equal(clip.frames, expected.frames)
         assert torch.equal(clip.waveform, expected.waveform)
-    assert not shortened
+    assert not trimmed
 
 
-def test_a_file_cut_within_the_window_is_refused(shortened, tmp_path):
+def test_a_file_truncated_within_the_window_is_refused(trimmed, tmp_path):
     options = {"movflags": "faststart"}
     path = render_clip(tmp_path / "clip.mp4", num_frames=200, b_frames=3, size=(128, 128), options=options)
     cut = path.read_bytes()[: path.stat().st_size * 6 // 10]
@@ -250,7 +250,7 @@ def test_a_file_cut_within_the_window_is_refused(shortened, tmp_path):
     assert kept[1].warnings
 
 
-def test_a_reader_reads_again_and_file_objects_are_shared(shortened, tmp_path):
+def test_readers_are_reusable_and_file_objects_are_shared(trimmed, tmp_path):
     path = render_clip(tmp_path / "clip.mp4", num_frames=150, b_frames=3)
     windows = [([0.1, 0.9, 1.7], (0.0, 2.0)), ([3.0, 3.5, 4.4], (3.0, 4.5)), ([0.3, 2.1, 4.0], (0.5, 4.0))]
     with path.open("rb") as opened:
@@ -266,31 +266,31 @@ def test_a_reader_reads_again_and_file_objects_are_shared(shortened, tmp_path):
                 for clip, expected in zip(reader.read(requests), by_pyav.read(requests), strict=True):
                     assert torch.equal(clip.frames, expected.frames)
                     assert torch.equal(clip.waveform, expected.waveform)
-    assert len(shortened) == 3 * 13
+    assert len(trimmed) == 3 * 13
 
 
 @pytest.mark.parametrize(
     "params",
     [
-        "open-gop=1:keyint=20:bframes=3:b-adapt=0:scenecut=0",  # B-frames behind a key picture refer to what is before it
+        "open-gop=1:keyint=20:bframes=3:b-adapt=0:scenecut=0",  # B-frames after a keyframe reference frames before it
         "tff=1:keyint=30:bframes=3:b-adapt=0",  # interlaced
         "slices=4:keyint=40:bframes=2:b-adapt=0:b-pyramid=strict:ref=5",
-        "intra-refresh=1:keyint=20:bframes=2:b-adapt=0",  # key pictures from which the picture only recovers
+        "intra-refresh=1:keyint=20:bframes=2:b-adapt=0",  # keyframes that start a gradual recovery
         "intra-refresh=1:keyint=20:bframes=0",
         "keyint=50:bframes=5:b-adapt=0:b-pyramid=none:weightp=2",
     ],
 )
-def test_streams_of_other_encoders(shortened, params):
-    """Against the whole file, decoded once from its start. PyAV is right by itself; torchcodec is not asked where it is not."""
+def test_streams_of_other_encoders(trimmed, params):
+    """Compared with the whole file decoded from its start. PyAV is right; cases that torchcodec gets wrong are left to PyAV."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as output:
         track = output.add_stream("libx264", rate=25, options={"x264-params": params})
         track.width = track.height = 64
         for number in range(100):
-            picture = np.full((64, 64, 3), 40, dtype=np.uint8)
-            picture[:, : 8 + number // 2] = 200
-            picture[number // 2, :] = 40 + number
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            pixels = np.full((64, 64, 3), 40, dtype=np.uint8)
+            pixels[:, : 8 + number // 2] = 200
+            pixels[number // 2, :] = 40 + number
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = number
             output.mux(track.encode(frame))
         output.mux(track.encode())
@@ -303,5 +303,5 @@ def test_streams_of_other_encoders(shortened, params):
             frames = read_clip(data, frame_times=[number / 25 for number in numbers], backend=backend).frames
             for frame, number in zip(frames, numbers, strict=True):
                 assert (frame.permute(1, 2, 0).numpy() == whole[number]).all(), (backend, number)
-    # Others are decoded whole, as after a key picture in an open group, or by PyAV.
-    assert ("intra-refresh" in params) == (len(shortened) < 6)
+    # The other windows use the whole file (after a keyframe of an open GOP), or PyAV.
+    assert ("intra-refresh" in params) == (len(trimmed) < 6)

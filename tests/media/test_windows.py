@@ -15,7 +15,7 @@ from hf_avfusion.media.windows import Window, WindowPolicy, load_window, sample_
 
 
 def info(video: float | None = 10.0, audio: float | None = 10.0, *, video_start=0.0, audio_start=0.0) -> MediaInfo:
-    """Facts of a clip with tracks of these lengths in s."""
+    """MediaInfo of a clip with tracks of these lengths in s."""
     ends = [start + length for start, length in ((video_start, video), (audio_start, audio)) if length is not None]
     return MediaInfo(
         name="clip",
@@ -54,7 +54,7 @@ def test_published_validation_window_is_centred():
     assert window.audio_pieces == ((1.0, 9.0),)
 
 
-def test_published_test_views_are_spread():
+def test_published_test_views_are_spread_evenly():
     # trunc(linspace(0, len - n * stride, 4)): 250 frames: 0, 62, 124, 186; 1000 rows: 0, 66, 133, 200
     windows = sample_windows(WindowPolicy(), info(), num_views=4)
     assert [frame_numbers(window)[0] for window in windows] == [0, 62, 124, 186]
@@ -72,7 +72,7 @@ def test_published_training_starts():
     assert starts == set(range(250 - 62))
 
 
-def test_a_share_of_the_pictures_is_the_same_share_of_the_sound():
+def test_a_proportional_start_is_the_same_fraction_of_both_tracks():
     windows = sample_windows(
         WindowPolicy(), info(video=10.0, audio=20.0), mode="train", num_views=50, generator=generator()
     )
@@ -80,8 +80,8 @@ def test_a_share_of_the_pictures_is_the_same_share_of_the_sound():
         assert window.audio_window[0] == pytest.approx(2 * window.frame_times[0], abs=0.005)
 
 
-def test_windows_that_run_off_the_end_wrap():
-    # 1 s: 25 frames, 32 of stride 2 go round more than twice; 8 s of sound are eight times the second
+def test_windows_past_the_end_wrap():
+    # 1 s: 25 frames, 32 at stride 2 wrap more than twice; 8 s of audio are the second eight times
     (window,) = sample_windows(WindowPolicy(), info(1.0, 1.0))
     assert frame_numbers(window) == [(2 * index) % 25 for index in range(32)]
     assert window.audio_pieces == ((0.0, 1.0),) * 8
@@ -91,7 +91,7 @@ def test_windows_that_run_off_the_end_wrap():
     assert late.audio_pieces == ((start, 10.0), (0.0, pytest.approx(start - 2.0)))
 
 
-def test_hold_keeps_the_last_frame_and_leaves_the_sound_short():
+def test_hold_repeats_the_last_frame_and_leaves_the_audio_short():
     (window,) = sample_windows(WindowPolicy(short="hold"), info(1.0, 1.0))
     assert frame_numbers(window) == [min(2 * index, 24) for index in range(32)]
     assert window.audio_pieces == ((0.0, 1.0),)
@@ -107,21 +107,21 @@ def test_span_spreads_the_frames():
     assert [time - short.frame_times[0] for time in short.frame_times] == pytest.approx([0.25 * k for k in range(8)])
 
 
-def test_independent_windows_draw_each_their_own_start():
+def test_asynchronous_windows_draw_independent_starts():
     policy = WindowPolicy(num_frames=8, synchronous=False, audio_seconds=2.0)
     windows = sample_windows(policy, info(), mode="train", num_views=300, generator=generator())
-    pictures = torch.tensor([window.frame_times[0] for window in windows])
-    sounds = torch.tensor([window.audio_window[0] for window in windows])
-    assert torch.corrcoef(torch.stack([pictures, sounds]))[0, 1].abs() < 0.2
-    assert sounds.max() > 7.5
+    video_starts = torch.tensor([window.frame_times[0] for window in windows])
+    audio_starts = torch.tensor([window.audio_window[0] for window in windows])
+    assert torch.corrcoef(torch.stack([video_starts, audio_starts]))[0, 1].abs() < 0.2
+    assert audio_starts.max() > 7.5
 
 
-def test_a_start_shared_in_seconds_keeps_late_sound_in_step():
+def test_a_start_shared_in_seconds_keeps_late_audio_in_sync():
     policy = WindowPolicy(num_frames=8, span=2.0, audio_seconds=2.0, shared_start="seconds")
     clip = info(video=5.0, audio=4.3, audio_start=0.7)
     for mode, views in (("train", 40), ("eval", 1), ("eval", 4)):
         for window in sample_windows(policy, clip, mode=mode, num_views=views, generator=generator()):
-            expected = max(window.frame_times[0], 0.7)  # where there is no sound yet, from its start
+            expected = max(window.frame_times[0], 0.7)  # before the audio track starts: its start
             assert window.audio_window[0] == pytest.approx(expected, abs=0.006)
 
 
@@ -153,10 +153,10 @@ policies = st.builds(
 )
 
 
-def test_a_short_track_is_held_from_its_last_step_on():
+def test_hold_starts_at_the_last_step_of_a_short_track_at_the_latest():
     policy = WindowPolicy(num_frames=1, frame_rate=1.0, audio_seconds=1.0, shared_start="proportion", short="hold",
                           video_grid=25.0, audio_grid=100.0, synchronous=True)  # fmt: skip
-    clip = info(1.0, 0.0156)  # two steps of sound, of which 24/25 is rounded to two
+    clip = info(1.0, 0.0156)  # two steps of audio, of which 24/25 rounds to two
     starts = {
         sample_windows(policy, clip, mode="train", generator=generator(seed))[0].audio_window[0] for seed in range(200)
     }
@@ -165,7 +165,7 @@ def test_a_short_track_is_held_from_its_last_step_on():
 
 @settings(max_examples=150, deadline=None)
 @given(policies, lengths, lengths, starts, starts, st.sampled_from(["train", "eval"]), st.integers(1, 5), st.integers())
-def test_every_window_of_every_clip(policy, video, audio, video_start, audio_start, mode, views, seed):
+def test_windows_lie_inside_their_tracks(policy, video, audio, video_start, audio_start, mode, views, seed):
     clip = info(video, audio, video_start=video_start, audio_start=audio_start)
     seed %= 2**63
     windows = sample_windows(policy, clip, mode=mode, num_views=views, generator=generator(seed))
@@ -197,7 +197,7 @@ def test_every_window_of_every_clip(policy, video, audio, video_start, audio_sta
 
 @settings(max_examples=60, deadline=None)
 @given(policies, st.floats(0.5, 700), st.integers(2, 8))
-def test_views_run_from_the_first_to_the_last_place_in_order(policy, length, views):
+def test_views_are_ordered_from_the_first_to_the_last_position(policy, length, views):
     windows = sample_windows(policy, info(length, length), num_views=views)
     begins = [window.frame_times[0] for window in windows]
     assert begins == sorted(begins)
@@ -211,7 +211,7 @@ def test_views_run_from_the_first_to_the_last_place_in_order(policy, length, vie
 
 @settings(max_examples=60, deadline=None)
 @given(policies)
-def test_a_policy_survives_json(policy):
+def test_a_policy_is_unchanged_by_a_json_round_trip(policy):
     assert WindowPolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
 
 
@@ -261,7 +261,7 @@ def test_wrong_arguments():
 
 
 def ramp(seconds: float, **arguments) -> bytes:
-    """Numbered frames beside sound whose samples hold their index."""
+    """Numbered frames and audio whose samples hold their index."""
     frames = round(25 * seconds)
     return render_clip(num_frames=frames, container="mov", audio="ramp", audio_codec="pcm_s16le", **arguments)
 
@@ -271,7 +271,7 @@ def sample_indices(clip) -> torch.Tensor:
     return (clip.waveform[0] * 32768 + 32768).round().long()
 
 
-def test_frames_and_sound_of_the_same_window():
+def test_frames_and_audio_of_the_same_window():
     (clip,) = load_window(ramp(4), WindowPolicy(num_frames=8, span=2.0, audio_seconds=2.0))
     assert read_numbers(clip.frames) == [int(25 + 6.25 * index) for index in range(8)]
     assert torch.equal(sample_indices(clip), torch.arange(16000, 48000))
@@ -310,12 +310,12 @@ def test_a_segment_of_a_longer_file():
         load_window(ramp(6), policy, start=8.0, end=9.0)
     with pytest.raises(MediaError, match="not after"):
         load_window(ramp(6), policy, start=2.0, end=2.0)
-    without_sound = segment_of(info(video=10.0, audio=2.0), 5.0, 6.0)
-    assert (without_sound.has_video, without_sound.has_audio) == (True, False)
-    assert (without_sound.video_start, without_sound.video_duration) == (5.0, 1.0)
+    without_audio = segment_of(info(video=10.0, audio=2.0), 5.0, 6.0)
+    assert (without_audio.has_video, without_audio.has_audio) == (True, False)
+    assert (without_audio.video_start, without_audio.video_duration) == (5.0, 1.0)
 
 
-def test_missing_and_unwanted_tracks_are_none():
+def test_missing_and_unrequested_tracks_are_none():
     policy = WindowPolicy(num_frames=4, audio_seconds=1.0)
     (silent,) = load_window(render_clip(audio=None), policy)
     assert silent.waveform is None
@@ -328,7 +328,7 @@ def test_missing_and_unwanted_tracks_are_none():
     assert video.frames.shape[0] == 4
 
 
-def test_kept_damage_is_filled_by_the_rule_and_told():
+def test_kept_damage_is_filled_by_the_policy_and_reported():
     data = truncated(faststart(num_frames=250), 0.5)
     policy = WindowPolicy(num_frames=20, span=10.0, audio_seconds=10.0)
     with pytest.raises(MediaError, match="damaged"):

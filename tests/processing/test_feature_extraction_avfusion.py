@@ -1,4 +1,4 @@
-"""The log-mel front end: published formulas, Kaldi and torchaudio as references, order of operations, errors, saving."""
+"""The log-mel front end: published formulas, Kaldi and torchaudio as references, order of steps, errors, saving."""
 
 import math
 
@@ -25,7 +25,7 @@ def logmel(extractor: AVFusionFeatureExtractor, audio, **kwargs) -> torch.Tensor
 
 
 def mbt_by_hand(samples: np.ndarray) -> np.ndarray:
-    """The reconstruction in float64 numpy, every sum written out: DFT, triangles in mel, log."""
+    """The reconstructed front end in float64 numpy with explicit sums: DFT, triangles in mel, log."""
     frames = np.zeros((math.ceil(len(samples) / 160), 512))
     for i in range(len(frames)):
         piece = samples[160 * i : 160 * i + 400]
@@ -45,7 +45,7 @@ def mbt_by_hand(samples: np.ndarray) -> np.ndarray:
     return (np.log(magnitude @ bank + 1e-6) - 1.102) / 2.762
 
 
-def test_mbt_equals_the_formula_written_out():
+def test_mbt_equals_the_explicit_formula():
     audio = wave(RATE + 70)
     result = logmel(AVFusionFeatureExtractor(spectrogram_length=None, padding="none"), audio)
     expected = torch.from_numpy(mbt_by_hand(audio.double().numpy()))
@@ -165,7 +165,7 @@ def test_one_second_gives_100_frames_and_8_seconds_fill_the_default():
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("loudness", [1e-6, 1.0, 1e4])
 def test_magnitudes_to_any_power(power, loudness):
-    """Taken from squares, they are those of abs()."""
+    """Magnitudes computed from squares equal those of abs()."""
     frames = loudness * torch.randn(7, 400, generator=torch.Generator().manual_seed(0))
     extractor = AVFusionFeatureExtractor(
         power=power, framing="snip", window_type="rectangular", log_offset=0.0, log_floor=1e-45, spectrogram_length=None,
@@ -174,8 +174,8 @@ def test_magnitudes_to_any_power(power, loudness):
     bank = torchaudio.compliance.kaldi.get_mel_banks(128, 512, 16000.0, 0.0, 8000.0, 100.0, -500.0, 1.0)[0]
     exact = torch.fft.rfft(frames.double(), n=512).abs()[:, :-1].pow(power) @ bank.T.double()
     found = extractor.spectrogram(frames.reshape(-1))
-    heard = exact > 0  # the lowest bins are narrower than the FFT's and empty
-    torch.testing.assert_close(found[heard], exact.log()[heard].float(), rtol=2e-6, atol=2e-5)
+    nonempty = exact > 0  # the lowest bins are narrower than those of the FFT, and empty
+    torch.testing.assert_close(found[nonempty], exact.log()[nonempty].float(), rtol=2e-6, atol=2e-5)
 
 
 def test_log10_offset_and_floor():
@@ -186,7 +186,7 @@ def test_log10_offset_and_floor():
 
 
 class TestPadding:
-    """3 s of sound where 8 s are wanted, preset by preset: what is padded, with what, before or after normalising."""
+    """3 s of audio padded to 8 s: what each mode pads, with which value, before or after normalising."""
 
     def test_wrap_repeats_the_waveform(self):
         short = wave(3 * RATE)
@@ -218,7 +218,7 @@ class TestPadding:
         assert (result[188:] == 0).all()
         assert (result[187] != 0).any()
 
-    def test_none_leaves_it_short(self):
+    def test_none_returns_fewer_frames(self):
         assert logmel(AVFusionFeatureExtractor(padding="none"), wave(3 * RATE)).shape == (300, 128)
 
 
@@ -230,16 +230,16 @@ class TestTruncation:
         assert_rounding(logmel(AVFusionFeatureExtractor(truncation="center"), audio), every[100:900])
 
     def test_error_states_the_lengths(self):
-        with pytest.raises(ValueError, match=r"1000 frames, spectrogram_length is 800.*at most 8 s"):
+        with pytest.raises(ValueError, match=r"1000 frames, but spectrogram_length is 800.*at most 8 s"):
             logmel(AVFusionFeatureExtractor(truncation="error"), wave(10 * RATE))
 
 
-def test_mean_of_the_waveform_and_of_frames_are_removed():
+def test_means_of_the_waveform_and_of_frames_are_removed():
     loud = wave() + 0.5
     with_mean = AVFusionFeatureExtractor(subtract_mean=True, spectrogram_length=100)
     centred = loud - loud.mean()
     assert_rounding(logmel(with_mean, loud), logmel(AVFusionFeatureExtractor(spectrogram_length=100), centred))
-    # A constant within each frame disappears, whatever it is.
+    # Any constant within a frame is removed.
     frames = AVFusionFeatureExtractor(remove_dc_offset=True, framing="snip", **PLAIN)
     assert torch.allclose(logmel(frames, wave()), logmel(frames, loud), atol=1e-2)
     assert not torch.allclose(
@@ -247,7 +247,7 @@ def test_mean_of_the_waveform_and_of_frames_are_removed():
     )
 
 
-def test_dither_needs_and_follows_its_generator():
+def test_dither_needs_and_uses_a_generator():
     extractor = AVFusionFeatureExtractor(dither=1e-3, spectrogram_length=100)
 
     def draw(seed):
@@ -259,7 +259,7 @@ def test_dither_needs_and_follows_its_generator():
         logmel(extractor, wave())
 
 
-def test_inputs_of_every_kind_agree():
+def test_all_kinds_of_input_give_the_same():
     extractor = AVFusionFeatureExtractor(spectrogram_length=50)
     audio = wave(8000)
     expected = logmel(extractor, audio)
@@ -276,14 +276,14 @@ def test_inputs_of_every_kind_agree():
         assert_rounding(logmel(extractor, same), expected)
     batch = extractor([audio, wave(9000, seed=1)], sampling_rate=RATE, return_tensors="pt").input_features
     assert batch.shape == (2, 50, 128)
-    assert_rounding(batch[0], expected)  # nothing of the neighbour in the batch
+    assert_rounding(batch[0], expected)  # independent of batch mates
     arrays = extractor([audio, audio], sampling_rate=RATE).input_features
     assert isinstance(arrays, list)
     assert isinstance(arrays[0], np.ndarray)
     assert extractor(audio, sampling_rate=RATE, return_tensors="np").input_features.shape == (1, 50, 128)
 
 
-def test_the_input_is_left_alone():
+def test_the_input_is_not_modified():
     audio = wave()
     before = audio.clone()
     for name in PRESETS:
@@ -292,7 +292,7 @@ def test_the_input_is_left_alone():
 
 
 class TestErrors:
-    """One clear error each: what is wrong, with the value, and the remedy."""
+    """One clear error each: the argument, its value and the remedy."""
 
     @pytest.mark.parametrize(
         ("audio", "message"),
@@ -304,7 +304,7 @@ class TestErrors:
             ([], r"audio is an empty list"),
             (np.zeros((2, 400)), r"audio has shape \(2, 400\).*mono.*audio\.mean\(0\)"),
             ([np.zeros(400), np.zeros((2, 400))], r"audio\[1\] has shape \(2, 400\)"),
-            (np.zeros(400, dtype=np.int16), r"audio holds whole numbers \(torch\.int16\).*32768"),
+            (np.zeros(400, dtype=np.int16), r"audio holds integers \(torch\.int16\).*32768"),
             ("clip.wav", r"audio is a str"),
             ([np.zeros(400), None], r"audio\[1\] holds object values"),
         ],
@@ -341,9 +341,9 @@ class TestErrors:
             ({"n_fft": 256}, r"n_fft=256 must be even and at least win_length=400"),
             ({"fmax": 9000.0}, r"fmax=9000\.0 must satisfy.*8000\.0 Hz"),
             ({"hop_length": 0}, r"hop_length=0"),
-            ({"mel_norm": "slaney"}, r"mel_norm='slaney'.*not for 'kaldi'"),
+            ({"mel_norm": "slaney"}, r"mel_norm='slaney' needs.*got 'kaldi'"),
             ({"std": 0.0}, r"std=0\.0"),
-            ({"log_offset": 0.0}, r"silence has no log"),
+            ({"log_offset": 0.0}, r"log\(0\) is undefined"),
             ({"spectrogram_length": 0}, r"spectrogram_length=0"),
             ({"spectrogram_length": 3.5}, r"spectrogram_length=3\.5 must be None or a whole number"),
             ({"mean": float("nan")}, r"mean=nan must be a finite number"),
@@ -356,15 +356,15 @@ class TestErrors:
             AVFusionFeatureExtractor(**fields)
 
     def test_unknown_preset(self):
-        with pytest.raises(ValueError, match=r"'vggish'; there are mbt, ast"):
+        with pytest.raises(ValueError, match=r"one of mbt, ast, .*got 'vggish'"):
             AVFusionFeatureExtractor.from_preset("vggish")
 
     def test_unknown_field_of_a_preset(self):
-        with pytest.raises(TypeError, match=r"unknown fields num_mels; known are .*num_mel_bins"):
+        with pytest.raises(TypeError, match=r"unknown fields num_mels; the fields are .*num_mel_bins"):
             AVFusionFeatureExtractor.from_preset("ast", num_mels=64)
 
 
-def test_resampling_when_asked_for():
+def test_resampling_if_enabled():
     seconds = torch.arange(44100) / 44100
     high = torch.sin(2 * math.pi * 440 * seconds)
     low = torch.sin(2 * math.pi * 440 * torch.arange(RATE) / RATE)

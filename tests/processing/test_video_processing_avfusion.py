@@ -1,4 +1,4 @@
-"""The video processor: the published resize, crop and scaling against formulas written out, batches, options, errors."""
+"""The video processor: the published resize, crop and scaling against explicit formulas, batches, options, errors."""
 
 import math
 
@@ -18,25 +18,25 @@ def pixels(processor: AVFusionVideoProcessor, videos, **kwargs) -> torch.Tensor:
     return processor(videos, return_tensors="pt", **kwargs).pixel_values
 
 
-def resized_by_hand(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def resized_by_hand(channel: np.ndarray, height: int, width: int) -> np.ndarray:
     """One uint8 channel [H, W], bilinear with half-pixel centres, pixel by pixel in double precision."""
     result = np.zeros((height, width))
     for row in range(height):
         for column in range(width):
-            y = (row + 0.5) * picture.shape[0] / height - 0.5
-            x = (column + 0.5) * picture.shape[1] / width - 0.5
+            y = (row + 0.5) * channel.shape[0] / height - 0.5
+            x = (column + 0.5) * channel.shape[1] / width - 0.5
             top, left = math.floor(y), math.floor(x)
             value = 0.0
             for i, weight_y in ((top, 1 - (y - top)), (top + 1, y - top)):
                 for j, weight_x in ((left, 1 - (x - left)), (left + 1, x - left)):
-                    inside = picture[min(max(i, 0), picture.shape[0] - 1), min(max(j, 0), picture.shape[1] - 1)]
+                    inside = channel[min(max(i, 0), channel.shape[0] - 1), min(max(j, 0), channel.shape[1] - 1)]
                     value += weight_y * weight_x * float(inside)
             result[row, column] = value
     return result
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 44), (44, 30), (9, 17), (100, 61)])
-def test_resize_is_the_published_one(height, width):
+def test_resize_is_as_published(height, width):
     video = noise(2, 3, height, width)
     processor = AVFusionVideoProcessor(
         size={"shortest_edge": 20}, do_center_crop=False, do_rescale=False, do_normalize=False
@@ -48,20 +48,20 @@ def test_resize_is_the_published_one(height, width):
     for frame in range(2):
         for channel in range(3):
             exact = resized_by_hand(video[frame, channel].numpy(), *short)
-            # Truncated; float32, as the original's, may come out just below a whole number.
+            # Truncated. float32, as in the original, may give a value just below an integer.
             assert (result[frame, channel].numpy() <= exact + 1e-4).all()
             assert (result[frame, channel].numpy() > exact - 1 - 1e-4).all()
 
 
 def test_flat_areas_keep_their_value():
-    """Truncation after an interpolation that is off by 1e-6 would darken them by one level."""
+    """Truncation after an interpolation error of 1e-6 would darken them by one level."""
     processor = AVFusionVideoProcessor()
     for level in range(0, 256, 7):
         video = torch.full((1, 3, 300, 411), level, dtype=torch.uint8)
         assert (processor.resize_frames(video, 256) == level).all(), level
 
 
-def test_crop_is_the_middle_of_the_whole_resized_frame():
+def test_crop_is_the_centre_of_the_whole_resized_frame():
     video = noise(3, 3, 37, 61)
     processor = AVFusionVideoProcessor(size={"shortest_edge": 25}, crop_size={"height": 20, "width": 16})
     whole = processor.resize_frames(video, 25)
@@ -83,7 +83,7 @@ def test_default_shape_of_a_landscape_and_a_portrait_video():
         assert pixels(AVFusionVideoProcessor(), noise(2, 3, *size)).shape == (1, 2, 3, 224, 224)
 
 
-def test_no_work_when_the_size_is_right_already():
+def test_frames_of_the_right_size_are_not_resized():
     video = noise(2, 3, 24, 30)
     processor = AVFusionVideoProcessor(
         size={"shortest_edge": 24}, do_center_crop=False, do_rescale=False, do_normalize=False
@@ -94,13 +94,13 @@ def test_no_work_when_the_size_is_right_already():
 SMALL = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}
 
 
-def test_kinds_of_input_agree():
+def test_all_kinds_of_input_give_the_same():
     video = noise(4, 3, 24, 32)
     processor = AVFusionVideoProcessor(**SMALL)
     expected = pixels(processor, video)
     last = video.permute(0, 2, 3, 1).numpy()
-    pictures = [Image.fromarray(frame) for frame in last]
-    for same in (video.numpy(), last, list(last), pictures, [video], [last], [pictures], video[None], list(video)):
+    images = [Image.fromarray(frame) for frame in last]
+    for same in (video.numpy(), last, list(last), images, [video], [last], [images], video[None], list(video)):
         assert torch.equal(pixels(processor, same), expected)
     as_lists = processor(video).pixel_values
     assert isinstance(as_lists, list)
@@ -129,13 +129,13 @@ def test_torchvision_resize_is_an_option():
     video = noise(2, 3, 40, 60)
     processor = AVFusionVideoProcessor(truncate=False, antialias=True, do_rescale=False, do_normalize=False, **SMALL)
     assert torch.equal(pixels(processor, video)[0], resize(video, [20, 30], antialias=True)[..., 2:18, 7:23])
-    with pytest.raises(ValueError, match=r"truncate=True is for resample=bilinear.*truncate=False"):
+    with pytest.raises(ValueError, match=r"truncate=True needs resample=bilinear.*truncate=False"):
         pixels(AVFusionVideoProcessor(antialias=True, **SMALL), video)
-    with pytest.raises(ValueError, match=r"truncate=True is for"):
+    with pytest.raises(ValueError, match=r"truncate=True needs"):
         pixels(AVFusionVideoProcessor(resample=3, **SMALL), video)
 
 
-def test_the_input_is_left_alone():
+def test_the_input_is_not_modified():
     video = noise(2, 3, 24, 32)
     floats = video.float()
     before = video.clone()
@@ -154,8 +154,8 @@ class TestErrors:
             (np.zeros((0, 24, 32, 3), np.uint8), r"videos\[0\] is empty, shape \(0, 24, 32, 3\)"),
             (np.full((2, 24, 32, 3), np.nan, np.float32), r"videos\[0\] has 4608 NaN or infinite values of 4608"),
             (np.zeros((24, 32), np.uint8), r"videos holds an array of shape \(24, 32\)"),
-            (np.zeros((24, 32, 3), np.uint8), r"shape \(24, 32, 3\): a video is \[T, H, W, C\]"),
-            (np.zeros((2, 24, 32, 5), np.uint8), r"shape \(2, 24, 32, 5\): .* 1 or 3 colour channels"),
+            (np.zeros((24, 32, 3), np.uint8), r"shape \(24, 32, 3\); a video must be \[T, H, W, C\]"),
+            (np.zeros((2, 24, 32, 5), np.uint8), r"shape \(2, 24, 32, 5\); .* 1 or 3 colour channels"),
             ([torch.zeros(2, 24, 32, 5)], r"shape \(2, 24, 32, 5\)"),
         ],
     )
@@ -172,7 +172,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"\(2, 3, 16, 16\), \(4, 3, 16, 16\).*cannot be stacked"):
             pixels(AVFusionVideoProcessor(**SMALL), [noise(2, 3, 24, 32), noise(4, 3, 24, 32)])
 
-    def test_size_without_a_rule(self):
+    def test_unsupported_size(self):
         with pytest.raises(ValueError, match=r"must have 'shortest_edge'"):
             pixels(AVFusionVideoProcessor(size={"shortest_edge": 20, "longest_edge": 30}), noise(2, 3, 24, 32))
 
@@ -184,7 +184,7 @@ class TestErrors:
     ids=["shortest edge", "both sides", "antialiased"],
 )
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_resized_and_cropped_alone_as_in_a_call(switches, fields, dtype):
+def test_resize_and_crop_equals_a_call(switches, fields, dtype):
     processor, video = AVFusionVideoProcessor(**fields), noise(2, 3, 40, 60).to(dtype)
     whole = pixels(processor, [video], do_rescale=False, do_normalize=False, **switches)[0]
     assert torch.equal(processor.resize_and_crop(video, **switches), whole)
@@ -193,7 +193,7 @@ def test_resized_and_cropped_alone_as_in_a_call(switches, fields, dtype):
 @pytest.mark.parametrize(
     "later", [{"size": 22}, {"size": {"height": 30, "width": 44}}, {"size": (18, 21)}, {"crop_size": 12}]
 )
-def test_resized_and_cropped_by_fields_that_were_set_later(later):
+def test_resize_and_crop_uses_fields_set_later(later):
     processor, video = AVFusionVideoProcessor(**SMALL), noise(2, 3, 40, 60)
     for name, value in later.items():
         setattr(processor, name, value)
@@ -206,7 +206,7 @@ def test_resized_and_cropped_by_fields_that_were_set_later(later):
     ("fields", "message"),
     [({"crop_size": None}, "`crop_size` must be specified"), ({"resample": None}, "`resample` must be specified")],
 )
-def test_fields_that_are_missing(fields, message):
+def test_missing_fields(fields, message):
     processor = AVFusionVideoProcessor(**SMALL)
     for name, value in fields.items():
         setattr(processor, name, value)
@@ -222,7 +222,7 @@ def test_one_mean_for_all_colours():
     assert torch.equal(out, pixels(processor, [video])[0])
 
 
-def test_other_frames_go_through_a_call():
+def test_other_frames_are_processed_by_a_call():
     processor, grey = AVFusionVideoProcessor(**SMALL), noise(2, 1, 40, 60)
     assert torch.equal(processor.resize_and_crop(grey), processor.resize_and_crop(grey.expand(-1, 3, -1, -1)))
     video = noise(2, 3, 40, 60)
@@ -237,7 +237,7 @@ def test_other_frames_go_through_a_call():
         (torch.zeros(2, 3, 12, 32), r"crop_size 16x16 is larger than frames of 12x32"),
     ],
 )
-def test_frames_that_cannot_be_resized_and_cropped(frames, message):
+def test_resize_and_crop_refuses_bad_frames(frames, message):
     with pytest.raises(ValueError, match=message):
         AVFusionVideoProcessor(**SMALL).resize_and_crop(frames, do_resize=False)
 

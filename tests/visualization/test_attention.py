@@ -11,7 +11,7 @@ from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
-from hf_avfusion.visualization.attention import attention_rollout, explain, roll_back
+from hf_avfusion.visualization.attention import attention_rollout, explain, propagate_back
 
 VIDEO, AUDIO, ROWS = 5, 3, 2
 
@@ -30,15 +30,15 @@ def two_streams(layers: int, fusion_layer: int, seed: int = 0) -> dict[str, list
 
 
 def rollout_matrix(attentions: dict, **kwargs) -> torch.Tensor:
-    """All rows of the joint identity [video, audio, bottleneck] rolled back: the whole rollout matrix."""
+    """The whole rollout matrix: all rows of the joint identity [video, audio, bottleneck], propagated back."""
     eye = torch.eye(VIDEO + AUDIO + ROWS, dtype=torch.float64).expand(2, -1, -1)
     video, audio, bottleneck = eye.split([VIDEO, AUDIO, ROWS], dim=-1)
-    relevance, bottleneck = roll_back({"video": video, "audio": audio}, bottleneck, attentions, **kwargs)
+    relevance, bottleneck = propagate_back({"video": video, "audio": audio}, bottleneck, attentions, **kwargs)
     return torch.cat([relevance["video"], relevance["audio"], bottleneck], dim=-1)
 
 
 def joint_layer(video: torch.Tensor, audio: torch.Tensor, sizes: tuple[int, int, int], update: str) -> torch.Tensor:
-    """One layer over [video, audio, bottleneck], written out block by block, independently of the code under test."""
+    """One layer over [video, audio, bottleneck], built block by block, independently of the code under test."""
     num_video, num_audio, _ = sizes
     n = sum(sizes)
     own = {"video": slice(0, num_video), "audio": slice(num_video, num_video + num_audio)}
@@ -96,29 +96,29 @@ def test_identity_attention_gives_identity():
     assert torch.equal(rollout_matrix(attentions), expected)
 
 
-def test_bottleneck_is_the_only_bridge():
-    """One fusion layer lets nothing across (both streams read the old bottleneck); two do; late fusion never does."""
+def test_relevance_crosses_streams_through_the_bottleneck_only():
+    """One fusion layer and late fusion connect no streams (both read the old bottleneck); two fusion layers do."""
     cross = slice(VIDEO, VIDEO + AUDIO)
     assert rollout_matrix(two_streams(4, 4))[:, :VIDEO, cross].abs().max() == 0
     assert rollout_matrix(two_streams(4, 3))[:, :VIDEO, cross].abs().max() == 0
     assert rollout_matrix(two_streams(4, 2))[:, :VIDEO, cross].min() > 0
-    # Chained, the second stream already reads what the first has just written.
+    # With a chained update, the second stream reads what the first wrote in the same layer.
     chained = rollout_matrix(two_streams(4, 3), update="video_first")
     assert chained[:, cross, :VIDEO].min() > 0
     assert chained[:, :VIDEO, cross].abs().max() == 0
 
 
 def test_two_tokens_by_hand():
-    """One token per stream and one bottleneck row; in both layers a token attends to the bottleneck and it to the token.
+    """One token per stream and one bottleneck row; in both layers the token and the bottleneck attend to each other.
 
     Last layer: the video token is 1/2 itself and 1/2 the bottleneck. The first layer made the bottleneck 1/2 itself and,
     as a mean over both streams, 1/4 each token; and the video token again 1/2 itself, 1/2 bottleneck. So the video token
-    comes to 1/2 * 1/2 + 1/2 * 1/4 of itself, 1/2 * 1/4 of the audio token, 1/2 * 1/2 + 1/2 * 1/2 of the bottleneck.
+    gets 1/2 * 1/2 + 1/2 * 1/4 of itself, 1/2 * 1/4 of the audio token, 1/2 * 1/2 + 1/2 * 1/2 of the bottleneck.
     """
     attention = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
     start = {"video": torch.ones(1, 1, 1), "audio": torch.zeros(1, 1, 1)}
     attentions = {"video": [attention] * 2, "audio": [attention] * 2}
-    relevance, bottleneck = roll_back(start, torch.zeros(1, 1, 1), attentions)
+    relevance, bottleneck = propagate_back(start, torch.zeros(1, 1, 1), attentions)
     assert relevance["video"].item() == 3 / 8
     assert relevance["audio"].item() == 1 / 8
     assert bottleneck.item() == 4 / 8
@@ -136,7 +136,7 @@ def test_full_self_attention_over_other_then_own():
         matrix = torch.cat([video_rows, audio], dim=1)
         expected = (0.5 * matrix + 0.5 * torch.eye(n, dtype=torch.float64)) @ expected
     video, audio = torch.eye(n, dtype=torch.float64).expand(2, -1, -1).split([VIDEO, AUDIO], dim=-1)
-    relevance, _ = roll_back({"video": video, "audio": audio}, None, attentions)
+    relevance, _ = propagate_back({"video": video, "audio": audio}, None, attentions)
     torch.testing.assert_close(torch.cat([relevance["video"], relevance["audio"]], -1), expected, rtol=0, atol=1e-12)
 
 
@@ -162,7 +162,7 @@ def tiny_model(seed: int = 0, **overrides) -> MBTForAudioVisualClassification:
     }
     torch.manual_seed(seed)
     model = MBTForAudioVisualClassification(MBTConfig(**{**fields, **overrides}))
-    # Fresh attention is nearly uniform; sharper scores make a wrong row or column visible.
+    # Attention is nearly uniform at initialisation; sharper scores make a wrong row or column visible.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "q_proj" in name or "k_proj" in name:
@@ -208,7 +208,7 @@ def test_maps_of_a_model_equal_the_joint_product(readout, update):
 
 
 @pytest.mark.parametrize("overrides", [{}, {"readout": "max"}, {"share_encoder": True}], ids=["token", "max", "shared"])
-def test_late_fusion_sees_one_modality_only(overrides):
+def test_late_fusion_uses_one_modality_only(overrides):
     inputs = tiny_inputs()
     late = attention_rollout(tiny_model(fusion_layer=4, **overrides), inputs, relevance_of="video")
     assert late.audio.abs().max() == 0
@@ -221,9 +221,9 @@ def test_late_fusion_sees_one_modality_only(overrides):
     assert unused.video.abs().max() == 0
 
 
-def test_streams_that_are_averaged_weigh_alike():
+def test_averaged_streams_have_equal_weight():
     maps = attention_rollout(tiny_model(fusion_layer=4, readout="stream_mean"), tiny_inputs())
-    for each in (maps.video, maps.audio):  # 12 video tokens beside 10 of the spectrogram
+    for each in (maps.video, maps.audio):  # 12 video and 10 audio tokens
         torch.testing.assert_close(each.flatten(1).sum(1), torch.full((2,), 0.5), rtol=0, atol=1e-6)
     pooled = attention_rollout(tiny_model(fusion_layer=4, readout="mean"), tiny_inputs())
     torch.testing.assert_close(pooled.video.flatten(1).sum(1), torch.full((2,), 12 / 22), rtol=0, atol=1e-6)
@@ -237,7 +237,7 @@ def test_full_self_attention_models(share_encoder, modalities):
     total = maps.video.flatten(1).sum(1) + maps.audio.flatten(1).sum(1) + maps.rest
     torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=1e-6)
     assert maps.audio.min() > 0
-    # One layer of exchange: audio patches are reached only from the last layer, at most half of everything.
+    # One fusion layer: audio patches are reached from the last layer only, so they have at most half of the relevance.
     one = tiny_model(fusion="self_attention", share_encoder=share_encoder, modalities=modalities, fusion_layer=3)
     assert 0 < attention_rollout(one, tiny_inputs(), relevance_of="video").audio.sum(dim=(1, 2)).max() <= 0.5
 
@@ -275,15 +275,15 @@ def test_single_modality_and_sampled_frames():
     maps = attention_rollout(audio_only, {"input_features": tiny_inputs()["input_features"]})
     assert maps.video is None
     assert maps.audio.shape == (2, 5, 2)
-    # 2 of 4 frames asked: the rule of the original rounds to 3, and the map must follow what it really takes.
+    # For 2 of 4 frames the original's rule selects 3; the map must have the selected frames.
     sampled = tiny_model(num_sampled_frames=2, tubelet_size=1)
     assert attention_rollout(sampled, tiny_inputs()).video.shape == (2, 3, 2, 3)
-    with pytest.raises(ValueError, match="feed no stream"):
+    with pytest.raises(ValueError, match="must contain a stream"):
         attention_rollout(audio_only, {"pixel_values": tiny_inputs()["pixel_values"]})
 
 
-def test_attends_where_the_attention_points():
-    """With every query made to prefer one patch's key, that patch gets the most relevance in its modality."""
+def test_relevance_follows_the_attention():
+    """If every query prefers the key of one patch, that patch has the most relevance of its modality."""
     model, inputs = tiny_model(num_hidden_layers=1, fusion_layer=1, readout="mean"), tiny_inputs(1)
     block = model.mbt.layers[0].video.attention
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_attends_where_the_attention_points():
     assert maps.video.flatten().argmax() == 7
 
 
-def test_model_is_left_as_it_was():
+def test_model_state_is_restored():
     model, inputs = tiny_model(), tiny_inputs()
     model.train()
     model.mbt.layers[1].eval()
@@ -343,20 +343,20 @@ def small_processor() -> MBTProcessor:
     )
 
 
-def test_explain_tells_every_head_and_writes_a_picture(clip_file, tmp_path):
+def test_explain_returns_every_head_and_writes_a_figure(clip_file, tmp_path):
     model, processor = two_headed_model(), small_processor()
-    told = explain(model, processor, clip_file, path=tmp_path / "picture.png")
-    assert list(told["predictions"]) == ["shape", "sound"]
+    explained = explain(model, processor, clip_file, path=tmp_path / "figure.png")
+    assert list(explained["predictions"]) == ["shape", "sound"]
     with torch.no_grad():
         logits = model(**processor(videos=str(clip_file), return_tensors="pt")).logits[0]
     for name, names, own in (("shape", SHAPES, logits[:2]), ("sound", SOUNDS, logits[2:])):
-        best = told["predictions"][name]
+        best = explained["predictions"][name]
         assert [entry["label"] for entry in best] == [names[i] for i in own.argsort(descending=True)]
         assert sum(entry["score"] for entry in best) == pytest.approx(1, abs=1e-5)
         assert best[0]["score"] == pytest.approx(own.softmax(0).max().item(), abs=1e-5)
-    assert told["maps"].video.shape == (1, 2, 2, 2)
-    assert told["maps"].audio.shape == (1, 5, 2)
-    image = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
+    assert explained["maps"].video.shape == (1, 2, 2, 2)
+    assert explained["maps"].audio.shape == (1, 5, 2)
+    image = np.asarray(Image.open(tmp_path / "figure.png").convert("RGB"))
     assert image.shape[0] > 500
     assert image.shape[1] > 1200
     assert 0.2 < (image < 250).any(axis=-1).mean() < 0.95, "neither blank nor all ink"
@@ -370,10 +370,10 @@ def test_explain_tells_every_head_and_writes_a_picture(clip_file, tmp_path):
 
 
 @pytest.mark.parametrize("track", ["video", "audio"])
-def test_explain_a_clip_with_one_track(track, tmp_path):
-    lacking = {"audio": None} if track == "video" else {"num_frames": 0}
-    media = render_clip(**{"num_frames": 25, "fps": 12.5, "size": (64, 48), **lacking})
-    told = explain(two_headed_model(), small_processor(), media, path=tmp_path / "one.png")
-    assert (told["maps"].video is not None) == (track == "video")
-    assert (told["maps"].audio is not None) == (track == "audio")
+def test_explain_a_clip_with_one_modality(track, tmp_path):
+    missing = {"audio": None} if track == "video" else {"num_frames": 0}
+    media = render_clip(**{"num_frames": 25, "fps": 12.5, "size": (64, 48), **missing})
+    explained = explain(two_headed_model(), small_processor(), media, path=tmp_path / "one.png")
+    assert (explained["maps"].video is not None) == (track == "video")
+    assert (explained["maps"].audio is not None) == (track == "audio")
     assert Image.open(tmp_path / "one.png").size[0] > 1200

@@ -1,4 +1,4 @@
-"""Charts: files are written, and labels can be read: none lies on another, none is cut off."""
+"""Charts: files are written, and labels are readable: they neither overlap nor are cut off."""
 
 import itertools
 
@@ -11,7 +11,7 @@ LONG = [f"a rather long name of a class, number {number}, with a comma and a $ s
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures, laid out, that the functions save."""
+    """The figures, with their layout, that the functions save."""
     figures = []
     save = charts._save
 
@@ -25,7 +25,7 @@ def drawn(monkeypatch):
 
 
 def readable(figure):
-    """Tick labels, axis labels and headings lie in the figure and not on each other."""
+    """Tick labels, axis labels and headings lie in the figure and do not overlap."""
     renderer = figure.canvas.get_renderer()
     texts = [figure._suptitle] if figure._suptitle is not None else []
     for axis in figure.axes:
@@ -48,7 +48,7 @@ def readable(figure):
 def test_bars(tmp_path, drawn, number, series):
     names = LONG[:number]
     values = {f"series {n}": [(10.0 * n + index, 1.5 if n else None) for index in range(number)] for n in range(series)}
-    values["series 0"][0] = (None, None)  # not known
+    values["series 0"][0] = (None, None)  # unknown
     charts.draw_bars(tmp_path / "a.png", names, values, "value (%)", title="A heading that is long " * 8)
     (figure,) = drawn
     texts = readable(figure)
@@ -56,7 +56,7 @@ def test_bars(tmp_path, drawn, number, series):
     assert sum("a rather long name" in text for text in texts) == number
     (axis,) = figure.axes
     assert len(axis.patches) == number * series - 1
-    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first name stands at the top
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first name is at the top
     assert bool(figure.legends) == (series > 1)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -91,7 +91,7 @@ def test_lines(tmp_path, drawn, deviation):
     assert [text.get_text() for text in legend.get_texts()] == ["both", "one"]
 
 
-def test_numbers_of_a_line_do_not_lie_on_each_other(tmp_path, drawn):
+def test_tick_labels_of_a_line_chart_do_not_overlap(tmp_path, drawn):
     spans = (0.1, 0.2, 0.5, 1.0, 8.0)
     charts.draw_lines(tmp_path / "a.png", {"both": [(span, 40.0, None) for span in spans]}, "span (s)", "mAP (%)")
     (figure,) = drawn
@@ -112,7 +112,7 @@ def test_columns(tmp_path, drawn):
     assert sorted(text.get_text() for text in axis.texts) == ["3.0", "40.0", "41.0"]
 
 
-def test_nothing_to_draw_is_an_error(tmp_path):
+def test_empty_charts_are_refused(tmp_path):
     path = tmp_path / "a.png"
     for call, message in (
         (lambda: charts.draw_bars(path, [], {}, "x"), "at least one group"),

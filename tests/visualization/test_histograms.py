@@ -1,4 +1,4 @@
-"""The figure of clips per class: the table beside it is exact, and the picture shows what the numbers say."""
+"""The histogram of clips per class: its table is exact, and the figure agrees with it."""
 
 import csv
 
@@ -14,12 +14,12 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
-def share(picture, colour):
+def share(figure, colour):
     """Share of the pixels within a few steps of a colour."""
-    return (np.abs(picture - np.array(colour)).max(axis=2) < 12).mean()
+    return (np.abs(figure - np.array(colour)).max(axis=2) < 12).mean()
 
 
-def test_table_and_picture(tmp_path):
+def test_table_and_figure(tmp_path):
     before = [10, 100_000, 0, 1000, *range(500, 1000)]
     after = [10, 500, 0, 500, *[500] * 500]
     names = [f"class {k}, called something rather long" for k in range(504)]
@@ -33,11 +33,11 @@ def test_table_and_picture(tmp_path):
     assert sorted(rows[1:]) == sorted([name, str(a), str(b)] for name, a, b in zip(names, before, after))
     assert [int(row[1]) for row in rows[1:]] == sorted(before, reverse=True)
     first, red = (0x9A, 0xA5, 0xB1), (0xD1, 0x49, 0x5B)
-    picture = pixels(tmp_path / "a.png")
-    assert share(picture, first) > 0.005  # what was taken shows above what was kept
-    assert share(picture, red) > 0.2
+    figure = pixels(tmp_path / "a.png")
+    assert share(figure, first) > 0.005  # removed clips are drawn above kept clips
+    assert share(figure, red) > 0.2
     class_histogram(tmp_path / "same.png", {"all": after, "kept": after}, names)
-    assert share(pixels(tmp_path / "same.png"), first) < 0.005  # nothing was taken: only the legend has its colour
+    assert share(pixels(tmp_path / "same.png"), first) < 0.005  # nothing was removed: only the legend has the colour
     assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.csv", "same.png", "same.csv"}
 
 

@@ -1,4 +1,4 @@
-"""Reconstruction pictures: what is shown where, in every option of the model, and that drawing leaves a training alone."""
+"""Reconstruction callback: what is shown where, in every option of the model, and that drawing leaves a training alone."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.visualization import reconstruction as module
-from hf_avfusion.visualization.reconstruction import ReconstructionPictures, picture_of, reconstruct
+from hf_avfusion.visualization.reconstruction import ReconstructionCallback, draw_file_reconstruction, reconstruct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 PNG = b"\x89PNG"
@@ -59,7 +59,7 @@ def clip(processor, file):
     return processor.load_clip(str(file))[0]
 
 
-def test_what_was_visible_is_the_original_and_the_rest_is_predicted(processor, clip):
+def test_visible_patches_are_original_and_masked_patches_predicted(processor, clip):
     model = make_model().train()
     made = reconstruct(model, processor, clip, seed=3)
     assert model.training
@@ -73,10 +73,10 @@ def test_what_was_visible_is_the_original_and_the_rest_is_predicted(processor, c
     assert torch.allclose(made.frames[~hidden], made.predicted_frames[~hidden], atol=1e-6)
     assert torch.equal(made.spectrogram[~made.hidden_cells], made.predicted_spectrogram[~made.hidden_cells])
     assert (made.frames[hidden] - made.predicted_frames[hidden]).abs().mean() > 0.01
-    # Pixels are those of the film again: the processor's normalisation is undone.
+    # The processor's normalisation is undone, so pixels are those of the clip.
     pixels = processor.video_processor([clip.frames], do_rescale=False, do_normalize=False, return_tensors="pt")
     assert torch.allclose(made.frames * 255, pixels["pixel_values"][0].float(), atol=1e-3)
-    assert "pasted" in made.note
+    assert "original shown at visible patches" in made.note
 
     everywhere = reconstruct(model, processor, clip, seed=3, keep_visible=False)
     assert torch.allclose(everywhere.predicted_frames[hidden], made.predicted_frames[hidden])
@@ -85,7 +85,7 @@ def test_what_was_visible_is_the_original_and_the_rest_is_predicted(processor, c
     assert not torch.equal(reconstruct(model, processor, clip, seed=4).hidden_pixels, made.hidden_pixels)
 
 
-def test_given_masks(processor, clip):
+def test_explicit_masks(processor, clip):
     masks = {"video_mask": torch.arange(32)[None] >= 16, "audio_mask": torch.arange(48)[None] < 4}
     made = reconstruct(make_model(), processor, clip, masks=masks)
     assert not made.hidden_pixels[:2].any()
@@ -95,14 +95,14 @@ def test_given_masks(processor, clip):
 
 
 @pytest.mark.parametrize("standardization", ["patch", "patch_channels"])
-def test_standardised_predictions_get_the_patches_own_statistics(processor, clip, standardization):
-    """Predictions of zero are each patch's own mean, and of a patch's colours where those are standardised."""
+def test_standardised_predictions_use_the_statistics_of_each_patch(processor, clip, standardization):
+    """Zero predictions become the mean of each patch, or of each colour channel of a patch."""
     model = make_model(target_standardization=standardization)
     for stream in (model.decoder.video, model.decoder.audio):
         torch.nn.init.zeros_(stream.prediction.weight)
         torch.nn.init.zeros_(stream.prediction.bias)
     made = reconstruct(model, processor, clip, keep_visible=False)
-    assert "own mean and deviation" in made.note
+    assert "mean and deviation of the original" in made.note
 
     def patches(frames):  # of two frames and 8 x 8 pixels
         return frames.unflatten(3, (4, 8)).unflatten(2, (4, 8)).unflatten(0, (2, 2))
@@ -123,9 +123,9 @@ def test_standardised_predictions_get_the_patches_own_statistics(processor, clip
     ],
 )
 def test_every_kind_of_model_is_drawn(processor, file, tmp_path, options, shape):
-    made = picture_of(make_model(**options), processor, str(file), tmp_path / "new.png")
+    made = draw_file_reconstruction(make_model(**options), processor, str(file), tmp_path / "new.png")
     assert (tmp_path / "new.png").read_bytes().startswith(PNG)
-    assert [path.name for path in tmp_path.iterdir()] == ["new.png"]  # nothing half-written beside it
+    assert [path.name for path in tmp_path.iterdir()] == ["new.png"]  # no partial file is left
     if shape is None:
         assert made.frames is None
     else:
@@ -136,18 +136,20 @@ def test_every_kind_of_model_is_drawn(processor, file, tmp_path, options, shape)
     assert ("other's visible patches" in made.note) == ("objective" in options)
 
 
-def test_one_track_of_a_model_for_both(processor, file, tmp_path):
-    made = picture_of(make_model(), processor, str(file), tmp_path / "a.png", reading={"tracks": ("audio",)})
+def test_one_modality_of_a_two_stream_model(processor, file, tmp_path):
+    made = draw_file_reconstruction(
+        make_model(), processor, str(file), tmp_path / "a.png", reading={"tracks": ("audio",)}
+    )
     assert made.frames is None
     assert set(made.losses) == {"audio"}
     with pytest.raises(ValueError, match="`pixel_values` was not given"):
-        picture_of(
+        draw_file_reconstruction(
             make_model(objective="modality_inpainting", audio_mask_ratio=0.75, video_mask_ratio=0.5),
             processor, str(file), tmp_path / "a.png", reading={"tracks": ("audio",)},
         )  # fmt: skip
 
 
-def test_many_frames_stand_above_the_spectrograms(tmp_path):
+def test_many_frames_are_drawn_above_the_spectrograms(tmp_path):
     frames = torch.rand(16, 3, 32, 48)
     hidden = torch.rand(16, 32, 48) < 0.5
     cells = torch.rand(40, 32) < 0.5
@@ -158,7 +160,7 @@ def test_many_frames_stand_above_the_spectrograms(tmp_path):
     assert (tmp_path / "wide.png").read_bytes().startswith(PNG)
 
 
-def test_pictures_during_training_change_nothing(processor, file, tmp_path):
+def test_drawing_reconstructions_does_not_change_training(processor, file, tmp_path):
     from pretraining_run import make_trainer
 
     def train(name, *callbacks):
@@ -169,14 +171,14 @@ def test_pictures_during_training_change_nothing(processor, file, tmp_path):
     small = {"height": 16, "width": 16}
     extractor = AVFusionFeatureExtractor.from_preset("mbt", num_mel_bins=16, spectrogram_length=16, mean=0.0, std=1.0)
     fitting = AVMAEProcessor(AVFusionVideoProcessor(size=small, crop_size=small), extractor, num_frames=2, span=1.0)
-    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    (tmp_path / "broken.mp4").write_bytes(b"not media")
     row = {"video": {"bytes": file.read_bytes(), "path": "named.mp4"}, "start": 0.0, "end": 1.0}
-    pictures = ReconstructionPictures(fitting, [str(tmp_path / "broken.mp4"), row], every=2)
-    plain, drawn = train("plain"), train("drawn", pictures)
+    callback = ReconstructionCallback(fitting, [str(tmp_path / "broken.mp4"), row], every=2)
+    plain, drawn = train("plain"), train("drawn", callback)
     assert_same_bits(drawn, plain)
     folder = tmp_path / "drawn" / "reconstructions"
     assert sorted(path.name for path in folder.iterdir()) == ["step-000002.png", "step-000004.png"]
-    with pytest.raises(ValueError, match=r"No clip to draw.*broken"):
-        train("none", ReconstructionPictures(fitting, [str(tmp_path / "broken.mp4")], every=2))
+    with pytest.raises(ValueError, match=r"No clip can be drawn.*broken"):
+        train("none", ReconstructionCallback(fitting, [str(tmp_path / "broken.mp4")], every=2))
     with pytest.raises(ValueError, match="at least 1 step"):
-        ReconstructionPictures(fitting, [], every=0)
+        ReconstructionCallback(fitting, [], every=0)

@@ -127,7 +127,7 @@ def check_clip(source: MediaSource, start: float | None, end: float | None, name
                 times.append(last - 1 / info.fps)
         if info.has_audio:
             window = info.audio_start, info.audio_start + info.audio_duration
-        clip = reader.pass_on(times, window)
+        clip = reader.stream(times, window)
         return (*_too_short(reader.info, end), *clip.warnings)
 
 
@@ -197,7 +197,7 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
             container.mux(video.encode(frame))
             number += 1
 
-        clip = reader.pass_on(times, window, show, fit=_fit(settings.short_side))
+        clip = reader.stream(times, window, show, fit=_fit(settings.short_side))
         container.mux(video.encode())
         notes = list(clip.warnings)
         if audio is not None:
@@ -220,7 +220,7 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
 def _flac(reader: ClipReader, info: MediaInfo) -> tuple[bytes, list[str]]:
     import av
 
-    clip = reader.pass_on((), (info.audio_start, info.audio_start + info.audio_duration))
+    clip = reader.stream((), (info.audio_start, info.audio_start + info.audio_duration))
     if clip.waveform.shape[1] == 0:
         raise MediaError(info.name, "no sound of the clip could be decoded")
     if info.channels not in AAC_LAYOUTS:

@@ -6,9 +6,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ...media.limits import check_num_parameters, check_sizes
-from ..shared.configuration_shared import as_pair, check_class_splits, take_class_splits
+from ...media.modalities import MODALITIES
+from ..shared.configuration_shared import apply_class_splits, as_pair, check_class_splits
 
-MODALITIES = ("video", "audio")
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
 OBJECTIVES = ("joint_reconstruction", "modality_inpainting")
@@ -50,8 +50,8 @@ _RATES = (
     "label_smoothing",
 )
 
-# Encoder sizes of the project; decoders as released for Base and Large (supplementary A14). None was published for the
-# others: Small takes half of its encoder's width as Base does, Huge the Large decoder.
+# Encoder sizes of the project; decoders as released for Base and Large (supplementary A14). For the other sizes none was
+# published: the Small decoder has half the encoder's width, as in Base, and Huge uses the Large decoder.
 _SMALL_DECODER = {
     "decoder_hidden_size": 192,
     "decoder_num_hidden_layers": 4,
@@ -83,20 +83,20 @@ _SIZES = {
 class AVMAEConfig(PreTrainedConfig):
     r"""
     Configuration of [`AVMAEModel`], [`AVMAEForPreTraining`] and [`AVMAEForAudioVisualClassification`]. The defaults are a
-    Base model pretrained as on VGGSound: separate encoders, a shared decoder, 16 frames in tubelets of two and 8 s of
-    spectrogram, 0.9 of the video and 0.5 of the audio masked. The released AudioSet model is
+    Base model pretrained as on VGGSound: separate encoders, a shared decoder, 16 frames in tubelets of two, 8 s of
+    spectrogram, and 0.9 of the video and 0.5 of the audio tokens masked. The released AudioSet model is
     `AVMAEConfig.large(encoder_strategy="mid_fusion", audio_mask_ratio=0.7, spectrogram_length=1000)`.
 
     Args:
         hidden_size (`int`, defaults to 768): Width of the encoder.
-        num_hidden_layers (`int`, defaults to 12): Encoder layers that a token passes, joint ones included.
+        num_hidden_layers (`int`, defaults to 12): Encoder layers applied to a token, joint ones included.
         num_attention_heads (`int`, defaults to 12): Attention heads; must divide `hidden_size`.
         intermediate_size (`int`, defaults to 3072): Width of the MLP.
         hidden_act (`str`, defaults to `"gelu_pytorch_tanh"`): Activation of the MLP. The original uses the tanh GELU.
         hidden_dropout_prob (`float`, defaults to 0.0): Dropout after attention and in the MLP.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of attention probabilities.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last layer of a stack, growing linearly from 0 at
-            its first (the joint stack of mid-fusion starts at 0 again). Published fine-tuning takes 0.3. As in the original a
+            its first (the joint stack of mid-fusion starts at 0 again). Published fine-tuning uses 0.3. As in the original, a
             kept branch is **not** rescaled.
         initializer_range (`float`, defaults to 0.02): Standard deviation of learned positions.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm.
@@ -104,32 +104,32 @@ class AVMAEConfig(PreTrainedConfig):
         patch_size (`int` or pair, defaults to 16): Patch height and width. The same pair cuts the spectrogram (height along
             time, width along mel).
         tubelet_size (`int`, defaults to 2): Frames per video token.
-        num_frames (`int`, defaults to 16): Frames the model is given; a multiple of `tubelet_size`. Published fine-tuning
-            takes 32: sinusoidal positions fit any number.
+        num_frames (`int`, defaults to 16): Frames per clip; a multiple of `tubelet_size`. Published fine-tuning uses 32:
+            sinusoidal positions fit any number.
         num_channels (`int`, defaults to 3): Channels of a frame.
         num_audio_channels (`int`, defaults to 1): Input channels of the spectrogram patch projection.
         num_mel_bins (`int`, defaults to 128): Mel bands of the spectrogram.
-        spectrogram_length (`int`, defaults to 800): Spectrogram frames (10 ms hop: 8 s). What is left over by the patches is
-            not seen: 1000 frames are 62 rows of patches.
+        spectrogram_length (`int`, defaults to 800): Spectrogram frames (10 ms hop: 8 s). Frames after the last whole patch are
+            not used: 1000 frames are 62 rows of patches.
         modalities (pair or single of `"video"`, `"audio"`, defaults to `("video", "audio")`): The modalities the model
-            takes. Video always comes first, in whatever order they are named.
+            takes. Video always comes first, whatever their order here.
         encoder_strategy (`str`, defaults to `"separate"`): `"early"` (one stack over both modalities' tokens together),
-            `"shared"` (one stack applied to each modality alone), `"separate"` (a stack each), `"mid_fusion"` (a stack each,
-            then `num_fusion_layers` joint layers).
-        num_fusion_layers (`int`, *optional*): Joint layers of mid-fusion, of the `num_hidden_layers`; 2 unless given.
-        decoder_strategy (`str`, defaults to `"shared"`): `"shared"` (one stack applied to each modality alone), `"separate"`
-            (a stack each) or `"concatenated"` (one stack over both together). Separate encoders with separate decoders are
-            two masked autoencoders that share nothing; the original forbids the pair, here it draws a warning.
+            `"shared"` (one stack applied to each modality separately), `"separate"` (one stack per modality), `"mid_fusion"`
+            (one stack per modality, then `num_fusion_layers` joint layers).
+        num_fusion_layers (`int`, *optional*): Number of joint layers in mid-fusion, out of `num_hidden_layers`; default 2.
+        decoder_strategy (`str`, defaults to `"shared"`): `"shared"` (one stack applied to each modality separately),
+            `"separate"` (one stack per modality) or `"concatenated"` (one stack over both together). Separate encoders with
+            separate decoders are two masked autoencoders that share nothing; the original forbids this, here it warns.
         objective (`str`, defaults to `"joint_reconstruction"`): or `"modality_inpainting"`, which reconstructs each modality
             from the other's visible tokens.
-        video_mask_ratio (`float`, defaults to 0.9): Share of video tokens hidden from the encoder; the count is truncated.
-        audio_mask_ratio (`float`, defaults to 0.5): The same of the spectrogram.
-        video_masking (`str`, defaults to `"random"`): `"random"` or `"tube"` (the same places in every frame group).
-        use_modality_tokens (`bool`, defaults to `False`): A learned vector per modality, added to its tokens, in the encoder
-            and another in the decoder.
-        position_embeddings (`str`, defaults to `"sinusoidal"`): `"sinusoidal"` (fixed, over the flattened token index) or
-            `"learned"`, of the encoder.
-        decoder_position_embeddings (`str`, defaults to `"sinusoidal"`): The same of the decoder.
+        video_mask_ratio (`float`, defaults to 0.9): Share of video tokens that are masked; the count is truncated.
+        audio_mask_ratio (`float`, defaults to 0.5): The same for the spectrogram.
+        video_masking (`str`, defaults to `"random"`): `"random"` or `"tube"` (the same positions in every frame group).
+        use_modality_tokens (`bool`, defaults to `False`): A learned vector per modality, added to its tokens; encoder and
+            decoder have one each.
+        position_embeddings (`str`, defaults to `"sinusoidal"`): Positions of the encoder: `"sinusoidal"` (fixed, over the
+            flattened token index) or `"learned"`.
+        decoder_position_embeddings (`str`, defaults to `"sinusoidal"`): The same for the decoder.
         final_norm (`bool`, defaults to `True`): LayerNorm after the last layer of every stack, encoder's and decoder's.
         decoder_hidden_size (`int`, defaults to 384): Width of the decoder.
         decoder_num_hidden_layers (`int`, defaults to 4): Layers of the decoder.
@@ -140,35 +140,35 @@ class AVMAEConfig(PreTrainedConfig):
         decoder_drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the decoder.
         decoder_projection_bias (`bool`, defaults to `True`): Bias of the projections from encoder to decoder width.
         target_standardization (`str`, *optional*): `None` (raw values, as released), `"patch"` (each patch vector to mean 0
-            and variance 1) or `"patch_channels"` (each colour channel of a video patch; spectrograms stay raw).
+            and variance 1) or `"patch_channels"` (each colour channel of a video patch; spectrograms remain raw).
         central_frame_target (`bool`, defaults to `False`): Reconstruct only frame `tubelet_size // 2` of each tubelet.
-        loss_on_visible_tokens (`bool`, defaults to `False`): Count all tokens in the loss, not only the masked ones.
-        average_over_features (`bool`, defaults to `True`): Divide a patch's squared error by its number of values; else sum.
+        loss_on_visible_tokens (`bool`, defaults to `False`): Compute the loss over all tokens, not only the masked ones.
+        average_over_features (`bool`, defaults to `True`): Divide a patch's squared error by its number of values.
         video_loss_weight (`float`, defaults to 0.5): Weight of the video's loss in the total.
         audio_loss_weight (`float`, defaults to 0.5): Weight of the spectrogram's loss in the total.
-        readout (`str`, defaults to `"mean"`): Of the classifier: `"mean"`, `"max"` or `"sum"` over each modality's tokens, or
-            `"token"`, a CLS token put before the tokens, which the original knows for single-modality models only.
-        pooled_norm (`bool`, defaults to `False`): A LayerNorm after pooling, as the original's single-modality classifier
-            has it (which leaves out `final_norm` then).
+        readout (`str`, defaults to `"mean"`): Readout of the classifier: `"mean"`, `"max"` or `"sum"` over each modality's
+            tokens, or `"token"`, a CLS token prepended to the tokens (in the original for single-modality models only).
+        pooled_norm (`bool`, defaults to `False`): A LayerNorm after pooling, as in the original's single-modality classifier
+            (which then has no `final_norm`).
         representation_size (`int`, *optional*): Width of a dense + tanh layer before the head.
         freeze_encoder (`bool`, defaults to `False`): Linear probing: no gradient reaches the encoder, and features pass a
             batch normalisation without scale and bias before the head.
-        num_segments (`int`, *optional*): If set, the classifier gives logits for each of this many equal parts of the clip,
-            such as the 10 seconds of AVE (event localisation), not for the clip.
+        num_segments (`int`, *optional*): If set, the classifier gives logits for each of this many equal segments of the clip,
+            such as the 10 seconds of AVE (event localisation), instead of for the clip.
         classifier_bias_init (`float`, defaults to 0.0): Initial bias of the head.
         label_smoothing (`float`, defaults to 0.0): Label smoothing in training; published fine-tuning uses 0.3.
         class_splits (`dict[str, int]`, *optional*): Several softmax heads in one logits vector, as in [`MBTConfig`].
 
-    Choices of ours where the original shows none (fine-tuning both modalities with the model's own encoder, supplementary
-    A.5, is not in its code): each modality's tokens are pooled alone, one linear head is shared by both, the clip's logits
-    are the mean over the modalities present, and in training each modality's logits have their own loss: all as its MBT has it.
+    The original has no code for fine-tuning both modalities with AV-MAE's own encoder (supplementary A.5). This model follows the
+    project's MBT: each modality's tokens are pooled separately, one linear head is shared by both, the clip's logits are the mean
+    over the modalities present, and in training each modality's logits have their own loss.
 
     Raises:
         ValueError: If fields contradict each other; the message names them.
     """
 
     model_type = "avmae"
-    # So that a Trainer's predictions are the logits alone, and pretraining keeps no pixels.
+    # Then a Trainer's predictions are only the logits, and pretraining keeps no pixels.
     keys_to_ignore_at_inference = [
         "video_logits",
         "audio_logits",
@@ -246,18 +246,16 @@ class AVMAEConfig(PreTrainedConfig):
             self.modalities = tuple(modality for modality in MODALITIES if modality in self.modalities)
         if self.num_fusion_layers is None and self.encoder_strategy == "mid_fusion":
             self.num_fusion_layers = 2
-        take_class_splits(self, kwargs)
+        apply_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Cross-field checks, run at construction. Raises ValueError naming the fields."""
+        """Cross-field checks at construction. Raises ValueError naming the fields."""
         inputs = ("image_size", "patch_size", "num_mel_bins", "spectrogram_length")
         check_sizes({name: getattr(self, name) for name in (*_COUNTS, *inputs)})
         modalities = tuple(self.modalities)
         if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
-            raise ValueError(
-                f"`modalities` must name each of {MODALITIES} at most once and at least one, got {modalities}."
-            )
+            raise ValueError(f"`modalities` must name one or both of {MODALITIES}, each once, got {modalities}.")
         for name, allowed in (
             ("encoder_strategy", ENCODER_STRATEGIES),
             ("decoder_strategy", DECODER_STRATEGIES),
@@ -300,19 +298,19 @@ class AVMAEConfig(PreTrainedConfig):
                 )
         elif self.num_fusion_layers is not None:
             raise ValueError(
-                f'`num_fusion_layers` ({self.num_fusion_layers}) belongs to `encoder_strategy="mid_fusion"`, got '
-                f"{self.encoder_strategy!r}. Leave it out."
+                f'`num_fusion_layers` ({self.num_fusion_layers}) needs `encoder_strategy="mid_fusion"`, got '
+                f"{self.encoder_strategy!r}. Omit it, or change the strategy."
             )
         self._validate_inputs()
         self._validate_head()
         check_num_parameters(
             self._num_parameters(),
-            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, their `decoder_` likes, `image_size`, `patch_size`, "
+            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, their `decoder_` versions, `image_size`, `patch_size`, "
             "`num_frames`, `spectrogram_length`, `num_mel_bins` and `num_labels`",
         )
 
     def _num_parameters(self) -> int:
-        """Numbers in the layers, embeddings, position tables and heads; norms and biases left out."""
+        """Parameters of the layers, embeddings, position tables and heads; without norms and biases."""
         total = 0
         streams = len(self.modalities)
         for prefix in ("", "decoder_"):
@@ -329,26 +327,28 @@ class AVMAEConfig(PreTrainedConfig):
             height % patch_height or width % patch_width or self.num_frames % self.tubelet_size
         ):
             raise ValueError(
-                "Frames must be cut into patches without remainder: `image_size` "
-                f"{(height, width)} by `patch_size` {self.patch_hw}, `num_frames` {self.num_frames} by `tubelet_size` "
-                f"{self.tubelet_size}."
+                f"`image_size` {(height, width)} must be divisible by `patch_size` {self.patch_hw}, and `num_frames` "
+                f"{self.num_frames} by `tubelet_size` {self.tubelet_size}. Change one of them."
             )
         if "audio" in self.modalities and (self.spectrogram_length < patch_height or self.num_mel_bins < patch_width):
             raise ValueError(
-                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x "
-                f"{self.num_mel_bins} holds no patch of `patch_size` {self.patch_hw}."
+                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
+                f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
             )
 
     def check_pretraining(self) -> None:
         """
-        What only pretraining asks of a config; [`AVMAEForPreTraining`] calls it. Not part of the validation at construction,
-        since one modality of a pretrained pair is fine-tuned by `from_pretrained(folder, modalities=("audio",))`.
+        Checks for pretraining; [`AVMAEForPreTraining`] calls it. They are not part of the validation at construction, since
+        `from_pretrained(folder, modalities=("audio",))` fine-tunes one modality of a pretrained pair.
 
         Raises:
-            ValueError: For a CLS token, and for inpainting with one modality or more visible tokens than places.
+            ValueError: For a CLS token, for inpainting with one modality, or with more visible tokens than positions.
         """
         if self.readout == "token":
-            raise ValueError('`readout="token"` is for classification; the masked autoencoder has no CLS token.')
+            raise ValueError(
+                '`readout="token"` is for classification, but the masked autoencoder has no CLS token. Use a pooled readout such '
+                'as `readout="mean"`.'
+            )
         if self.objective == "modality_inpainting":
             if len(self.modalities) != 2:
                 raise ValueError(
@@ -356,11 +356,11 @@ class AVMAEConfig(PreTrainedConfig):
                     f"both, got {tuple(self.modalities)}."
                 )
             for target, source in (("video", "audio"), ("audio", "video")):
-                visible, places = self.num_visible_tokens(source), self.num_tokens(target)
-                if visible >= places:
+                visible, positions = self.num_visible_tokens(source), self.num_tokens(target)
+                if visible >= positions:
                     raise ValueError(
-                        f"Inpainting puts the {visible} visible {source} tokens among the {places} {target} tokens, which "
-                        f"must be more. Raise `{source}_mask_ratio` ({getattr(self, f'{source}_mask_ratio')})."
+                        f"Inpainting places {visible} visible {source} tokens among {positions} {target} positions, which must be "
+                        f"more. Raise `{source}_mask_ratio` ({getattr(self, f'{source}_mask_ratio')})."
                     )
         if self.encoder_strategy == self.decoder_strategy == "separate" and len(self.modalities) == 2:
             warnings.warn(
@@ -381,7 +381,7 @@ class AVMAEConfig(PreTrainedConfig):
         check_class_splits(self)
 
     def to_dict(self) -> dict:
-        """As transformers', with `class_splits` as pairs: saved JSON sorts the keys of a map, and their order is the heads'."""
+        """As in transformers, with `class_splits` as pairs: JSON would sort the keys of a map, which give the order of heads."""
         output = super().to_dict()
         if output.get("class_splits"):
             output["class_splits"] = [[name, size] for name, size in self.class_splits.items()]
@@ -416,9 +416,9 @@ class AVMAEConfig(PreTrainedConfig):
 
     def num_visible_tokens(self, modality: str) -> int:
         """
-        Tokens of a modality that the encoder sees in pretraining: what `int(ratio * tokens)` masked ones leave.
+        Tokens of a modality that pretraining leaves visible: all but `int(ratio * tokens)`.
 
-        The product is truncated (0.9 of 1568 hides 1411); tube masking counts within one frame group.
+        The product is truncated (0.9 of 1568 masks 1411). Tube masking counts within one frame group.
         """
         ratio, tokens = getattr(self, f"{modality}_mask_ratio"), self.num_tokens(modality)
         if modality == "video" and self.video_masking == "tube":
@@ -427,7 +427,7 @@ class AVMAEConfig(PreTrainedConfig):
         return tokens - int(ratio * tokens)
 
     def num_target_values(self, modality: str) -> int:
-        """Values that a patch's prediction has: 1536 for a 2 x 16 x 16 tubelet of colour, 256 for a spectrogram patch."""
+        """Values per patch prediction: 1536 for a 2 x 16 x 16 colour tubelet, 256 for a spectrogram patch."""
         patch_height, patch_width = self.patch_hw
         if modality == "audio":
             return patch_height * patch_width * self.num_audio_channels

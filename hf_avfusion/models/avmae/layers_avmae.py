@@ -1,4 +1,4 @@
-"""The parts of AV-MAE: embeddings of visible tokens, stacks of every fusion strategy, decoder, batch standardisation."""
+"""Parts of AV-MAE: embeddings of visible tokens, layer stacks for every fusion strategy, decoder, batch standardisation."""
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ Streams = tuple[torch.Tensor | None, torch.Tensor | None]
 
 class AVMAEEmbeddings(nn.Module):
     """
-    Patches of one modality to tokens, with positions and, where configured, a modality token and a CLS token.
+    Embeds the patches of one modality, with positions and, if configured, a modality token and a CLS token.
 
-    `forward(values, visible)` projects only the tokens that `visible` [B, k] names (all by default), in that order.
+    `forward(values, visible)` projects only the tokens `visible` [B, k] (default: all), in that order.
     """
 
     def __init__(self, config: AVMAEConfig, modality: str):
@@ -29,16 +29,16 @@ class AVMAEEmbeddings(nn.Module):
         width = config.hidden_size
         add_position_table(self, config.position_embeddings, config.num_tokens(modality), width)
         self.modality_token = nn.Parameter(torch.zeros(1, 1, width)) if config.use_modality_tokens else None
-        # Without a position of its own, as in MAE.
+        # The CLS token has no position, as in MAE.
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.readout == "token" else None
 
     def embed(self, values: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
-        """[B, ...] -> [B, n, d], n = k visible tokens or all of them, and the CLS token before them."""
+        """[B, ...] -> [B, n, d]: the CLS token, if any, then k visible tokens or all of them."""
         tokens = self.patch_embeddings(values, visible)
         positions = self.position_embeddings
         if visible is not None:
             positions = nn.functional.embedding(visible, positions[0])
-        tokens = tokens + positions  # under autocast the sum, and so the residual stream, is float32
+        tokens = tokens + positions  # under autocast the sum, and thus the residual stream, is float32
         if self.modality_token is not None:
             tokens = tokens + self.modality_token
         if self.cls_token is not None:
@@ -94,8 +94,8 @@ class AVMAELayer(GradientCheckpointingLayer):
     One layer of both streams.
 
     `forward(video, audio, presence)` takes tokens [B, n_v, d] and [B, n_a, d] (either may be None) and returns both with
-    their attention weights. A `joint` layer runs one block over [video, audio] in one sequence; a `shared` one runs one
-    block over each; any other has a block for each.
+    their attention weights. A `joint` layer runs one block over the sequence [video, audio]. A `shared` layer runs one block
+    over each stream. Any other layer has a block per stream.
     """
 
     def __init__(self, config, shared: bool, joint: bool, drop_path_rate: float):
@@ -109,7 +109,7 @@ class AVMAELayer(GradientCheckpointingLayer):
                 setattr(self, modality, ViTBlock(config, drop_path_rate))
 
     def block(self, modality: str) -> ViTBlock:
-        """The transformer block that this stream uses."""
+        """The transformer block of this stream."""
         return getattr(self, modality) if self.shared is None else self.shared
 
     def forward(
@@ -120,18 +120,18 @@ class AVMAELayer(GradientCheckpointingLayer):
         **kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         if not self.joint or video is None or audio is None:
-            return self._alone(video, audio, **kwargs)
-        both, weights = self.shared(torch.cat([video, audio], dim=1), **kwargs)
-        streams = both.split([video.shape[1], audio.shape[1]], dim=1)
+            return self._forward_separately(video, audio, **kwargs)
+        joint, weights = self.shared(torch.cat([video, audio], dim=1), **kwargs)
+        streams = joint.split([video.shape[1], audio.shape[1]], dim=1)
         if presence is not None:
-            # Where a modality is missing the other attends to itself alone. Both results are computed and selected, which
-            # leaves complete samples untouched bit for bit and needs no attention mask.
-            alone = self._alone(video, audio, **kwargs)[:2]
+            # If a modality is missing, the other attends to itself alone. Both results are computed and one is selected per
+            # sample: complete samples stay bit-identical and no attention mask is needed.
+            separate = self._forward_separately(video, audio, **kwargs)[:2]
             complete = presence.all(dim=1)[:, None, None]
-            streams = [torch.where(complete, joined, one) for joined, one in zip(streams, alone)]
+            streams = [torch.where(complete, fused, single) for fused, single in zip(streams, separate)]
         return streams[0], streams[1], weights, None
 
-    def _alone(self, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs):
+    def _forward_separately(self, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs):
         video, video_weights = (None, None) if video is None else self.block("video")(video, **kwargs)
         audio, audio_weights = (None, None) if audio is None else self.block("audio")(audio, **kwargs)
         return video, audio, video_weights, audio_weights
@@ -139,7 +139,7 @@ class AVMAELayer(GradientCheckpointingLayer):
 
 class AVMAETransformer(nn.Module):
     """
-    The layers of a strategy with their final norms, for encoder and decoder alike.
+    The layers and final norms of a fusion strategy, for encoder and decoder.
 
     Args:
         config: Sizes of the blocks, `num_hidden_layers`, `drop_path_rate`, `final_norm` and `modalities`.
@@ -154,17 +154,17 @@ class AVMAETransformer(nn.Module):
         self.fusion_layer = total - joint
         self.layers = nn.ModuleList()
         for length, is_joint in ((total - joint, False), (joint, True)):
-            # Stochastic depth grows over each stack: the joint one of mid-fusion starts at 0 again.
+            # Stochastic depth grows over each stack: in mid-fusion the joint stack starts at 0 again.
             rates = [config.drop_path_rate * index / max(length - 1, 1) for index in range(length)]
             self.layers.extend(AVMAELayer(config, strategy == "shared", is_joint, rate) for rate in rates)
 
         def norm(exists: bool) -> nn.LayerNorm | None:
             return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if exists and config.final_norm else None
 
-        # In mid-fusion each modality's own norm stands in the middle of the network, before the joint layers.
-        own = strategy in ("separate", "mid_fusion")
-        self.video_layernorm = norm(own and "video" in config.modalities)
-        self.audio_layernorm = norm(own and "audio" in config.modalities)
+        # In mid-fusion, the norm of each stream lies in the middle of the network, before the joint layers.
+        has_stream_norms = strategy in ("separate", "mid_fusion")
+        self.video_layernorm = norm(has_stream_norms and "video" in config.modalities)
+        self.audio_layernorm = norm(has_stream_norms and "audio" in config.modalities)
         self.layernorm = norm(strategy != "separate")
 
     def forward(
@@ -188,10 +188,10 @@ class AVMAETransformer(nn.Module):
         return tokens if tokens is None or norm is None else norm(tokens)
 
 
-class DecoderSizes:
-    """The config as blocks of the decoder see it: `decoder_*` fields under the encoder's names, all others as they are."""
+class DecoderConfigView:
+    """The config for decoder blocks: `decoder_*` fields under the encoder's names, all others unchanged."""
 
-    _OWN = (
+    _DECODER_FIELDS = (
         "hidden_size",
         "num_hidden_layers",
         "num_attention_heads",
@@ -205,13 +205,13 @@ class DecoderSizes:
         self.config = config
 
     def __getattr__(self, name: str):
-        if name == "config" or name.startswith("__"):  # asked for while the object is being copied
+        if name == "config" or name.startswith("__"):  # requested while the object is copied
             raise AttributeError(name)
-        return getattr(self.config, f"decoder_{name}" if name in self._OWN else name)
+        return getattr(self.config, f"decoder_{name}" if name in self._DECODER_FIELDS else name)
 
 
 class AVMAEDecoderStream(nn.Module):
-    """What the decoder has for one modality: the way in, mask token, positions, modality token, and the way out."""
+    """The decoder parts of one modality: input projection, mask token, positions, modality token, output projection."""
 
     def __init__(self, config: AVMAEConfig, modality: str):
         super().__init__()
@@ -224,28 +224,28 @@ class AVMAEDecoderStream(nn.Module):
         self.prediction = with_init(nn.Linear(width, config.num_target_values(modality)), "zero")
 
     def scatter(self, projected: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Projected visible tokens [B, k, E] to their places `visible` [B, k] among mask tokens: [B, N, E]."""
+        """Places projected visible tokens [B, k, E] at `visible` [B, k] among mask tokens: [B, N, E]."""
         tokens = self.mask_token.to(projected.dtype).expand(projected.shape[0], self.num_tokens, -1)
-        return self._place(tokens.scatter(1, visible.unsqueeze(-1).expand_as(projected), projected))
+        return self._add_positions(tokens.scatter(1, visible.unsqueeze(-1).expand_as(projected), projected))
 
     def inpaint(self, projected: torch.Tensor) -> torch.Tensor:
-        """The other modality's projected tokens [B, k, E], then mask tokens of this one: [B, N, E]."""
+        """Concatenates the other modality's projected tokens [B, k, E] and mask tokens of this one: [B, N, E]."""
         masked = self.mask_token.to(projected.dtype).expand(
             projected.shape[0], self.num_tokens - projected.shape[1], -1
         )
-        return self._place(torch.cat([projected, masked], dim=1))
+        return self._add_positions(torch.cat([projected, masked], dim=1))
 
-    def _place(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _add_positions(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens + self.position_embeddings
         return tokens if self.modality_token is None else tokens + self.modality_token
 
 
 class AVMAEDecoder(nn.Module):
     """
-    Visible tokens to predictions at every position.
+    Predicts patches at every position from the visible tokens.
 
-    `forward(video, audio, video_visible, audio_visible, presence)` takes the encoder's output [B, k, d] of each modality
-    and the places [B, k] of its tokens, and returns predictions [B, N, values] of each.
+    `forward(video, audio, video_visible, audio_visible, presence)` takes the encoder's output [B, k, d] of each modality and
+    the positions [B, k] of its tokens, and returns predictions [B, N, values] for each.
     """
 
     def __init__(self, config: AVMAEConfig):
@@ -254,7 +254,7 @@ class AVMAEDecoder(nn.Module):
         self.video = AVMAEDecoderStream(config, "video") if "video" in config.modalities else None
         self.audio = AVMAEDecoderStream(config, "audio") if "audio" in config.modalities else None
         strategy = "joint" if config.decoder_strategy == "concatenated" else config.decoder_strategy
-        self.transformer = AVMAETransformer(DecoderSizes(config), strategy)
+        self.transformer = AVMAETransformer(DecoderConfigView(config), strategy)
 
     def forward(
         self,
@@ -279,10 +279,10 @@ class AVMAEDecoder(nn.Module):
 
 class SegmentPooling(nn.Module):
     """
-    Tokens [B, n, d] -> one feature for each of `num_segments` equal parts of the clip, [B, segments, d].
+    Pools tokens [B, n, d] to one feature for each of `num_segments` equal segments of the clip, [B, segments, d].
 
-    Video and spectrogram tokens follow time first, and their steps seldom end where a second does (8 frame groups or 62 rows
-    of patches in 10 s): a step counts in each part by the share of the part that it covers. The last step reaches to the end.
+    Video and spectrogram tokens are time-major, and their steps seldom end where a second ends (8 frame groups or 62 rows of
+    patches in 10 s). Each step is weighted by the share of the segment that it covers. The last step extends to the end.
     """
 
     def __init__(self, config: AVMAEConfig, modality: str):
@@ -296,7 +296,7 @@ class SegmentPooling(nn.Module):
         self.register_buffer("shares", self.overlaps().to(torch.get_default_device()), persistent=False)
 
     def overlaps(self) -> torch.Tensor:
-        """float32 [segments, steps]: the share of each part that each step covers; rows add up to 1."""
+        """float32 [segments, steps]: the share of each segment that each step covers; rows sum to 1."""
         ends = torch.arange(1, self.steps + 1, dtype=torch.float64, device="cpu") * self.step_length
         starts = ends - self.step_length
         ends[-1] = self.length
@@ -318,8 +318,8 @@ class BatchStandardization(nn.Module):
     """
     Batch normalisation without scale and bias, before the head of a linear probe: features [..., d] -> [..., d].
 
-    As Flax has it: running statistics move by 0.1 a step and keep the **biased** variance (PyTorch's BatchNorm1d would keep
-    the unbiased one); epsilon 1e-6. Rows that are not `present` [B] take no part in the statistics.
+    As in Flax, running statistics have momentum 0.9 and use the **biased** variance (PyTorch's BatchNorm1d uses the unbiased
+    one); epsilon 1e-6. Rows that are not `present` [B] are excluded from the statistics.
     """
 
     def __init__(self, width: int, momentum: float = 0.9, eps: float = 1e-6):
@@ -338,7 +338,7 @@ class BatchStandardization(nn.Module):
             share = weights / total.clamp(min=1)
             mean = (values * share).sum(dim=0)
             variance = ((values - mean).square() * share).sum(dim=0)
-            keep = torch.where(total > 0, self.momentum, 1.0)  # nobody present: nothing learnt
+            keep = torch.where(total > 0, self.momentum, 1.0)  # no row present: statistics stay as they are
             self.running_mean.copy_(keep * self.running_mean + (1 - keep) * mean)
             self.running_var.copy_(keep * self.running_var + (1 - keep) * variance)
         return (features - mean.to(features.dtype)) * (variance + self.eps).rsqrt().to(features.dtype)

@@ -2,11 +2,11 @@
 AV-MAE, the masked autoencoders of "Audiovisual Masked Autoencoders" (Georgescu et al., ICCV 2023).
 
 Equal to the scenic project `av_mae` in every encoder and decoder strategy, joint reconstruction, inpainting and target options,
-and to its single-modality classifier (recorded cases in tests/goldens/avmae). Its audio-visual fine-tuning goes into MBT:
-`MBTForAudioVisualClassification.from_avmae`. Not in the original: learned positions in encoder and decoder together, tube masks
-for a multimodal model, separate encoders with separate decoders, clips that lack a track, classification of both modalities with
-the model's own encoder (supplementary A.5 names it, no code shows it) and event localisation. The option to shuffle inpainted
-tokens (off in every released configuration) is left out.
+and to its single-modality classifier (recorded cases in tests/goldens/avmae). Its audio-visual fine-tuning uses MBT:
+`MBTForAudioVisualClassification.from_avmae`. Not in the original: learned positions in both encoder and decoder, tube masks for
+a multimodal model, separate encoders with separate decoders, clips with a missing modality, classification of both modalities
+with AV-MAE's own encoder (supplementary A.5 names it, no code shows it) and event localisation. The option to shuffle inpainted
+tokens (off in every released configuration) is not supported.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from ..shared.two_streams import (
     AudioVisualModelOutput,
     StreamClassifier,
     average_streams,
-    blank_missing,
-    check_streams,
-    presence_of,
+    check_inputs,
+    modality_presence,
     record_both_streams,
+    zero_missing,
 )
 from .configuration_avmae import AVMAEConfig
 from .layers_avmae import (
@@ -46,10 +46,10 @@ from .layers_avmae import (
 )
 from .patches_avmae import (
     draw_visible_tokens,
-    frames_of_patches,
     patch_loss,
     patch_statistics,
-    spectrogram_of_patches,
+    patches_to_frames,
+    patches_to_spectrogram,
     spectrogram_patches,
     video_patches,
 )
@@ -58,19 +58,19 @@ from .patches_avmae import (
 @dataclass
 class AVMAEForPreTrainingOutput(ModelOutput):
     """
-    Output of [`AVMAEForPreTraining`]. B batch, N tokens of a modality, k visible ones, d `hidden_size`. What belongs to a
-    modality that was not given is absent; rows of a track that `modality_mask` calls missing are meaningless.
+    Output of [`AVMAEForPreTraining`]. B batch, N tokens of a modality, k visible tokens, d `hidden_size`. Fields of a modality
+    that was not given are absent. Rows of a modality that is missing in `modality_mask` are meaningless.
 
     Args:
         loss (float scalar): `video_loss_weight * video_loss + audio_loss_weight * audio_loss`.
-        video_loss, audio_loss (float scalar): Loss of each modality, not weighted.
+        video_loss, audio_loss (float scalar): Loss of each modality, unweighted.
         video_predictions (float [B, N, values]): Predicted patch vectors at every position, ordered frame, row, column,
-            channel; standardised where `target_standardization` says so. [`AVMAEForPreTraining.reconstruct`] makes frames.
-        audio_predictions (float [B, N, values]): The same of the spectrogram, ordered time, mel.
-        video_mask, audio_mask (float [B, N]): 1 where the token was hidden from the encoder, else 0.
-        video_loss_mask, audio_loss_mask (float [B, N]): 1 where the prediction counted in the loss, else 0.
+            channel; standardised if `target_standardization` is set. [`AVMAEForPreTraining.reconstruct`] converts them to frames.
+        audio_predictions (float [B, N, values]): The same for the spectrogram, ordered time, mel.
+        video_mask, audio_mask (float [B, N]): 1 where the token was masked, else 0.
+        video_loss_mask, audio_loss_mask (float [B, N]): 1 where the prediction contributes to the loss, else 0.
         video_hidden_state, audio_hidden_state (float [B, k, d]): Encoder output of the visible tokens.
-        hidden_states, attentions, audio_hidden_states, audio_attentions: Of the encoder; see the base model's output.
+        hidden_states, attentions, audio_hidden_states, audio_attentions: Those of the encoder; see the base model's output.
     """
 
     loss: torch.FloatTensor | None = None
@@ -91,7 +91,7 @@ class AVMAEForPreTrainingOutput(ModelOutput):
 
 
 class AVMAEPreTrainedModel(PreTrainedModel):
-    """Initialisation of weights and what transformers needs to know of every AV-MAE class."""
+    """Weight initialisation and the class attributes that transformers needs."""
 
     config: AVMAEConfig
     base_model_prefix = "avmae"
@@ -119,7 +119,7 @@ class AVMAEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights as in the original."""
+        """Initialise weights as in the original."""
         super()._init_weights(module)
         init_marked_layer(module, head_bias=self.config.classifier_bias_init)
         if isinstance(module, (AVMAEEmbeddings, AVMAEDecoderStream)):
@@ -135,7 +135,7 @@ class AVMAEPreTrainedModel(PreTrainedModel):
 
 
 class AVMAEModel(AVMAEPreTrainedModel):
-    """The encoder: features of both modalities, of all tokens or of those that are visible."""
+    """The encoder: features of all tokens or of the visible tokens of both modalities."""
 
     def __init__(self, config: AVMAEConfig):
         super().__init__(config)
@@ -161,22 +161,22 @@ class AVMAEModel(AVMAEPreTrainedModel):
         Args:
             pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
             input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
-            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is
-                missing and its row holds filler. Leave it out when every sample has every given modality.
-            video_visible, audio_visible (long [B, k], *optional*): Which tokens to encode, in which order; all the others
-                never enter the encoder. By default all tokens, in their own order.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where a sample lacks the modality and its
+                row holds filler. Omit it if every sample has every given modality.
+            video_visible, audio_visible (long [B, k], *optional*): Indices of the tokens to encode, in order; the others never
+                enter the encoder. By default all tokens, in their own order.
 
-        Joint layers of a sample that lacks a modality see the one that is there alone, so a sample's result does not depend
-        on its batch mates, and samples with both tracks are untouched bit for bit.
+        If a sample lacks a modality, its joint layers process the other modality alone. So results do not depend on batch
+        mates, and samples with both modalities are bit-identical to those of an unmasked batch.
 
         Raises:
             ValueError: On missing or unknown modalities and wrong shapes.
         """
-        check_streams(self.config, pixel_values, input_features, modality_mask)
+        check_inputs(self.config, pixel_values, input_features, modality_mask)
         if modality_mask is not None:
-            pixel_values = blank_missing(pixel_values, modality_mask[:, 0].bool())
-            input_features = blank_missing(input_features, modality_mask[:, 1].bool())
-        presence = presence_of(pixel_values, input_features, modality_mask)
+            pixel_values = zero_missing(pixel_values, modality_mask[:, 0].bool())
+            input_features = zero_missing(input_features, modality_mask[:, 1].bool())
+        presence = modality_presence(pixel_values, input_features, modality_mask)
         video = None if pixel_values is None else self.video_embeddings(pixel_values, video_visible)
         audio = None if input_features is None else self.audio_embeddings(input_features, audio_visible)
         video, audio = self.encoder(video, audio, presence, **kwargs)
@@ -190,17 +190,17 @@ class AVMAEModel(AVMAEPreTrainedModel):
 
 class AVMAEForPreTraining(AVMAEPreTrainedModel):
     """
-    The masked autoencoder: hides most patches of both modalities and predicts what they hold.
+    The masked autoencoder: masks most patches of both modalities and predicts their values.
 
         model = AVMAEForPreTraining(AVMAEConfig.base())
-        output = model(pixel_values, input_features)                   # masks are drawn; output.loss trains
+        output = model(pixel_values, input_features)                   # random masks; train on output.loss
         masks = model.draw_masks(batch, generator=torch.Generator().manual_seed(0))
         output = model(pixel_values, input_features, **masks)          # the same masks again
         frames, spectrogram = model.reconstruct(output, pixel_values, input_features)   # for a figure
 
-    `model.avmae` is the encoder alone; `AVMAEForAudioVisualClassification.from_pretrained(folder)` and
-    `MBTForAudioVisualClassification.from_avmae(folder)` go on from a saved checkpoint. As in the original, evaluation masks
-    too; here by masks that are the same each time, so that two evaluations can be compared.
+    `model.avmae` is the encoder. `AVMAEForAudioVisualClassification.from_pretrained(folder)` and
+    `MBTForAudioVisualClassification.from_avmae(folder)` start from a saved checkpoint. As in the original, evaluation masks
+    too. Here evaluation masks are the same each time, so that two evaluations can be compared.
     """
 
     # The loss is a mean over the batch's masked patches: the Trainer, not the model, accounts for gradient accumulation.
@@ -221,13 +221,13 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         fixed: bool = False,
     ) -> dict[str, torch.Tensor]:
         """
-        Random masks for a batch, by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
-        left visible in the (random) order in which the encoder sees them. To be passed to `forward`.
+        Random masks for a batch, with the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k]: the indices of
+        the visible tokens in the (random) order in which the encoder processes them. Pass them to `forward`.
 
         Args:
-            generator: By default PyTorch's global generator of the device. One of the CPU gives the same masks everywhere.
-            device: Of the result; by default the model's.
-            fixed: Masks that only look random: the same in every call and run and on every device, as evaluation has them.
+            generator: By default PyTorch's global generator of the device. A CPU generator gives the same masks everywhere.
+            device: Device of the result; by default the model's.
+            fixed: Pseudo-random masks that are the same in every call, run and on every device, as in evaluation.
         """
         device = self.device if device is None else device
         return draw_visible_tokens(self.config, batch_size, generator, device, fixed)
@@ -250,31 +250,33 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         Args:
             pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
             input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
-            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is missing.
-                Such a sample pretrains on the track it has (inpainting needs both and leaves it out of the loss).
-            video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is hidden, equally many in every row;
-                the visible ones keep their order. Unless given drawn at random, in evaluation always alike.
-            video_visible, audio_visible (long [B, k], *optional*): The same by the visible tokens' indices in the order in
-                which the encoder is to see them, as [`draw_masks`] gives them.
-            sample_mask (bool [B], *optional*): False for rows that only fill the batch and must not count.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where a sample lacks the modality.
+                Such a sample pretrains on its other modality (inpainting needs both and excludes the sample from the loss).
+            video_mask, audio_mask (bool [B, N], *optional*): True (or 1) where a token is masked, equally many in every row. The
+                visible tokens keep their order. By default random; in evaluation always the same.
+            video_visible, audio_visible (long [B, k], *optional*): The same as the indices of the visible tokens in the order in
+                which the encoder processes them, as returned by [`draw_masks`].
+            sample_mask (bool [B], *optional*): False for padding rows, which do not contribute to the loss.
             return_loss (`bool`, defaults to `True`): Whether to compute the losses.
 
         Raises:
-            ValueError: On missing or unknown modalities, wrong shapes, masks that hide different numbers of tokens, or
+            ValueError: On missing or unknown modalities, wrong shapes, masks with different numbers of masked tokens, or
                 inpainting with one modality.
         """
         config = self.config
-        check_streams(config, pixel_values, input_features, modality_mask)
+        check_inputs(config, pixel_values, input_features, modality_mask)
         given = {"video": pixel_values, "audio": input_features}
         if config.objective == "modality_inpainting" and None in (pixel_values, input_features):
             absent = "pixel_values" if pixel_values is None else "input_features"
-            raise ValueError(f"Inpainting reconstructs each modality from the other; `{absent}` was not given.")
+            raise ValueError(
+                f"Inpainting reconstructs each modality from the other, but `{absent}` was not given. Give both inputs."
+            )
         if modality_mask is not None:
-            given = {name: blank_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
+            given = {name: zero_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
         batch = (input_features if pixel_values is None else pixel_values).shape[0]
         visible = {
-            "video": self._given_visible("video", batch, video_visible, video_mask),
-            "audio": self._given_visible("audio", batch, audio_visible, audio_mask),
+            "video": self._explicit_visible("video", batch, video_visible, video_mask),
+            "audio": self._explicit_visible("audio", batch, audio_visible, audio_mask),
         }
         if any(given[modality] is not None and visible[modality] is None for modality in given):
             drawn = self.draw_masks(batch, fixed=not self.training)
@@ -283,8 +285,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             for modality, other in (("video", "audio"), ("audio", "video")):
                 if visible[other].shape[1] >= config.num_tokens(modality):
                     raise ValueError(
-                        f"`{other}_visible` leaves {visible[other].shape[1]} tokens, among which none of the "
-                        f"{config.num_tokens(modality)} {modality} tokens would be left to inpaint. Hide more."
+                        f"`{other}_visible` leaves {visible[other].shape[1]} tokens visible, so none of the "
+                        f"{config.num_tokens(modality)} {modality} tokens would be inpainted. Mask more {other} tokens."
                     )
 
         encoded = self.avmae(
@@ -295,7 +297,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             audio_visible=visible["audio"],
             **kwargs,
         )
-        presence = presence_of(pixel_values, input_features, modality_mask)
+        presence = modality_presence(pixel_values, input_features, modality_mask)
         predictions = dict(
             zip(
                 given,
@@ -309,12 +311,12 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
                 ),
             )
         )
-        hidden, scored, losses, total = {}, {}, {}, None
+        masks, loss_masks, losses, total = {}, {}, {}, None
         for modality, values in given.items():
             if values is None:
                 continue
-            hidden[modality] = self._hidden(modality, visible[modality])
-            scored[modality] = weights = self._scored(modality, hidden[modality], visible, modality_mask)
+            masks[modality] = self._token_mask(modality, visible[modality])
+            loss_masks[modality] = weights = self._loss_mask(modality, masks[modality], visible, modality_mask)
             if not return_loss:
                 continue
             if sample_mask is not None:
@@ -329,10 +331,10 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             audio_loss=losses.get("audio"),
             video_predictions=predictions["video"],
             audio_predictions=predictions["audio"],
-            video_mask=hidden.get("video"),
-            audio_mask=hidden.get("audio"),
-            video_loss_mask=scored.get("video"),
-            audio_loss_mask=scored.get("audio"),
+            video_mask=masks.get("video"),
+            audio_mask=masks.get("audio"),
+            video_loss_mask=loss_masks.get("video"),
+            audio_loss_mask=loss_masks.get("audio"),
             video_hidden_state=encoded.video_hidden_state,
             audio_hidden_state=encoded.audio_hidden_state,
             hidden_states=encoded.hidden_states,
@@ -342,7 +344,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         )
 
     def targets(self, modality: str, values: torch.Tensor) -> torch.Tensor:
-        """What is to be predicted: patch vectors [B, N, values] of `pixel_values` or `input_features`."""
+        """Prediction targets: patch vectors [B, N, values] of `pixel_values` or `input_features`."""
         patches = self._patches(modality, values.float())
         mean, deviation = patch_statistics(patches, self._standardization(modality), self.config.num_channels)
         return (patches - mean) / deviation
@@ -356,18 +358,17 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         keep_visible: bool = True,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
-        Predictions as frames and spectrogram.
+        Convert predictions to frames and a spectrogram.
 
         Args:
-            output: Of a forward pass with these inputs.
-            pixel_values, input_features: The inputs, in full; needed for visible patches and to undo standardisation.
-            keep_visible: Show the original where the model was given it (in inpainting: where it predicts nothing), else
-                the prediction everywhere.
+            output: The output of a forward pass with these inputs.
+            pixel_values, input_features: The full inputs; needed for visible patches and to undo standardisation.
+            keep_visible: Show the original at visible patches (in inpainting: at patches without a prediction). False shows the
+                prediction everywhere.
 
         Returns:
-            Frames [B, T, C, H, W] (T / tubelet_size frames with `central_frame_target`) and the spectrogram
-            [B, time, mel] without the remainder that its patches leave; None for an absent modality. Float32, in the units
-            of the inputs.
+            Frames [B, T, C, H, W] (T / tubelet_size frames with `central_frame_target`) and the spectrogram [B, time, mel],
+            cropped to whole patches; None for an absent modality. Float32, in the units of the inputs.
         """
         config, made = self.config, {}
         for modality, values in (("video", pixel_values), ("audio", input_features)):
@@ -376,7 +377,9 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
                 continue
             if values is None:
                 name = "pixel_values" if modality == "video" else "input_features"
-                raise ValueError(f"`output` holds predictions of {modality}: give `{name}`, which they were made from.")
+                raise ValueError(
+                    f"`output` holds {modality} predictions, so `{name}` is needed. Give the model's inputs."
+                )
             patches = self._patches(modality, values.float())
             mean, deviation = patch_statistics(patches, self._standardization(modality), config.num_channels)
             shown = predictions.float() * deviation + mean
@@ -385,9 +388,9 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
                 predicted = getattr(output, f"{modality}_loss_mask" if inpainting else f"{modality}_mask")
                 shown = torch.where(predicted[..., None].bool(), shown, patches)
             if modality == "video":
-                made[modality] = frames_of_patches(shown, config.video_grid, config.patch_hw, config.num_channels)
+                made[modality] = patches_to_frames(shown, config.video_grid, config.patch_hw, config.num_channels)
             else:
-                made[modality] = spectrogram_of_patches(
+                made[modality] = patches_to_spectrogram(
                     shown, config.audio_grid, config.patch_hw, config.num_audio_channels
                 )
         return made.get("video"), made.get("audio")
@@ -404,10 +407,10 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         standardization = self.config.target_standardization
         return None if modality == "audio" and standardization == "patch_channels" else standardization
 
-    def _given_visible(
+    def _explicit_visible(
         self, modality: str, batch: int, visible: torch.Tensor | None, mask: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Indices [B, k] of the tokens that a caller leaves visible, or None if it leaves that to chance."""
+        """Indices [B, k] of the visible tokens given by the caller, or None if masks are to be drawn."""
         tokens = self.config.num_tokens(modality)
         if visible is not None:
             if mask is not None:
@@ -428,46 +431,50 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         counts = mask.sum(dim=1).tolist()
         if len(set(counts)) > 1 or counts[0] >= tokens:
             raise ValueError(
-                f"`{modality}_mask` must hide equally many tokens in every row and leave some of the {tokens}, got {counts}."
+                f"`{modality}_mask` must mask equally many tokens in every row and leave some of the {tokens}, got {counts}."
             )
         return mask.int().argsort(dim=1, stable=True)[:, : tokens - counts[0]]
 
-    def _hidden(self, modality: str, visible: torch.Tensor) -> torch.Tensor:
+    def _token_mask(self, modality: str, visible: torch.Tensor) -> torch.Tensor:
         tokens = self.config.num_tokens(modality)
         return torch.ones(visible.shape[0], tokens, device=visible.device).scatter(1, visible, 0.0)
 
-    def _scored(
+    def _loss_mask(
         self,
         modality: str,
-        hidden: torch.Tensor,
+        token_mask: torch.Tensor,
         visible: dict[str, torch.Tensor | None],
         modality_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """1 where predictions count, float [B, N]."""
-        config, scored = self.config, hidden
+        """float [B, N]: 1 where predictions contribute to the loss."""
+        config, loss_mask = self.config, token_mask
         if config.objective == "modality_inpainting":
-            # The first places hold the other modality's tokens; it has nothing to do with what the encoder was shown.
+            # The first positions hold the other modality's tokens, whatever this modality's mask is.
             other = visible["audio" if modality == "video" else "video"].shape[1]
-            scored = (torch.arange(hidden.shape[1], device=hidden.device) >= other).to(hidden).expand_as(hidden)
+            loss_mask = (
+                (torch.arange(token_mask.shape[1], device=token_mask.device) >= other)
+                .to(token_mask)
+                .expand_as(token_mask)
+            )
         if config.loss_on_visible_tokens:
-            scored = torch.ones_like(hidden)
+            loss_mask = torch.ones_like(token_mask)
         if modality_mask is None:
-            return scored
+            return loss_mask
         present = modality_mask.bool()
-        there = (
+        has_target = (
             present.all(dim=1) if config.objective == "modality_inpainting" else present[:, int(modality == "audio")]
         )
-        return scored * there[:, None]
+        return loss_mask * has_target[:, None]
 
 
 class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
     """
-    A pretrained encoder, nothing masked, with one linear head that the modalities share (supplementary A.5).
+    A pretrained encoder without masks and one linear head, shared by the modalities (supplementary A.5).
 
     Each modality's tokens are pooled (`config.readout`) and give logits, which are averaged over the modalities present. With
-    one modality and `pooled_norm` this is the original's single-modality classifier. `freeze_encoder` makes it a linear probe,
-    `num_segments` an event localiser: pooling is then over each part of the clip, a token that lies in two parts counting
-    in both by its share. Labels are those of the window, which should be the whole clip then: for AVE's 10 seconds
+    one modality and `pooled_norm` this is the original's single-modality classifier. `freeze_encoder` makes it a linear probe.
+    `num_segments` makes it an event localiser: pooling is then over each segment of the clip, and a token in two segments is
+    weighted by its share of each. Labels are those of the window, which should then be the whole clip: for AVE's 10 seconds
     `AVMAEProcessor(span=10.0, audio_seconds=10.0)`.
     """
 
@@ -488,7 +495,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
             self.segments = nn.ModuleDict(
                 {modality: SegmentPooling(config, modality) for modality in config.modalities}
             )
-        # One per modality: the head is shared, the features' statistics are not.
+        # One per modality: the head is shared, the feature statistics are not.
         self.probe_norms = None
         if config.freeze_encoder:
             self.probe_norms = nn.ModuleDict({modality: BatchStandardization(width) for modality in config.modalities})
@@ -498,7 +505,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As transformers', whose loading makes every parameter trainable again: those of a linear probe are not."""
+        """As in transformers, but freezes a linear probe again, since loading makes every parameter trainable."""
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze()
         return loaded
@@ -521,17 +528,17 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         Args:
             pixel_values, input_features, modality_mask: See [`AVMAEModel.forward`].
             labels: Integer [B] (single label), float [B, C] (multi-hot, or mixed probabilities), or integer [B, heads]
-                for `config.class_splits`; with `num_segments` the same after an axis of segments, such as integer [B, 10].
-            audio_labels: Labels of the audio stream where they differ from `labels`, as after mixup per modality; in
-                training mode. By keyword only.
+                for `config.class_splits`. With `num_segments` the segment axis comes second, such as integer [B, 10].
+            audio_labels: Labels of the audio stream if they differ from `labels`, as after mixup per modality; in training mode.
+                Keyword only.
 
-        In training the loss is the mean of the modalities' own losses, with label smoothing; in evaluation it is the plain
-        loss of the averaged logits.
+        In training the loss is the mean of the losses of each modality's logits, with label smoothing. In evaluation it is the
+        loss of the averaged logits, without smoothing.
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
         outputs = self.avmae(pixel_values, input_features, modality_mask, **kwargs)
-        presence = presence_of(pixel_values, input_features, modality_mask)
+        presence = modality_presence(pixel_values, input_features, modality_mask)
         logits = {}
         for index, modality in enumerate(("video", "audio")):
             tokens = getattr(outputs, f"{modality}_hidden_state")

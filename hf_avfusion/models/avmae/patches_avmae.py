@@ -1,4 +1,4 @@
-"""What a masked autoencoder hides and reconstructs: patches drawn, cut out, standardised, scored and put back."""
+"""Patches of a masked autoencoder: random masks, cutting, standardising, loss and reassembly."""
 
 import torch
 
@@ -15,35 +15,35 @@ def draw_visible_tokens(
     fixed: bool = False,
 ) -> dict[str, torch.Tensor]:
     """
-    Random masks by the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k], the tokens
-    left visible in the (random) order in which the encoder sees them; of the config's modalities only.
+    Random masks with the config's ratios: `{"video_visible", "audio_visible"}`, each long [B, k]: the indices of the visible
+    tokens in the (random) order in which the encoder processes them. Only the config's modalities have a mask.
 
     Args:
-        generator: By default PyTorch's global one of the device. One of the CPU gives the same masks everywhere.
-        device: Of the result; by default the CPU.
-        fixed: Masks that only look random: the same in every call and run and on every device.
+        generator: By default PyTorch's global generator of the device. A CPU generator gives the same masks everywhere.
+        device: Device of the result; by default the CPU.
+        fixed: Pseudo-random masks that are the same in every call, run and on every device.
     """
     device, drawn = "cpu" if device is None else device, {}
     for salt, modality in enumerate(config.modalities):
         visible, tokens = config.num_visible_tokens(modality), config.num_tokens(modality)
         tube = modality == "video" and config.video_masking == "tube"
         steps = config.video_grid[0] if tube else 1
-        places = tokens // steps
+        positions = tokens // steps
         if fixed:
-            noise = fixed_noise(batch_size, places, salt << 40, device)
+            noise = fixed_noise(batch_size, positions, salt << 40, device)
         else:
             source = device if generator is None else generator.device
-            noise = torch.rand(batch_size, places, generator=generator, device=source).to(device)
-        chosen = noise.argsort(dim=1)[:, places - visible // steps :]
-        if tube:  # the same places in every frame group; visible tokens stay in their order
-            start = torch.arange(0, tokens, places, device=device)[None, :, None]
+            noise = torch.rand(batch_size, positions, generator=generator, device=source).to(device)
+        chosen = noise.argsort(dim=1)[:, positions - visible // steps :]
+        if tube:  # the same positions in every frame group; visible tokens keep their order
+            start = torch.arange(0, tokens, positions, device=device)[None, :, None]
             chosen = (chosen.sort(dim=1).values[:, None, :] + start).flatten(1)
         drawn[f"{modality}_visible"] = chosen
     return drawn
 
 
 def fixed_noise(rows: int, columns: int, salt: int, device: torch.device | str) -> torch.Tensor:
-    """int64 [rows, columns] that look random (a mix as SplitMix64's), the same in every run and on every device."""
+    """Pseudo-random int64 [rows, columns] (a SplitMix64-like mix), the same in every run and on every device."""
     value = torch.arange(rows * columns, device=device).view(rows, columns) + salt
     for multiplier in (-7046029254386353131, -4658895280553007687, -7723592293110705685):
         value = value * multiplier
@@ -57,7 +57,7 @@ def video_patches(
     """
     Frames [B, T, C, H, W] -> patch vectors [B, t*h*w, values], each ordered frame, row, column, channel.
 
-    `central_frame` keeps frame `tubelet_size // 2` of each tubelet only. T, H and W must divide.
+    `central_frame` keeps only frame `tubelet_size // 2` of each tubelet. T, H and W must be divisible by the patch.
     """
     batch, frames, channels, height, width = pixel_values.shape
     ph, pw = patch_hw
@@ -68,13 +68,13 @@ def video_patches(
     return patches.reshape(batch, t * h * w, -1)
 
 
-def frames_of_patches(
+def patches_to_frames(
     patches: torch.Tensor, grid: tuple[int, int, int], patch_hw: tuple[int, int], num_channels: int
 ) -> torch.Tensor:
     """
     The inverse of [`video_patches`]: [B, t*h*w, values] -> frames [B, t * frames per patch, C, H, W].
 
-    Patches of central frames only give one frame per tubelet.
+    Patches of central frames give one frame per tubelet.
     """
     (t, h, w), (ph, pw) = grid, patch_hw
     pixels = patches.reshape(patches.shape[0], t, h, w, -1, ph, pw, num_channels).permute(0, 1, 4, 7, 2, 5, 3, 6)
@@ -85,7 +85,7 @@ def spectrogram_patches(input_features: torch.Tensor, patch_hw: tuple[int, int])
     """
     Spectrogram [B, time, mel] or [B, C, time, mel] -> patch vectors [B, t*f, values], ordered time, mel, channel.
 
-    What the patches leave over at the end of time and mel is dropped, as in the embedding.
+    Remainders of time and mel are dropped, as in the embedding.
     """
     if input_features.dim() == 3:
         input_features = input_features.unsqueeze(1)
@@ -96,7 +96,7 @@ def spectrogram_patches(input_features: torch.Tensor, patch_hw: tuple[int, int])
     return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, t * f, -1)
 
 
-def spectrogram_of_patches(
+def patches_to_spectrogram(
     patches: torch.Tensor, grid: tuple[int, int], patch_hw: tuple[int, int], num_channels: int = 1
 ) -> torch.Tensor:
     """The inverse of [`spectrogram_patches`]: [B, t*f, values] -> [B, t * ph, f * pw], or with a channel axis after B."""
@@ -110,9 +110,9 @@ def patch_statistics(
     patches: torch.Tensor, standardization: str | None, num_channels: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Mean and deviation that standardise patch vectors [B, N, values], of a shape that spreads over them.
+    Mean and standard deviation of patch vectors [B, N, values], in a shape that broadcasts over them.
 
-    `"patch"`: over the whole vector; `"patch_channels"`: of each of its interleaved channels alone; None: 0 and 1. The
+    `"patch"`: over the whole vector; `"patch_channels"`: over each of its interleaved channels; None: 0 and 1. The standard
     deviation is sqrt(biased variance + 1e-6).
     """
     if standardization is None:
@@ -130,12 +130,12 @@ def patch_loss(
     predictions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, average_over_features: bool = True
 ) -> torch.Tensor:
     """
-    Squared error of patches, averaged over the weighted patches of the whole batch; float32 scalar.
+    Squared error of patches, averaged over the weighted patches of the whole batch: a float32 scalar.
 
     Args:
         predictions, targets: [B, N, values], computed in float32.
         weights: [B, N]; 1 where a patch counts.
-        average_over_features: divide by the number of values of a patch, else their errors are summed.
+        average_over_features: divide by the number of values per patch; else their errors are summed.
     """
     errors = (predictions.float() - targets.float()).square().sum(dim=-1)
     weights = weights.to(errors.dtype)

@@ -7,9 +7,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ...media.limits import check_num_parameters, check_sizes
-from ..shared.configuration_shared import as_pair, check_class_splits, take_class_splits
+from ...media.modalities import MODALITIES
+from ..shared.configuration_shared import apply_class_splits, as_pair, check_class_splits
 
-MODALITIES = ("video", "audio")
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
 READOUTS = ("token", "mean", "max", "sum", "stream_mean", "stream_max", "stream_sum")
@@ -58,16 +58,16 @@ class MBTConfig(PreTrainedConfig):
         hidden_dropout_prob (`float`, defaults to 0.0): Dropout after attention and in the MLP.
         attention_probs_dropout_prob (`float`, defaults to 0.0): Dropout of attention probabilities.
         drop_path_rate (`float`, defaults to 0.0): Stochastic depth of the last layer, growing linearly from 0 at the
-            first. Published recipes train with 0.3. As in the original a kept branch is **not** rescaled.
+            first. Published recipes train with 0.3. As in the original, a kept branch is **not** rescaled.
         initializer_range (`float`, defaults to 0.02): Standard deviation of position and bottleneck tokens.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of every LayerNorm.
         image_size (`int` or pair, defaults to 224): Height and width of frames, pixels.
         patch_size (`int` or pair, defaults to 16): Patch height and width. The same pair cuts the spectrogram
             (height along time, width along mel).
         tubelet_size (`int`, defaults to 2): Frames per video token.
-        num_frames (`int`, defaults to 32): Frames the model is given.
-        num_sampled_frames (`int`, *optional*): If set, the model itself picks this many of the `num_frames` frames by
-            the original's `temporal_sampling` rule and embeds each alone; `tubelet_size` must then be 1.
+        num_frames (`int`, defaults to 32): Frames per clip.
+        num_sampled_frames (`int`, *optional*): If set, the model selects this many of the `num_frames` frames by the
+            original's `temporal_sampling` rule and embeds each separately; `tubelet_size` must then be 1.
         num_channels (`int`, defaults to 3): Channels of a frame.
         num_audio_channels (`int`, defaults to 3): Input channels of the spectrogram patch projection. A mono
             spectrogram is shared by all of them, as in the original.
@@ -77,17 +77,17 @@ class MBTConfig(PreTrainedConfig):
             in which their tokens are concatenated in `last_hidden_state` and for pooling.
         fusion (`str`, defaults to `"bottleneck"`): `"bottleneck"` or `"self_attention"` (full attention over both
             streams' tokens).
-        fusion_layer (`int`, *optional*): First layer that exchanges information: 0 is early fusion,
-            `num_hidden_layers` late fusion (no exchange). `None` means two thirds of the layers (8 of 12).
-        num_bottleneck_tokens (`int`, defaults to 4): Bottleneck tokens; with the `"token"` readout the original adds
-            one more row, and so do we.
+        fusion_layer (`int`, *optional*): First layer with fusion: 0 is early fusion, `num_hidden_layers` late fusion (no
+            exchange between the streams). `None` means two thirds of the layers (8 of 12).
+        num_bottleneck_tokens (`int`, defaults to 4): Bottleneck tokens. With the `"token"` readout there is one more row, as
+            in the original.
         bottleneck_update (`str`, defaults to `"symmetric"`): `"symmetric"` averages the streams' updates;
             `"video_first"` and `"audio_first"` chain them (supplementary A.1).
-        test_with_bottlenecks (`bool`, defaults to `True`): If `False`, evaluation runs all layers without exchange.
+        test_with_bottlenecks (`bool`, defaults to `True`): If `False`, evaluation runs all layers without fusion.
         share_encoder (`bool`, defaults to `False`): One set of transformer layers for both streams.
         readout (`str`, defaults to `"token"`): `"token"` (a CLS token and logits per stream, averaged), `"mean"`,
             `"max"`, `"sum"` over all tokens of all streams together, or `"stream_mean"`, `"stream_max"`, `"stream_sum"`
-            over each stream's tokens (logits per stream, averaged: the MBT that AV-MAE is fine-tuned into).
+            over each stream's tokens (logits per stream, averaged: the MBT that AV-MAE fine-tunes).
         position_embeddings (`str`, defaults to `"learned"`): `"learned"`, or `"sinusoidal"` (fixed, over the flattened
             token index; also AV-MAE's).
         use_modality_tokens (`bool`, defaults to `False`): A learned vector per modality, added to its tokens (AV-MAE).
@@ -103,7 +103,7 @@ class MBTConfig(PreTrainedConfig):
     """
 
     model_type = "mbt"
-    # So that a Trainer's predictions are the logits alone.
+    # Then a Trainer's predictions are only the logits.
     keys_to_ignore_at_inference = [
         "video_logits",
         "audio_logits",
@@ -150,11 +150,11 @@ class MBTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.fusion_layer is None:
             self.fusion_layer = 2 * self.num_hidden_layers // 3
-        take_class_splits(self, kwargs)
+        apply_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Cross-field checks, run at construction. Raises ValueError naming the fields."""
+        """Cross-field checks at construction. Raises ValueError naming the fields."""
         sizes = (*_COUNTS, "image_size", "patch_size", "num_sampled_frames", "num_mel_bins", "spectrogram_length")
         check_sizes({name: getattr(self, name) for name in (*sizes, "num_bottleneck_tokens")})
         height, width = self.image_hw
@@ -176,9 +176,7 @@ class MBTConfig(PreTrainedConfig):
             raise ValueError(f"Sinusoidal positions need an even `hidden_size`, got {self.hidden_size}.")
         modalities = tuple(self.modalities)
         if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
-            raise ValueError(
-                f"`modalities` must name each of {MODALITIES} at most once and at least one, got {modalities}."
-            )
+            raise ValueError(f"`modalities` must name one or both of {MODALITIES}, each once, got {modalities}.")
         if not 0 <= self.fusion_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"`fusion_layer` must lie between 0 (early) and `num_hidden_layers` = {self.num_hidden_layers} (late), "
@@ -187,14 +185,18 @@ class MBTConfig(PreTrainedConfig):
         if self.fusion == "bottleneck" and self.num_bottleneck_tokens < 1:
             raise ValueError(
                 f'`num_bottleneck_tokens` must be at least 1 with `fusion="bottleneck"`, got '
-                f"{self.num_bottleneck_tokens}. For no exchange set `fusion_layer=num_hidden_layers`."
+                f"{self.num_bottleneck_tokens}. To disable fusion, set `fusion_layer=num_hidden_layers`."
             )
         if "video" in modalities:
             if height < patch_height or width < patch_width:
-                raise ValueError(f"`image_size` {(height, width)} is smaller than `patch_size` {self.patch_hw}.")
+                raise ValueError(
+                    f"`image_size` {(height, width)} is smaller than `patch_size` {self.patch_hw}. Increase it, or reduce "
+                    "`patch_size`."
+                )
             if self.num_sampled_frames is None and self.num_frames < self.tubelet_size:
                 raise ValueError(
-                    f"`num_frames` ({self.num_frames}) is smaller than `tubelet_size` ({self.tubelet_size})."
+                    f"`num_frames` ({self.num_frames}) is smaller than `tubelet_size` ({self.tubelet_size}). Increase it, "
+                    "or reduce `tubelet_size`."
                 )
             if self.num_sampled_frames is not None and (self.num_sampled_frames < 1 or self.tubelet_size != 1):
                 raise ValueError(
@@ -203,8 +205,8 @@ class MBTConfig(PreTrainedConfig):
                 )
         if "audio" in modalities and (self.spectrogram_length < patch_height or self.num_mel_bins < patch_width):
             raise ValueError(
-                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x "
-                f"{self.num_mel_bins} holds no patch of `patch_size` {self.patch_hw}."
+                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
+                f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
             )
         check_num_parameters(
             self._num_parameters(),
@@ -217,7 +219,7 @@ class MBTConfig(PreTrainedConfig):
         check_class_splits(self)
 
     def to_dict(self) -> dict:
-        """As transformers', with `class_splits` as pairs: saved JSON sorts the keys of a map, and their order is the heads'."""
+        """As in transformers, with `class_splits` as pairs: JSON would sort the keys of a map, which give the order of heads."""
         output = super().to_dict()
         if output.get("class_splits"):
             output["class_splits"] = [[name, size] for name, size in self.class_splits.items()]
@@ -235,25 +237,25 @@ class MBTConfig(PreTrainedConfig):
 
     @property
     def sampled_frame_indices(self) -> list[int] | None:
-        """Frames that the model itself picks, or None if it takes them all (`num_sampled_frames` not set)."""
+        """Indices of the frames that the model selects, or None if it uses all (`num_sampled_frames` not set)."""
         if self.num_sampled_frames is None:
             return None
         return temporal_sampling_indices(self.num_frames, self.num_sampled_frames)
 
     @property
     def video_patch_grid(self) -> tuple[int, int]:
-        """Rows (of all time steps, one below the other) and columns of video patches."""
+        """Rows (all time steps stacked) and columns of video patches."""
         (height, width), (patch_height, patch_width) = self.image_hw, self.patch_hw
         indices = self.sampled_frame_indices
         if indices is None:
             rows = (self.num_frames // self.tubelet_size) * (height // patch_height)
         else:
-            # The original folds sampled frames into the height before cutting patches.
+            # The original stacks sampled frames along the height before cutting patches.
             rows = len(indices) * height // patch_height
         return rows, width // patch_width
 
     def _num_parameters(self) -> int:
-        """All weight matrices, positions and the head; without biases and norms."""
+        """Parameters of the weight matrices, positions and head; without biases and norms."""
         width, patch = self.hidden_size, self.patch_hw[0] * self.patch_hw[1]
         encoders = 1 if self.share_encoder else len(self.modalities)
         layers = encoders * self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
@@ -266,12 +268,12 @@ class MBTConfig(PreTrainedConfig):
 
     @property
     def uses_bottleneck(self) -> bool:
-        """Whether bottleneck tokens take part at all (two streams that exchange through them)."""
+        """Whether the model uses bottleneck tokens (two streams with bottleneck fusion)."""
         return self.fusion == "bottleneck" and len(self.modalities) == 2 and self.fusion_layer < self.num_hidden_layers
 
     @property
     def has_stream_logits(self) -> bool:
-        """Whether each stream has logits of its own, which the readout averages."""
+        """Whether each stream has its own logits, which are averaged."""
         return self.readout == "token" or self.readout.startswith("stream_")
 
     @property
@@ -297,10 +299,10 @@ class MBTConfig(PreTrainedConfig):
 
 def temporal_sampling_indices(num_frames: int, num_sampled_frames: int) -> list[int]:
     """
-    Frames that the original's `temporal_sampling` picks, reproduced to the last bit of its float32 arithmetic.
+    Frame indices of the original's `temporal_sampling`, bit-equal to its float32 arithmetic.
 
-    Picks are rounded half to even, and for some pairs such as (8, 2) one frame more than asked for comes out
-    (recorded in the golden `temporal_sampling_indices`).
+    Indices are rounded half to even. Some pairs such as (8, 2) give one frame more than requested (recorded in the golden
+    `temporal_sampling_indices`).
     """
     if num_sampled_frames >= num_frames:
         return list(range(num_frames))

@@ -1,10 +1,10 @@
 """
 MBT, the Multimodal Bottleneck Transformer of "Attention Bottlenecks for Multimodal Fusion" (Nagrani et al., NeurIPS 2021).
 
-Equal to the scenic project `mbt` in every fusion variant and readout (recorded cases in tests/goldens/mbt), and to its repaired
-form where that code cannot run (pooled readouts together with bottlenecks). With fixed positions and a readout of each stream
-it is the MBT that the project `av_mae` fine-tunes (recorded cases in tests/goldens/avmae). Not in the originals: the asymmetric
-bottleneck updates of supplementary A.1 in code, and the handling of missing modalities, see `MBTModel.forward`.
+Equal to the scenic project `mbt` in every fusion variant and readout (recorded cases in tests/goldens/mbt). Where that code does
+not run (pooled readouts together with bottlenecks), equal to its repaired form. With fixed positions and a readout per stream it
+is the MBT that the project `av_mae` fine-tunes (recorded cases in tests/goldens/avmae). Not in the originals' code: the
+asymmetric bottleneck updates of supplementary A.1, and missing modalities, see `MBTModel.forward`.
 """
 
 import torch
@@ -32,29 +32,29 @@ from ..shared.two_streams import (
     AudioVisualModelOutput,
     StreamClassifier,
     average_streams,
-    blank_missing,
-    check_streams,
+    check_inputs,
     has_modality,
-    presence_of,
+    modality_presence,
     record_both_streams,
+    zero_missing,
 )
 from .configuration_mbt import MBTConfig
 from .initialization_mbt import (
     load_vit,
-    mbt_config_fields_of_avmae,
+    mbt_config_fields_from_avmae,
     mbt_state_from_avmae,
     mbt_state_from_vit,
     pre_logits_from_vit,
 )
 
-# What a layer hands on: video tokens, audio tokens, `extra`, and the attention weights of each stream.
+# Output of a layer: video tokens, audio tokens, `extra`, and the attention weights of each stream.
 LayerOutput = tuple[
     torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None
 ]
 
 
 class MBTEmbeddings(nn.Module):
-    """What both streams' embeddings share: an optional CLS token in front, positions over all of it, a modality token."""
+    """Shared parts of both embeddings: an optional CLS token in front, positions for all tokens, a modality token."""
 
     def __init__(self, config: MBTConfig, num_patches: int):
         super().__init__()
@@ -97,7 +97,7 @@ class MBTVideoEmbeddings(MBTEmbeddings):
         if self.frame_indices is not None:
             pixel_values = pixel_values[:, self.frame_indices]
             if config.image_hw[0] % config.patch_hw[0]:
-                # Patches straddle frames where the height is no multiple of the patch: part of the original's numbers.
+                # As in the original, patches straddle frames if the height is not a multiple of the patch height.
                 pixel_values = pixel_values.transpose(1, 2).flatten(2, 3).unsqueeze(1)
         return self.add_positions(self.patch_embeddings(pixel_values))
 
@@ -130,18 +130,18 @@ class MBTAudioEmbeddings(MBTEmbeddings):
 
 class MBTLayer(GradientCheckpointingLayer):
     """
-    One layer of both streams with its exchange.
+    One layer of both streams, with their fusion.
 
     `forward(video, audio, extra)` takes tokens [B, n_v, d] and [B, n_a, d] (either may be None) and returns the same, with
-    `extra` and the attention weights of each stream. `extra` is what travels between layers beside the tokens: the
-    bottleneck [B, b, d], or for a shared encoder with full self-attention the joint sequence, built once.
+    `extra` and the attention weights of each stream. `extra` is passed from layer to layer next to the tokens: the bottleneck
+    [B, b, d], or for a shared encoder with full self-attention the joint sequence, built once.
     """
 
     def __init__(self, config: MBTConfig, layer_index: int):
         super().__init__()
         self.config = config
-        self.exchanges = layer_index >= config.fusion_layer and len(config.modalities) == 2
-        # Growing linearly from 0 at the first layer to the full rate at the last.
+        self.fuses = layer_index >= config.fusion_layer and len(config.modalities) == 2
+        # The rate grows linearly from 0 at the first layer to the full rate at the last.
         rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
         if config.share_encoder:
             self.shared = ViTBlock(config, rate)
@@ -150,7 +150,7 @@ class MBTLayer(GradientCheckpointingLayer):
                 setattr(self, modality, ViTBlock(config, rate))
 
     def block(self, modality: str) -> ViTBlock:
-        """The transformer block that this stream uses."""
+        """The transformer block of this stream."""
         return self.shared if self.config.share_encoder else getattr(self, modality)
 
     def forward(
@@ -163,32 +163,32 @@ class MBTLayer(GradientCheckpointingLayer):
     ) -> LayerOutput:
         config = self.config
         without_bottlenecks = config.fusion == "bottleneck" and not (self.training or config.test_with_bottlenecks)
-        if not self.exchanges or without_bottlenecks:
-            return self._alone(video, audio, extra, **kwargs)
+        if not self.fuses or without_bottlenecks:
+            return self._forward_separately(video, audio, extra, **kwargs)
         if config.fusion == "bottleneck":
-            return self._through_bottleneck(video, audio, extra, presence, **kwargs)
+            return self._forward_bottleneck(video, audio, extra, presence, **kwargs)
         if video is None or audio is None:
-            return self._alone(video, audio, extra, **kwargs)
-        fuse = self._joint_shared if config.share_encoder else self._joint_separate
+            return self._forward_separately(video, audio, extra, **kwargs)
+        fuse = self._self_attention_shared if config.share_encoder else self._self_attention_separate
         fused = fuse(video, audio, extra, **kwargs)
         if presence is None:
             return fused
-        # Where a modality is missing the other attends to itself alone. Both results are computed and selected, which
-        # leaves complete samples untouched bit for bit and needs no attention mask.
-        alone = self._alone(video, audio, None, **kwargs)
+        # If a modality is missing, the other attends to itself alone. Both results are computed and one is selected per sample:
+        # complete samples stay bit-identical and no attention mask is needed.
+        separate = self._forward_separately(video, audio, None, **kwargs)
         complete = presence.all(dim=1)[:, None, None]
-        video, audio = (torch.where(complete, both, one) for both, one in zip(fused[:2], alone[:2]))
+        video, audio = (torch.where(complete, both, one) for both, one in zip(fused[:2], separate[:2]))
         joint = None if fused[2] is None else self._join(video, audio)
         return (video, audio, joint, *fused[3:])
 
-    def _alone(
+    def _forward_separately(
         self, video: torch.Tensor | None, audio: torch.Tensor | None, extra: torch.Tensor | None, **kwargs
     ) -> LayerOutput:
         video, video_weights = (None, None) if video is None else self.block("video")(video, **kwargs)
         audio, audio_weights = (None, None) if audio is None else self.block("audio")(audio, **kwargs)
         return video, audio, extra, video_weights, audio_weights
 
-    def _through_bottleneck(
+    def _forward_bottleneck(
         self,
         video: torch.Tensor | None,
         audio: torch.Tensor | None,
@@ -203,7 +203,7 @@ class MBTLayer(GradientCheckpointingLayer):
             stream = tokens[modality]
             if stream is None:
                 continue
-            # Tokens first, bottleneck last; the concatenation is the only copy, both halves of the result are views.
+            # Tokens first, bottleneck last. Only the concatenation copies: both halves of the result are views.
             joint, weights[modality] = self.block(modality)(torch.cat([stream, bottleneck], dim=1), **kwargs)
             tokens[modality], update = joint[:, : stream.shape[1]], joint[:, stream.shape[1] :]
             if chained:
@@ -216,16 +216,16 @@ class MBTLayer(GradientCheckpointingLayer):
             bottleneck = average_streams(updates.get("video"), updates.get("audio"), presence)
         return tokens["video"], tokens["audio"], bottleneck, weights.get("video"), weights.get("audio")
 
-    def _joint_separate(
+    def _self_attention_separate(
         self, video: torch.Tensor, audio: torch.Tensor, extra: torch.Tensor | None, **kwargs
     ) -> LayerOutput:
-        # Each stream's block runs over [others, own] and keeps its own rows. The original also computes the others' rows
-        # and drops them; here they only serve as keys and values, which changes no result.
+        # Each stream's block runs over [other, own] and keeps its own rows. The original also computes the other rows and drops
+        # them. Here they are only keys and values, which gives the same result.
         new_video, video_weights = self.block("video")(video, audio, **kwargs)
         new_audio, audio_weights = self.block("audio")(audio, video, **kwargs)
         return new_video, new_audio, extra, video_weights, audio_weights
 
-    def _joint_shared(
+    def _self_attention_shared(
         self, video: torch.Tensor, audio: torch.Tensor, joint: torch.Tensor | None, **kwargs
     ) -> LayerOutput:
         joint, weights = self.shared(self._join(video, audio) if joint is None else joint, **kwargs)
@@ -239,7 +239,7 @@ class MBTLayer(GradientCheckpointingLayer):
 
 
 class MBTPreTrainedModel(PreTrainedModel):
-    """Initialisation of weights and what transformers needs to know of every MBT class."""
+    """Weight initialisation and the class attributes that transformers needs."""
 
     config: MBTConfig
     base_model_prefix = "mbt"
@@ -267,7 +267,7 @@ class MBTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fresh weights as in the original."""
+        """Initialise weights as in the original."""
         super()._init_weights(module)
         init_marked_layer(module, head_bias=self.config.classifier_bias_init)
         if isinstance(module, MBTEmbeddings):
@@ -286,7 +286,7 @@ class MBTModel(MBTPreTrainedModel):
         super().__init__(config)
         self.video_embeddings = MBTVideoEmbeddings(config) if "video" in config.modalities else None
         self.audio_embeddings = MBTAudioEmbeddings(config) if "audio" in config.modalities else None
-        # No positions on bottleneck rows. Only built where it takes part: an unused parameter would stall DDP.
+        # Bottleneck rows have no positions. Created only if used: an unused parameter would stall DDP.
         self.bottleneck = (
             nn.Parameter(torch.zeros(1, config.num_bottleneck_rows, config.hidden_size))
             if config.uses_bottleneck
@@ -310,22 +310,22 @@ class MBTModel(MBTPreTrainedModel):
         Args:
             pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, values in [-1, 1].
             input_features (float [B, spectrogram_length, num_mel_bins], *optional*): Log-mel spectrogram.
-            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where that track of that sample is
-                missing and its row holds filler. Leave it out when every sample has every given modality.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where a sample lacks the modality and its
+                row holds filler. Omit it if every sample has every given modality.
 
-        A missing modality (its argument not given, or masked) exchanges nothing: the bottleneck keeps the update of the
-        modality that is there, full self-attention sees that modality alone, and readouts use its tokens only. So a
-        sample's result does not depend on its batch mates, and samples with both tracks are untouched bit for bit. The
-        original has no such mechanism; to drop a stream altogether load the model with `modalities=("audio",)`.
+        A missing modality (its argument not given, or masked) takes no part in fusion: the bottleneck keeps the update of the
+        other modality, full self-attention is over that modality alone, and readouts use its tokens only. So results do not
+        depend on batch mates, and samples with both modalities are bit-identical to those of an unmasked batch. The original
+        has no such mechanism. To drop a stream altogether, load the model with `modalities=("audio",)`.
 
         Raises:
             ValueError: On missing or unknown modalities and wrong shapes.
         """
-        check_streams(self.config, pixel_values, input_features, modality_mask)
+        check_inputs(self.config, pixel_values, input_features, modality_mask)
         if modality_mask is not None:
-            pixel_values = blank_missing(pixel_values, modality_mask[:, 0].bool())
-            input_features = blank_missing(input_features, modality_mask[:, 1].bool())
-        presence = presence_of(pixel_values, input_features, modality_mask)
+            pixel_values = zero_missing(pixel_values, modality_mask[:, 0].bool())
+            input_features = zero_missing(input_features, modality_mask[:, 1].bool())
+        presence = modality_presence(pixel_values, input_features, modality_mask)
         video = None if pixel_values is None else self.video_embeddings(pixel_values)
         audio = None if input_features is None else self.audio_embeddings(input_features)
         extra = None
@@ -346,12 +346,12 @@ class MBTModel(MBTPreTrainedModel):
 
     @classmethod
     def from_vit(cls, vit: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs) -> "MBTModel":
-        """A new model whose streams start from an image ViT; see [`MBTForAudioVisualClassification.from_vit`]."""
+        """A new model initialised from an image ViT; see [`MBTForAudioVisualClassification.from_vit`]."""
         return _from_vit(cls, vit, config, **kwargs)
 
     @classmethod
     def from_avmae(cls, avmae: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs) -> "MBTModel":
-        """A new model whose streams start from a pretrained AV-MAE; see [`MBTForAudioVisualClassification.from_avmae`]."""
+        """A new model initialised from a pretrained AV-MAE; see [`MBTForAudioVisualClassification.from_avmae`]."""
         return _from_avmae(cls, avmae, config, **kwargs)
 
 
@@ -387,17 +387,17 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
             pixel_values, input_features, modality_mask: See [`MBTModel.forward`].
             labels: Integer [B] (single label), float [B, C] (multi-hot, or mixed probabilities), or integer [B, heads]
                 for `config.class_splits`; see `config.problem_type`.
-            audio_labels: Labels of the audio stream where they differ from `labels`, as after mixup per modality;
-                needs the `"token"` readout and training mode. By keyword only.
+            audio_labels: Labels of the audio stream if they differ from `labels`, as after mixup per modality; needs a readout
+                with logits per stream and training mode. Keyword only.
 
-        In training with the `"token"` readout the loss is the mean of the streams' own losses, with label smoothing;
-        in evaluation it is the plain loss of the averaged logits.
+        In training, with a readout that has logits per stream, the loss is the mean of the losses of the streams' logits, with
+        label smoothing. In evaluation it is the loss of the averaged logits, without smoothing.
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
         outputs = self.mbt(pixel_values, input_features, modality_mask, **kwargs)
         video, audio = outputs.video_hidden_state, outputs.audio_hidden_state
-        presence = presence_of(pixel_values, input_features, modality_mask)
+        presence = modality_presence(pixel_values, input_features, modality_mask)
         video_logits = audio_logits = None
         if self.config.has_stream_logits:
             video_logits = None if video is None else self._head(self._pool_stream(video))
@@ -429,7 +429,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         audio: torch.Tensor | None,
         presence: torch.Tensor | None,
     ) -> torch.Tensor:
-        # Over all tokens of all streams together, so the longer stream weighs more; not the mean of the streams' means.
+        # Over all tokens of all streams, so the longer stream has more weight; not the mean of the streams' means.
         reduce = REDUCTIONS[self.config.readout]
         pooled = reduce(tokens, dim=1)
         if presence is None:
@@ -443,14 +443,14 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         cls, vit: PreTrainedModel | str, config: MBTConfig | None = None, **kwargs
     ) -> "MBTForAudioVisualClassification":
         """
-        A new model whose streams start from an image ViT, by the original's rules.
+        A new model whose streams are initialised from an image ViT, by the original's rules.
 
-        Every encoder block is copied to both streams, the final norm is copied, the patch kernel becomes the spectrogram's
-        and, inflated, the tubelets', positions are resampled (align-corners bilinear) and tiled over time, the
-        bottleneck starts from the shrunken position grid, the CLS is copied to the video stream (or to the only stream);
-        beside a video stream the audio CLS stays fresh, and so does the head. The ViT's pooler becomes the dense layer
-        before the head where `representation_size` asks for one of its width.
-        The ViT's activation and LayerNorm epsilon are replaced by the config's (tanh GELU, 1e-6: those of the JAX ViT).
+        Every encoder block is copied to both streams, and the final norm is copied. The patch kernel is copied to the
+        spectrogram's and, inflated, to the tubelets'. Positions are resampled (align-corners bilinear) and tiled over time. The
+        bottleneck is initialised from the downsampled position grid. The CLS token is copied to the video stream (or to the
+        only stream). With a video stream, the audio CLS token is newly initialised. The head is always newly initialised. The
+        ViT's pooler becomes the dense layer before the head if `representation_size` is its width. The ViT's activation and
+        LayerNorm epsilon are replaced by the config's (tanh GELU, 1e-6: those of the JAX ViT).
 
         Args:
             vit: A transformers `ViTModel` or `ViTFor...`, or the Hub id or folder of one.
@@ -460,7 +460,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
             **config_overrides: Fields of the default config, such as `num_labels` or `num_frames`.
 
         Raises:
-            ValueError: If shapes cannot be matched or a tensor of the ViT has no place; the message names them.
+            ValueError: If shapes do not match or a tensor of the ViT has no target; the message names them.
         """
         return _from_vit(cls, vit, config, **kwargs)
 
@@ -469,13 +469,13 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         cls, avmae: PreTrainedModel | str, config: MBTConfig | None = None, **config_overrides
     ) -> "MBTForAudioVisualClassification":
         """
-        A new model whose streams start from a pretrained AV-MAE, as the paper fine-tunes it.
+        A new model whose streams are initialised from a pretrained AV-MAE, as the paper fine-tunes it.
 
             model = MBTForAudioVisualClassification.from_avmae("folder", num_labels=309, num_frames=32, fusion_layer=8)
 
-        A modality's own layers go to its stream, layers that both share to both streams; the final norm is that of the joint or
-        shared layers and fresh after separate encoders; bottleneck and head are fresh. The original's own mapping loses the
-        spectrogram's patch projection to a misspelt name; here it is kept.
+        Layers of one modality are copied to its stream, shared layers to both streams. The final norm is that of the joint or
+        shared layers; after separate encoders it is newly initialised. Bottleneck and head are newly initialised. The original's
+        mapping loses the spectrogram's patch projection because of a misspelt name; here it is copied.
 
         Args:
             avmae: An `AVMAEModel` or `AVMAEFor...`, or the Hub id or folder of one.
@@ -483,7 +483,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
                 stream's tokens.
             **config_overrides: Fields of the default config, such as `num_labels`, `num_frames` (published: 32),
                 `fusion_layer` (published for Large: 16 on VGGSound, 18 on AudioSet), `modalities` (`("audio",)` fine-tunes on
-                sound alone), `drop_path_rate` and `label_smoothing` (published: 0.3 both).
+                audio alone), `drop_path_rate` and `label_smoothing` (published: 0.3 both).
 
         Raises:
             ValueError: If tensors and config do not match; the message names them.
@@ -498,12 +498,14 @@ def _from_avmae(
         avmae = AutoModel.from_pretrained(avmae)
     if avmae.config.model_type != "avmae":
         raise ValueError(
-            f"{type(avmae).__name__} is no AV-MAE. Give an `AVMAEModel`, `AVMAEFor...` or a folder of one."
+            f"`avmae` must be an `AVMAEModel`, an `AVMAEFor...` or a folder of one, got {type(avmae).__name__}."
         )
     if config is None:
-        config = cls.config_class(**{**mbt_config_fields_of_avmae(avmae.config), **config_overrides})
+        config = cls.config_class(**{**mbt_config_fields_from_avmae(avmae.config), **config_overrides})
     elif config_overrides:
-        raise ValueError(f"Give either `config` or single fields, not both; got config and {sorted(config_overrides)}.")
+        raise ValueError(
+            f"Give either `config` or single fields, not both; got `config` and {sorted(config_overrides)}."
+        )
     model = cls(config)
     base = getattr(model, model.base_model_prefix, model)
     state = mbt_state_from_avmae(avmae.base_model.state_dict(), avmae.config, config)
@@ -511,7 +513,7 @@ def _from_avmae(
     odd = [f"{name} {tuple(value.shape)}" for name, value in state.items() if shapes.get(name) != tuple(value.shape)]
     if odd:
         raise ValueError(
-            f"The AV-MAE's {', '.join(odd)} have no place in this config; give the fields that they follow."
+            f"The AV-MAE's tensors {', '.join(odd)} do not fit this config. Change the config fields that set their shapes."
         )
     missing = set(base.load_state_dict(state, strict=False).missing_keys)
     fresh = {
@@ -523,7 +525,9 @@ def _from_avmae(
     }
     fresh |= {f"{modality}_embeddings.modality_token" for modality in config.modalities}
     if missing - fresh:
-        raise ValueError(f"AV-MAE initialisation left {sorted(missing - fresh)} unset.")
+        raise ValueError(
+            f"The AV-MAE has no tensors for {sorted(missing - fresh)}. Change the config so that its parts match the AV-MAE's."
+        )
     return model
 
 
@@ -550,11 +554,13 @@ def _from_vit(
         absent = [name for name in fields if not hasattr(vit.config, name)]
         if absent:
             raise ValueError(
-                f"{type(vit).__name__} is no ViT: its config lacks {absent}. Give a `ViTModel` or `ViTFor...`."
+                f"`vit` must be a `ViTModel` or `ViTFor...`, got {type(vit).__name__}, whose config lacks {absent}."
             )
         config = cls.config_class(**{**{name: getattr(vit.config, name) for name in fields}, **config_overrides})
     elif config_overrides:
-        raise ValueError(f"Give either `config` or single fields, not both; got config and {sorted(config_overrides)}.")
+        raise ValueError(
+            f"Give either `config` or single fields, not both; got `config` and {sorted(config_overrides)}."
+        )
     model = cls(config)
     base = getattr(model, model.base_model_prefix, model)
     vit_state = vit.base_model.state_dict()
@@ -562,7 +568,10 @@ def _from_vit(
     missing, unexpected = base.load_state_dict(state, strict=False)
     fresh = {name for name in missing if not name.endswith("audio_embeddings.cls_token")}
     if fresh or unexpected:
-        raise ValueError(f"ViT initialisation left {sorted(fresh)} unset and could not place {sorted(unexpected)}.")
+        raise ValueError(
+            f"The ViT has no tensors for {sorted(fresh)}, and the model has no parameters for {sorted(unexpected)}. Change the "
+            "config so that both match."
+        )
     if base is not model:
         model.load_state_dict(pre_logits_from_vit(vit_state, config), strict=False)
     return model

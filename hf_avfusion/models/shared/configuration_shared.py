@@ -1,4 +1,4 @@
-"""Fields that several configurations have alike: sizes given once or as a pair, and heads that share one logits vector."""
+"""Config fields shared by several architectures: sizes given once or as a pair, and `class_splits`."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from ...media.limits import check_num_labels
 
 
 def as_pair(name: str, value: Any) -> tuple[int, int]:
-    """A size given once, or as (height, width). Raises ValueError naming the field."""
+    """(height, width) of a size given once or as a pair. Raises ValueError naming the field."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"`{name}` must be a positive integer or a (height, width) pair, got {value}.")
     return pair
 
 
-def take_class_splits(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+def apply_class_splits(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
     """
-    What `class_splits` decides, before transformers makes the label names: in `kwargs` the number of labels unless
-    given, on `config` the problem type; a list of pairs, as saved files have it, becomes a map.
+    Set the fields that follow from `class_splits`. Call it before transformers creates the label names.
 
-    Raises ValueError for more labels than any model has.
+    Sets the number of labels in `kwargs` unless given, and the problem type on `config`. A list of pairs, as in saved files,
+    becomes a dict. Raises ValueError for more labels than supported.
     """
     if isinstance(config.class_splits, list):
         config.class_splits = dict(config.class_splits)
@@ -33,11 +33,11 @@ def take_class_splits(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
 
 
 def check_class_splits(config: PreTrainedConfig) -> None:
-    """Raises ValueError where `class_splits`, `problem_type` and the number of labels contradict each other."""
+    """Raises ValueError if `class_splits`, `problem_type` and the number of labels contradict each other."""
     splits = config.class_splits
     if (splits is not None) != (config.problem_type == "multi_head_classification"):
         raise ValueError(
-            '`class_splits` and `problem_type="multi_head_classification"` go together, got '
+            '`class_splits` and `problem_type="multi_head_classification"` must be set together, got '
             f"class_splits={splits}, problem_type={config.problem_type!r}."
         )
     if splits is not None and sum(splits.values()) != config.num_labels:
@@ -47,4 +47,4 @@ def check_class_splits(config: PreTrainedConfig) -> None:
         )
 
 
-__all__ = ["as_pair", "check_class_splits", "take_class_splits"]
+__all__ = ["apply_class_splits", "as_pair", "check_class_splits"]

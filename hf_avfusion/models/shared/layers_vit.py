@@ -1,4 +1,4 @@
-"""The pre-norm ViT block and patch embeddings that the ViT-based architectures share (JAX conventions throughout)."""
+"""The pre-norm ViT block and the patch embeddings of the ViT-based architectures (JAX conventions throughout)."""
 
 import math
 from collections.abc import Callable
@@ -49,9 +49,9 @@ class ViTAttention(nn.Module):
         self, hidden_states: torch.Tensor, context: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        hidden_states [B, n, d] -> ([B, n, d], weights [B, heads, n, m] or None where the kernel keeps none).
+        hidden_states [B, n, d] -> ([B, n, d], weights [B, heads, n, m] or None if the kernel returns none).
 
-        `context` [B, m, d] is what is attended to; by default the hidden states themselves, m = n.
+        `context` [B, m, d] provides keys and values; by default the hidden states themselves, m = n.
         """
         context = hidden_states if context is None else context
         shape = hidden_states.shape[:-1]
@@ -90,10 +90,10 @@ class ViTMLP(nn.Module):
 
 def drop_branch(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
     """
-    Stochastic depth of the scenic ViT family: a residual branch [B, n, d] is zeroed for a sample with probability `rate`.
+    Stochastic depth of the scenic ViT family: zeroes a residual branch [B, n, d] for a sample with probability `rate`.
 
-    Unlike timm's `DropPath` a kept branch is not divided by the keep probability, and evaluation rescales nothing
-    (MBT and AV-MAE code; a rescaling version trains a different model).
+    Unlike timm's `DropPath`, it does not divide a kept branch by the keep probability, and evaluation rescales nothing (MBT
+    and AV-MAE code; a rescaling version trains a different model).
     """
     if not training or rate == 0.0:
         return branch
@@ -114,17 +114,17 @@ class ViTBlock(nn.Module):
         self.mlp = ViTMLP(config)
 
     def forward(
-        self, hidden_states: torch.Tensor, beside: torch.Tensor | None = None, **kwargs
+        self, hidden_states: torch.Tensor, extra_context: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         hidden_states [B, n, d] -> ([B, n, d], attention weights or None).
 
-        `beside` [B, m, d] holds tokens that stand before the hidden states in the sequence and are attended to, but whose
-        own update nobody needs: only their keys and values are computed. Weights are then [B, heads, n, m + n].
+        `extra_context` [B, m, d]: tokens prepended as keys and values only; they are not updated. Weights are then
+        [B, heads, n, m + n].
         """
         normed, context = self.layernorm_before(hidden_states), None
-        if beside is not None:
-            context = torch.cat([self.layernorm_before(beside), normed], dim=1)
+        if extra_context is not None:
+            context = torch.cat([self.layernorm_before(extra_context), normed], dim=1)
         attended, weights = self.attention(normed, context, **kwargs)
         hidden_states = hidden_states + drop_branch(self.dropout(attended), self.drop_path_rate, self.training)
         transformed = self.mlp(self.layernorm_after(hidden_states))
@@ -135,8 +135,8 @@ class VideoPatchEmbeddings(nn.Module):
     """
     Tubelet projection: pixel_values [B, T, C, H, W] -> tokens [B, t*h*w, d], ordered frame group, row, column.
 
-    Kernel equals stride, so the convolution is a matrix product on rearranged pixels; the weight keeps the Conv3d layout
-    (d, C, ft, fh, fw). Remainders of T, H and W are dropped (VALID padding of the originals).
+    Kernel equals stride, so the convolution is a matrix product on rearranged pixels. The weight keeps the Conv3d layout
+    (d, C, ft, fh, fw). Remainders of T, H and W are dropped (VALID padding in the originals).
     """
 
     def __init__(self, num_channels: int, hidden_size: int, tubelet_size: int, patch_hw: tuple[int, int]):
@@ -188,7 +188,7 @@ class SpectrogramPatchEmbeddings(nn.Module):
 
 
 def select_tokens(tokens: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
-    """tokens [B, n, d], indices [B, k] -> [B, k, d], each sample's own choice in its own order; None keeps all."""
+    """tokens [B, n, d], indices [B, k] -> [B, k, d] in the order of the indices; None keeps all tokens."""
     if indices is None:
         return tokens
     return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -207,8 +207,8 @@ def sinusoidal_positions(num_tokens: int, width: int) -> torch.Tensor:
 
 def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int) -> None:
     """
-    Give `module` its `position_embeddings` [1, num_tokens, width]: a parameter for `kind` "learned", a buffer that is not
-    saved for "sinusoidal". [`init_position_table`] fills either, also after construction on the meta device.
+    Add `position_embeddings` [1, num_tokens, width] to `module`: a parameter for `kind` "learned", a non-persistent buffer for
+    "sinusoidal". [`init_position_table`] fills either, also after construction on the meta device.
     """
     table = torch.zeros(1, num_tokens, width)
     if kind == "learned":
@@ -219,7 +219,7 @@ def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int
 
 
 def init_position_table(module: nn.Module, std: float) -> None:
-    """Fill what [`add_position_table`] made."""
+    """Fill the table that [`add_position_table`] created."""
     table = module.position_embeddings
     if isinstance(table, nn.Parameter):
         init.normal_(table, std=std)
@@ -231,8 +231,8 @@ def with_init(layer: nn.Module, scheme: str) -> nn.Module:
     """
     Mark a dense or convolution layer with the scheme that [`init_marked_layer`] applies to it.
 
-    The mark sits on the layer that owns the weights: transformers skips modules without own parameters when it initialises
-    models from outside its tree, so a rule on the parent would never run.
+    The mark is on the layer that owns the weights: when transformers initialises models from outside its tree, it skips
+    modules without own parameters, so a rule on the parent would never run.
     """
     layer.init_scheme = scheme
     return layer
@@ -240,18 +240,18 @@ def with_init(layer: nn.Module, scheme: str) -> nn.Module:
 
 def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
     """
-    Initialise a layer marked by [`with_init`] as the JAX originals do; unmarked modules are left alone.
+    Initialise a layer marked by [`with_init`] as in the JAX originals. Unmarked modules do not change.
 
-    Attention and MLP kernels Xavier-uniform, attention biases 0, MLP biases N(0, 1e-6); patch projections and
-    pre-logits LeCun-normal, biases 0; head kernel 0, head bias `head_bias`. Schemes "xavier" and "zero" name the kernel's
-    initialisation, with bias 0.
+    Attention and MLP kernels: Xavier-uniform, attention biases 0, MLP biases N(0, 1e-6). Patch projections and pre-logits:
+    LeCun-normal, biases 0. Head: kernel 0, bias `head_bias`. Schemes "xavier" and "zero" name the kernel's initialisation,
+    with bias 0.
     """
     scheme = getattr(module, "init_scheme", None)
     if scheme in ("attention", "mlp", "xavier"):
         init.xavier_uniform_(module.weight)
     elif scheme == "lecun":
-        # Flax truncates at two standard deviations and makes up for the variance lost; transformers' own version bounds the
-        # values at +-2 whatever the scale, which leaves them 14 % too large.
+        # Flax truncates at two standard deviations and corrects the variance. transformers' version clips at +-2 at any
+        # scale, which makes the values 14 % too large.
         std = module.weight[0].numel() ** -0.5 / 0.87962566103423978
         init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
     elif scheme in ("head", "zero"):

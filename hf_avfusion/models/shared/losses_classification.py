@@ -1,4 +1,4 @@
-"""Classification losses shared by all heads: single-label, multi-label and multi-head, with label smoothing as published."""
+"""Classification losses of all heads: single-label, multi-label and multi-head, with label smoothing as published."""
 
 import torch
 from torch import nn
@@ -6,9 +6,9 @@ from torch import nn
 
 def infer_problem_type(problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:
     """
-    The problem type of a loss call: the configured one, else transformers' rule.
+    The configured problem type, or else the result of transformers' rule.
 
-    One output means regression, integer labels a single label per clip, float labels multi-hot.
+    One output means regression, integer labels mean a single label per clip, float labels are multi-hot.
     """
     if problem_type is not None:
         return problem_type
@@ -25,19 +25,19 @@ def classification_loss(
     class_splits: dict[str, int] | None = None,
 ) -> torch.Tensor:
     """
-    Loss of every sample, float32 [B]; the mean over the batch is the originals' loss.
+    Loss of each sample, float32 [B]. Its mean over the batch is the loss of the originals.
 
     Args:
         logits: [B, C], any float dtype; computed in float32.
         labels: by `problem_type`:
             `"single_label_classification"`: class indices, long [B], or class probabilities, float [B, C] (mixup);
             `"multi_label_classification"`: multi-hot (or mixed) targets, float [B, C]; the loss is **summed over
-            classes** as in scenic, where transformers would average;
+            classes** as in scenic (transformers averages);
             `"multi_head_classification"`: one index per head, long [B, heads], in the order of `class_splits`, or the
-            heads' class probabilities side by side, float [B, C] (mixup); the loss is the mean over heads;
+            concatenated class probabilities of the heads, float [B, C] (mixup); the loss is the mean over heads;
             `"regression"`: targets, float [B] or [B, C]; squared error averaged over outputs.
         label_smoothing: s in `y <- y (1 - s) + s / C`, applied to soft and multi-hot targets alike (not to regression).
-        class_splits: head name -> classes; logits are the heads' logits side by side.
+        class_splits: head name -> number of classes; logits are the concatenated logits of the heads.
 
     Raises:
         ValueError: If the shape of `labels` does not fit.
@@ -67,12 +67,15 @@ def classification_loss(
             for part, target in zip(logits.split(sizes, dim=1), targets)
         ]
         return torch.stack(losses).mean(dim=0)
-    raise ValueError(f"Unknown problem_type {problem_type!r}.")
+    raise ValueError(
+        f"`problem_type` must be one of single_label_classification, multi_label_classification, multi_head_classification and "
+        f"regression, got {problem_type!r}."
+    )
 
 
 def _check(fits: bool, problem_type: str, wanted: str, labels: torch.Tensor) -> None:
     if not fits:
         raise ValueError(
             f"`labels` for {problem_type} must be {wanted}, got {labels.dtype} of shape {tuple(labels.shape)}. "
-            "Set `config.problem_type` if another kind of label is meant."
+            "Set `config.problem_type` for labels of another kind."
         )

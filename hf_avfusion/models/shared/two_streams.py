@@ -1,4 +1,4 @@
-"""What models of two streams share: outputs, input checks, missing tracks, averages over streams, and per-stream heads."""
+"""Shared parts of two-stream models: outputs, input checks, missing modalities, classification head."""
 
 from dataclasses import dataclass
 from functools import wraps
@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput
 
 from .losses_classification import classification_loss, infer_problem_type
 
-# How a readout makes one feature of many tokens.
+# Pooled readouts: name -> reduction over tokens.
 REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
 
 
@@ -21,12 +21,12 @@ class AudioVisualModelOutput(ModelOutput):
     Args:
         last_hidden_state (float [B, n_v + n_a, d]): Normalised tokens, streams in the order of `config.modalities`.
         video_hidden_state (float [B, n_v, d]): Normalised video tokens; absent without video.
-        audio_hidden_state (float [B, n_a, d]): Normalised spectrogram tokens; absent without audio.
+        audio_hidden_state (float [B, n_a, d]): Normalised audio tokens; absent without audio.
         hidden_states (tuple of `num_hidden_layers + 1` [B, n_v, d]): Video stream before and after each layer, not normalised.
-        attentions (tuple of [B, heads, queries, keys]): Video stream; eager attention only. A layer that lets both streams'
-            tokens attend to each other in one sequence has one map for both, found here; where a bottleneck takes part, its
-            rows are last, and where a stream attends beyond itself the keys are [other stream, own tokens].
-        audio_hidden_states, audio_attentions: The same of the spectrogram stream.
+        attentions (tuple of [B, heads, queries, keys]): Video stream; eager attention only. A layer in which both streams'
+            tokens attend to each other in one sequence has one map for both, which is stored here. With a bottleneck, its
+            rows are last. Where a stream also attends to the other stream, the keys are [other stream, own tokens].
+        audio_hidden_states, audio_attentions: The same for the audio stream.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -46,8 +46,8 @@ class AudioVisualClassifierOutput(ModelOutput):
     Args:
         loss (float scalar): Mean over the batch; given `labels`.
         logits (float [B, C], or [B, segments, C] in event localisation): Scores before softmax or sigmoid.
-        video_logits, audio_logits (same shape): Scores of each stream alone, where the readout has them; `logits` is their
-            mean over the modalities present. Rows of a missing modality are meaningless.
+        video_logits, audio_logits (same shape): Scores of each stream alone, if the readout has them. `logits` is their mean
+            over the modalities present. Rows of a missing modality are meaningless.
         hidden_states, attentions, audio_hidden_states, audio_attentions: See the base model's output.
     """
 
@@ -62,7 +62,7 @@ class AudioVisualClassifierOutput(ModelOutput):
 
 
 def record_both_streams(forward):
-    """Let `output_hidden_states` and `output_attentions` switch the audio stream's recording as well."""
+    """Make `output_hidden_states` and `output_attentions` record the audio stream too."""
 
     @wraps(forward)
     def wrapper(self, *args, **kwargs):
@@ -87,17 +87,17 @@ def record_both_streams(forward):
     return wrapper
 
 
-def check_streams(
+def check_inputs(
     config: PreTrainedConfig,
     pixel_values: torch.Tensor | None,
     input_features: torch.Tensor | None,
     modality_mask: torch.Tensor | None,
 ) -> None:
     """
-    Refuse inputs that do not fit `config.modalities` or each other, and samples that have neither track.
+    Check that the inputs fit `config.modalities` and each other, and that every sample has a modality.
 
     Raises:
-        ValueError: Naming the argument.
+        ValueError: If they do not; the message names the argument.
     """
     given = {"video": pixel_values, "audio": input_features}
     if pixel_values is None and input_features is None:
@@ -106,12 +106,12 @@ def check_streams(
         if given[modality] is not None and modality not in config.modalities:
             raise ValueError(
                 f"`{name}` was given, but this model has no {modality} stream (config.modalities = "
-                f"{tuple(config.modalities)}). Leave it out, or load a model with that stream."
+                f"{tuple(config.modalities)}). Omit it, or load a model with that stream."
             )
     if pixel_values is not None and input_features is not None and pixel_values.shape[0] != input_features.shape[0]:
         raise ValueError(
             f"`pixel_values` holds {pixel_values.shape[0]} samples, `input_features` {input_features.shape[0]}; "
-            "both must describe the same clips."
+            "both must hold the same clips."
         )
     if modality_mask is None:
         return
@@ -121,28 +121,30 @@ def check_streams(
             f"`modality_mask` must be bool [batch, 2] = [{batch}, 2] (columns video, audio), got "
             f"{tuple(modality_mask.shape)}."
         )
-    # Reading values waits for a GPU and breaks a graph; there the processor's and the collator's check must do.
+    # Reading values synchronises with the GPU and breaks a graph. There the checks of processor and collator must suffice.
     if modality_mask.device.type == "cpu" and not torch.compiler.is_compiling():
         usable = modality_mask.bool() & torch.tensor([pixel_values is not None, input_features is not None])
         empty = (~usable.any(dim=1)).nonzero().flatten().tolist()
         if empty:
-            raise ValueError(f"Samples {empty} have neither video nor audio by `modality_mask`; leave them out.")
+            raise ValueError(
+                f"Samples {empty} have neither video nor audio in `modality_mask`. Remove them from the batch."
+            )
 
 
-def presence_of(
+def modality_presence(
     pixel_values: torch.Tensor | None, input_features: torch.Tensor | None, modality_mask: torch.Tensor | None
 ) -> torch.Tensor | None:
-    """bool [B, 2] (video, audio) where both modalities are given and a mask tells them apart, else None."""
+    """bool [B, 2] (video, audio), or None unless both modalities and a mask are given."""
     if modality_mask is None or pixel_values is None or input_features is None:
         return None
     return modality_mask.bool()
 
 
-def blank_missing(values: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor | None:
+def zero_missing(values: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor | None:
     """
-    Zeros in the rows of `values` that are not `present`.
+    `values` with zeros in the rows that are not `present`.
 
-    Filler may be anything, NaN too, which would reach weight gradients even where the output is not used.
+    Filler can hold any values, even NaN, which would reach weight gradients even if the output is not used.
     """
     if values is None:
         return None
@@ -150,14 +152,14 @@ def blank_missing(values: torch.Tensor | None, present: torch.Tensor) -> torch.T
 
 
 def has_modality(presence: torch.Tensor, modality: str) -> torch.Tensor:
-    """presence bool [B, 2] (video, audio) -> [B, 1, 1] of one modality."""
+    """presence bool [B, 2] (video, audio) -> [B, 1, 1] for one modality."""
     return presence[:, 0 if modality == "video" else 1][:, None, None]
 
 
 def average_streams(
     video: torch.Tensor | None, audio: torch.Tensor | None, presence: torch.Tensor | None
 ) -> torch.Tensor:
-    """Mean over the modalities present, sample by sample; the plain mean where both are."""
+    """Mean over the modalities present in each sample."""
     if video is None or audio is None:
         return audio if video is None else video
     mean = (video + audio) / 2
@@ -170,7 +172,7 @@ def average_streams(
 
 class StreamClassifier:
     """
-    The head that a model's streams share, as a mixin: `pre_logits` (or None), `classifier` and `config` are the model's.
+    Mixin with the head that both streams share. The model has `pre_logits` (or None), `classifier` and `config`.
     """
 
     def _head(self, features: torch.Tensor) -> torch.Tensor:
@@ -179,7 +181,7 @@ class StreamClassifier:
         return self.classifier(features)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Loss of every sample [B]; logits [B, C], or [B, S, C] for S segments, over which it is averaged."""
+        """Loss of each sample [B]. logits are [B, C], or [B, S, C] with S segments, over which the loss is averaged."""
         config = self.config
         problem_type = infer_problem_type(config.problem_type, config.num_labels, labels)
         smoothing = config.label_smoothing if self.training else 0.0
@@ -187,7 +189,7 @@ class StreamClassifier:
         if segments:
             if labels.shape[: 1 + len(segments)] != logits.shape[:-1]:
                 raise ValueError(
-                    f"`labels` must begin with [batch, segments] = {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}."
+                    f"`labels` must start with [batch, segments] = {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}."
                 )
             logits, labels = logits.flatten(0, -2), labels.flatten(0, len(segments))
         losses = classification_loss(logits, labels, problem_type, smoothing, config.class_splits)
@@ -201,19 +203,20 @@ class StreamClassifier:
         presence: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """
-        Mean over the batch. `logits` by "clip", "video" and "audio", the last two None for readouts without stream logits.
+        Mean over the batch. `logits` has the keys "clip", "video" and "audio"; the last two are None for readouts without
+        stream logits.
 
-        In training each stream's logits have a loss of their own, which are averaged; in evaluation the clip's have one.
+        In training, the losses of the streams' logits are averaged. In evaluation, the loss is that of the clip's logits.
         """
-        of_streams = logits["video"] is not None or logits["audio"] is not None
-        if audio_labels is not None and not (of_streams and self.training):
+        has_stream_logits = logits["video"] is not None or logits["audio"] is not None
+        if audio_labels is not None and not (has_stream_logits and self.training):
             raise ValueError(
-                f"`audio_labels` needs a readout with logits for each stream (here it is {self.config.readout!r}) and a model in "
-                "training mode."
+                f"`audio_labels` needs a readout with logits for each stream (got {self.config.readout!r}) and training mode. "
+                "Omit `audio_labels`, or change the readout."
             )
         if labels is None:
             return None
-        if not (self.training and of_streams):
+        if not (self.training and has_stream_logits):
             return self._loss(logits["clip"], labels).mean()
         audio_labels = labels if audio_labels is None else audio_labels
         video_loss = None if logits["video"] is None else self._loss(logits["video"], labels)

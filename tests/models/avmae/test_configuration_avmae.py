@@ -1,4 +1,4 @@
-"""AV-MAE's configurations: the released sizes, parameters counted by hand, and what contradicts itself."""
+"""AV-MAE configs: released sizes, parameter counts, contradictory fields."""
 
 import pytest
 import torch
@@ -71,21 +71,21 @@ def test_the_released_sizes():
     [
         ({"encoder_strategy": "late"}, "`encoder_strategy` must be one of"),
         ({"decoder_strategy": "none"}, "`decoder_strategy` must be one of"),
-        ({"modalities": ("video", "text")}, "`modalities` must name each"),
-        ({"modalities": ("video", "video")}, "`modalities` must name each"),
+        ({"modalities": ("video", "text")}, "`modalities` must name one or both"),
+        ({"modalities": ("video", "video")}, "`modalities` must name one or both"),
         ({"video_mask_ratio": 1.0}, r"`video_mask_ratio` must lie in \[0, 1\)"),
         ({"hidden_size": 100}, "multiple of `num_attention_heads`"),
         ({"decoder_hidden_size": 100}, "multiple of `decoder_num_attention_heads`"),
         ({"hidden_size": 9, "num_attention_heads": 3}, "even `hidden_size`"),
-        ({"num_fusion_layers": 2}, 'belongs to `encoder_strategy="mid_fusion"`'),
+        ({"num_fusion_layers": 2}, 'needs `encoder_strategy="mid_fusion"`'),
         ({"encoder_strategy": "mid_fusion", "num_fusion_layers": 13}, "`num_fusion_layers` must lie between"),
-        ({"image_size": 100}, "without remainder"),
-        ({"num_frames": 15}, "without remainder"),
-        ({"spectrogram_length": 8}, "holds no patch"),
+        ({"image_size": 100}, "must be divisible by"),
+        ({"num_frames": 15}, "must be divisible by"),
+        ({"spectrogram_length": 8}, "smaller than one patch"),
         ({"readout": "token"}, "for a single modality"),
         ({"readout": "token", "modalities": ("audio",), "num_segments": 10}, "needs a pooled `readout`"),
         ({"target_standardization": "pixel"}, "`target_standardization` must be one of"),
-        ({"problem_type": "multi_head_classification"}, "go together"),
+        ({"problem_type": "multi_head_classification"}, "must be set together"),
         ({"drop_path_rate": 1.5}, "`drop_path_rate` must lie in"),
         ({"num_segments": 0}, "`num_segments` must be at least 1"),
     ],
@@ -103,12 +103,12 @@ def test_contradictory_configs_name_their_fields(fields, message):
         ({"readout": "token", "modalities": ("audio",)}, "no CLS token"),
     ],
 )
-def test_what_only_pretraining_refuses(fields, message):
+def test_pretraining_refuses_some_valid_configs(fields, message):
     config = AVMAEConfig(**{**TINY, **fields})
     with pytest.raises(ValueError, match=message):
         AVMAEForPreTraining(config)
 
 
-def test_the_pair_that_the_original_forbids_draws_a_warning():
+def test_the_strategy_pair_forbidden_in_the_original_warns():
     with pytest.warns(UserWarning, match="two autoencoders that share nothing"):
         AVMAEForPreTraining(AVMAEConfig(**TINY, decoder_strategy="separate"))

@@ -1,4 +1,4 @@
-"""AV-MAE beyond its recorded cases: masks, targets, losses, missing tracks, strategies, heads, Auto classes."""
+"""AV-MAE beyond its recorded cases: masks, targets, losses, missing modalities, strategies, heads, Auto classes."""
 
 import math
 
@@ -19,9 +19,9 @@ from transformers import (
 from hf_avfusion import AVMAEConfig, AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from hf_avfusion.models.avmae.layers_avmae import BatchStandardization
 from hf_avfusion.models.avmae.patches_avmae import (
-    frames_of_patches,
     patch_loss,
-    spectrogram_of_patches,
+    patches_to_frames,
+    patches_to_spectrogram,
     spectrogram_patches,
     video_patches,
 )
@@ -48,7 +48,7 @@ def test_auto_classes_know_avmae(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("encoder", ["separate", "mid_fusion"])
-def test_one_modality_of_a_pretrained_pair_goes_on_alone(tmp_path, encoder):
+def test_one_modality_of_a_pretrained_pair_can_be_loaded_alone(tmp_path, encoder):
     model = tiny(AVMAEModel, encoder_strategy=encoder, objective="modality_inpainting")
     model.save_pretrained(tmp_path)
     audio = AVMAEForAudioVisualClassification.from_pretrained(tmp_path, modalities=("audio",))
@@ -92,7 +92,7 @@ def test_masked_tokens_never_enter_the_encoder(encoder):
 
 
 @torch.no_grad()
-def test_masks_passed_in():
+def test_explicit_masks():
     model, given = tiny(), inputs()
     chosen = masks(model)
     output = model(**given, **chosen)
@@ -107,7 +107,7 @@ def test_masks_passed_in():
         model(**given, **bool_masks, **chosen)
     uneven = output.video_mask.clone()
     uneven[0] = 1
-    with pytest.raises(ValueError, match=r"`video_mask` must hide equally many.*\[32, 24\]"):
+    with pytest.raises(ValueError, match=r"`video_mask` must mask equally many.*\[32, 24\]"):
         model(**given, video_mask=uneven)
     with pytest.raises(ValueError, match=r"`audio_mask` must be bool"):
         model(**given, audio_mask=output.audio_mask[:, :-1])
@@ -123,7 +123,7 @@ def test_random_masks_follow_the_ratio_and_the_generator():
     assert not torch.equal(first["video_visible"], masks(model, 64, seed=3)["video_visible"])
     counts = torch.bincount(first["video_visible"].flatten(), minlength=32)
     assert all(len(set(row.tolist())) == 8 for row in first["video_visible"])
-    assert counts.min() > 4  # 16 expected at each place
+    assert counts.min() > 4  # 16 expected at each position
     assert counts.max() < 32
     assert (first["video_visible"].diff(dim=1) < 0).any()  # in the order of the draw
     torch.manual_seed(5)
@@ -133,18 +133,18 @@ def test_random_masks_follow_the_ratio_and_the_generator():
 
 
 @torch.no_grad()
-def test_evaluation_masks_alike_each_time():
+def test_evaluation_masks_are_the_same_each_time():
     model, given = tiny(), inputs()
     first, second = model(**given), model(**given)
     assert torch.equal(first.video_mask, second.video_mask)
     assert torch.equal(first.loss, second.loss)
     alone = model(**{name: value[:1] for name, value in given.items()})
-    assert torch.equal(alone.video_mask[0], first.video_mask[0])  # whatever else is in the batch
+    assert torch.equal(alone.video_mask[0], first.video_mask[0])  # independent of batch mates
     visible = model.draw_masks(512, fixed=True)["video_visible"]
     assert torch.equal(visible[:2], model.draw_masks(2, fixed=True)["video_visible"])
     counts = torch.bincount(visible.flatten(), minlength=32).float()
     assert counts.mean() == 128
-    assert (counts - 128).abs().max() < 5 * (512 * 0.25 * 0.75) ** 0.5  # five deviations of a fair draw
+    assert (counts - 128).abs().max() < 5 * (512 * 0.25 * 0.75) ** 0.5  # five standard deviations of a uniform draw
     together = torch.zeros(512, 32).scatter(1, visible, 1.0)
     pairs = (together.T @ together).fill_diagonal_(0)[~torch.eye(32, dtype=torch.bool)]
     assert (pairs - 512 * 8 * 7 / (32 * 31)).abs().max() < 30
@@ -152,7 +152,7 @@ def test_evaluation_masks_alike_each_time():
     assert not torch.equal(model(**given).video_mask, model(**given).video_mask)
 
 
-def test_tube_masks_hide_the_same_places_in_every_frame_group():
+def test_tube_masks_have_the_same_positions_in_every_frame_group():
     model = tiny(video_masking="tube", video_mask_ratio=0.8)  # int(0.8 * 16) = 12 of each of 2 groups
     visible = masks(model, 8)["video_visible"]
     assert visible.shape == (8, 8)
@@ -167,18 +167,18 @@ def test_tube_masks_hide_the_same_places_in_every_frame_group():
 # ------------------------------------------------------------------------------------------------------ targets and losses
 
 
-def test_patches_are_ordered_as_published_and_go_back():
+def test_patches_are_ordered_as_published_and_inverted():
     pixels = inputs()["pixel_values"]
     patches = video_patches(pixels, 2, (4, 4))
     by_hand = pixels[1, 2:4, :, 4:8, 8:12].permute(0, 2, 3, 1).flatten()  # frame, row, column, channel
     assert torch.equal(patches[1, 16 + 4 + 2], by_hand)
-    assert torch.equal(frames_of_patches(patches, (2, 4, 4), (4, 4), 3), pixels)
+    assert torch.equal(patches_to_frames(patches, (2, 4, 4), (4, 4), 3), pixels)
     central = video_patches(pixels, 2, (4, 4), central_frame=True)
-    assert torch.equal(frames_of_patches(central, (2, 4, 4), (4, 4), 3), pixels[:, 1::2])
+    assert torch.equal(patches_to_frames(central, (2, 4, 4), (4, 4), 3), pixels[:, 1::2])
     features = torch.randn(2, 26, 17)
     cut = spectrogram_patches(features, (4, 8))
     assert torch.equal(cut[0, 3], features[0, 4:8, 8:16].flatten())
-    assert torch.equal(spectrogram_of_patches(cut, (6, 2), (4, 8)), features[:, :24, :16])
+    assert torch.equal(patches_to_spectrogram(cut, (6, 2), (4, 8)), features[:, :24, :16])
 
 
 @pytest.mark.parametrize("standardization", ["patch", "patch_channels"])
@@ -217,7 +217,7 @@ def test_losses_by_hand(fields):
     assert model(**given, return_loss=False).loss is None
 
 
-def test_nothing_scored_is_no_loss():
+def test_loss_without_weights_is_zero():
     assert patch_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.zeros(1, 2)).item() == 0.0
 
 
@@ -229,7 +229,7 @@ def test_inpainting_reconstructs_each_modality_from_the_other():
     other = model(**{**given, "pixel_values": -given["pixel_values"]}, **chosen)
     assert torch.equal(other.video_predictions, output.video_predictions)
     assert not torch.allclose(other.audio_predictions, output.audio_predictions)
-    assert output.video_loss_mask.sum(dim=1).tolist() == [32 - 12] * 2  # the first 12 places hold spectrogram tokens
+    assert output.video_loss_mask.sum(dim=1).tolist() == [32 - 12] * 2  # the first 12 positions hold audio tokens
     assert not output.video_loss_mask[:, :12].any()
     assert output.video_mask.sum(dim=1).tolist() == [24] * 2
     mask = torch.tensor([[True, True], [True, False]])
@@ -258,7 +258,7 @@ def test_reconstruction_of_perfect_predictions_is_the_input(fields):
     frames, _ = model.reconstruct(output, **given)
     changed = video_patches((frames - given["pixel_values"]).abs(), 2, (4, 4)).amax(dim=-1) > 1e-3
     assert torch.equal(changed.float(), output.video_mask)
-    with pytest.raises(ValueError, match="give `input_features`"):
+    with pytest.raises(ValueError, match="so `input_features` is needed"):
         model.reconstruct(output, given["pixel_values"])
 
 
@@ -270,13 +270,13 @@ def test_central_frames_are_reconstructed_alone():
     assert model.reconstruct(output, **given)[0].shape == (2, 2, 3, 16, 16)
 
 
-# --------------------------------------------------------------------------------------------------------- missing tracks
+# --------------------------------------------------------------------------------------------------------- missing modalities
 
 
 @QUIET
 @torch.no_grad()
 @pytest.mark.parametrize(("encoder", "decoder"), STRATEGIES)
-def test_a_clip_pretrains_on_the_tracks_it_has(encoder, decoder):
+def test_a_clip_pretrains_on_its_present_modalities(encoder, decoder):
     model = tiny(encoder_strategy=encoder, decoder_strategy=decoder)
     given, chosen = inputs(3), masks(model, 3)
     mask = torch.tensor([[True, True], [True, False], [False, True]])
@@ -302,7 +302,7 @@ def test_a_clip_pretrains_on_the_tracks_it_has(encoder, decoder):
     torch.testing.assert_close(mixed.loss, 0.5 * losses["video"] + 0.5 * losses["audio"])
 
 
-def test_missing_tracks_leave_no_trace_in_gradients():
+def test_filler_of_missing_modalities_does_not_change_gradients():
     model = tiny(encoder_strategy="mid_fusion", decoder_strategy="concatenated").train()
     given, chosen = inputs(), masks(model)
 
@@ -332,7 +332,7 @@ def test_single_modality_pretraining(modality):
 
 
 @torch.no_grad()
-def test_strategies_connect_the_modalities_where_they_should():
+def test_strategies_fuse_modalities_in_the_right_parts():
     given = inputs()
     other = {**given, "input_features": given["input_features"] + 1}
     for encoder, decoder, in_encoder, in_decoder in (
@@ -349,7 +349,7 @@ def test_strategies_connect_the_modalities_where_they_should():
         assert torch.equal(first.video_predictions, second.video_predictions) is not in_decoder
 
 
-def test_stochastic_depth_starts_again_in_the_joint_stack():
+def test_stochastic_depth_restarts_in_the_joint_stack():
     config = AVMAEConfig(
         **{**TINY, "num_hidden_layers": 6}, drop_path_rate=0.4, encoder_strategy="mid_fusion", num_fusion_layers=3
     )
@@ -415,13 +415,13 @@ def test_pretraining_compiles_to_one_graph():
     given = {**inputs(), **masks(model)}
     expected = model(**given)
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")  # graph capture is what is at stake
+    compiled = torch.compile(model, fullgraph=True, backend="eager")  # tests graph capture only
     torch.testing.assert_close(compiled(**given).loss, expected.loss)
     assert torch.isfinite(compiled(**inputs()).loss)  # masks drawn inside the graph
 
 
 @torch.no_grad()
-def test_attention_implementations_agree_in_the_decoder_too():
+def test_attention_implementations_agree_in_the_decoder():
     model = tiny(decoder_strategy="concatenated")
     given = {**inputs(), **masks(model)}
     expected = model(**given).video_predictions
@@ -489,7 +489,7 @@ def test_linear_probing_trains_the_head_alone(tmp_path):
     model.train()
     model(**inputs(), labels=torch.tensor([0, 3])).loss.backward()
     assert [name for name, value in model.named_parameters() if value.grad is not None] == trained
-    torch.nn.init.normal_(model.classifier.weight)  # it starts at zero, and then logits would tell nothing
+    torch.nn.init.normal_(model.classifier.weight)  # a zero head would make all logits equal
     model.save_pretrained(tmp_path / "probe")
     again = AVMAEForAudioVisualClassification.from_pretrained(tmp_path / "probe")
     assert again.probe_norms["video"].running_mean.abs().max() > 0
@@ -497,17 +497,17 @@ def test_linear_probing_trains_the_head_alone(tmp_path):
         assert_outputs_of(model.eval(), again(**inputs()).logits, lambda: model(**inputs()).logits)
 
 
-def test_batch_standardisation_is_flax_s():
+def test_batch_standardisation_equals_flax():
     norm, features = BatchStandardization(3).train(), torch.randn(8, 3) * 2 + 1
     present = torch.tensor([True] * 6 + [False] * 2)
     output = norm(features, present)
-    there = features[:6].numpy()
-    expected = (features.numpy() - there.mean(0)) / np.sqrt(there.var(0) + 1e-6)
+    present_rows = features[:6].numpy()
+    expected = (features.numpy() - present_rows.mean(0)) / np.sqrt(present_rows.var(0) + 1e-6)
     np.testing.assert_allclose(output.numpy(), expected, atol=1e-5)
-    np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * there.mean(0), atol=1e-6)
-    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * there.var(0), atol=1e-6)  # biased
+    np.testing.assert_allclose(norm.running_mean.numpy(), 0.1 * present_rows.mean(0), atol=1e-6)
+    np.testing.assert_allclose(norm.running_var.numpy(), 0.9 + 0.1 * present_rows.var(0), atol=1e-6)  # biased
     before = norm.running_mean.clone()
-    norm(features, torch.zeros(8, dtype=torch.bool))  # nobody has this track
+    norm(features, torch.zeros(8, dtype=torch.bool))  # no row has this modality
     assert torch.equal(norm.running_mean, before)
     evaluated = norm.eval()(features)
     torch.testing.assert_close(evaluated, (features - norm.running_mean) / (norm.running_var + 1e-6).sqrt())
@@ -519,7 +519,7 @@ def test_event_localisation_pools_each_second():
     model = AVMAEForAudioVisualClassification(config).eval()
     torch.nn.init.normal_(model.classifier.weight)
     shares = model.segments["video"].shares
-    # Four frame groups on five seconds: the second second sees the end of the first group and the start of the second.
+    # Four frame groups over five seconds: the second second covers the end of group 1 and the start of group 2.
     expected = torch.tensor([[1, 0, 0, 0], [0.25, 0.75, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.75, 0.25], [0, 0, 0, 1.0]])
     torch.testing.assert_close(shares, expected)
     torch.testing.assert_close(model.segments["audio"].shares.sum(dim=1), torch.ones(5))

@@ -1,4 +1,4 @@
-"""AVMAEProcessor: the published settings, and that a checkpoint's processor comes back through the Auto class."""
+"""AVMAEProcessor: the published settings, and loading through the Auto class."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers import AutoProcessor
 from hf_avfusion import AVMAEConfig, AVMAEForPreTraining, AVMAEProcessor
 
 
-def test_defaults_are_pretraining_on_vggsound():
+def test_defaults_are_those_of_pretraining_on_vggsound():
     processor = AVMAEProcessor()
     window, extractor = processor.window_policy, processor.feature_extractor
     assert (window.num_frames, window.stride, window.audio_seconds) == (16, pytest.approx(4 / 25), 8.0)
@@ -20,7 +20,7 @@ def test_defaults_are_pretraining_on_vggsound():
     assert (finetuning.window_policy.num_frames, finetuning.window_policy.stride) == (32, pytest.approx(2 / 25))
 
 
-def test_a_file_goes_into_the_model(tmp_path):
+def test_a_file_can_be_processed_for_the_model(tmp_path):
     AVMAEProcessor(audio_seconds=1.0).save_pretrained(tmp_path)
     sizes = {"hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
     model = AVMAEForPreTraining(AVMAEConfig(**sizes, decoder_num_hidden_layers=1, spectrogram_length=100)).eval()

@@ -1,4 +1,4 @@
-"""The less common rules of starting MBT from a ViT or an AV-MAE: what the originals do beside the recorded cases."""
+"""Less common rules of initialising MBT from a ViT or an AV-MAE, which the recorded cases do not cover."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def grid_of(vit) -> torch.Tensor:
     return vit.base_model.embeddings.position_embeddings[0, 1:]
 
 
-def test_the_only_stream_gets_the_cls_token_whichever_it_is():
+def test_the_only_stream_gets_the_cls_token():
     vit = make_vit()
     for modality in ("audio", "video"):
         model = make_mbt(vit, modalities=(modality,))
@@ -56,7 +56,7 @@ def test_the_only_stream_gets_the_cls_token_whichever_it_is():
     assert make_mbt(vit).audio_embeddings.cls_token.abs().max() == 0
 
 
-def test_an_equal_number_of_positions_is_copied_also_across_readouts():
+def test_equally_many_positions_are_copied_across_readouts():
     vit = make_vit()  # 9 patches and a CLS
     model = make_mbt(vit, readout="mean", spectrogram_length=40, num_mel_bins=16)  # 10 patches, no CLS
     assert torch.equal(model.audio_embeddings.position_embeddings, vit.embeddings.position_embeddings)
@@ -64,7 +64,7 @@ def test_an_equal_number_of_positions_is_copied_also_across_readouts():
     assert torch.equal(model.bottleneck, vit.embeddings.position_embeddings)
 
 
-def test_tile_repeats_the_grid_in_both_streams_where_it_fits():
+def test_tile_repeats_the_grid_in_both_streams_if_it_fits():
     vit = make_vit()
     model = make_mbt(vit, method="tile", spectrogram_length=72, num_mel_bins=16)  # 9 x 2 = twice 9
     twice = torch.cat([vit.embeddings.position_embeddings, grid_of(vit)[None]], dim=1)
@@ -76,8 +76,8 @@ def test_tile_repeats_the_grid_in_both_streams_where_it_fits():
         make_mbt(vit, method="tile", image_size=16)
 
 
-def test_sampled_frames_divide_the_tokens_by_the_frames_asked_for():
-    """The rule picks 3 of 8 frames when asked for 2, and initialisation still divides by 2: 3 x 4 tokens become 2 x (2 x 3)."""
+def test_sampled_frames_divide_the_tokens_by_the_requested_frames():
+    """For 2 of 8 frames the rule selects 3, but initialisation divides by 2: 3 x 4 tokens become 2 x (2 x 3)."""
     vit = make_vit()
     fields = {"num_frames": 8, "tubelet_size": 1, "image_size": 16}
     model = make_mbt(vit, num_sampled_frames=2, **fields)
@@ -85,12 +85,12 @@ def test_sampled_frames_divide_the_tokens_by_the_frames_asked_for():
     assert torch.equal(positions[:6], positions[6:])
     corners = grid_of(vit)[[0, 2, 6, 8]]
     torch.testing.assert_close(positions[[0, 2, 3, 5]], corners)
-    # Asked for 6 it picks 7: 28 tokens do not divide by 6 into a grid, each frame keeps its own 2 x 2.
+    # For 6 frames it selects 7: 28 tokens cannot be divided by 6 into a grid, so each frame keeps its own 2 x 2.
     positions = make_mbt(vit, num_sampled_frames=6, **fields).video_embeddings.position_embeddings[0, 1:]
     torch.testing.assert_close(positions, corners.repeat(7, 1))
 
 
-def test_wide_frames_keep_their_grid_where_no_near_square_one_fits():
+def test_wide_frames_keep_their_grid_if_no_near_square_grid_fits():
     vit = make_vit()
     positions = make_mbt(vit, image_size=(16, 56)).video_embeddings.position_embeddings[0, 1:]  # 2 x 7 patches, 2 steps
     torch.testing.assert_close(positions[[0, 6, 7, 13]], grid_of(vit)[[0, 2, 6, 8]])
@@ -105,7 +105,7 @@ def test_pooler_becomes_the_dense_layer_before_the_head(tmp_path):
     assert torch.equal(model.pre_logits.bias, vit.pooler.dense.bias)
     assert make_mbt(vit, head).pre_logits is None
     other = make_mbt(vit, head, representation_size=8).pre_logits
-    assert other.bias.abs().max() == 0  # another width: fresh
+    assert other.bias.abs().max() == 0  # another width: newly initialised
 
     vit.save_pretrained(tmp_path / "pooled")
     fields = {name: value for name, value in TINY.items() if name not in VIT}
@@ -116,7 +116,7 @@ def test_pooler_becomes_the_dense_layer_before_the_head(tmp_path):
     assert model.pre_logits.bias.abs().max() == 0  # that file holds no pooler
 
 
-def test_missing_query_key_value_biases_count_as_zero():
+def test_missing_query_key_value_biases_become_zero():
     vit = make_vit(qkv_bias=False)
     attention = make_mbt(vit).layers[1].audio.attention
     assert torch.equal(attention.q_proj.weight, vit.layers[1].attention.q_proj.weight)
@@ -124,16 +124,16 @@ def test_missing_query_key_value_biases_count_as_zero():
         assert projection.bias.abs().max() == 0
 
 
-def test_other_models_are_refused_by_name():
+def test_other_models_are_refused():
     deit = DeiTModel(DeiTConfig(**VIT))
     with pytest.raises(ValueError, match="distillation_token"):
         MBTModel.from_vit(deit, MBTConfig(**TINY))
     bert = BertModel(BertConfig(vocab_size=5, hidden_size=12, num_hidden_layers=1, num_attention_heads=2))
-    with pytest.raises(ValueError, match=r"BertModel is no ViT.*image_size"):
+    with pytest.raises(ValueError, match=r"got BertModel, whose config lacks.*image_size"):
         MBTModel.from_vit(bert)
 
 
-def test_any_plain_vit_class_and_dtype_will_do():
+def test_every_plain_vit_class_and_dtype_works():
     for cls in (ViTForImageClassification, ViTForMaskedImageModeling):
         vit = make_vit(cls)
         model = make_mbt(vit)
@@ -157,7 +157,7 @@ def make_avmae(**fields) -> AVMAEForPreTraining:
 
 
 @pytest.mark.parametrize("encoder", ["early", "shared", "separate", "mid_fusion"])
-def test_avmae_layers_go_to_the_streams_at_their_own_depth(encoder, tmp_path):
+def test_avmae_layers_are_copied_to_the_streams_at_their_own_depth(encoder, tmp_path):
     fields = {"num_fusion_layers": 1} if encoder == "mid_fusion" else {}
     avmae = make_avmae(encoder_strategy=encoder, **fields)
     avmae.save_pretrained(tmp_path)
@@ -169,7 +169,7 @@ def test_avmae_layers_go_to_the_streams_at_their_own_depth(encoder, tmp_path):
         for stream in ("video", "audio"):
             for name, value in source.layers[index].block(stream).state_dict().items():
                 assert torch.equal(getattr(layer, stream).state_dict()[name], value), (index, stream, name)
-    if encoder == "separate":  # norms of the modalities are dropped, MBT's own starts afresh
+    if encoder == "separate":  # the norms of each modality are dropped, MBT's norm is newly initialised
         assert (model.mbt.layernorm.weight == 1).all()
         assert (model.mbt.layernorm.bias == 0).all()
     else:
@@ -181,7 +181,7 @@ def test_avmae_layers_go_to_the_streams_at_their_own_depth(encoder, tmp_path):
     assert torch.isfinite(model(torch.rand(1, 4, 3, 24, 24), torch.rand(1, 40, 16)).logits).all()
 
 
-def test_avmae_s_tokens_positions_and_channels_come_along():
+def test_avmae_tokens_positions_and_channels_are_copied():
     avmae = make_avmae(use_modality_tokens=True, position_embeddings="learned")
     model = MBTModel.from_avmae(avmae, num_audio_channels=3)
     for modality in ("video", "audio"):
@@ -194,7 +194,7 @@ def test_avmae_s_tokens_positions_and_channels_come_along():
     assert without.video_embeddings.modality_token is None
 
 
-def test_more_frames_and_one_modality_of_an_avmae():
+def test_avmae_with_more_frames_or_one_modality():
     avmae = make_avmae(encoder_strategy="mid_fusion")
     model = MBTModel.from_avmae(avmae, num_frames=8, modalities=("video",))
     assert model.audio_embeddings is None
@@ -208,12 +208,12 @@ def test_more_frames_and_one_modality_of_an_avmae():
 @pytest.mark.parametrize(
     ("source", "fields", "message"),
     [
-        ({"modalities": ("audio",)}, {"modalities": ("audio", "video")}, r"nothing for \['video'\]"),
-        ({}, {"num_hidden_layers": 2}, "same depth needed"),
-        ({}, {"share_encoder": True}, "cannot fill an MBT with `share_encoder=True`"),
-        ({}, {"patch_size": 4}, r"projection.weight.*have no place in this config"),
-        ({"position_embeddings": "learned"}, {"position_embeddings": "sinusoidal"}, "learned its positions"),
-        ({"position_embeddings": "learned"}, {"num_frames": 8}, "position_embeddings.*have no place"),
+        ({"modalities": ("audio",)}, {"modalities": ("audio", "video")}, r"has no tensors for \['video'\]"),
+        ({}, {"num_hidden_layers": 2}, "must have the same depth"),
+        ({}, {"share_encoder": True}, "do not fit an MBT with `share_encoder=True`"),
+        ({}, {"patch_size": 4}, r"projection.weight.*do not fit this config"),
+        ({"position_embeddings": "learned"}, {"position_embeddings": "sinusoidal"}, "has learned positions"),
+        ({"position_embeddings": "learned"}, {"num_frames": 8}, "position_embeddings.*do not fit"),
     ],
 )
 def test_from_avmae_names_what_does_not_fit(source, fields, message):
@@ -222,7 +222,7 @@ def test_from_avmae_names_what_does_not_fit(source, fields, message):
 
 
 def test_from_avmae_refuses_other_models():
-    with pytest.raises(ValueError, match="ViTModel is no AV-MAE"):
+    with pytest.raises(ValueError, match="got ViTModel"):
         MBTModel.from_avmae(make_vit())
     with pytest.raises(ValueError, match="either `config` or single fields"):
         MBTModel.from_avmae(make_avmae(), MBTConfig(**TINY), num_labels=3)

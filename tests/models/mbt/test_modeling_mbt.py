@@ -79,17 +79,17 @@ def test_default_is_mbt_base_and_sizes_only_fix_numbers():
         ({"readout": "gap"}, "`readout` must be one of"),
         ({"fusion_layer": 13}, r"between 0 \(early\) and `num_hidden_layers` = 12"),
         ({"hidden_size": 100}, "multiple of `num_attention_heads`"),
-        ({"modalities": ("video", "text")}, "`modalities` must name each"),
-        ({"modalities": ()}, "`modalities` must name each"),
+        ({"modalities": ("video", "text")}, "`modalities` must name one or both"),
+        ({"modalities": ()}, "`modalities` must name one or both"),
         ({"num_bottleneck_tokens": 0}, "`num_bottleneck_tokens` must be at least 1"),
         ({"num_sampled_frames": 4}, "needs `tubelet_size=1`"),
         ({"class_splits": {"verb": 3, "noun": 4}, "num_labels": 5}, "add up to 7 classes"),
-        ({"problem_type": "multi_head_classification"}, "go together"),
+        ({"problem_type": "multi_head_classification"}, "must be set together"),
         ({"problem_type": "multilabel"}, "`problem_type` must be one of"),
         ({"representation_size": 0}, "`representation_size` must be at least 1"),
         ({"num_audio_channels": 0}, "`num_audio_channels` must be at least 1"),
         ({"drop_path_rate": 1.5}, "`drop_path_rate` must lie in"),
-        ({"spectrogram_length": 8}, "holds no patch"),
+        ({"spectrogram_length": 8}, "smaller than one patch"),
         ({"hidden_size": "768"}, "hidden_size"),
     ],
 )
@@ -137,20 +137,20 @@ def test_pooled_readouts_pool_all_tokens_together(readout, reduce):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("readout", "reduce"), [("mean", torch.mean), ("max", torch.amax), ("sum", torch.sum)])
-def test_streams_can_be_pooled_alone(readout, reduce):
+def test_streams_can_be_pooled_separately(readout, reduce):
     model = tiny(readout=f"stream_{readout}", position_embeddings="sinusoidal", use_modality_tokens=True)
     output, states = model(**inputs()), model.mbt(**inputs())
     video = model.classifier(reduce(states.video_hidden_state, dim=1))
     audio = model.classifier(reduce(states.audio_hidden_state, dim=1))
     torch.testing.assert_close(output.video_logits, video)
     torch.testing.assert_close(output.logits, (video + audio) / 2)
-    assert model.mbt.bottleneck.shape[1] == 4  # no row beside the CLS
+    assert model.mbt.bottleneck.shape[1] == 4  # no additional row for a CLS token
     assert not any("position_embeddings" in name for name in model.state_dict())
 
 
 @torch.no_grad()
-def test_updates_differ_only_where_they_should():
-    """One fusion layer at the end: the first modality of a chained update sees the same bottleneck as in the symmetric one."""
+def test_chained_updates_differ_from_symmetric_in_the_second_stream():
+    """With one fusion layer, the first modality of a chained update reads the same bottleneck as in a symmetric update."""
     given = inputs()
     outputs = {}
     for update in ("symmetric", "video_first", "audio_first"):
@@ -164,17 +164,17 @@ def test_updates_differ_only_where_they_should():
 
 
 @torch.no_grad()
-def test_bottleneck_is_the_only_way_between_the_streams():
+def test_streams_exchange_through_the_bottleneck_only():
     given = inputs()
     other = {**given, "input_features": given["input_features"] + 1}
-    # What the last layer writes to the bottleneck is read by nobody, so a single exchange there moves nothing.
+    # No layer reads what the last layer writes to the bottleneck, so a single fusion layer there has no effect.
     for fusion_layer, travels in ((1, True), (2, False), (3, False)):
         model = tiny(fusion_layer=fusion_layer)
         assert torch.equal(model(**given).video_logits, model(**other).video_logits) is not travels
 
 
 @torch.no_grad()
-def test_without_bottlenecks_at_test_the_streams_part_only_in_evaluation():
+def test_streams_are_separate_in_evaluation_without_test_bottlenecks():
     model = tiny(test_with_bottlenecks=False)
     given, late = inputs(), tiny(fusion_layer=3)
     late.load_state_dict({k: v for k, v in model.state_dict().items() if k != "mbt.bottleneck"})
@@ -241,7 +241,7 @@ def test_mixed_labels_of_each_modality():
     ],
 )
 def test_plain_trainer_evaluates_and_accumulates(tmp_path, fields, labels):
-    """transformers' own Trainer: losses in evaluation, predictions are logits, accumulated small batches equal one large."""
+    """transformers' Trainer: evaluation has a loss, predictions are logits, accumulated small batches equal one large batch."""
     given = inputs(4)
     rows = [{**{name: given[name][i] for name in given}, "labels": labels[i % len(labels)]} for i in range(4)]
 
@@ -281,7 +281,7 @@ def test_heads_of_a_multi_head_model():
     verb, noun = output.logits.split([3, 4], dim=1)
     ce = torch.nn.functional.cross_entropy
     torch.testing.assert_close(output.loss, (ce(verb, labels[:, 0]) + ce(noun, labels[:, 1])) / 2)
-    # Mixed labels: the heads' probabilities side by side.
+    # Mixed labels: the concatenated probabilities of the heads.
     one_hot = torch.nn.functional.one_hot
     soft = torch.cat([one_hot(labels[:, 0], 3), one_hot(labels[:, 1], 4)], dim=1).float()
     torch.testing.assert_close(model(**inputs(), labels=soft).loss, output.loss)
@@ -295,7 +295,7 @@ def test_heads_of_a_multi_head_model():
 
 
 def test_heads_keep_their_order_when_saved(tmp_path):
-    """transformers sorts the keys of maps in config.json; the heads' order must not become the alphabet's."""
+    """transformers sorts the keys of maps in config.json; the heads must not be sorted."""
     MBTConfig(class_splits={"verb": 3, "noun": 4}).save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert list(loaded.class_splits.items()) == [("verb", 3), ("noun", 4)]
@@ -333,7 +333,7 @@ def vit(tmp_path):
     return tmp_path, ViTModel.from_pretrained(tmp_path)
 
 
-def test_from_vit_fills_both_streams_from_a_checkpoint(vit):
+def test_from_vit_initialises_both_streams_from_a_checkpoint(vit):
     path, source = vit
     model = MBTForAudioVisualClassification.from_vit(
         str(path), num_frames=4, num_mel_bins=16, spectrogram_length=24, num_labels=5
@@ -352,7 +352,7 @@ def test_from_vit_fills_both_streams_from_a_checkpoint(vit):
     assert torch.equal(base.video_embeddings.cls_token, source.embeddings.cls_token)
     assert base.audio_embeddings.cls_token.abs().max() == 0  # the original looks for it under a wrong name
     positions = source.embeddings.position_embeddings
-    # Same grid per frame, two steps of time.
+    # The same grid per frame, two time steps.
     assert torch.equal(base.video_embeddings.position_embeddings, torch.cat([positions, positions[:, 1:]], dim=1))
     grid = positions[0, 1:].reshape(5, 5, -1)
     audio = base.audio_embeddings.position_embeddings[0, 1:].reshape(3, 2, -1)
@@ -385,7 +385,7 @@ def test_tubelet_initialisers(vit, method, weights):
     [
         ({"num_bottleneck_tokens": 5}, "does not fill the 2 x 2 grid"),
         ({"patch_size": 4}, "`patch_size` is"),
-        ({"num_hidden_layers": 2}, "same depth needed"),
+        ({"num_hidden_layers": 2}, "must have the same depth"),
         ({"hidden_size": 48}, "`hidden_size` is 48"),
         ({"num_audio_channels": 1}, "`num_audio_channels` is 1"),
     ],

@@ -20,7 +20,7 @@ RATE = 16000
 
 
 def small(**changes) -> MBTProcessor:
-    """4 frames at 5 per second and 1 s of sound, pictures of 32 x 32."""
+    """4 frames at 5 per second and 1 s of audio, frames of 32 x 32."""
     return MBTProcessor(
         video_processor=AVFusionVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
         feature_extractor=AVFusionFeatureExtractor(num_mel_bins=32, spectrogram_length=100),
@@ -30,7 +30,7 @@ def small(**changes) -> MBTProcessor:
 
 @pytest.fixture(scope="module")
 def clip() -> bytes:
-    """3 s, 25 fps, numbered pictures, a chirp at 16 kHz."""
+    """3 s, 25 fps, numbered frames, a chirp at 16 kHz."""
     return render_clip(num_frames=75, size=(64, 64), seconds=3.0, audio_codec="flac", container="matroska")
 
 
@@ -40,7 +40,7 @@ def silent_clip() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def sound_file() -> bytes:
+def audio_file() -> bytes:
     return render_clip(num_frames=0, seconds=3.0, audio_codec="flac", container="matroska")
 
 
@@ -81,7 +81,7 @@ class TestFiles:
             assert torch.equal(inputs.pixel_values, expected.pixel_values)
             assert_rounding(inputs.input_features, expected.input_features)
 
-    def test_the_track_can_be_left_alone(self, clip):
+    def test_the_audio_track_can_be_skipped(self, clip):
         assert set(small()(videos=clip, use_audio_in_video=False, return_tensors="pt")) == {"pixel_values"}
 
     def test_audio_of_a_video_file(self, clip):
@@ -90,20 +90,20 @@ class TestFiles:
         assert set(inputs) == {"input_features"}
         assert_rounding(inputs.input_features, processor(videos=clip, return_tensors="pt").input_features)
 
-    def test_pictures_and_sound_in_two_files(self, silent_clip, sound_file):
+    def test_frames_and_audio_in_two_files(self, silent_clip, audio_file):
         processor = small(synchronous=True)
-        inputs = processor(videos=silent_clip, audio=sound_file, return_tensors="pt")
+        inputs = processor(videos=silent_clip, audio=audio_file, return_tensors="pt")
         assert set(inputs) == {"pixel_values", "input_features"}
         drawn = processor(
             videos=[silent_clip] * 2,
-            audio=[sound_file] * 2,
+            audio=[audio_file] * 2,
             mode="train",
             generator=torch.Generator().manual_seed(3),
             return_tensors="pt",
         )
         again = processor(
             videos=[silent_clip] * 2,
-            audio=[sound_file] * 2,
+            audio=[audio_file] * 2,
             mode="train",
             generator=torch.Generator().manual_seed(3),
             return_tensors="pt",
@@ -112,7 +112,7 @@ class TestFiles:
         assert torch.equal(drawn.input_features, again.input_features)
         assert not torch.equal(drawn.pixel_values[0], drawn.pixel_values[1])
 
-    def test_array_beside_a_file_replaces_its_sound(self, clip):
+    def test_an_audio_array_replaces_the_audio_of_a_file(self, clip):
         wave = torch.randn(RATE, generator=torch.Generator().manual_seed(0)) * 0.1
         inputs = small()(videos=clip, audio=wave, sampling_rate=RATE, return_tensors="pt")
         alone = small()(audio=wave, sampling_rate=RATE, return_tensors="pt")
@@ -157,7 +157,7 @@ class TestFiles:
 
 
 class TestViews:
-    def test_views_of_one_file_stand_together(self, clip, silent_clip):
+    def test_views_of_one_file_are_adjacent(self, clip, silent_clip):
         processor = small()
         inputs = processor(videos=[clip, silent_clip], num_views=3, return_tensors="pt")
         assert inputs.pixel_values.shape[:2] == (6, 4)
@@ -193,12 +193,12 @@ class TestMissingTracks:
         assert torch.equal(inputs.pixel_values[2], alone.pixel_values[0])
         assert sum("has no audio track" in record.message for record in caplog.records) == 1
 
-    def test_a_modality_that_no_clip_has_is_absent(self, silent_clip, sound_file):
+    def test_a_modality_that_no_clip_has_is_absent(self, silent_clip, audio_file):
         assert set(small()(videos=[silent_clip, silent_clip], return_tensors="pt")) == {"pixel_values"}
-        assert set(small()(videos=sound_file, return_tensors="pt")) == {"input_features"}
+        assert set(small()(videos=audio_file, return_tensors="pt")) == {"input_features"}
 
-    def test_either_track_may_be_missing(self, silent_clip, sound_file):
-        inputs = small()(videos=[silent_clip, sound_file], return_tensors="pt")
+    def test_either_track_may_be_missing(self, silent_clip, audio_file):
+        inputs = small()(videos=[silent_clip, audio_file], return_tensors="pt")
         assert inputs.modality_mask.tolist() == [[True, False], [False, True]]
         assert (inputs.pixel_values[1] == 0).all()
 
@@ -241,14 +241,14 @@ class TestArrays:
         for same in (self.WAVE.tolist(), [self.WAVE], torch.from_numpy(self.WAVE), [self.WAVE.tolist()]):
             assert_rounding(processor(audio=same, sampling_rate=RATE, return_tensors="pt").input_features, features)
 
-    def test_resampling_when_asked_for(self):
+    def test_resampling_if_enabled(self):
         processor = small()
         inputs = processor(audio=self.WAVE, sampling_rate=8000, do_resample=True, return_tensors="pt")
         assert inputs.input_features.shape == (1, 100, 32)
         same = processor(audio=self.WAVE, sampling_rate=np.int64(8000), do_resample=True, return_tensors="pt")
         assert_rounding(same.input_features, inputs.input_features)
 
-    def test_frames_are_chosen_when_asked_for(self):
+    def test_frames_are_sampled_if_enabled(self):
         inputs = small()(
             videos=np.concatenate([self.VIDEO] * 3), do_sample_frames=True, num_frames=4, return_tensors="pt"
         )
@@ -268,7 +268,7 @@ class TestErrors:
             ({"audio": WAVE * np.nan, "sampling_rate": RATE}, ValueError, r"16000 NaN or infinite"),
             ({"audio": WAVE[:0], "sampling_rate": RATE}, ValueError, r"audio(\[0\])? is empty"),
             ({"audio": np.zeros((2, 100), np.float32), "sampling_rate": RATE}, ValueError, r"shape \(2, 100\).*mono"),
-            ({"audio": np.zeros(100, np.int16), "sampling_rate": RATE}, ValueError, r"whole numbers"),
+            ({"audio": np.zeros(100, np.int16), "sampling_rate": RATE}, ValueError, r"integers"),
             ({"videos": VIDEO[0]}, ValueError, r"shape \(40, 48, 3\)"),
             ({"videos": VIDEO[:0]}, ValueError, r"videos\[0\] is empty"),
             ({"videos": VIDEO * np.float32("nan")}, ValueError, r"videos\[0\] has .* NaN"),
@@ -335,7 +335,7 @@ class TestErrors:
 
 
 class TestTwoSteps:
-    """What training does: decode, augment, process; every constant still comes from the processor."""
+    """The steps of training: decode, augment, process. Every constant comes from the processor."""
 
     def test_equals_one_step(self, clip, silent_clip):
         processor = small()
@@ -404,14 +404,14 @@ class TestConfig:
         one = AutoProcessor.from_pretrained(tmp_path, window={"num_frames": 3})
         assert one.window == {**processor.window, "num_frames": 3}  # the other fields stay as saved
 
-    def test_trainer_asks_it_for_tokens(self):
+    def test_trainer_finds_its_special_tokens(self):
         # transformers' Trainer aligns special tokens of any processor; without these it fails in train().
         assert MBTProcessor.tokenizer.eos_token_id is None
         assert MBTProcessor.tokenizer.init_kwargs == {}
         assert "tokenizer" not in MBTProcessor().to_dict()
 
 
-def test_window_follows_the_feature_extractor_unless_told():
+def test_window_follows_the_feature_extractor_unless_given():
     extractor = AVFusionFeatureExtractor(num_mel_bins=32, spectrogram_length=100)
     assert MBTProcessor(feature_extractor=extractor).window_policy.audio_seconds == 1.0
     assert MBTProcessor().window_policy.audio_seconds == 8.0

@@ -1,4 +1,4 @@
-"""Decoded frames of sound put on the clock of a clip: whatever their lengths, formats and time stamps, every sample once."""
+"""Decoded audio frames of any length, format and timestamp are placed on the clip's clock, every sample once."""
 
 import av
 import numpy as np
@@ -10,10 +10,10 @@ from rendering import render_clip
 
 from hf_avfusion.media.reader import MediaError, read_clip
 from hf_avfusion.media.sources import OpenSource
-from hf_avfusion.media.tracks import RUN, SOUND_GAP, Sound, SoundLine
+from hf_avfusion.media.tracks import AUDIO_GAP, BLOCK_SAMPLES, AudioCollector, AudioPiece
 
 RATE = 8000
-GAP = round(SOUND_GAP * RATE)
+GAP = round(AUDIO_GAP * RATE)
 
 
 def frame_of(values, layout="mono", kind="fltp"):
@@ -28,18 +28,18 @@ def frame_of(values, layout="mono", kind="fltp"):
     return frame
 
 
-def gathered(frames, pieces, layout="mono", exact=False):
+def collect(frames, pieces, layout="mono", exact=False):
     channels = {"mono": 1, "stereo": 2}[layout]
-    sounds = [Sound(first, last, channels) for first, last in pieces]
-    line = SoundLine(sounds, rate=RATE, channels=channels, sought=False, name="a clip", exact=exact)
+    audio_pieces = [AudioPiece(first, last, channels) for first, last in pieces]
+    collector = AudioCollector(audio_pieces, rate=RATE, channels=channels, after_seek=False, name="a clip", exact=exact)
     for frame, stamp in frames:
-        if line.done:
+        if collector.done:
             break
         frame.pts = stamp
-        if not line.follow(frame):
-            line.offer(frame, stamp / RATE)
-    line.flush()
-    return [sound.samples() for sound in sounds], line.warnings
+        if not collector.append(frame):
+            collector.add(frame, stamp / RATE)
+    collector.flush()
+    return [piece.samples() for piece in audio_pieces], collector.warnings
 
 
 @settings(max_examples=60, deadline=None)
@@ -53,8 +53,8 @@ def gathered(frames, pieces, layout="mono", exact=False):
     layout=st.sampled_from(["mono", "stereo"]),
     exact=st.booleans(),
 )  # fmt: skip
-def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layout, exact):
-    """Against one sample after the other: jumps below SOUND_GAP are rounding, above it a gap or a second reading."""
+def test_samples_are_placed_by_their_timestamps(steps, kinds, pieces, layout, exact):
+    """Compared with a sample-by-sample reference: jumps below AUDIO_GAP are rounding, above it gaps or overlaps."""
     pieces = [(first, first + length) for first, length in pieces]
     frames, clock, end, place, number = [], {}, None, 0, 1
     for index, (length, jump) in enumerate(steps):
@@ -64,16 +64,16 @@ def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layo
         frames.append((frame_of(values, layout, kinds[index % len(kinds)]), place))
         if end is None:
             end = place
-        start = place if abs(place - end) > SOUND_GAP * RATE else end
+        start = place if abs(place - end) > AUDIO_GAP * RATE else end
         for offset, value in enumerate(values):
             if start + offset >= end:
                 clock[start + offset] = value
         end = max(end, start + length)
         place = start + length
-    found, _ = gathered(frames, pieces, layout, exact)
+    found, _ = collect(frames, pieces, layout, exact)
     last = max(piece[1] for piece in pieces)
     for (first, stop), samples in zip(pieces, found):
-        # What follows the last sample that anybody asked for is not read on.
+        # Samples after the last requested one are not read.
         inside = [at for at in clock if first <= at < stop and at < last]
         expected = np.zeros(max(inside) + 1 - min(inside) if inside else 0)
         for at in inside:
@@ -82,22 +82,22 @@ def test_samples_lie_where_their_time_stamps_put_them(steps, kinds, pieces, layo
             np.testing.assert_array_equal(channel, expected)
 
 
-def test_a_long_piece_is_converted_part_by_part():
-    values = np.arange(3 * RUN + 77) % 65536 - 32768
+def test_a_long_piece_is_converted_in_blocks():
+    values = np.arange(3 * BLOCK_SAMPLES + 77) % 65536 - 32768
     frames = [(frame_of(values[start : start + 1024]), start) for start in range(0, len(values), 1024)]
     for exact in (False, True):
-        (samples,), warnings = gathered(frames, [(0, len(values))], exact=exact)
+        (samples,), warnings = collect(frames, [(0, len(values))], exact=exact)
         np.testing.assert_array_equal(samples[0] * 32768, values)
         assert warnings == []
 
 
-def test_another_number_of_channels_is_an_error():
+def test_a_changed_number_of_channels_is_an_error():
     with pytest.raises(MediaError, match="8000 Hz, 1 channels to 8000 Hz, 2 channels"):
-        gathered([(frame_of(np.arange(5)), 0), (frame_of(np.arange(5), "stereo"), 5)], [(0, 10)])
+        collect([(frame_of(np.arange(5)), 0), (frame_of(np.arange(5), "stereo"), 5)], [(0, 10)])
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov", "matroska", "mpegts"])
-def test_a_container_that_is_known_from_its_first_bytes_reads_the_same(tmp_path, container):
+def test_a_container_recognised_by_its_first_bytes_reads_the_same(tmp_path, container):
     data = render_clip(tmp_path / "clip", container=container, num_frames=10).read_bytes()
     assert OpenSource(data, None).known_format == ("mp4" if container == "mp4" else None)
     of_bytes, of_path = (
