@@ -58,7 +58,8 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
 )
 
 
-def _load(reference: str) -> type:
+def load_reference(reference: str) -> type:
+    """The class of a reference of `ARCHITECTURES`, such as "models.mbt.modeling_mbt:MBTModel"."""
     module, name = reference.split(":")
     return getattr(import_module(f".{module}", __package__), name)
 
@@ -70,7 +71,7 @@ class _ModelOnDemand:
         self.auto_class, self.config_class, self.reference = auto_class, config_class, reference
 
     def __getattr__(self, name: str) -> Any:
-        real = _load(self.reference)
+        real = load_reference(self.reference)
         self.auto_class.register(self.config_class, real, exist_ok=True)
         return getattr(real, name)
 
@@ -109,13 +110,13 @@ def _register_processors() -> None:
     from transformers.models.auto.processing_auto import AutoProcessor
 
     for config, processor, _ in ARCHITECTURES:
-        AutoProcessor.register(config, _load(processor), exist_ok=True)
+        AutoProcessor.register(config, load_reference(processor), exist_ok=True)
 
 
 def _register_video_processors() -> None:
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-    video_processor = _load("processing.video_processing_avfusion:AVFusionVideoProcessor")
+    video_processor = load_reference("processing.video_processing_avfusion:AVFusionVideoProcessor")
     _forget_code(video_processor)
     for config, *_ in ARCHITECTURES:
         AutoVideoProcessor.register(config, video_processor_class=video_processor, exist_ok=True)
@@ -124,7 +125,7 @@ def _register_video_processors() -> None:
 def _register_feature_extractors() -> None:
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
-    feature_extractor = _load("processing.feature_extraction_avfusion:AVFusionFeatureExtractor")
+    feature_extractor = load_reference("processing.feature_extraction_avfusion:AVFusionFeatureExtractor")
     _forget_code(feature_extractor)
     for config, *_ in ARCHITECTURES:
         AutoFeatureExtractor.register(config, feature_extractor, exist_ok=True)

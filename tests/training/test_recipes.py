@@ -242,6 +242,31 @@ def test_fine_tuning_an_autoencoder(tmp_path):
     assert run.recipe.init is None
 
 
+def test_a_start_is_named_by_its_method(tmp_path):
+    run, _, _ = parse(tmp_path, "--start", "from_vit=some/vit")
+    assert (run.recipe.init, run.recipe.init_method) == ("some/vit", "from_vit")
+    run, _, _ = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--start", "from_avmae=some/folder")
+    assert (run.recipe.init, run.recipe.init_method) == ("some/folder", "from_avmae")
+    run, _, _ = parse(tmp_path, "--recipe", "mbt/vggsound", "--start", "none", "--size", "small")
+    assert run.recipe.init is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--start", "from_resnet=x"], r"--start from_resnet=x: give METHOD=SOURCE with one of .*from_vit, from_avmae"),
+        (["--start", "from_vit"], "--start from_vit: give METHOD=SOURCE"),
+        (["--from_vit", "a", "--from_avmae", "b"], "--from_vit and --from_avmae: a model starts from one source"),
+        (["--from_vit", "a", "--start", "from_vit=b"], "--from_vit and --start: a model starts from one source"),
+        (["--recipe", "avmae/audioset-500k"], "starts from a pretrained AV-MAE.*name it with --from_avmae"),
+        (["--model", "avmae", "--size", "enormous"], "--size enormous: avmae comes as small, base, large"),
+    ],
+)
+def test_starts_and_sizes_that_are_not_known(tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path, *flags)
+
+
 def test_pretraining_scales_its_learning_rate(tmp_path):
     flags = ["--recipe", "avmae/pretrain-vggsound", "--model", "mbt", "--global_batch_size", "128"]
     flags += ["--output_dir", str(tmp_path), "--use_cpu", "True", "--report_to", "none"]

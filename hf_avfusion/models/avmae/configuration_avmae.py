@@ -435,6 +435,11 @@ class AVMAEConfig(PreTrainedConfig):
         return frames * patch_height * patch_width * self.num_channels
 
     @classmethod
+    def sizes(cls) -> tuple[str, ...]:
+        """Names of the factories, smallest first."""
+        return tuple(_SIZES)
+
+    @classmethod
     def small(cls, **overrides) -> "AVMAEConfig":
         """Encoder of width 384, 12 layers, 6 heads; the decoder (not published) has half that width."""
         return cls(**{**_SIZES["small"], **overrides})

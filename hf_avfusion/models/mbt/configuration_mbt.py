@@ -282,6 +282,11 @@ class MBTConfig(PreTrainedConfig):
         return self.num_bottleneck_tokens + (self.readout == "token")
 
     @classmethod
+    def sizes(cls) -> tuple[str, ...]:
+        """Names of the factories, smallest first."""
+        return tuple(_SIZES)
+
+    @classmethod
     def small(cls, **overrides) -> "MBTConfig":
         """MBT on ViT-Small: width 384, 12 layers, 6 heads."""
         return cls(**{**_SIZES["small"], **overrides})

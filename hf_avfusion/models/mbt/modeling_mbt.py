@@ -26,6 +26,7 @@ from ..shared.layers_vit import (
     init_position_table,
     with_init,
 )
+from ..shared.start_methods import StartMethod
 from ..shared.two_streams import (
     REDUCTIONS,
     AudioVisualClassifierOutput,
@@ -360,6 +361,10 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
 
     # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
     accepts_loss_kwargs = False
+    start_methods = {
+        "from_vit": StartMethod("an image ViT, by Hub id or folder"),
+        "from_avmae": StartMethod("a pretrained AV-MAE, by Hub id or folder", own_processor=True),
+    }
 
     def __init__(self, config: MBTConfig):
         super().__init__(config)

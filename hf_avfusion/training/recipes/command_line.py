@@ -4,8 +4,8 @@ import json
 import os
 import sys
 from argparse import SUPPRESS
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -13,7 +13,9 @@ from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ...auto import ARCHITECTURES, load_reference
 from ...media.sources import one_line
+from ...models.shared.start_methods import StartMethod
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import known_fields, sections_of_processor
@@ -58,14 +60,15 @@ class RecipeOptions:
     )
     model: str = field(default="mbt", metadata={"help": "Architecture by name, or checkpoint by folder or Hub id."})
     size: str = field(
-        default="base", metadata={"help": "Size of a fresh model.", "choices": ["small", "base", "large"]}
+        default="base",
+        metadata={"help": "Size of a fresh model, one that its configuration offers (small, base, large)."},
     )
-    from_vit: str | None = field(
+    start: str | None = field(
         default=None,
-        metadata={"help": "Image ViT checkpoint that a fresh model starts from; `none` for random weights."},
-    )
-    from_avmae: str | None = field(
-        default=None, metadata={"help": "Pretrained AV-MAE that a fresh model starts from; `none` for random weights."}
+        metadata={
+            "help": "METHOD=SOURCE: what a fresh model starts from, such as from_vit=google/vit-base-patch16-224-in21k; "
+            "`none` for random weights. --METHOD SOURCE does the same."
+        },
     )
     config: str = field(
         default="{}",
@@ -97,7 +100,24 @@ class RecipeOptions:
     )
 
 
-FRESH_ONLY = ("size", "from_vit", "from_avmae", "image_size")
+FRESH_ONLY = ("size", "start", "image_size")
+
+
+def start_methods() -> dict[str, StartMethod]:
+    """The start methods of every model class: name -> what it starts from."""
+    classes = {reference for *_, models in ARCHITECTURES for reference in models.values()}
+    loaded = (load_reference(reference) for reference in sorted(classes))
+    return {name: method for each in loaded for name, method in getattr(each, "start_methods", {}).items()}
+
+
+def _start_options(methods: Mapping[str, StartMethod]) -> type:
+    """A flag for each start method."""
+
+    def flag(method: StartMethod) -> Any:
+        text = f"A fresh model starts from {method.source}; `none` for random weights."
+        return field(default=None, metadata={"help": text})
+
+    return make_dataclass("StartOptions", [(name, str | None, flag(method)) for name, method in methods.items()])
 
 
 def parse_with_recipe(
@@ -117,7 +137,8 @@ def parse_with_recipe(
             cannot be divided, or one for which the recipe has no learning rate.
     """
     args = list(sys.argv[1:] if args is None else args)
-    types = (RecipeOptions, options_class, arguments_class)
+    methods = start_methods()
+    types = (RecipeOptions, _start_options(methods), options_class, arguments_class)
     flags = _given(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
@@ -131,7 +152,7 @@ def parse_with_recipe(
     if base.benchmark is not None and flags.get("data") == base.benchmark:  # of other labels the recipe knows nothing
         defaults |= _benchmark_defaults(base)
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in names})
-    options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    options, _, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
     # Known only now: asking for it starts the processes' communication.
     devices = arguments.world_size * max(1, arguments.n_gpu)
     batch = base.batch_size if options.global_batch_size is None else options.global_batch_size
@@ -142,14 +163,14 @@ def parse_with_recipe(
         per_device, accumulation = share_batch(batch, devices, *given)
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
         # From the beginning, since other fields may have been derived from the batch.
-        options, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+        options, _, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
     if arguments.deepspeed:
         # With ZeRO-3 transformers divides a model while it is built, and there would be nothing to copy a ViT into. It is
         # built whole, and `AVTrainer` has it divided.
         unset_hf_deepspeed_config()
     checkpoint = options.model if options.model not in CONFIG_MAPPING else None
     if checkpoint is not None:
-        if ignored := [flag for flag in FRESH_ONLY if flag in flags]:
+        if ignored := [flag for flag in (*FRESH_ONLY, *methods) if flag in flags]:
             raise ValueError(f"--{', --'.join(ignored)}: for a fresh model only; {checkpoint} is a checkpoint")
         if ignored := [text for text in options.set or [] if text.startswith(("window.", "audio.", "video."))]:
             raise ValueError(
@@ -159,7 +180,10 @@ def parse_with_recipe(
         raise ValueError(f"--recipe {name} is for {base.architecture}, not for --model {options.model}.")
     start = replace(base, architecture=base.architecture if checkpoint else options.model, size=options.size)
     if checkpoint is None:
-        start = _with_start(start, name, options, flags)
+        sizes = CONFIG_MAPPING[start.architecture].sizes()
+        if options.size not in sizes:
+            raise ValueError(f"--size {options.size}: {start.architecture} comes as {', '.join(sizes)}")
+        start = _with_start(start, name, options, flags, methods)
     recipe = _with_flags(start, options, flags)
     recipe = replace(recipe, batch_size=batch)
     if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
@@ -197,21 +221,34 @@ def _benchmark_defaults(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _with_start(recipe: Recipe, name: str | None, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
-    """With what a fresh model starts from: that of the flags, else the recipe's."""
-    given = [method for method in ("from_vit", "from_avmae") if method in flags]
-    if len(given) == 2:
-        raise ValueError("--from_vit and --from_avmae: a model starts from one of them; leave the other out.")
-    if given:
-        init = None if flags[given[0]].lower() == "none" else flags[given[0]]
-        recipe = replace(recipe, init=init, init_method=given[0])
-        if name is None and init is not None and given[0] == "from_avmae":
-            # Nobody says otherwise: clips as it was pretrained with.
+def _with_start(
+    recipe: Recipe, name: str | None, options: RecipeOptions, flags: dict[str, Any], methods: Mapping[str, StartMethod]
+) -> Recipe:
+    """The recipe with what a fresh model starts from: the source that the flags name, else the recipe's own."""
+    given = {method: flags[method] for method in methods if method in flags}
+    if options.start is not None:
+        method, _, source = options.start.partition("=")
+        if options.start.lower() == "none":
+            method, source = recipe.init_method, "none"
+        elif method not in methods or not source:
+            raise ValueError(
+                f"--start {options.start}: give METHOD=SOURCE with one of the methods {', '.join(methods)}, or none for random "
+                "weights"
+            )
+        given |= {method: source} if method not in given else {"": source}
+    if len(given) > 1:
+        names = " and ".join(f"--{method or 'start'}" for method in given)
+        raise ValueError(f"{names}: a model starts from one source; leave the others out.")
+    for method, source in given.items():
+        init = None if source.lower() == "none" else source
+        recipe = replace(recipe, init=init, init_method=method)
+        if name is None and init is not None and methods[method].own_processor:
+            # Without a recipe, clips are prepared as they were for the source.
             recipe = recipe.but(**sections_of_processor(AutoProcessor.from_pretrained(init)))
-    elif recipe.init_method == "from_avmae" and recipe.init is None:
+    if not given and recipe.init is None and methods[recipe.init_method].own_processor:
         raise ValueError(
-            f"--recipe {name} starts from a pretrained AV-MAE: name its folder with --from_avmae, or start from random weights"
-            " with --from_avmae none."
+            f"--recipe {name} starts from {methods[recipe.init_method].source}: name it with --{recipe.init_method}, or start "
+            f"from random weights with --{recipe.init_method} none."
         )
     if recipe.init is not None and "size" in flags:
         raise ValueError(

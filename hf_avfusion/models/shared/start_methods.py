@@ -1,0 +1,19 @@
+"""The ways in which a fresh model can start from the weights of another, which a model class lists as `start_methods`."""
+
+from typing import NamedTuple
+
+
+class StartMethod(NamedTuple):
+    """One class method of a model, `cls.<method>(source, **config_fields)`.
+
+    Args:
+        source: what it starts from, for help texts.
+        own_processor: whether the source is a checkpoint of this package, with a processor that says how clips are prepared.
+            There is no published default for such a source, so a recipe needs it named.
+    """
+
+    source: str
+    own_processor: bool = False
+
+
+__all__ = ["StartMethod"]

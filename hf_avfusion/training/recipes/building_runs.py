@@ -1,0 +1,167 @@
+"""From a command line to a trainer that is ready to start: what the training scripts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback, set_seed
+
+from ...data.benchmarks.records import BENCHMARKS
+from ...data.benchmarks.splits import SplitRows, load_rows
+from ...data.streaming.balancing import LabelBalance
+from ...data.streaming.clip_stream import ClipStream
+from ...data.transforms import ClipTransform
+from ...evaluation.views import view_transform
+from ...tasks import Task
+from ..arguments import AVTrainingArguments
+from ..trainer import AVTrainer
+from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
+from .record import keep_record
+from .run import Run
+
+
+@dataclass
+class DataOptions:
+    """Flags of every training script: which clips, and how they are read."""
+
+    data: str = field(
+        metadata={"help": f"A benchmark ({', '.join(BENCHMARKS)}), or a folder of clips or its CSV file."}
+    )
+    source: str | None = field(
+        default=None, metadata={"help": "Where a benchmark is: folder of shards or Hub repository."}
+    )
+    variant: str | None = field(
+        default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50 or full of audioset."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split that is trained on."})
+    eval_split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Split that is evaluated, `none` for none; by default `test`, or what there is instead, such as `eval` or "
+            "`validation`."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
+    )
+    on_decode_failure: str = field(
+        default="skip",
+        metadata={
+            "help": "A clip that does not decode: `skip` leaves it out, names it in the log and counts it; `stop` ends the run.",
+            "choices": ["skip", "stop"],
+        },
+    )
+
+
+@dataclass
+class RunData:
+    """The undecoded rows of a run; `evaluated` is None with `--eval_split none`."""
+
+    trained: SplitRows
+    evaluated: SplitRows | None
+
+    @classmethod
+    def load(cls, options: DataOptions, labels: bool = True) -> RunData:
+        """Loads both splits, first the one to evaluate, since its name is wrong more often. Sets `options.eval_split`.
+
+        Raises:
+            ValueError, FileNotFoundError: as `load_rows`.
+        """
+        where = {"source": options.source, "variant": options.variant, "labels": labels}
+        evaluated = None
+        if (options.eval_split or "").lower() != "none":
+            evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
+        trained = load_rows(options.data, options.train_split, flag="--train_split", **where)
+        options.eval_split = evaluated.split if evaluated is not None else None
+        return cls(trained, evaluated)
+
+
+def build_run(
+    task: Task,
+    run: Run,
+    options: DataOptions,
+    args: AVTrainingArguments,
+    data: RunData,
+    columns: Sequence[str] = (),
+    *,
+    config: Any = None,
+    trainer_class: type[AVTrainer] = AVTrainer,
+    callbacks: Callable[[Any], list[TrainerCallback]] | None = None,
+    balance: bool = False,
+    modality_dropout: float = 0.0,
+) -> AVTrainer:
+    """The trainer of a run, with model, processor and streams, checked so far that only the training is left to do.
+
+    Writes `recipe.json` into the folder of the run.
+
+    Args:
+        task: what is learnt.
+        columns: label columns; empty for a task without labels.
+        config: fields that the task wants beyond the labels, such as `num_segments`.
+        callbacks: the processor -> further callbacks of the trainer.
+        balance: read clips of rare labels of the first column more often.
+        modality_dropout: probability that a clip loses a modality in training.
+
+    Raises:
+        ValueError, OSError: data, checkpoint, recipe or flags that do not fit each other.
+    """
+    set_seed(args.seed)
+    fields = task.config_fields(data.trained.rows.features, columns, config) if columns else {}
+    # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
+    if run.checkpoint is None:
+        processor, model = build_fresh(run.recipe, fields, task.auto_class)
+    else:
+        processor, model = load_checkpoint(run, fields, task.auto_class)
+    augmentation = build_frame_augmentation(run.recipe, processor)
+    # Of a model for audio alone the frames are not even decoded.
+    read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
+
+    def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
+        return ClipStream(
+            split.rows,
+            transform,
+            num_rows=split.num_rows,
+            seed=args.seed,
+            on_error=options.on_decode_failure,
+            **shuffling,
+        )
+
+    collating = {"modality_dropout": modality_dropout} if modality_dropout else {}
+    trainer = trainer_class(
+        model,
+        args,
+        build_collator(run.recipe, model.config, seed=args.seed, **collating),
+        train_dataset=stream(
+            data.trained,
+            ClipTransform(processor, mode="train", augmentation=augmentation, **read),
+            shuffle_buffer=options.shuffle_buffer,
+            balance=LabelBalance.of(data.trained.rows, columns[0]) if balance else None,
+        ),
+        eval_dataset=stream(data.evaluated, view_transform(processor, args.eval_views, **read))
+        if data.evaluated
+        else None,
+        processing_class=processor,
+        callbacks=callbacks(processor) if callbacks is not None else None,
+    )
+    args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
+    keep_record(run, trainer, augmentation)
+    return trainer
+
+
+def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:
+    """Trains, saves the model with its processor, evaluates on the split where there is one, and saves the metrics.
+
+    Returns:
+        How many times a clip was left out because it did not decode.
+    """
+    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if split is None:
+        return trainer.train_dataset.skipped
+    metrics = trainer.evaluate()
+    trainer.log_metrics(split, metrics)
+    trainer.save_metrics(split, metrics)
+    return trainer.train_dataset.skipped + trainer.eval_dataset.skipped
