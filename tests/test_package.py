@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,31 @@ def test_import_needs_no_optional_library():
         "print(AutoConfig.for_model('mbt').hidden_size)"
     )
     assert run(code) == "768"
+
+
+def test_arrays_and_models_need_no_media_or_dataset_library(tmp_path):
+    """A machine that only computes has torch and transformers; av, datasets and evaluate are for files and benchmarks."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "import numpy as np\n"
+        "import hf_avfusion\n"
+        "processor = hf_avfusion.MBTProcessor(num_frames=2)\n"
+        "frames, waveform = np.zeros((2, 300, 280, 3), np.uint8), np.ones(128000, np.float32)\n"
+        "inputs = processor(videos=frames, audio=waveform, sampling_rate=16000, return_tensors='pt')\n"
+        "sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, num_frames=2)\n"
+        "mbt = hf_avfusion.MBTForAudioVisualClassification(hf_avfusion.MBTConfig(**sizes, num_labels=3))\n"
+        "decoder = dict(decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=1)\n"
+        "avmae = hf_avfusion.AVMAEForPreTraining(hf_avfusion.AVMAEConfig(**sizes, **decoder))\n"
+        "assert not {'av', 'datasets', 'evaluate', 'torchcodec'} & sys.modules.keys()\n"
+        "print(*mbt(**inputs).logits.shape, *avmae(**inputs).video_predictions.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "without.py", "av,datasets,evaluate,torchcodec", script],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "3", "1", "196", "1536"]
 
 
 def test_import_loads_nothing_heavy_beyond_auto_model():

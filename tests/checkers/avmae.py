@@ -38,6 +38,18 @@ def on_compare(name: str, error: float, magnitude: float) -> None:
     """Called with every comparison; benchmarks/golden_errors.py puts a recorder here."""
 
 
+def require(holds: bool, message: str) -> None:
+    """Called with every comparison against a bar; benchmarks/gpu.py counts the errors beyond it instead."""
+    assert holds, message
+
+
+device = torch.device("cpu")  # of models and inputs; benchmarks/gpu.py sets the accelerator
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
+
+
 def check(folder: Path, record: dict, case: str) -> None:
     """Run one case; an unknown kind is an error."""
     checks = {"pretrain": check_pretrain, "finetune_mbt": check_finetune_mbt, "finetune_vivit": check_classifier}
@@ -54,15 +66,15 @@ def group(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 def close(name: str, ours: torch.Tensor, reference: np.ndarray, relative: float = STATES, absolute: float = ABSOLUTE):
     """Compare, in shares of the largest reference value; what is far above 1 may not differ by more than that either."""
-    ours = ours.detach().float().numpy()
+    ours = ours.detach().float().cpu().numpy()
     reference = reference.reshape(()) if reference.shape == (1,) and ours.shape == () else reference
     assert ours.shape == reference.shape, f"{name}: {ours.shape} instead of {reference.shape}"
     assert np.isfinite(ours).all(), f"{name}: holds NaN or infinity"
     assert np.isfinite(reference).all(), f"{name}: the record holds NaN or infinity"
     error, magnitude = float(np.abs(ours - reference).max()), float(np.abs(reference).max())
     on_compare(name, error, magnitude)
-    assert error <= relative * magnitude + 1e-7, f"{name}: error {error:.2e}, largest reference {magnitude:.2e}"
-    assert magnitude > 10 or error <= absolute, f"{name}: error {error:.2e} above {absolute:.0e}"
+    require(error <= relative * magnitude + 1e-7, f"{name}: error {error:.2e}, largest reference {magnitude:.2e}")
+    require(magnitude > 10 or error <= absolute, f"{name}: error {error:.2e} above {absolute:.0e}")
 
 
 def compare_all(found: dict[str, torch.Tensor], expected: dict[str, np.ndarray]) -> None:
@@ -84,9 +96,9 @@ def sizes_of(tensors: dict[str, np.ndarray]) -> dict[str, int]:
 def model_inputs(tensors: dict[str, np.ndarray], prefix: str = "input/") -> dict[str, torch.Tensor]:
     inputs = {}
     if f"{prefix}rgb" in tensors:
-        inputs["pixel_values"] = torch.from_numpy(tensors[f"{prefix}rgb"]).permute(0, 1, 4, 2, 3)
+        inputs["pixel_values"] = tensor(tensors[f"{prefix}rgb"]).permute(0, 1, 4, 2, 3)
     if f"{prefix}spectrogram" in tensors:
-        planes = torch.from_numpy(tensors[f"{prefix}spectrogram"]).permute(0, 3, 1, 2)
+        planes = tensor(tensors[f"{prefix}spectrogram"]).permute(0, 3, 1, 2)
         inputs["input_features"] = planes[:, 0] if planes.shape[1] == 1 else planes
     return inputs
 
@@ -106,6 +118,7 @@ def check_pretrain(folder: Path, record: dict, case: str) -> None:
     config = config_from_scenic(record["config"], sizes_of(tensors), modalities)
     model = AVMAEForPreTraining(config)
     model.load_state_dict(load_avmae(path, config).state_dict() if path.exists() else convert_avmae(params, config))
+    model.to(device)
     drops = group(tensors, "mask/drop/")
     model.train(bool(drops))  # evaluation masks as well; training differs by stochastic depth alone
     check_masks(model, tensors)
@@ -115,9 +128,9 @@ def check_pretrain(folder: Path, record: dict, case: str) -> None:
     inputs = model_inputs(tensors)
     for modality in modalities:
         indices = tensors[f"mask/{SCENIC_NAMES[modality]}/unmasked_indices"]
-        inputs[f"{modality}_visible"] = torch.from_numpy(indices).long()
+        inputs[f"{modality}_visible"] = tensor(indices).long()
     if "input/batch_mask" in tensors:
-        inputs["sample_mask"] = torch.from_numpy(tensors["input/batch_mask"])
+        inputs["sample_mask"] = tensor(tensors["input/batch_mask"])
     found: dict[str, torch.Tensor] = {}
     with given_drops(model, pretraining_rules(config), drops), capture(model, found):
         output = model(**inputs)
@@ -242,7 +255,7 @@ def given_drops(model: torch.nn.Module, rules: dict, drops: dict[str, np.ndarray
         used.add(key)
         if key not in patterns:
             return branch
-        return branch * (1 - torch.from_numpy(patterns[key])).reshape(-1, 1, 1)
+        return branch * (1 - tensor(patterns[key])).reshape(-1, 1, 1)
 
     handles = [modules[ours].register_forward_pre_hook(enter) for ours in blocks]
     original, layers_vit.drop_branch = layers_vit.drop_branch, drop
@@ -267,7 +280,7 @@ def check_gradients(model: torch.nn.Module, rules: dict, gradients: dict[str, np
         name, layout = rules[source]
         reference = torch.from_numpy(layout(gradient).copy())
         # A parameter that took no part has no gradient here and zeros in the record.
-        found = torch.zeros_like(reference) if ours[name].grad is None else ours[name].grad
+        found = torch.zeros_like(reference) if ours[name].grad is None else ours[name].grad.cpu()
         assert found.shape == reference.shape, f"grad {name}: {tuple(found.shape)} instead of {tuple(reference.shape)}"
         error, magnitude = float((found - reference).abs().max()), float(reference.abs().max())
         # A key bias shifts all scores of a query alike: its gradient is zero in exact arithmetic, rounding on both sides.
@@ -276,7 +289,7 @@ def check_gradients(model: torch.nn.Module, rules: dict, gradients: dict[str, np
             ROUNDING * largest if source.endswith("key/bias") else GRADIENTS * magnitude + 0.1 * ROUNDING * largest
         )
         on_compare(f"grad {name}", error, 0.0 if rounding else magnitude)
-        assert error <= allowed, f"grad {name}: error {error:.2e}, largest {magnitude:.2e}, allowed {allowed:.2e}"
+        require(error <= allowed, f"grad {name}: error {error:.2e}, largest {magnitude:.2e}, allowed {allowed:.2e}")
 
 
 # ------------------------------------------------------------------------------------------------------------- fine-tuning
@@ -290,6 +303,7 @@ def check_finetune_mbt(folder: Path, record: dict, case: str) -> None:
     model = MBTForAudioVisualClassification(config)
     path = folder / f"{case}.msgpack"
     model.load_state_dict(load_avmae(path, config).state_dict() if path.exists() else convert_avmae(params, config))
+    model.to(device)
     check_inferred_mbt(params, config)
     if any(name.startswith("pretrained/") for name in tensors):
         check_mapping(model, record, tensors, rules)
@@ -375,7 +389,7 @@ def check_mapping(model: MBTForAudioVisualClassification, record: dict, tensors:
             if not any(part in place for part in ("bottleneck", "token")):  # those are drawn at random or zero
                 assert torch.equal(ours[place], fresh[place]), f"{name} is not fresh"
         else:
-            assert torch.equal(ours[place], expected[place]), f"{name} does not come from {origin}"
+            assert torch.equal(ours[place], expected[place].cpu()), f"{name} does not come from {origin}"
 
 
 def mixed_batch(tensors: dict, modalities: tuple[str, ...], found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -390,9 +404,9 @@ def mixed_batch(tensors: dict, modalities: tuple[str, ...], found: dict[str, tor
         found[f"mixup/{name}"], found[f"mixup_label/{name}"] = values, mix(labels, weight)
         inputs[f"{name}"] = values.numpy()
     batch = model_inputs(inputs, prefix="")
-    batch["labels"] = found[f"mixup_label/{SCENIC_NAMES[modalities[0]]}"]
+    batch["labels"] = found[f"mixup_label/{SCENIC_NAMES[modalities[0]]}"].to(device)
     if len(modalities) == 2:
-        batch["audio_labels"] = found["mixup_label/spectrogram"]
+        batch["audio_labels"] = found["mixup_label/spectrogram"].to(device)
     return batch
 
 
@@ -456,5 +470,6 @@ def check_classifier(folder: Path, record: dict, case: str) -> None:
     assert config.position_embeddings == fields["positional_embedding"].removesuffix("_1d")
     model = AVMAEForAudioVisualClassification(config).eval()
     model.load_state_dict(convert_avmae(params, config))
+    model.to(device)
     output = model(**model_inputs(tensors))
     compare_all({"logits_eval": output.logits}, group(tensors, "output/"))

@@ -44,7 +44,8 @@ def draw_visible_tokens(
 
 def fixed_noise(rows: int, columns: int, salt: int, device: torch.device | str) -> torch.Tensor:
     """Pseudo-random int64 [rows, columns] (a SplitMix64-like mix), the same in every run and on every device."""
-    value = torch.arange(rows * columns, device=device).view(rows, columns) + salt
+    # ^ adds here, since the salt has no bit that a position has. torch.compile would fold + and * into one index beyond 64 bits.
+    value = torch.arange(rows * columns, device=device).view(rows, columns) ^ salt
     for multiplier in (-7046029254386353131, -4658895280553007687, -7723592293110705685):
         value = value * multiplier
         value = value ^ (value >> 29)

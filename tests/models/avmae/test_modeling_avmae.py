@@ -1,6 +1,7 @@
 """AV-MAE beyond its recorded cases: masks, targets, losses, missing modalities, strategies, heads, Auto classes."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
 from hf_avfusion import AVMAEConfig, AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from hf_avfusion.models.avmae.layers_avmae import BatchStandardization
 from hf_avfusion.models.avmae.patches_avmae import (
+    fixed_noise,
     patch_loss,
     patches_to_frames,
     patches_to_spectrogram,
@@ -418,6 +420,18 @@ def test_pretraining_compiles_to_one_graph():
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # tests graph capture only
     torch.testing.assert_close(compiled(**given).loss, expected.loss)
     assert torch.isfinite(compiled(**inputs()).loss)  # masks drawn inside the graph
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (apt-get install g++)")
+def test_masks_of_evaluation_compile_to_the_same_masks():
+    """Inductor folds products of positions into one index, which must stay within 64 bits."""
+    torch._dynamo.reset()
+    drawn, expected = (
+        [function(4, 9, salt << 40, "cpu") for salt in (0, 1)]
+        for function in (torch.compile(fixed_noise, fullgraph=True), fixed_noise)
+    )
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(drawn, expected))
 
 
 @torch.no_grad()
