@@ -118,8 +118,8 @@ def check_views(
         return
     if task.join_views is None and protocol.total > 1:
         raise ValueError(
-            f"{protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}): a model for {task.title} takes one "
-            "view of each clip; set both to 1 or leave them out."
+            f"{protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}): a model for {task.title} takes "
+            "one view of each clip; set both to 1 or leave them out."
         )
     if task.whole_clip and protocol.total > 1:
         raise ValueError(
