@@ -369,7 +369,7 @@ def test_your_own_folder(film, tmp_path, caplog):
         for row in rows:
             if row["clip_id"] == "dog/bark.wav":
                 assert row["video"]["path"] == "bark.flac"
-    with pytest.raises(ValueError, match=r"no split 'validation'; it has: test, train"):
+    with pytest.raises(ValueError, match=r"no split 'validation'; its splits are: test, train"):
         load_folder(tmp_path / "out", "validation")
     with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
         prepare_folder(tmp_path / "mine", tmp_path / "out", seed=1, settings=settings, rows_per_shard=2, **QUIET)
