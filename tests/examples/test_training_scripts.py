@@ -159,8 +159,16 @@ REFUSED = [
     ("classification", ["--data", "nope"], "nope is neither a file, a folder nor the name of a benchmark"),
     ("classification", ["--data", "vggsound"], "VGGSound needs source= (--source): pass source= a folder"),
     ("classification", ["--data", "vggsound", "--source", "/gone"], "source '/gone' is neither a folder nor"),
-    ("classification", ["--data", "YOURS", "--source", "clips"], "source= (--source): allowed only for the benchmarks vggsound,"),
-    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "variant= (--variant): allowed only for the benchmarks vggsound,"),
+    (
+        "classification",
+        ["--data", "YOURS", "--source", "clips"],
+        "source= (--source): allowed only for the benchmarks vggsound,",
+    ),
+    (
+        "pretraining",
+        ["--data", "YOURS", "--variant", "mini"],
+        "variant= (--variant): allowed only for the benchmarks vggsound,",
+    ),
     ("classification", ["--data", "vggsound", "--args_file", "nofile"], "['--args_file', 'nofile']"),
     (
         "classification",

@@ -144,9 +144,9 @@ def test_invalid_arguments_raise():
         ClipStream(interleave([rows(), rows()]), reading, shuffle_buffer=9, balance=balance)
     with pytest.raises(ValueError, match=r"no column 'label' to balance; the columns are: clip_id, labels"):
         LabelBalance.of(rows("dataset"), "label")
-    with pytest.raises(ValueError, match=r"must hold class numbers, got 'x'"):
+    with pytest.raises(ValueError, match=r"must contain class numbers, got 'x'"):
         LabelBalance.count(["x"], "label")
-    with pytest.raises(ValueError, match=r"holds \[3\], but 3 classes"):
+    with pytest.raises(ValueError, match=r"contains the classes \[3\], but the balance counted 3 classes"):
         balance.factor({"labels": [3]})
     with pytest.raises(ValueError, match="counts must be"):
         LabelBalance("label", (0, 0), 3)
