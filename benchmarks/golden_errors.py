@@ -1,4 +1,4 @@
-"""Largest errors against every recorded case of the originals, per kind of tensor: absolute, and relative to its magnitude."""
+"""Prints the largest absolute and relative errors over all recorded cases of the originals, per kind of tensor."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from checkers import avmae, mbt  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "roots", nargs="*", default=[str(ROOT / "tests" / "goldens")], help="folders holding <architecture>/*.json"
+        "roots", nargs="*", default=[str(ROOT / "tests" / "goldens")], help="folders with <architecture>/*.json"
     )
     options = parser.parse_args()
     absolute: dict[str, float] = defaultdict(float)
@@ -44,7 +44,7 @@ def main() -> None:
             for path in sorted((Path(root) / checker.__name__.rsplit(".", 1)[-1]).glob("*.json")):
                 checker.check(path.parent, json.loads(path.read_text(encoding="utf-8")), path.stem)
                 cases += 1
-    print(f"{cases} cases, all within their bars")
+    print(f"{cases} cases, all within their tolerances")
     print("| tensors | compared | largest absolute error | largest error / largest reference |\n|---|---|---|---|")
     for kind in sorted(counts):
         print(f"| {kind} | {counts[kind]} | {absolute[kind]:.1e} | {relative[kind]:.1e} |")
