@@ -1,23 +1,23 @@
-"""What audiovisual masked pretraining is worth where labels are few: AV-MAE on SoundingShapes, against training from scratch.
+"""Compares AV-MAE pretraining with training from scratch when few clips have labels, on SoundingShapes.
 
-    python benchmarks/avmae_evidence.py --output runs/avmae_evidence        # no download; resumes where it was stopped
+    python benchmarks/avmae_evidence.py --output runs/avmae_evidence        # no download; repeat the command to resume
 
-The question: of 3,000 rendered clips only 300, or 100, have labels. Does it help to pretrain on all clips, without labels,
-before fine-tuning on those few? The labels are the quickstart's three heads: `shape` (seen), `sound` (heard) and
-`sum` = (shape + sound) mod 4, which takes both.
+The question: of 3,000 rendered clips, only 300, or 100, have labels. Does it help to pretrain on all clips without labels
+before fine-tuning on those few? The labels are the quickstart's three heads: `shape` (visible), `sound` (audible) and
+`sum` = (shape + sound) mod 4, which needs both modalities.
 
-What is compared. For every seed the same labelled clips, batches, steps, learning rate, head and evaluation; the arms differ in
-the weights at the start. "scratch_longer" trains on the labels for the FLOPs that pretraining took besides. Two networks are
-fine-tuned: MBT started by `MBTForAudioVisualClassification.from_avmae` (the paper's way, the same network whatever the encoder
-strategy was) and the pretraining's own encoder under `AVMAEForAudioVisualClassification` (supplementary A.5). The sweep
-pretrains all four encoder strategies at equal compute: FLOPs of a training step (forward and backward, every matrix product,
-counted by `torch.utils.flop_counter`) times steps is the same for all, up to half a step. Settings are to be chosen with
-`--split validation` and other `--seeds`, in another `--output`.
+The comparison: for every seed, all arms have the same labelled clips, batches, steps, learning rate, head and evaluation. They
+differ in the initial weights. "scratch_longer" trains on the labels for the additional FLOPs of pretraining. Two networks are
+fine-tuned: MBT initialised by `MBTForAudioVisualClassification.from_avmae` (as in the paper; the same network for every encoder
+strategy), and the pretrained encoder itself in `AVMAEForAudioVisualClassification` (supplementary A.5). The sweep pretrains all
+four encoder strategies with equal compute: the FLOPs of a training step (forward and backward, every matrix product, counted by
+`torch.utils.flop_counter`) times the steps are the same for all, up to half a step. Choose settings with `--split validation`,
+other `--seeds` and another `--output`.
 
-How. Clips are decoded once, by the package's processor, and kept as tensors; a plain loop trains from those, since decoding
-them anew in each epoch would take most of the time. Models, losses, masks, layer-wise decay, optimiser and schedule are the
-package's. Every finished run is written at once; the same command goes on from there, and with more `--seeds` or `--strategies`
-only the new runs are made.
+The method: the package's processor decodes the clips once, and a plain loop trains from the stored tensors, since decoding them
+in each epoch would take most of the time. Models, losses, masks, layer-wise decay, optimiser and schedule are the package's.
+Every finished run is written immediately. A repeated command makes only the missing runs, also with more `--seeds` or
+`--strategies`.
 """
 
 import json
@@ -57,30 +57,31 @@ from hf_avfusion.training.layerwise_decay import kernel_names, layer_ids, layerw
 from hf_avfusion.training.optimization import AdamDecoupled, warmup_cosine_schedule
 
 HEADS = {"shape": 4, "sound": 4, "sum": 4}
-COLUMNS = ("shape", "sound", "label")  # of the data set, in the order of the heads
+COLUMNS = ("shape", "sound", "label")  # columns of the dataset, in the order of the heads
 SECONDS = 2  # length of a clip
-LAYERS, FUSION_LAYERS = 4, 2  # of both networks; the last two are joint in mid-fusion and exchange bottlenecks in MBT
-# What a later call may change without making the finished runs those of another experiment.
+LAYERS, FUSION_LAYERS = 4, 2  # of both networks; the last two layers are joint in mid-fusion and use bottlenecks in MBT
+# Options that may change without invalidating the finished runs.
 NOT_SETTINGS = (
     "output", "clips", "strategy", "seeds", "strategies", "own_encoder", "longer_scratch", "labelled_clips"
 )  # fmt: skip
-STARTS = ("scratch", "scratch_longer", "pretrained")  # the second trains for pretraining's FLOPs more
+STARTS = ("scratch", "scratch_longer", "pretrained")  # scratch_longer trains for the FLOPs of both stages
 Clips = dict[str, Tensor]
-Rows = list[list[str]]  # the first one holds the columns' names
+Rows = list[list[str]]  # the first row has the column names
 
 
 @dataclass
 class Options:
     output: str = field(default="runs/avmae_evidence", metadata={"help": "Folder of clips, finished runs and tables."})
-    clips: str | None = field(default=None, metadata={"help": "Folder of rendered clips; in --output if not given."})
+    clips: str | None = field(default=None, metadata={"help": "Folder of rendered clips; by default, in --output."})
     strategy: str = field(
         default="mid_fusion", metadata={"help": "Encoder strategy of the main table.", "choices": ENCODER_STRATEGIES}
     )
     strategies: list[str] = field(
-        default_factory=lambda: [*ENCODER_STRATEGIES], metadata={"help": "Of the sweep.", "choices": ENCODER_STRATEGIES}
+        default_factory=lambda: [*ENCODER_STRATEGIES],
+        metadata={"help": "Encoder strategies of the sweep.", "choices": ENCODER_STRATEGIES},
     )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Runs of every arm."})
-    own_encoder: bool = field(default=True, metadata={"help": "Also fine-tune the pretraining's own encoder."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "One run of every arm per seed."})
+    own_encoder: bool = field(default=True, metadata={"help": "Also fine-tune the pretrained encoder itself."})
     longer_scratch: bool = field(
         default=True, metadata={"help": "Also train from scratch for the FLOPs of both stages."}
     )
@@ -88,18 +89,22 @@ class Options:
     train_clips: int = field(default=3000, metadata={"help": "Clips to pretrain on."})
     labelled_clips: list[int] = field(
         default_factory=lambda: [300, 100],
-        metadata={"help": "Clips to fine-tune on, drawn by the seed from the former; the sweep takes the last number."},
+        metadata={
+            "help": "Numbers of --train_clips to fine-tune on, drawn by the seed; the sweep uses the last number."
+        },
     )
-    test_clips: int = field(default=480, metadata={"help": "Clips of validation and of test."})
+    test_clips: int = field(default=480, metadata={"help": "Clips of the validation split and of the test split."})
     video_mask_ratio: float = 0.75
     audio_mask_ratio: float = 0.75
-    pretrain_steps: int = field(default=700, metadata={"help": "Of mid-fusion; fixes the FLOPs of all."})
+    pretrain_steps: int = field(
+        default=700, metadata={"help": "Steps of mid-fusion; sets the FLOPs of all strategies."}
+    )
     pretrain_batch_size: int = 64
     pretrain_learning_rate: float = 2e-3
     finetune_steps: int = 250
     finetune_batch_size: int = 32
-    learning_rate: float = field(default=2e-3, metadata={"help": "Of fine-tuning, all arms."})
-    layer_decay: float = field(default=1.0, metadata={"help": "Of fine-tuning after pretraining."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate of fine-tuning, all arms."})
+    layer_decay: float = field(default=1.0, metadata={"help": "Layer-wise decay of fine-tuning after pretraining."})
 
     def __post_init__(self):
         for count in self.labelled_clips:
@@ -111,18 +116,18 @@ class Options:
 
 
 def write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
+    """Writes a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".partial").write_text(text)
     os.replace(path.with_suffix(".partial"), path)
 
 
 def make_processor() -> AVMAEProcessor:
-    """4 frames of 32 x 32 pixels and 64 x 32 log-mels of 2 s."""
+    """Returns a processor for 4 frames of 32 x 32 pixels and 64 x 32 log-mels of 2 s."""
     side = {"height": 32, "width": 32}
     feature_extractor = AVFusionFeatureExtractor.from_preset(
         "avmae", hop_length=500, win_length=1024, n_fft=1024, num_mel_bins=32, spectrogram_length=64,
-        mean=-0.73, std=1.97,  # as the quickstart; these log-mels come out with mean 0.4 and deviation 1.0
+        mean=-0.73, std=1.97,  # like the quickstart; these log-mels get a mean of 0.4 and a standard deviation of 1.0
     )  # fmt: skip
     video_processor = AVFusionVideoProcessor(size=side, crop_size=side, antialias=True, truncate=False)
     return AVMAEProcessor(
@@ -131,7 +136,7 @@ def make_processor() -> AVMAEProcessor:
 
 
 def load_clips(options: Options, split: str, console: Console) -> Clips:
-    """`pixel_values` [n, 4, 3, 32, 32], `input_features` [n, 64, 32], `labels` [n, 3]: rendered and decoded once."""
+    """Loads `pixel_values` [n, 4, 3, 32, 32], `input_features` [n, 64, 32], `labels` [n, 3]; renders and decodes once."""
     folder = Path(options.clips or Path(options.output) / "clips")
     path = folder / f"{split}.safetensors"
     if not path.exists():
@@ -149,12 +154,15 @@ def load_clips(options: Options, split: str, console: Console) -> Clips:
         os.replace(path.with_suffix(".partial"), path)
     clips, expected = load_file(path), options.train_clips if split == "train" else options.test_clips
     if len(clips["labels"]) != expected:
-        raise ValueError(f"{path} holds {len(clips['labels'])} clips, not {expected}: choose another --clips folder.")
+        raise ValueError(f"{path} has {len(clips['labels'])} clips, not {expected}; choose another --clips folder.")
     return clips
 
 
 def avmae_config(options: Options, strategy: str, **more) -> AVMAEConfig:
-    """The quickstart's size (64 wide, 4 layers) with a decoder of one layer, half as wide; targets as released: raw values."""
+    """Returns a config of the quickstart's size (64 wide, 4 layers), with a decoder of one layer that is half as wide.
+
+    The targets are raw values, as in the released code.
+    """
     return AVMAEConfig(
         hidden_size=64, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=256,
         decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=4, decoder_intermediate_size=128,
@@ -166,21 +174,21 @@ def avmae_config(options: Options, strategy: str, **more) -> AVMAEConfig:
 
 
 def mbt_config(options: Options) -> MBTConfig:
-    """The MBT that `from_avmae` builds by default, with two layers of bottleneck fusion; the same for every strategy."""
+    """Returns the config that `from_avmae` makes by default, with two layers of bottleneck fusion, for every strategy."""
     fields = mbt_config_fields_from_avmae(avmae_config(options, options.strategy))
     return MBTConfig(**fields, fusion_layer=LAYERS - FUSION_LAYERS, class_splits=HEADS)
 
 
 def clip_flops(model: PreTrainedModel, **labels: Tensor) -> int:
-    """FLOPs of forward and backward of one clip in training; `labels` for two clips where the model needs them."""
-    model.set_attn_implementation("eager")  # shows its matrix products to the counter on any device
+    """Counts the FLOPs of a forward and backward pass per clip; `labels` are those of two clips, if the model needs any."""
+    model.set_attn_implementation("eager")  # the counter sees its matrix products on any device
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 4, 3, 32, 32), torch.zeros(2, 64, 32), **labels).loss.backward()
     return counter.get_total_flops() // 2
 
 
 def batches(count: int, size: int, steps: int, seed: int):
-    """Index tensors [size]: one shuffled epoch after the other, without regard to where an epoch ends."""
+    """Yields index tensors [size] from consecutive shuffled epochs; a batch may contain clips of two epochs."""
     generator = torch.Generator().manual_seed(seed)
     epochs = math.ceil(steps * size / count)
     order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
@@ -190,7 +198,7 @@ def batches(count: int, size: int, steps: int, seed: int):
 def train(
     model: PreTrainedModel, clips: Clips, steps: int, size: int, rate: float, decay: float, seed: int
 ) -> tuple[float, float]:
-    """Published optimiser and schedule; returns the mean loss of the last 20 steps and the seconds it took."""
+    """Trains with the published optimiser and schedule; returns the mean loss of the last 20 steps, and the seconds."""
     parameters = dict(model.named_parameters())
     groups = layerwise_groups(
         parameters, layer_ids(parameters), rate, decay, decaying=kernel_names(model), weight_decay=0.05
@@ -211,10 +219,10 @@ def train(
 
 @torch.no_grad()
 def accuracies(model: PreTrainedModel, clips: Clips) -> dict[str, float]:
-    """Percent right, for every head."""
+    """Computes the accuracy of every head in percent."""
     model.eval()
     inputs = [clips[name].split(96) for name in ("pixel_values", "input_features")]
-    logits = torch.cat([model(frames, sound).logits for frames, sound in zip(*inputs)])
+    logits = torch.cat([model(frames, spectrograms).logits for frames, spectrograms in zip(*inputs)])
     heads = logits.split(list(HEADS.values()), dim=-1)
     return {
         name: 100.0 * (head.argmax(-1) == clips["labels"][:, index]).float().mean().item()
@@ -223,14 +231,14 @@ def accuracies(model: PreTrainedModel, clips: Clips) -> dict[str, float]:
 
 
 class Evidence:
-    """The runs of one output folder: each is made once, and read from its file afterwards."""
+    """The runs of one output folder; each is made once and later read from its file."""
 
     def __init__(self, options: Options, console: Console):
         self.options, self.console, self.runs = options, console, Path(options.output) / "runs"
         note, settings = Path(options.output) / "settings.json", options.settings()
         if note.exists() and (found := json.loads(note.read_text())) != settings:
-            odd = {name: found.get(name) for name in settings if found.get(name) != settings[name]}
-            raise ValueError(f"{options.output} holds runs of other settings ({odd}): choose another --output.")
+            changed = {name: found.get(name) for name in settings if found.get(name) != settings[name]}
+            raise ValueError(f"{options.output} has runs with other settings ({changed}); choose another --output.")
         write(note, json.dumps(settings, indent=2) + "\n")
         self.clips, self.tested = load_clips(options, "train", console), load_clips(options, options.split, console)
         self.unlabelled = {name: self.clips[name] for name in ("pixel_values", "input_features")}
@@ -243,7 +251,7 @@ class Evidence:
         self.longer = options.finetune_steps + round(budget / (step * options.finetune_batch_size))
 
     def pretrain(self, strategy: str, seed: int) -> Path:
-        """The folder of a pretrained model."""
+        """Returns the folder of a pretrained model; pretrains it if it does not exist."""
         folder, options = self.runs / f"pretrained-{strategy}-seed{seed}", self.options
         if not folder.exists():
             set_seed(seed)
@@ -256,9 +264,9 @@ class Evidence:
         return folder
 
     def finetune(self, network: str, strategy: str, start: str, count: int, seed: int) -> dict[str, float]:
-        """Accuracies of `network` ("mbt" or "own" encoder) after `count` labelled clips; `start` is one of STARTS."""
+        """Returns the accuracies of `network` ("mbt" or "own" encoder) trained on `count` labels from one of STARTS."""
         options, pretrained = self.options, start == "pretrained"
-        # An MBT from scratch is the same for every strategy.
+        # Without pretraining, MBT is the same for every strategy.
         name = strategy if pretrained else start if network == "mbt" else f"{start}-{strategy}"
         path = self.runs / f"{network}-{name}-{count}labels-seed{seed}.json"
         if path.exists():
@@ -285,13 +293,13 @@ class Evidence:
 
 
 def mean_std(runs: list[dict[str, float]]) -> list[str]:
-    """Mean and sample standard deviation over the seeds, for every head."""
+    """Formats the mean and sample standard deviation over the seeds, for every head."""
     values = [[run[head] for run in runs] for head in HEADS]
     return [f"{statistics.fmean(v):.1f}" + (f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "") for v in values]
 
 
 def main_table(evidence: Evidence, network: str, starts: list[str]) -> Rows:
-    """Pretrained against from scratch, seed by seed."""
+    """Makes the table that compares pretraining with training from scratch, seed by seed."""
     options = evidence.options
     rows = [["labels", "start", *HEADS, f"{' / '.join(HEADS)} of each seed"]]
     for count in options.labelled_clips:
@@ -308,7 +316,7 @@ def main_table(evidence: Evidence, network: str, starts: list[str]) -> Rows:
 
 
 def sweep_table(evidence: Evidence) -> Rows:
-    """Encoder strategies at equal compute."""
+    """Makes the table of encoder strategies with equal compute."""
     rows = [["encoder", "parameters", "GFLOP per step", "steps", "TFLOP in all", *HEADS]]
     runs: dict[str, list] = {strategy: [] for strategy in evidence.options.strategies}
     count = evidence.options.labelled_clips[-1]
@@ -324,17 +332,17 @@ def sweep_table(evidence: Evidence) -> Rows:
 
 def main() -> None:
     (options,) = HfArgumentParser(Options).parse_args_into_dataclasses()
-    # In a log file too, a row of a table is one line.
+    # Wide enough that a table row is one line in a log file, too.
     console, started = Console(width=None if sys.stdout.isatty() else 180), time.perf_counter()
     evidence = Evidence(options, console)
     model = AVMAEForPreTraining(avmae_config(options, options.strategy))
     sizes = (
-        f"{model.num_parameters():,} parameters in pretraining, {model.avmae.num_parameters():,} of them the encoder"
+        f"{model.num_parameters():,} parameters in pretraining, {model.avmae.num_parameters():,} of them in the encoder"
     )
     console.print(f"{options.strategy}: {sizes}; seeds {options.seeds}; {options.settings()}")
     unit = f"{options.split} accuracy, %, mean ± standard deviation (n = {len(options.seeds)}); chance is 25 %"
     starts = list(STARTS) if options.longer_scratch else ["scratch", "pretrained"]
-    sweep = f"Encoder strategies pretrained at equal FLOPs, fine-tuned as MBT on {options.labelled_clips[-1]} labels"
+    sweep = f"Encoder strategies pretrained with equal FLOPs, fine-tuned as MBT on {options.labelled_clips[-1]} labels"
     plans = [(f"{options.strategy}, fine-tuned as MBT", partial(main_table, evidence, "mbt", starts))]
     plans.append((sweep, partial(sweep_table, evidence)))
     if options.own_encoder:
@@ -350,7 +358,7 @@ def main() -> None:
         lines = [columns, ["---"] * len(columns), *rows]
         text += "\n".join([f"{title}: {unit}\n", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n\n"
         write(Path(options.output) / "tables.md", text)
-    console.print(f"{time.perf_counter() - started:.0f} s in this call; all runs are in {evidence.runs}")
+    console.print(f"this call took {time.perf_counter() - started:.0f} s; all runs are in {evidence.runs}")
 
 
 if __name__ == "__main__":

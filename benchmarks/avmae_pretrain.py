@@ -1,20 +1,19 @@
-"""What masking saves in AV-MAE's pretraining: time, peak memory and FLOPs of a step against a model that sees all tokens.
+"""Measures how much time, peak memory and FLOPs masking saves in AV-MAE pretraining, compared with seeing all tokens.
 
     python benchmarks/avmae_pretrain.py                            # CPU: a small model, a few minutes
     python benchmarks/avmae_pretrain.py --size base --batch_size 32 --rounds 10    # GPU: bf16, published inputs
 
-Three tables from one run: by mask ratio, by encoder strategy and by attention implementation. "all tokens" is the same model with
-nothing hidden from its encoder, which is what a model has that puts mask tokens into the encoder. A ratio of 4 means a fourth of
-the cost.
+One run prints three tables: by mask ratio, by encoder strategy and by attention implementation. "all tokens" is the same model
+without masking, which costs as much as a model with mask tokens in its encoder. A ratio ("x") of 4 means a quarter of the cost.
 
-How it is measured (`hf_avfusion.evaluation.costs`). A time is the least of several rounds; in each round every case runs once, so
-that other load on the machine falls on all of them. A step is forward, loss, backward and an update by AdamW. Peak memory is what
-a step needs beyond the loaded model; gradients and optimiser state, which are the same whatever is hidden, are included, and
-printed; on the CPU each case has a process of its own. FLOPs are those of a forward pass, counted by torch.utils.flop_counter,
-encoder and decoder apart; what is not the one or the other (target patches, loss) has no matrix product.
+Measurement (`hf_avfusion.evaluation.costs`): a time is the minimum of several rounds. Each round runs every case once, so that
+other load on the machine affects all cases. A step is forward, loss, backward and an AdamW update. Peak memory is the memory of
+a step in addition to the loaded model. It includes gradients and optimiser state, which do not depend on the masks and are
+printed. On the CPU, each case runs in its own process. FLOPs are those of a forward pass, counted by torch.utils.flop_counter
+separately for encoder and decoder; the rest (target patches, loss) has no matrix products.
 
-At the end a profile of one step of the published case says what choosing and putting back tokens costs, and that nothing is
-computed twice: no sine or cosine, so no position table, and as many gathers as there are inputs, so no loop over clips.
+At the end, a profile of one step of the published case prints the cost of selecting and restoring tokens. It also checks that
+nothing is recomputed: no sine or cosine, so no position table; and one gather per input, so no loop over clips.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ SIZES = {
     "base": AVMAEConfig.base,
     "large": AVMAEConfig.large,
 }
-PUBLISHED = (0.9, 0.5)  # hidden share of video and audio, VGGSound
+PUBLISHED = (0.9, 0.5)  # masked share of video and audio, VGGSound
 ALL_TOKENS = (0.0, 0.0)
 RATIOS = (ALL_TOKENS, (0.5, 0.5), (0.75, 0.5), PUBLISHED, (0.95, 0.7))
 STRATEGIES = ("early", "shared", "separate", "mid_fusion")
@@ -70,7 +69,7 @@ def build_config(case: Case, arguments: argparse.Namespace) -> AVMAEConfig:
         encoder_strategy=case.strategy,
         video_mask_ratio=video,
         audio_mask_ratio=audio,
-        loss_on_visible_tokens=case.ratios == ALL_TOKENS,  # or nothing would be scored
+        loss_on_visible_tokens=case.ratios == ALL_TOKENS,  # otherwise there would be no loss
         image_size=arguments.image_size,
         num_frames=arguments.frames,
         spectrogram_length=arguments.spectrogram_length,
@@ -94,7 +93,7 @@ def build_inputs(arguments: argparse.Namespace, device: str = "cpu") -> dict[str
 
 
 def flops_of_parts(case: Case, arguments: argparse.Namespace) -> tuple[int, int]:
-    """Forward FLOPs per clip of encoder (with its embeddings) and decoder, on meta tensors: nothing is computed."""
+    """Counts the forward FLOPs per clip of encoder (with its embeddings) and decoder on meta tensors, without computing."""
     with torch.device("meta"):
         model = AVMAEForPreTraining(build_config(case, arguments))
         inputs = build_inputs(arguments, "meta")
@@ -110,11 +109,11 @@ def flops_of_parts(case: Case, arguments: argparse.Namespace) -> tuple[int, int]
 # --------------------------------------------------------------------------------------------------------- report
 
 
-def table_of(
+def make_table(
     title: str, cases: Iterable[tuple[str, Case, Case]], costs: dict, parts: dict, arguments: argparse.Namespace
 ) -> Table:
-    """One row per (name, case, what it is compared with)."""
-    table = Table("case", "tokens seen", title=title, title_justify="left")
+    """Makes a table with one row per (name, case, reference case)."""
+    table = Table("case", "visible tokens", title=title, title_justify="left")
     for column in ("encoder GFLOPs", "all GFLOPs", "x", "step ms", "x", "peak MiB", "x"):
         table.add_column(column, justify="right")
     for name, case, other in cases:
@@ -138,7 +137,7 @@ def table_of(
 
 
 def print_published(console: Console) -> None:
-    """FLOPs of the published models at their inputs, which no machine need be able to run."""
+    """Prints the FLOPs of the published models for their inputs, without running them."""
     for size, strategy, ratios, rows in (
         ("base", "separate", PUBLISHED, 800),
         ("large", "separate", PUBLISHED, 800),
@@ -151,16 +150,16 @@ def print_published(console: Console) -> None:
         seen, every = (sum(flops_of_parts(each, inputs)) / 1e9 for each in (case, case.full))
         console.print(
             f"published inputs, 16 frames of 224^2 and {rows} spectrogram rows, {size}, {strategy}, {ratios[0]} / {ratios[1]} "
-            f"hidden: {seen:,.0f} GFLOPs forward, all tokens {every:,.0f}, x {every / seen:.2f}",
+            f"masked: {seen:,.0f} GFLOPs forward, all tokens {every:,.0f}, x {every / seen:.2f}",
             highlight=False,
         )
 
 
 def print_profile(arguments: argparse.Namespace, console: Console) -> None:
-    """Where the time of one training step goes that is not the network's, and that nothing is computed again.
+    """Prints how much of a training step's time selecting tokens takes, and checks that nothing is recomputed.
 
     Raises:
-        RuntimeError: a sine or cosine was computed (positions are tables), or more gathers than inputs.
+        RuntimeError: the step computes a sine or cosine (positions are tables), or has more gathers than inputs.
     """
     model = build_model(Case(), arguments).to(arguments.device).train()
     inputs = {name: value.to(arguments.device) for name, value in build_inputs(arguments).items()}
@@ -173,9 +172,11 @@ def print_profile(arguments: argparse.Namespace, console: Console) -> None:
         loss.backward()
     count = {event.key: event.count for event in forward.key_averages()}
     if recomputed := [name for name in ("aten::sin", "aten::cos") if count.get(name)]:
-        raise RuntimeError(f"positions are computed in the forward pass: {recomputed} were called")
+        raise RuntimeError(f"the forward pass computes positions: it calls {recomputed}")
     if count.get("aten::gather", 0) > len(inputs):
-        raise RuntimeError(f"{count['aten::gather']} gathers for {len(inputs)} inputs: there is a loop")
+        raise RuntimeError(
+            f"the forward pass loops over clips: {count['aten::gather']} gathers for {len(inputs)} inputs"
+        )
 
     def spent(events: Iterable, names: tuple[str, ...] | None = None) -> float:
         own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
@@ -186,8 +187,8 @@ def print_profile(arguments: argparse.Namespace, console: Console) -> None:
     tokens = spent(forward.key_averages(), TOKEN_OPS) + spent(backward.key_averages(), TOKEN_OPS)
     calls = ", ".join(f"{name.removeprefix('aten::')} {count[name]}" for name in TOKEN_OPS if count.get(name))
     console.print(
-        f"profile of a step (0.9 / 0.5 hidden, separate encoders, sdpa): drawing, gathering and scattering tokens takes "
-        f"{tokens:.2f} of {total:.1f} ms ({tokens / total:.2%}); calls in the forward pass: {calls}; sine, cosine: none",
+        f"profile of a step (0.9 / 0.5 masked, separate encoders, sdpa): drawing, gathering and scattering tokens takes "
+        f"{tokens:.2f} of {total:.1f} ms ({tokens / total:.2%}); calls in the forward pass: {calls}; no sine, no cosine",
         highlight=False,
     )
 
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--spectrogram_length", type=int, default=800 if gpu else 400, help="rows of 10 ms")
     parser.add_argument("--dtype", default="bfloat16" if gpu else "float32")
     parser.add_argument("--rounds", type=int, default=10 if gpu else 3)
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     arguments.dtype = getattr(torch, arguments.dtype)
     torch.set_num_threads(arguments.threads)
@@ -230,7 +231,7 @@ def main() -> None:
     parts = {case: flops_of_parts(case, arguments) for case in cases}
     for case in cases:
         if abs(sum(parts[case]) - costs[case]["flops_per_clip"]) > 1e-3 * costs[case]["flops_per_clip"]:
-            raise RuntimeError(f"{case}: encoder and decoder have {parts[case]} FLOPs, the model {costs[case]}")
+            raise RuntimeError(f"{case}: encoder and decoder have {parts[case]} FLOPs, but the model has {costs[case]}")
 
     name = (
         torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"CPU, {arguments.threads} thread(s)"
@@ -238,27 +239,27 @@ def main() -> None:
     console.print(
         f"{name}; torch {torch.__version__}; {arguments.size}, {costs[cases[0]]['parameters']:,} parameters, {arguments.dtype}, "
         f"batch {arguments.batch_size}, {arguments.frames} frames of {arguments.image_size}^2, "
-        f"{arguments.spectrogram_length} spectrogram rows; of the peaks, gradients and optimiser state are "
-        f"{3 * costs[cases[0]]['parameters'] * arguments.dtype.itemsize / 2**20:.0f} MiB",
+        f"{arguments.spectrogram_length} spectrogram rows; peak memory includes "
+        f"{3 * costs[cases[0]]['parameters'] * arguments.dtype.itemsize / 2**20:.0f} MiB of gradients and optimiser state",
         highlight=False,
     )
-    report = partial(table_of, costs=costs, parts=parts, arguments=arguments)
+    report = partial(make_table, costs=costs, parts=parts, arguments=arguments)
     full = Case(ALL_TOKENS)
     rows = [
         ("all tokens" if case == full else "{} / {}".format(*case.ratios), case, full) for case in map(Case, RATIOS)
     ]
-    console.print(report("by hidden share of video / audio (separate encoders, sdpa)", rows))
+    console.print(report("by masked share of video / audio (separate encoders, sdpa)", rows))
     rows = []
     for strategy in STRATEGIES:
         case = Case(strategy=strategy)
         rows += [(f"{strategy}, all tokens", case.full, case.full), (f"{strategy}, 0.9 / 0.5", case, case.full)]
-    console.print(report("by encoder strategy, each against itself with all tokens (sdpa)", rows))
+    console.print(report("by encoder strategy, each compared with itself with all tokens (sdpa)", rows))
     rows = []
     for ratios, what in ((ALL_TOKENS, "all tokens"), (PUBLISHED, "0.9 / 0.5")):
         rows += [
             (f"{kind}, {what}", Case(ratios, attention=kind), Case(ratios, attention="eager")) for kind in attentions
         ]
-    console.print(report("by attention implementation, each against eager (separate encoders)", rows))
+    console.print(report("by attention implementation, each compared with eager (separate encoders)", rows))
     print_published(console)
     print_profile(arguments, console)
 

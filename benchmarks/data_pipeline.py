@@ -1,24 +1,23 @@
-"""Clips per second from compressed bytes to batches and through the Trainer, against a bare decoding loop in the same run.
+"""Measures clips per second from compressed bytes to batches and through the Trainer, compared with a bare decoding loop.
 
     python benchmarks/data_pipeline.py                      # both sets of clips, both decoders, 0, 1 and 2 workers
     python benchmarks/data_pipeline.py --clips large --backends pyav --workers 0 --rounds 9
 
-What is compared, for the same windows of the same clips:
+Four pipelines read the same windows of the same clips:
 
-    bare         the least that a loop by hand does with PyAV and torchaudio: one pass over the packets, the wanted frames
-                 to RGB tensors, the wanted sound to a mono tensor, resampling if need be, torchaudio's kaldi.fbank. No
-                 resizing, no normalising, no batches, no checks, though every training loop needs the first three:
-                 what the other ways do besides is in their figures. With torchcodec: its two decoders, asked for
-                 the same.
-    preprocess   one clip after the other through `ClipTransform`: decoded, resized, cropped, normalised, log-mel
-    loader       `ClipLoader` over a `ClipStream` of a `datasets.Dataset`: shuffled, collated, and, with workers, handed
-                 over by the DataLoader
-    training     `AVTrainer` on that loader, with a model of one number that looks at nothing
+    bare         a minimal hand-written loop with PyAV and torchaudio: one pass over the packets, frames to RGB tensors,
+                 audio to a mono tensor, resampling if necessary, torchaudio's kaldi.fbank. It does no resizing,
+                 normalisation, batching or checks, although training needs the first three; the other pipelines include
+                 them. With torchcodec, the loop uses its two decoders.
+    preprocess   `ClipTransform` on one clip after the other: decodes, resizes, crops, normalises, computes log-mels
+    loader       `ClipLoader` over a `ClipStream` of a `datasets.Dataset`: also shuffles and collates; with workers, the
+                 DataLoader transfers the batches
+    training     `AVTrainer` on that loader, with a model of one parameter that ignores its inputs
 
-Rounds alternate (bare, preprocess, loader, training, bare, ...), and a ratio is the median of the ratios of neighbours in
-one round, so that other load on the machine, which comes and goes, falls on all alike. Without workers processor time is
-given beside wall time; it is what to go by on a busy machine. With workers the bare loop runs in as many processes and
-sends nothing back. Whatever comes in batches is timed from the first batch on, so that starting workers counts for none.
+Rounds alternate (bare, preprocess, loader, training, bare, ...). A ratio is the median over the rounds of the ratio within
+a round, so that varying other load on the machine affects all pipelines. Without workers, processor time is printed in
+addition to wall time; on a busy machine, use the processor time. With workers, the bare loop runs in the same number of
+processes and returns no tensors. Batches are timed from the first batch on, so the start of workers does not count.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from transformers import TrainerCallback
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_loader import ClipLoader
 from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.data.synthetic.sounding_scenes import SceneSettings, draw, synthesise
+from hf_avfusion.data.synthetic.sounding_scenes import SceneSettings, draw_frames, synthesise
 from hf_avfusion.data.synthetic.sounding_shapes import encode, make_scene
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media.reader import ClipReader
@@ -65,7 +64,7 @@ RATE = 16000  # Hz of both front ends
 
 @dataclass(frozen=True)
 class Case:
-    """A set of clips and the processor that reads them."""
+    """A set of clips and their processor."""
 
     name: str
     clips: list[bytes]
@@ -74,8 +73,9 @@ class Case:
 
 
 def large_clip(seed: int) -> bytes:
-    """10 s of 320x240 at 25 fps, H.264 with x264's own defaults (B-frames, CABAC, deblocking), and 44.1 kHz stereo AAC:
-    a textured picture that pans, objects that move over it, and noise.
+    """Renders 10 s of 320x240 at 25 fps, H.264 with x264's defaults (B-frames, CABAC, deblocking), and 44.1 kHz stereo AAC.
+
+    The frames show a panning texture, a moving square and noise.
     """
     generator = np.random.default_rng(seed)
     texture = generator.integers(0, 255, (36, 48, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
@@ -87,35 +87,35 @@ def large_clip(seed: int) -> bytes:
         audio.bit_rate = 128_000
         for number in range(250):
             top, left = int(60 + 59 * np.sin(number / 40)), int(80 + 79 * np.cos(number / 55))
-            picture = texture[top : top + 240, left : left + 320].astype(np.int16)
+            pixels = texture[top : top + 240, left : left + 320].astype(np.int16)
             place = number * 3 % 280
-            picture[80:140, place : place + 40] = 255 - picture[80:140, place : place + 40]
-            picture += generator.integers(-6, 7, picture.shape, dtype=np.int16)
-            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
+            pixels[80:140, place : place + 40] = 255 - pixels[80:140, place : place + 40]
+            pixels += generator.integers(-6, 7, pixels.shape, dtype=np.int16)
+            frame = av.VideoFrame.from_ndarray(pixels.clip(0, 255).astype(np.uint8), format="rgb24")
             frame.pts = number
             container.mux(video.encode(frame))
         container.mux(video.encode())
         seconds = np.arange(441_000) / 44100
         wave = np.stack([np.sin(2 * np.pi * (220 + 40 * side) * seconds) for side in (0, 1)]) * 0.3
         wave += generator.normal(0, 0.05, wave.shape)
-        sound = av.AudioFrame.from_ndarray(wave.astype(np.float32), format="fltp", layout="stereo")
-        sound.sample_rate, sound.pts = 44100, 0
-        container.mux(audio.encode(sound))
+        samples = av.AudioFrame.from_ndarray(wave.astype(np.float32), format="fltp", layout="stereo")
+        samples.sample_rate, samples.pts = 44100, 0
+        container.mux(audio.encode(samples))
         container.mux(audio.encode())
     return target.getvalue()
 
 
 def small_clip(number: int) -> bytes:
-    """SoundingShapes: 2 s of 64x64 at 12.5 fps, 16 kHz mono."""
+    """Renders a clip of SoundingShapes: 2 s of 64x64 at 12.5 fps, 16 kHz mono."""
     settings = SceneSettings()
     scene = make_scene(settings, 0, "train", number)
-    return encode(draw(scene), synthesise(scene), settings.frame_rate, settings.sampling_rate)
+    return encode(draw_frames(scene), synthesise(scene), settings.frame_rate, settings.sampling_rate)
 
 
 def make_case(name: str, number: int) -> Case:
     if name == "large":  # the paper's window, at the published sizes
         return Case(name, [large_clip(n) for n in range(number)], MBTProcessor(num_frames=8, span=8.0), 4)
-    # As examples/quickstart.py trains on them.
+    # The processor of examples/quickstart.py.
     side = {"height": 64, "width": 64}
     processor = MBTProcessor(
         AVFusionVideoProcessor(size=side, crop_size=side),
@@ -125,7 +125,7 @@ def make_case(name: str, number: int) -> Case:
     return Case(name, [small_clip(n) for n in range(number)], processor, 32)
 
 
-# -------------------------------------------------------------------------------------------------- the loop by hand
+# ----------------------------------------------------------------------------------------------------- the bare loop
 
 
 def fbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
@@ -137,9 +137,9 @@ def fbank(waveform: torch.Tensor, rate: int) -> torch.Tensor:
 
 
 def bare_pyav(data: bytes, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 [T, H, W, 3] and the log-mel of one window that does not wrap."""
+    """Returns frames, uint8 [T, H, W, 3], and the log-mel of one window that does not wrap."""
     times, (begin, end) = sorted(window.frame_times), window.audio_window
-    frames, sound, first = [], [], None
+    frames, samples, first = [], [], None
     with av.open(io.BytesIO(data)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         video.codec_context.thread_type, video.codec_context.thread_count = "NONE", 1
@@ -156,14 +156,14 @@ def bare_pyav(data: bytes, window: Window) -> tuple[torch.Tensor, torch.Tensor]:
                     heard = frame.time + frame.samples / frame.sample_rate
                     if heard > begin:
                         first = frame.time if first is None else first
-                        sound.append(frame.to_ndarray())
+                        samples.append(frame.to_ndarray())
             if len(frames) == len(times) and heard >= end:
                 break
         while len(frames) < len(times):
             frames.append(reformatter.reformat(shown, format="rgb24", threads=1).to_ndarray())
         rate = audio.codec_context.sample_rate
     start = round((begin - first) * rate)
-    wave = np.concatenate(sound, axis=1)[:, max(start, 0) : start + round((end - begin) * rate)]
+    wave = np.concatenate(samples, axis=1)[:, max(start, 0) : start + round((end - begin) * rate)]
     return torch.from_numpy(np.stack(frames)), fbank(torch.from_numpy(wave).mean(0), rate)
 
 
@@ -172,15 +172,15 @@ def bare_torchcodec(data: bytes, window: Window) -> tuple[torch.Tensor, torch.Te
 
     video = VideoDecoder(data, num_ffmpeg_threads=1)
     frames = video.get_frames_played_at([min(t, video.metadata.end_stream_seconds - 1e-3) for t in window.frame_times])
-    sound = AudioDecoder(data).get_samples_played_in_range(*window.audio_window)
-    return frames.data, fbank(sound.data.mean(0), sound.sample_rate)
+    samples = AudioDecoder(data).get_samples_played_in_range(*window.audio_window)
+    return frames.data, fbank(samples.data.mean(0), samples.sample_rate)
 
 
 BARE = {"pyav": bare_pyav, "torchcodec": bare_torchcodec}
 
 
 class BareLoop(TorchDataset):
-    """The loop by hand in a DataLoader's workers; gives back numbers, not tensors."""
+    """The bare loop for a DataLoader's workers; returns numbers, not tensors."""
 
     def __init__(self, case: Case, backend: str, windows: Sequence[Window]):
         self.case, self.decode, self.windows = case, BARE[backend], windows
@@ -193,11 +193,11 @@ class BareLoop(TorchDataset):
         return len(frames) + len(mel)
 
 
-# ------------------------------------------------------------------------------------------------------ what is timed
+# ------------------------------------------------------------------------------------------------------ the pipelines
 
 
 class FreeModel(torch.nn.Module):
-    """Costs nothing: its loss is its one number."""
+    """A model that costs nothing: its loss is its only parameter."""
 
     def __init__(self):
         super().__init__()
@@ -208,7 +208,7 @@ class FreeModel(torch.nn.Module):
 
 
 class Stopwatch(TrainerCallback):
-    """Notes when the first step ended, so that the start of workers counts for nobody, and when the last did."""
+    """Records the end of every step; timing from the first mark leaves out the start of workers."""
 
     def __init__(self):
         self.marks: list[tuple[float, float]] = []
@@ -218,7 +218,7 @@ class Stopwatch(TrainerCallback):
 
 
 def clock(marks: Sequence[tuple[float, float]], clips_each: int) -> tuple[float, float]:
-    """Clips per second of wall and of processor time between the first and the last mark."""
+    """Computes clips per second of wall time and of processor time between the first and the last mark."""
     clips = clips_each * (len(marks) - 1)
     return tuple(clips / (last - first) for first, last in zip(marks[0], marks[-1]))
 
@@ -228,7 +228,7 @@ def now() -> tuple[float, float]:
 
 
 class Pipelines:
-    """The four ways through the same clips; each call of a way is one round, and gives its clips/s (wall, processor)."""
+    """The four pipelines over the same clips; each method runs one round and returns its clips/s (wall, processor)."""
 
     def __init__(self, case: Case, backend: str, workers: int, folder: Path):
         self.case, self.workers, self.folder = case, workers, folder
@@ -249,7 +249,7 @@ class Pipelines:
             }
         )
         self.rows = datasets.Dataset.from_dict(rows, features=features)
-        # The centred windows of evaluation: all ways decode the same.
+        # The centred windows of evaluation, so that all pipelines decode the same frames.
         self.transform = ClipTransform(case.processor, "label", mode="eval", backend=backend)
         policy, windows = case.processor.window_policy, []
         for data in case.clips:
@@ -306,18 +306,18 @@ def transformers_printer() -> type[TrainerCallback]:
 
 
 def measure(pipelines: Pipelines, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    ways: dict[str, Callable[[], tuple[float, float]]] = {
+    methods: dict[str, Callable[[], tuple[float, float]]] = {
         "bare": pipelines.bare,
         "preprocess": pipelines.preprocess,
         "loader": pipelines.loader,
         "training": pipelines.training,
     }
     if pipelines.workers:
-        del ways["preprocess"]  # happens in this process only
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        del methods["preprocess"]  # runs only in this process
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     for number in range(rounds + 1):
-        for name, way in ways.items():
-            rate = way()
+        for name, method in methods.items():
+            rate = method()
             if number:  # the first round warms up
                 rates[name].append(rate)
     return rates
@@ -332,8 +332,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clips", nargs="+", choices=["small", "large"], default=["small", "large"])
     parser.add_argument("--backends", nargs="+", choices=list(BARE), default=list(BARE))
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, help="default 9 of small clips, 7 of large ones")
-    parser.add_argument("--number", type=int, help="clips per round; default 384 small or 48 large")
+    parser.add_argument("--rounds", type=int, help="default: 9 with small clips, 7 with large ones")
+    parser.add_argument("--number", type=int, help="clips per round; default: 384 small or 48 large ones")
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -342,14 +342,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(1)  # as in a DataLoader's worker
+    torch.set_num_threads(1)  # like in a DataLoader's worker
     datasets.disable_progress_bars()
     backends = list(arguments.backends)
     console = Console(width=120)
     if "torchcodec" in backends and not torchcodec_works():
-        console.print("torchcodec does not decode here, and is left out")
+        console.print("torchcodec does not work here and is skipped")
         backends.remove("torchcodec")
-    table = Table(title="clips/s (median of rounds); ratios are medians of the rounds' own", title_justify="left")
+    table = Table(
+        title="clips/s (median over rounds); ratios are medians of the ratios per round", title_justify="left"
+    )
     columns = ["clips", "backend", "workers", "clock", "bare", "preprocess", "loader", "training"]
     for column in [*columns, "loader / bare", "training / loader"]:
         table.add_column(column, justify="right" if column not in columns[:4] else "left")
@@ -358,23 +360,24 @@ def main() -> None:
             case = make_case(name, arguments.number or {"small": 384, "large": 48}[name])
             if len(case.clips) < 2 * case.batch_size:
                 raise SystemExit(
-                    f"--number {arguments.number}: {name} clips come in batches of {case.batch_size}, two at least"
+                    f"--number {arguments.number}: {name} clips need at least two batches of {case.batch_size}; increase it"
                 )
             for backend in backends:
                 for workers in arguments.workers:
                     rounds = arguments.rounds or {"small": 9, "large": 7}[name]
                     rates = measure(Pipelines(case, backend, workers, Path(folder)), rounds)
                     for number, label in enumerate(("wall", "processor") if not workers else ("wall",)):
-                        middle = {
-                            way: f"{statistics.median(rate[number] for rate in of):.1f}" for way, of in rates.items()
+                        medians = {
+                            method: f"{statistics.median(rate[number] for rate in own):.1f}"
+                            for method, own in rates.items()
                         }
                         row = (
-                            name, backend, str(workers), label, middle["bare"], middle.get("preprocess", ""),
-                            middle["loader"], middle["training"], ratio(rates["loader"], rates["bare"], number),
+                            name, backend, str(workers), label, medians["bare"], medians.get("preprocess", ""),
+                            medians["loader"], medians["training"], ratio(rates["loader"], rates["bare"], number),
                             ratio(rates["training"], rates["loader"], number),
                         )  # fmt: skip
                         table.add_row(*row)
-                        print("\t".join(row), file=sys.stderr, flush=True)  # the whole takes minutes
+                        print("\t".join(row), file=sys.stderr, flush=True)  # progress, since all rounds take minutes
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Largest errors against every recorded case of the originals, per kind of tensor: absolute, and relative to its magnitude."""
+"""Prints the largest absolute and relative errors over all recorded cases of the originals, per kind of tensor."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main() -> None:
             for path in sorted((Path(root) / checker.__name__.rsplit(".", 1)[-1]).glob("*.json")):
                 checker.check(path.parent, json.loads(path.read_text(encoding="utf-8")), path.stem)
                 cases += 1
-    print(f"{cases} cases, all within their bars")
+    print(f"{cases} cases, all within their tolerances")
     print("| tensors | compared | largest absolute error | largest error / largest reference |\n|---|---|---|---|")
     for kind in sorted(errors.counts):
         print(f"| {kind} | {errors.counts[kind]} | {errors.absolute[kind]:.1e} | {errors.relative[kind]:.1e} |")

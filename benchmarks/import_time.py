@@ -1,4 +1,4 @@
-"""Time to import hf_avfusion against transformers' AutoModel, each in fresh processes, interleaved; prints both and the ratio."""
+"""Compares the import time of hf_avfusion with that of transformers' AutoModel, in fresh, alternating processes."""
 
 import argparse
 import statistics
@@ -22,7 +22,7 @@ def main() -> None:
             done = subprocess.run(
                 [sys.executable, "-c", TIMER.format(code)], capture_output=True, text=True, check=True
             )
-            if turn:  # the first turn only warms the file cache
+            if turn:  # the first turn only warms up the file cache
                 seconds[name].append(float(done.stdout.split()[-1]))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, values in seconds.items():

@@ -1,17 +1,16 @@
-"""Time, memory and FLOPs of MBT: attention kernels, kinds of fusion and the bottleneck exchange, side by side.
+"""Measures time, memory and FLOPs of MBT for attention kernels, kinds of fusion and ways to exchange the bottleneck.
 
     python benchmarks/mbt_forward.py                              # CPU: size small, a few minutes
     python benchmarks/mbt_forward.py --size base --batch_size 8   # GPU: also bf16, torch.compile, achieved TFLOP/s
 
-How it is measured. A time is the best of several calls after one warm-up call (other load on the machine only ever
-adds), and cases that are compared run right after each other. Forward runs in evaluation mode without gradients; a
-training step is forward, loss, backward and an SGD-momentum update. Peak memory is what the case needs beyond the
-loaded model: on CUDA the allocator's peak, elsewhere on Linux the kernel's high-water mark of resident memory (VmHWM,
-reset before each phase). Every case runs in a forked process of its own on the CPU, so that no case inherits another's
-heap. FLOPs (two per multiply-add of every matrix product) are counted by a formula and checked against
-torch.utils.flop_counter on the meta device; a mismatch is an error. The growth exponent is the least-squares slope of
-log(time) or log(FLOPs) against log(frames): 1 is linear. The audio stream does not grow with frames, so exponents of
-the whole model start below 1.
+Measurement: a time is the minimum of several calls after a warm-up call, since other load on the machine can only add time.
+Cases to be compared run right after each other. Forward runs in evaluation mode without gradients; a training step is
+forward, loss, backward and an SGD-momentum update. Peak memory is the memory in addition to the loaded model: on CUDA the
+allocator's peak, elsewhere on Linux the kernel's high-water mark of resident memory (VmHWM, reset before each phase). On
+the CPU, every case runs in its own forked process, so that no case inherits another's heap. FLOPs (two per multiply-add of
+every matrix product) are computed by a formula and checked with torch.utils.flop_counter on the meta device; a mismatch
+is an error. The growth exponent is the least-squares slope of log(time) or log(FLOPs) against log(frames): 1 is linear.
+The audio stream does not grow with the frames, so exponents of the whole model start below 1.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Case:
 class Result:
     forward_s: float
     step_s: float
-    forward_mib: float | None  # peak beyond the loaded model; None where the system cannot tell
+    forward_mib: float | None  # peak in addition to the loaded model; None if the system does not report it
     step_mib: float | None
     repeats: int
 
@@ -101,7 +100,7 @@ def build_inputs(config: MBTConfig, batch_size: int, device: str, dtype: torch.d
 
 
 def flops_by_formula(config: MBTConfig, batch_size: int) -> tuple[int, int]:
-    """Forward and training-step FLOPs by formula: matrix products only, two FLOPs per multiply-add."""
+    """Computes the FLOPs of a forward pass and of a training step: matrix products only, two FLOPs per multiply-add."""
     d, m = config.hidden_size, config.intermediate_size
     patch_height, patch_width = config.patch_hw
     patches = {
@@ -113,9 +112,9 @@ def flops_by_formula(config: MBTConfig, batch_size: int) -> tuple[int, int]:
     cls = int(config.readout == "token")
     tokens = {name: count + cls for name, count in patches.items()}
 
-    def block(n: int, beside: int = 0) -> int:
-        # q, o and the two dense layers of the MLP; k and v; then scores and their product with the values.
-        keys = n + beside
+    def block(n: int, extra_keys: int = 0) -> int:
+        # q, o and the two dense layers of the MLP; k and v; attention scores and their product with the values.
+        keys = n + extra_keys
         return 2 * n * (2 * d * d + 2 * d * m) + 2 * keys * 2 * d * d + 2 * 2 * n * keys * d
 
     encoder = 0
@@ -127,20 +126,18 @@ def flops_by_formula(config: MBTConfig, batch_size: int) -> tuple[int, int]:
             elif config.fusion == "bottleneck":
                 encoder += block(n + config.num_bottleneck_rows)
             else:
-                encoder += block(n, beside=sum(tokens.values()) - n)
+                encoder += block(n, extra_keys=sum(tokens.values()) - n)
     embeddings = 2 * patches["video"] * config.num_channels * config.tubelet_size * patch_height * patch_width * d
-    # A mono spectrogram meets the kernel summed over its input channels.
+    # For a mono spectrogram, the kernel is summed over its input channels.
     embeddings += 2 * patches["audio"] * patch_height * patch_width * d
     heads = len(tokens) * 2 * d * config.num_labels
     forward = batch_size * (embeddings + encoder + heads)
-    # Backward costs two products per forward product, one where the input needs no gradient.
+    # Backward has two products per forward product, and one if the input needs no gradient.
     return forward, 3 * forward - batch_size * embeddings
 
 
 def check_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
-    """`flops_by_formula`, having made sure that torch's own counter sees the same numbers (on meta tensors, nothing is
-    computed).
-    """
+    """Returns `flops_by_formula` after checking it with torch's counter, on meta tensors without computing anything."""
     with torch.device("meta"):
         model = MBTForAudioVisualClassification(config).train()
         inputs = build_inputs(config, batch_size, "meta", torch.float32)
@@ -149,7 +146,9 @@ def check_flops(config: MBTConfig, batch_size: int) -> tuple[int, int]:
     counted_step = count_flops(lambda: model(**inputs).loss.backward())
     for what, ours, theirs in (("forward", forward, counted), ("training step", step, counted_step)):
         if abs(ours - theirs) > 1e-3 * theirs:
-            raise RuntimeError(f"{what} FLOPs: the formula gives {ours:.6g}, torch.utils.flop_counter {theirs:.6g}.")
+            raise RuntimeError(
+                f"{what} FLOPs: the formula gives {ours:.6g}, but torch.utils.flop_counter gives {theirs:.6g}."
+            )
     return forward, step
 
 
@@ -181,11 +180,11 @@ def measure(case: Case, arguments: argparse.Namespace) -> Result:
 
 
 def measure_exchange(frames: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Seconds of all fusion layers under four ways to hand the bottleneck over, forward and forward + backward.
+    """Measures the seconds of all fusion layers for four ways to exchange the bottleneck, forward and forward + backward.
 
-    "cat": every stream's input is torch.cat([tokens, bottleneck]), as in the model. "in place": the block's output
-    already holds tokens and its own bottleneck rows, so only those rows are overwritten by the mean and no token is
-    copied. "tokens only": no bottleneck at all, the floor. "cat alone": only the copies of "cat", no block.
+    "cat": the input of each stream is torch.cat([tokens, bottleneck]), as in the model. "in place": the mean overwrites the
+    bottleneck rows in the block's output, so no token is copied. "tokens only": no bottleneck, a lower bound.
+    "cat alone": only the copies of "cat", without blocks.
     """
     device = arguments.device
     torch.manual_seed(0)
@@ -236,7 +235,7 @@ def measure_exchange(frames: int, arguments: argparse.Namespace) -> dict[str, di
     ways = {"cat": by_cat, "in place": in_place, "tokens only": tokens_only, "cat alone": cat_alone}
     with torch.no_grad():
         if not torch.allclose(by_cat(), in_place(), rtol=1e-4):
-            raise RuntimeError("the in-place exchange does not compute what concatenation computes")
+            raise RuntimeError("the in-place exchange and the concatenation give different results")
 
     def forward(way: Callable[[], Tensor]) -> None:
         with torch.no_grad():
@@ -302,7 +301,7 @@ def print_fusions(console: Console, results: dict, flops: dict, frames: list[int
             if on_gpu:
                 row += [f"{forward / result.forward_s / 1e12:.1f}", f"{step / result.step_s / 1e12:.1f}"]
             table.add_row(*row)
-        for label, some in (("growth", frames), ("of the last", frames[-2:])):
+        for label, some in (("growth", frames), ("last two", frames[-2:])):
             own = [results[variant, fusion, count] for count in some]
             table.add_row(
                 "",
@@ -320,7 +319,7 @@ def print_fusions(console: Console, results: dict, flops: dict, frames: list[int
 
 def print_variants(console: Console, results: dict, frames: list[int], fusion: str, variants: list[str]) -> None:
     table = Table(
-        title=f"Attention, {fusion} (x: {variants[0]} divided by this, above 1 is better)", title_justify="left"
+        title=f"Attention, {fusion} (x: {variants[0]} divided by this variant; above 1 is better)", title_justify="left"
     )
     for column in ["variant", "frames", "forward ms", "x", "peak MiB", "x", "step ms", "x", "peak MiB", "x"]:
         table.add_column(column, justify="left" if column == "variant" else "right")
@@ -363,9 +362,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--image_size", type=int, help="default: 224 on a GPU, 112 on the CPU")
     parser.add_argument("--spectrogram_length", type=int, help="default: 800 on a GPU, 400 on the CPU")
-    parser.add_argument("--repeats", type=int, default=5, help="calls per time, of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=5, help="calls per time; the fastest counts")
     parser.add_argument(
-        "--seconds", type=float, default=2.0, help="stop repeating a call after so many seconds (2 calls at least)"
+        "--seconds", type=float, default=2.0, help="stop repeating a call after this many seconds (at least 2 calls)"
     )
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
@@ -373,7 +372,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments.spectrogram_length = arguments.spectrogram_length or (800 if on_gpu else 400)
     arguments.frames = sorted(set(arguments.frames))
     if any(count < 2 or count % 2 for count in arguments.frames):
-        parser.error(f"--frames must be even numbers, tubelets take two: got {arguments.frames}")
+        parser.error(f"--frames must be even numbers, since a tubelet has two frames; got {arguments.frames}")
     return arguments
 
 
@@ -397,7 +396,7 @@ def main() -> None:
     )
     if on_gpu:
         console.print(f"float32 products with TF32 {'on' if torch.backends.cuda.matmul.allow_tf32 else 'off'}")
-    console.print("FLOPs by formula agree with torch.utils.flop_counter, forward and training step, in every case.")
+    console.print("In every case, the FLOPs of forward and training step by formula match torch.utils.flop_counter.")
 
     cases = [Case(f, a, n, d, c) for n in arguments.frames for f in FUSIONS for a, d, c in kinds]
     variants = list(dict.fromkeys(case.variant for case in cases))
@@ -405,27 +404,27 @@ def main() -> None:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("cases", total=len(cases) + len(arguments.frames))
 
-        def tell(what: str) -> None:
+        def show_progress(what: str) -> None:
             progress.update(task, description=what)
-            if not console.is_terminal:  # no bar there: a line per case in its place
+            if not console.is_terminal:  # without a progress bar, print a line per case
                 print(
                     f"{what} ({progress.tasks[task].completed:.0f} of {progress.tasks[task].total:.0f} done)",
                     file=sys.stderr,
                 )
 
         for case in cases:
-            tell(f"{case.variant}, {case.fusion}, {case.frames} frames")
+            show_progress(f"{case.variant}, {case.fusion}, {case.frames} frames")
             run = measure(case, arguments) if on_gpu else in_own_process(measure, case, arguments)
             results[case.variant, case.fusion, case.frames] = run
             progress.advance(task)
         exchange = {}
         for count in arguments.frames:
-            tell(f"bottleneck exchange, {count} frames")
+            show_progress(f"bottleneck exchange, {count} frames")
             run = measure_exchange if on_gpu else lambda *given: in_own_process(measure_exchange, *given)
             exchange[count] = run(count, arguments)
             progress.advance(task)
     fewest = min(result.repeats for result in results.values())
-    console.print(f"Every time is the best of at least {fewest} calls.\n")
+    console.print(f"Every time is the minimum of at least {fewest} calls.\n")
     for fusion in FUSIONS:
         print_variants(console, results, arguments.frames, fusion, variants)
     for variant in variants[1:]:

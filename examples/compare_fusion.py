@@ -34,7 +34,7 @@ from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.data.streaming.in_memory import decoded_once
+from hf_avfusion.data.streaming.in_memory import cache_clips
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
@@ -180,7 +180,7 @@ def main() -> int:
     streams = {name: ClipStream(x.rows, transforms[name], num_rows=x.num_rows, **broken) for name, x in rows.items()}
     for name, stream in streams.items() if options.decode_once and todo else ():
         progress = partial(track, description=f"decoding clips of {name}", total=stream.num_rows)
-        streams[name] = decoded_once(stream, columns[:1], progress)
+        streams[name] = cache_clips(stream, columns[:1], progress)
         if stream.skipped:
             print(f"[yellow]{stream.skipped} clips of {name} did not decode and are left out; see the log above.[/]")
     train, test = streams["training"], streams["evaluation"]

@@ -1,7 +1,7 @@
-"""Training augmentations as the originals published them; every random number comes from the generator that is passed in.
+"""Training augmentations of the original implementations. Every random number comes from the given generator.
 
-Sources: the data pipelines of MBT and AV-MAE (scenic), and lingvo 0.11's spectrum augmenter that both call. Frames are
-augmented clip by clip, before the processor; spectrograms batch by batch, after its normalisation.
+Sources: the data pipelines of MBT and AV-MAE (scenic), and lingvo 0.11's spectrum augmenter, which both use. Frames are
+augmented per clip before the processor, spectrograms per batch after the processor's normalisation.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ def _uniform(low: float, high: float, generator: torch.Generator | None) -> floa
 
 @dataclass(frozen=True)
 class FrameAugmentation:
-    """Scale jitter, crop, flip, colour and grayscale, drawn once per clip and the same for all its frames.
+    """Scale jitter, crop, flip, colour jitter and grayscale, drawn once per clip and applied to all its frames.
 
-    The defaults are MBT's AudioSet recipe. In its order: resize the short side, stretch height and width by
-    independent factors, crop, flip, then (in floats, not rounded again) colour and grayscale.
+    The defaults and the order are those of MBT's AudioSet recipe: resize the short side, scale height and width by
+    independent factors, crop, flip, then (in floats, without rounding) colour jitter and grayscale.
 
     Args:
         crop: side of the square crop in pixels.
-        shortest_edge: short side before the jitter, in pixels. `shortest_edge * scale[0]` must not fall below `crop`.
+        shortest_edge: short side before the jitter, in pixels. `shortest_edge * scale[0]` must be at least `crop`.
         scale: range of the two factors, or None for no jitter.
         flip: probability of a horizontal flip.
-        color: probability of brightness, saturation, contrast and hue together.
+        color: probability of the colour jitter (brightness, saturation, contrast and hue together).
         brightness: largest shift, on a scale of 0..1.
-        saturation, contrast: ranges of factors.
+        saturation, contrast: ranges of the factors.
         hue: largest rotation, in turns.
-        grayscale: probability.
+        grayscale: probability of conversion to grayscale.
     """
 
     crop: int = 224
@@ -56,21 +56,21 @@ class FrameAugmentation:
         if int(smallest) < self.crop:
             raise ValueError(
                 f"a crop of {self.crop} does not fit a short side of {self.shortest_edge} scaled by"
-                f" {self.scale[0] if self.scale else 1.0}; raise shortest_edge or the lower end of scale"
+                f" {self.scale[0] if self.scale else 1.0}; increase shortest_edge or the lower end of scale"
             )
 
     @classmethod
     def for_processor(cls, video_processor: Any, **overrides: Any) -> FrameAugmentation:
-        """The recipe at the crop and short side of a video processor; `overrides` replace single fields.
+        """Makes the recipe with the crop and short side of a video processor; `overrides` replace single fields.
 
-        A short side that the jitter could shrink below the crop (a processor that only resizes has none to spare) is
-        raised to the smallest that it cannot.
+        The jitter could shrink the short side below the crop, for example if the processor only resizes. Then the short
+        side is increased to the smallest possible value.
         """
         crop = video_processor.crop_size if video_processor.do_center_crop else video_processor.size
         sides = {crop.height, crop.width}
         if len(sides) != 1 or None in sides:
             raise ValueError(
-                f"the processor's frames are not square ({crop}); give FrameAugmentation crop and shortest_edge"
+                f"the processor's frames must be square, got {crop}; pass crop and shortest_edge to FrameAugmentation"
             )
         overrides.setdefault("crop", sides.pop())
         scale = overrides.get("scale", cls.scale)
@@ -89,7 +89,7 @@ class FrameAugmentation:
             size = (self.shortest_edge, other) if height <= width else (other, self.shortest_edge)
             frames = _resize(frames, size)
         if self.scale is not None:
-            # TF casts the products to int32, and so rounds down.
+            # TF casts the products to int32, which rounds down.
             size = tuple(int(side * _uniform(*self.scale, generator)) for side in frames.shape[-2:])
             frames = _resize(frames, size)
         top, left = (torch.randint(side - self.crop + 1, (), generator=generator).item() for side in frames.shape[-2:])
@@ -107,19 +107,19 @@ class FrameAugmentation:
     def _color(self, frames: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         frames = frames + _uniform(-self.brightness, self.brightness, generator)
         frames = adjust_saturation(frames, _uniform(*self.saturation, generator))
-        mean = frames.mean(dim=(-2, -1), keepdim=True)  # per frame and channel, as tf.image.adjust_contrast
+        mean = frames.mean(dim=(-2, -1), keepdim=True)  # per frame and channel, like tf.image.adjust_contrast
         frames = (frames - mean) * _uniform(*self.contrast, generator) + mean
         frames = adjust_hue(frames, _uniform(-self.hue, self.hue, generator))
-        return frames.clamp(0.0, 1.0)  # only now, so that earlier steps may overshoot
+        return frames.clamp(0.0, 1.0)  # only at the end, so that values may exceed the range in between
 
 
 def _resize(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear without antialiasing, cut (not rounded) to uint8, as tf.image.resize and a cast do."""
+    """Resizes bilinearly without antialiasing and truncates (not rounds) to uint8, like tf.image.resize and a cast."""
     return F.interpolate(frames.float(), size=size, mode="bilinear", align_corners=False).to(torch.uint8)
 
 
 def adjust_saturation(frames: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiplies HSV saturation of [..., 3, H, W] by `factor`, capped at 1, keeping hue and value."""
+    """Multiplies the HSV saturation of [..., 3, H, W] by `factor`, limited to 1; keeps hue and value."""
     value = frames.amax(-3, keepdim=True)
     saturation = torch.where(value > 0, 1 - frames.amin(-3, keepdim=True) / value.clamp(min=1e-12), 0.0)
     change = torch.where(saturation > 0, (saturation * factor).clamp(0, 1) / saturation.clamp(min=1e-12), 0.0)
@@ -127,7 +127,7 @@ def adjust_saturation(frames: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def adjust_hue(frames: torch.Tensor, turns: float) -> torch.Tensor:
-    """Rotates the HSV hue of [..., 3, H, W] by `turns`, keeping saturation and value."""
+    """Rotates the HSV hue of [..., 3, H, W] by `turns`; keeps saturation and value."""
     red, green, blue = frames.unbind(-3)
     value, index = frames.max(-3)
     spread = value - frames.amin(-3)
@@ -135,14 +135,14 @@ def adjust_hue(frames: torch.Tensor, turns: float) -> torch.Tensor:
     sector = torch.where(
         index == 0, (green - blue) / safe, torch.where(index == 1, 2 + (blue - red) / safe, 4 + (red - green) / safe)
     )
-    # Channel n of (red, green, blue) peaks where its distance to 5, 3, 1 on the circle of six sectors says so.
+    # HSV to RGB: a channel's value depends on the distance of the hue to 5, 3 and 1 on the circle of six sectors.
     shifted = torch.stack([(sector + 6 * turns + offset) % 6 for offset in (5, 3, 1)], dim=-3)
     drop = torch.minimum(shifted, 4 - shifted).clamp(0, 1)
     return value.unsqueeze(-3) - spread.unsqueeze(-3) * drop
 
 
 def random_time_shift(features: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Rolls each spectrogram of [B, time, mel] along time by a uniform number of rows in [0, time), wrapping (AV-MAE)."""
+    """Rolls each spectrogram of [B, time, mel] along time by a uniform number of rows in [0, time), like AV-MAE."""
     batch, length, _ = features.shape
     shift = torch.randint(length, (batch, 1), generator=generator)
     rows = (torch.arange(length) - shift) % length
@@ -153,18 +153,18 @@ def random_time_shift(features: torch.Tensor, generator: torch.Generator | None 
 class SpecAugment:
     """Time warp, time masks and frequency masks on normalised spectrograms, with the semantics of lingvo 0.11.
 
-    The defaults are the settings that MBT ships. With them **only the frequency mask acts**: a `max_ratio` of 0 makes
-    lingvo return before it masks or warps. For what the settings seem to say, give `time_mask_max_ratio=1.0`.
-    Masked values become 0, which after normalisation is the mean of the data set.
+    The defaults are MBT's published settings. **They apply only the frequency mask**: with a `max_ratio` of 0, lingvo returns
+    before it masks or warps. Set `time_mask_max_ratio=1.0` to apply the time masks, too. Masked values become 0, which is the
+    mean of the data set after normalisation.
 
     Args:
-        freq_mask_max_bins, freq_mask_count: width of a mask is floor(max_bins * u), u in [0, 1), at most all bins.
-        time_mask_max_frames, time_mask_count: width is floor(max_frames * u), at most `time_mask_max_ratio` of the
+        freq_mask_max_bins, freq_mask_count: a mask's width is floor(max_bins * u), u in [0, 1), at most all bins.
+        time_mask_max_frames, time_mask_count: a mask's width is floor(max_frames * u), at most `time_mask_max_ratio` of the
             length (but one frame is always allowed).
-        time_mask_max_ratio: <= 0 turns time masks off.
+        time_mask_max_ratio: <= 0 disables time masks.
         time_warp_max_frames: the anchor moves by a uniform integer in [-max_frames, max_frames], at most
             `time_warp_max_ratio` of the length.
-        time_warp_max_ratio: <= 0 turns the warp off.
+        time_warp_max_ratio: <= 0 disables the warp.
     """
 
     freq_mask_max_bins: int = 48
@@ -182,7 +182,7 @@ class SpecAugment:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def __call__(self, features: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """float [B, time, mel] -> the same shape, a new tensor; every spectrogram has masks of its own."""
+        """float [B, time, mel] -> a new tensor of the same shape; each spectrogram has its own masks."""
         if features.dim() != 3:
             raise ValueError(f"features must be [B, time, mel], got {tuple(features.shape)}")
         batch, length, bins = features.shape
@@ -203,11 +203,11 @@ class SpecAugment:
         batch, length, _ = features.shape
         most = min(self.time_warp_max_frames, int(self.time_warp_max_ratio * length))
         reach = self.time_warp_max_frames
-        # Drawn from the whole range, then cut: the ends are more likely when the ratio bounds. So does lingvo.
+        # Like lingvo, draw from the whole range, then clamp; if the ratio limits the range, its ends are more likely.
         shift = torch.randint(-reach, reach + 1, (batch, 1), generator=generator).clamp(-most, most)
         origin = (torch.rand(batch, 1, generator=generator) * (length - 2)).floor() + 1
         target = (origin + shift).clamp(1, length - 1)
-        # Row i shows the piecewise linear place that maps 0 -> 0, target -> origin, length -> length.
+        # Row i shows the input at a piecewise linear position, which maps 0 -> 0, target -> origin, length -> length.
         rows = torch.arange(length, dtype=torch.float32).expand(batch, length)
         late = origin + (length - origin) / (length - target) * (rows - target)
         place = torch.where(rows < target, rows * origin / target, late).clamp(max=length - 1)
@@ -223,7 +223,7 @@ class SpecAugment:
 def _random_spans(
     shape: tuple[int, int], size: int, longest: int, max_ratio: float, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """bool [shape[0], size]: the union of shape[1] random spans within 0..size, per row."""
+    """Returns for each row the union of shape[1] random spans within 0..size, bool [shape[0], size]."""
     length = (longest * torch.rand(shape, generator=generator)).long().clamp(max=max(int(max_ratio * size), 1))
     start = (torch.rand(shape, generator=generator) * (size - length + 1)).long()
     places = torch.arange(size)
@@ -231,16 +231,16 @@ def _random_spans(
 
 
 def draw_mixup(alpha: float, generator: torch.Generator | None = None) -> float:
-    """lambda ~ Beta(alpha, alpha)."""
+    """Draws lambda ~ Beta(alpha, alpha)."""
     if alpha <= 0:
         raise ValueError(f"mixup alpha must be positive, got {alpha}")
-    # torch's own Beta takes no generator; numpy's is seeded from ours.
+    # torch's Beta takes no generator, so numpy's is used, seeded from ours.
     seed = torch.randint(2**63 - 1, (), generator=generator).item()
     return float(np.random.default_rng(seed).beta(alpha, alpha))
 
 
 def mix(values: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
-    """weight * values + (1 - weight) * reversed batch: the partner of item i is item B - 1 - i (scenic's mixup).
+    """Computes weight * values + (1 - weight) * reversed batch; the partner of item i is item B - 1 - i (scenic's mixup).
 
     Args:
         values: float [B, ...].

@@ -406,7 +406,7 @@ def predict_given(
     finally:
         model.train(training)
     skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
-    of_ranks = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
+    of_ranks = [(collected, skipped)] if ranks is None else ranks.all_gather((collected, skipped))
     skipped = sum(number for _, number in of_ranks)
     results, reasons = {}, []
     for name in given:

@@ -1,1 +1,1 @@
-"""Scores of predictions, as plain functions; evaluate_modules/ wraps them for the `evaluate` library."""
+"""Metrics as plain functions; evaluate_modules/ wraps them for the `evaluate` library."""

@@ -1,8 +1,7 @@
-"""mIoU and F-score of sounding-object masks, by the rules of AVSBench (LAVISH reports both).
+"""mIoU and F-score of sounding-object masks, by the rules of AVSBench's published evaluation (LAVISH reports both).
 
-The rules are those of AVSBench's published evaluation: an empty mask (no sounding object in the frame) counts in the
-mIoU, where the share of pixels rightly left empty stands for the overlap, and does not count in the F-score. Everything
-is averaged over the frames of a video first, then over videos.
+A frame with an empty mask (no sounding object) counts in the mIoU, with the share of pixels predicted empty instead of the
+overlap. It does not count in the F-score. Everything is averaged over the frames of a video first, then over videos.
 """
 
 from collections.abc import Iterable
@@ -11,28 +10,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-IOU_THRESHOLD = 0.5  # of the sigmoid
-IOU_EPSILON = 1e-7  # keeps the published values: intersection / (union + epsilon)
-BETA_SQUARED = 0.3  # weighs precision over recall
-# Kept in float32, as the published thresholds are: there the last one, 1 - 1e-10, is 1.
+IOU_THRESHOLD = 0.5  # on the sigmoid
+IOU_EPSILON = 1e-7  # as published: intersection / (union + epsilon)
+BETA_SQUARED = 0.3  # weights precision more than recall
+# float32 like the published thresholds, where the last one, 1 - 1e-10, becomes 1.
 F_THRESHOLDS = np.linspace(0.0, 1.0 - 1e-10, 255).astype(np.float32)
 
 
 class SegmentationScores(NamedTuple):
-    """The two measures of a set of videos, what they are the means of, and what was empty."""
+    """mIoU and F-score of a set of videos, their values per video, and the empty frames and videos."""
 
     miou: float
-    f_score: float  # NaN where no video counts
+    f_score: float  # NaN if no video counts
     video_iou: NDArray[np.float64]  # [videos]
     video_f_score: NDArray[np.float64]  # [videos], NaN for a video without a sounding object
-    empty_frames: int  # frames whose mask is empty: left out of the F-score
-    videos_without_object: list[int]  # videos all of whose masks are empty
+    empty_frames: int  # number of frames with an empty mask, which do not count in the F-score
+    videos_without_object: list[int]  # videos with only empty masks
 
 
 def frame_iou(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of each frame: sigmoid above 0.5 against the mask.
+    """Computes the intersection over union of each frame, between sigmoid > 0.5 and the mask.
 
-    Where a mask is empty: the share of the frame's pixels that were predicted empty too.
+    For an empty mask, the value is the share of the frame's pixels that are predicted empty.
 
     Args:
         logits: float `[frames, H, W]`, before the sigmoid.
@@ -56,22 +55,20 @@ def frame_iou(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
 
 
 def f_score_curves(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
-    """F-score of each frame that has an object, at each of 255 thresholds from 0 to 1 on the sigmoid.
+    """Computes the F-score of each frame with an object, at 255 thresholds from 0 to 1 on the sigmoid.
 
-    F = (1 + b) P R / (b P + R) with b = beta squared = 0.3, P and R precision and recall of the pixels at or above the
-    threshold; 0 where both are 0.
-
-    Args and errors as `frame_iou`.
+    F = (1 + b) P R / (b P + R) with b = beta squared = 0.3, and P and R the precision and recall of the pixels at or above
+    the threshold; 0 if both are 0. Arguments and errors are those of `frame_iou`.
 
     Returns:
-        float64 `[frames with a mask that is not empty, 255]`.
+        float64 `[frames with a non-empty mask, 255]`.
     """
     probabilities, masks = _probabilities_and_masks(logits, masks)
     curves = []
     for frame, mask in zip(probabilities, masks):
         if not mask.any():
             continue
-        # How many thresholds each pixel reaches; so the pixels at or above every threshold come from one histogram.
+        # The number of thresholds that each pixel reaches; one histogram then gives the pixels at or above each threshold.
         reached = np.searchsorted(F_THRESHOLDS, frame, side="right")
         predicted = _at_or_above(reached.ravel())
         hits = _at_or_above(reached[mask])
@@ -83,9 +80,9 @@ def f_score_curves(logits: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
 
 
 def video_f_score(logits: ArrayLike, masks: ArrayLike) -> float:
-    """F-score of one video: the mean curve of its frames that have an object, at its best threshold.
+    """Computes the F-score of one video: the maximum over thresholds of the mean curve of its frames with an object.
 
-    NaN where no frame has an object. Arguments and errors as `frame_iou`.
+    NaN if no frame has an object. Arguments and errors are those of `frame_iou`.
     """
     curves = f_score_curves(logits, masks)
     return float(curves.mean(axis=0).max()) if len(curves) else float("nan")
@@ -94,17 +91,18 @@ def video_f_score(logits: ArrayLike, masks: ArrayLike) -> float:
 def segmentation_scores(
     logits: Iterable[ArrayLike], masks: Iterable[ArrayLike], *, empty_videos: str = "zero"
 ) -> SegmentationScores:
-    """mIoU and F-score over videos, one video in memory at a time.
+    """Computes mIoU and F-score over videos, with one video in memory at a time.
 
     Args:
         logits: of each video, float `[frames, H, W]` before the sigmoid: an array `[videos, frames, H, W]`, a list, or
             a generator. Videos may differ in frames and size.
         masks: of each video, `[frames, H, W]` of 0 and 1.
-        empty_videos: what a video without any object counts in the F-score: "zero", as in AVSBench's published
-            evaluation, or "skip", as its authors describe the rule (empty masks are left out).
+        empty_videos: the F-score of a video without any object: "zero" counts it as 0, as in AVSBench's published
+            evaluation; "skip" leaves it out, as its authors describe the rule.
 
     Raises:
-        ValueError: as `frame_iou`, naming the video; no videos, or another number of masks than of logits.
+        ValueError: the errors of `frame_iou`, with the number of the video; no videos; or different numbers of masks and
+            logits.
     """
     if empty_videos not in ("zero", "skip"):
         raise ValueError(f"empty_videos must be 'zero' or 'skip', got {empty_videos!r}.")
@@ -114,7 +112,7 @@ def segmentation_scores(
     for number, video_logits in enumerate(logits):
         video_masks = next(remaining, missing)
         if video_masks is missing:
-            raise ValueError(f"There are masks for {number} videos only, and logits for more.")
+            raise ValueError(f"Got masks for {number} videos, but logits for more; pass one of each per video.")
         try:
             overlaps.append(float(frame_iou(video_logits, video_masks).mean()))
             scores.append(video_f_score(video_logits, video_masks))
@@ -122,9 +120,9 @@ def segmentation_scores(
             raise ValueError(f"Video {number}: {error}") from error
         empty_frames += int((~np.asarray(video_masks).astype(bool).any(axis=(1, 2))).sum())
     if next(remaining, missing) is not missing:
-        raise ValueError(f"There are logits for {len(overlaps)} videos only, and masks for more.")
+        raise ValueError(f"Got logits for {len(overlaps)} videos, but masks for more; pass one of each per video.")
     if not overlaps:
-        raise ValueError("There are no videos to score.")
+        raise ValueError("Got no videos; pass the logits and masks of at least one.")
     per_video = np.array(scores)
     without = np.flatnonzero(np.isnan(per_video)).tolist()
     counted = np.nan_to_num(per_video) if empty_videos == "zero" else per_video[~np.isnan(per_video)]
@@ -139,7 +137,7 @@ def segmentation_scores(
 
 
 def _at_or_above(reached: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of pixels that each reach so many thresholds: how many reach each threshold. `[255]`"""
+    """Returns the number of pixels at or above each threshold, `[255]`, from the number of thresholds each pixel reaches."""
     counts = np.bincount(reached, minlength=len(F_THRESHOLDS) + 1)
     return counts[::-1].cumsum()[::-1][1:]
 
@@ -154,7 +152,7 @@ def _probabilities_and_masks(logits: ArrayLike, masks: ArrayLike) -> tuple[NDArr
         raise ValueError(f"Logits of {int(np.isnan(logits).any(axis=(1, 2)).sum())} of {len(logits)} frames are NaN.")
     if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
         raise ValueError(
-            f"Masks must be 0 or 1, got values from {masks.min()} to {masks.max()}; threshold a picture with mask > 0."
+            f"Masks must be 0 or 1, got values from {masks.min()} to {masks.max()}; threshold an image with mask > 0."
         )
-    with np.errstate(over="ignore"):  # exp of a very negative logit: its sigmoid is 0, as it should be
+    with np.errstate(over="ignore"):  # exp overflows for a very negative logit, whose sigmoid is rightly 0
         return 1 / (1 + np.exp(-logits)), masks.astype(bool)

@@ -74,7 +74,7 @@ class AVPreTrainer(AVTrainer):
         own = {part: sums.tolist() for part, sums in self._sums.items()}
         self._sums = {}
         means = {}
-        of_ranks = self.ranks.all(own)
+        of_ranks = self.ranks.all_gather(own)
         for part in dict.fromkeys(part for sums in of_ranks for part in sums):
             total, clips = (sum(values) for values in zip(*(sums[part] for sums in of_ranks if part in sums)))
             if clips:

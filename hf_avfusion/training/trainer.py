@@ -22,7 +22,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_lengt
 from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
-from ..data.streaming.ranks import LevelBatches, Ranks, loss_weights
+from ..data.streaming.ranks import PaddedBatches, Ranks, loss_weights
 from ..evaluation.views import ViewProtocol, check_views, view_logits
 from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
@@ -120,7 +120,7 @@ class AVTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.ranks = Ranks(self.args.process_index, self.args.world_size)
         self._stream: ClipLoader | None = None  # of the training set
-        self._evaluated: LevelBatches | None = None
+        self._evaluated: PaddedBatches | None = None
         self._views: ViewProtocol | None = None  # of the evaluation under way
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for dataset in sets:
@@ -268,7 +268,7 @@ class AVTrainer(Trainer):
         items = None
         if self.compute_loss_func is not None:  # it divides a sum by this
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
-        batches, rows, told = self.ranks.level(batches, num_batches, (list(self._stream.counts.values()), items))
+        batches, rows, told = self.ranks.pad_batches(batches, num_batches, (list(self._stream.counts.values()), items))
         self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
         if not batches:
             self._epoch_ended = True
@@ -305,7 +305,7 @@ class AVTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._stream is not None and ("loss" in logs or "train_loss" in logs):
             counts = {f"{name}_clips": count for name, count in zip(COUNTED, self._counts)}
-            logs |= {"skipped_clips": counts["skipped_clips"]} if self._stream.dataset.once_each else counts
+            logs |= {"skipped_clips": counts["skipped_clips"]} if self._stream.dataset.has_each_row_once else counts
         super().log(logs, start_time)
 
     # ---- optimiser ----
@@ -391,7 +391,7 @@ class AVTrainer(Trainer):
         self._views = self._views_of(getattr(dataloader, "dataset", None))
         stream = dataloader if isinstance(dataloader, ClipLoader) else None
         if stream is not None and self.args.world_size > 1:
-            dataloader = self._evaluated = LevelBatches(stream, self.ranks)
+            dataloader = self._evaluated = PaddedBatches(stream, self.ranks)
             self.gather_function = dataloader.gather
         try:
             output = super().evaluation_loop(
@@ -402,7 +402,7 @@ class AVTrainer(Trainer):
         if self._views is not None:
             output.metrics[f"{metric_key_prefix}_views"] = self._views.total
         skipped = stream.skipped if stream is not None else 0
-        of_ranks = self.ranks.all((self._loss_sum, self._loss_clips, self._clips, skipped))
+        of_ranks = self.ranks.all_gather((self._loss_sum, self._loss_clips, self._clips, skipped))
         loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*of_ranks))
         if loss_clips:
             output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / loss_clips

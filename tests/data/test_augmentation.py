@@ -1,4 +1,4 @@
-"""Augmentations: the published ranges and orders, the same for all frames, and every draw from the given generator."""
+"""Augmentations: published ranges and order, equal for all frames of a clip, drawn only from the given generator."""
 
 import colorsys
 
@@ -25,7 +25,7 @@ def seeded(seed=0):
 
 
 def spectrograms(batch=3, time=40, mel=24):
-    return torch.rand(batch, time, mel, generator=seeded(1)) + 1.0  # nowhere 0, so that zeros are masks
+    return torch.rand(batch, time, mel, generator=seeded(1)) + 1.0  # never 0, so that zeros are masks
 
 
 # ---- SpecAugment
@@ -48,10 +48,10 @@ def test_masks_are_whole_rows_and_columns_within_their_limits(augment, seed, tim
     features = spectrograms(2, time, mel)
     out = augment(features, seeded(seed))
     assert out.shape == features.shape
-    assert (features > 0).all()  # the input is left alone
+    assert (features > 0).all()  # the input does not change
     for row in out == 0:
         columns, rows = row.all(dim=0), row.all(dim=1)
-        # nothing is masked but whole columns (bins) and whole rows (frames)
+        # masks cover whole columns (bins) and whole rows (time)
         assert torch.equal(row, columns[None, :] | rows[:, None])
         if not rows.all():
             bins = min(augment.freq_mask_count * max(augment.freq_mask_max_bins - 1, 0), mel)
@@ -63,8 +63,8 @@ def test_masks_are_whole_rows_and_columns_within_their_limits(augment, seed, tim
                 assert rows.sum() == 0
 
 
-def test_shipped_settings_mask_frequencies_only():
-    """lingvo's trap: a max_ratio of 0 turns time masks and warp off, whatever else the settings say."""
+def test_default_settings_mask_only_frequencies():
+    """As in lingvo, a max_ratio of 0 disables time masks and warp, whatever the other settings."""
     features = spectrograms(64, 100, 128)
     out = SpecAugment()(features, seeded())
     masked = out == 0
@@ -88,7 +88,7 @@ def test_spans_reach_both_ends_and_one_frame_is_always_allowed():
 
 
 def test_warp_moves_one_anchor_and_keeps_the_ends():
-    """A ramp shows where each frame comes from: the map must be monotonous, fixed at 0 and bend at one place."""
+    """A ramp shows the source of each row: the map must be monotonic, fixed at 0, and bend at one position."""
     ramp = torch.arange(50.0).view(1, 50, 1).expand(200, 50, 2).contiguous()
     augment = SpecAugment(freq_mask_count=0, time_mask_count=0, time_warp_max_frames=5, time_warp_max_ratio=1.0)
     out = augment(ramp, seeded())[..., 0]
@@ -97,7 +97,7 @@ def test_warp_moves_one_anchor_and_keeps_the_ends():
     assert (steps >= -1e-5).all()
     assert (out - ramp[..., 0]).abs().max() <= 5.01
     assert (out - ramp[..., 0]).abs().amax(dim=1).gt(1).float().mean() > 0.5
-    # The slope before the anchor and that after it, and no third one but where the bend falls inside a step.
+    # One slope before the anchor and one after it; a third only if the bend is inside a step.
     for row in steps[:20]:
         bends = (row.diff().abs() > 1e-3).nonzero()
         assert len(bends) <= 3
@@ -148,7 +148,7 @@ def clip(height=48, width=64, frames=3):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([(48, 64), (64, 48), (40, 40)]))
-def test_all_frames_get_the_same_and_stay_in_range(seed, size):
+def test_all_frames_are_augmented_equally_and_stay_in_range(seed, size):
     augment = FrameAugmentation(crop=32, shortest_edge=40)
     frames = clip(*size)
     out = augment(frames, seeded(seed))
@@ -160,7 +160,7 @@ def test_all_frames_get_the_same_and_stay_in_range(seed, size):
     assert torch.equal(out, augment(frames, seeded(seed)))
 
 
-def test_without_jitter_and_colour_it_is_a_crop():
+def test_without_jitter_and_colour_only_crops():
     frames = clip(40, 50, 1)
     still = FrameAugmentation(crop=32, shortest_edge=40, scale=None, flip=0.0, color=0.0, grayscale=0.0)
     crops = {
@@ -170,14 +170,14 @@ def test_without_jitter_and_colour_it_is_a_crop():
     for seed in range(80):
         out = still(frames, seeded(seed))[0]
         places.add(next(place for place, crop in crops.items() if torch.equal(crop, out)))
-    assert {top for top, _ in places} == set(range(9))  # all places, both ends included
+    assert {top for top, _ in places} == set(range(9))  # all positions, including both ends
     assert {0, 18} <= {left for _, left in places} or len({left for _, left in places}) > 14
     flipped = FrameAugmentation(crop=32, shortest_edge=40, scale=None, flip=1.0, color=0.0, grayscale=0.0)
     assert torch.equal(flipped(frames, seeded(3)), still(frames, seeded(3)).flip(-1))
 
 
 def test_scale_jitter_is_independent_for_height_and_width():
-    """Seen on a picture of two ramps: the crop's slopes are the inverse factors."""
+    """On an image of two ramps, the slopes of the crop are the inverse factors."""
     rows = torch.arange(100.0).view(1, 1, 100, 1).expand(1, 1, 100, 100)
     columns = rows.transpose(2, 3)
     frames = torch.cat([rows, columns, rows], dim=1).to(torch.uint8)
@@ -195,7 +195,7 @@ def test_scale_jitter_is_independent_for_height_and_width():
 
 
 @pytest.mark.parametrize(("turns", "factor"), [(0.13, 0.6), (-0.2, 1.4), (0.0, 1.0)])
-def test_saturation_and_hue_are_those_of_hsv(turns, factor):
+def test_saturation_and_hue_match_hsv(turns, factor):
     grey, black, red = [0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]
     colors = [*torch.rand(50, 3, generator=seeded(4)).tolist(), grey, black, red]
     image = torch.tensor(colors).T.view(3, -1, 1)
@@ -218,11 +218,11 @@ def test_recipe_for_a_processor():
     resized_only = AVFusionVideoProcessor(size={"height": 63, "width": 63}, do_center_crop=False)
     augment = FrameAugmentation.for_processor(resized_only, flip=0.0)
     assert (augment.crop, augment.shortest_edge, augment.flip) == (63, 70, 0.0)
-    with pytest.raises(ValueError, match="not square"):
+    with pytest.raises(ValueError, match="must be square"):
         FrameAugmentation.for_processor(AVFusionVideoProcessor(crop_size={"height": 32, "width": 48}))
 
 
-def test_wrong_arguments_are_named():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="does not fit"):
         FrameAugmentation(crop=64, shortest_edge=64)
     with pytest.raises(ValueError, match="flip"):

@@ -1,4 +1,4 @@
-"""Masks of pretraining: they belong to a clip and an epoch, not to the batch that it is in."""
+"""Masks of pretraining depend on the clip and the epoch, not on the batch."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def sample(number, video=True, audio=True, seeded=True):
     return made | ({"seed": 1000 + number} if seeded else {})
 
 
-def test_a_clip_has_its_mask_in_every_batch():
+def test_a_clip_has_the_same_mask_in_every_batch():
     collate = MaskingCollator(CONFIG)
     four = collate([sample(n) for n in range(4)])
     assert set(four) == {"pixel_values", "input_features", "video_visible", "audio_visible"}  # and no labels
@@ -44,7 +44,7 @@ def test_tube_masks_and_single_modalities():
     assert set(audio) == {"input_features", "audio_visible"}
 
 
-def test_missing_tracks():
+def test_missing_modalities():
     collate = MaskingCollator(CONFIG)
     some = collate([sample(0), sample(1, video=False)])
     assert some["modality_mask"].tolist() == [[True, True], [False, True]]
@@ -52,7 +52,7 @@ def test_missing_tracks():
     assert set(collate([sample(0, video=False)])) == {"input_features", "audio_visible"}
 
 
-def test_without_seeds_the_collator_has_a_generator_of_its_own():
+def test_without_seeds_the_collator_uses_its_own_generator():
     first, second = (MaskingCollator(CONFIG, seed=seed)([sample(0, seeded=False)]) for seed in (1, 1))
     assert torch.equal(first["video_visible"], second["video_visible"])
     torch.manual_seed(0)
@@ -61,12 +61,12 @@ def test_without_seeds_the_collator_has_a_generator_of_its_own():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_mixup_is_refused():
+def test_mixup_raises():
     with pytest.raises(ValueError, match="no labels to mix"):
         MaskingCollator(CONFIG, mixup_alpha=0.5)
 
 
-def test_a_stream_gives_new_masks_in_every_epoch_and_the_same_ones_again():
+def test_a_stream_has_reproducible_masks_that_differ_between_epochs():
     rows = [{"clip_id": str(n), "video": {}, "start": None, "end": None} for n in range(3)]
     stream = ClipStream(rows, lambda row, generator: sample(int(row["clip_id"]), seeded=False), seed=7)
 

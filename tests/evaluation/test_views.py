@@ -325,7 +325,7 @@ class TwoInOne:
     def __init__(self, rank, said):
         self.rank, self.said = rank, said
 
-    def all(self, value):
+    def all_gather(self, value):
         self.said.append(value)
         return self.said
 

@@ -237,7 +237,7 @@ WRONG = [
     ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command goes on after the last finished run"),
     ("--num_segments 2", "--num_segments: no variants are known of a model that localises events"),
     ("--push_to_hub True", "--push_to_hub: the result is the table"),
-    ("--data my_videos", "source= (--source): for the benchmarks vggsound,"),
+    ("--data my_videos", "source= (--source): allowed only for the benchmarks vggsound,"),
 ]
 
 
@@ -260,7 +260,9 @@ def test_a_missing_file_of_settings_is_told(script, capsys, options):
 def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
     done = process("--data", tmp_path / "nope", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'nope'}: no such file or folder")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: {tmp_path / 'nope'} is neither a file, a folder nor the name"
+    )
     assert "Traceback" not in done.stderr
 
 

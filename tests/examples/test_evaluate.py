@@ -147,10 +147,10 @@ def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, chec
         (["--views", "0"], "--views must be at least 1, got 0"),
         (["--crops", "2"], "--crops must be 1 or 3, got 2"),
         (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
-        (["--benchmark", "nope"], "nope: no such file or folder, nor is it a benchmark's name"),
+        (["--benchmark", "nope"], "nope is neither a file, a folder nor the name of a benchmark"),
         (["--benchmark", "audioset", "--split", "test"], "--split test: AudioSet has no such split; its splits are: "),
         (["--benchmark", "esc50", "--variant", "fold9"], "ESC-50 has no variant 'fold9'"),
-        (["--source", "clips"], "source= (--source): for the benchmarks vggsound,"),
+        (["--source", "clips"], "source= (--source): allowed only for the benchmarks vggsound,"),
         (["--runs", "gone.json"], "gone.json: no such file"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_benchmark(run, clips, tmp_path, capsys):
     command += ["--trimmed", "false", "--trim", "--output", tmp_path / "out", "--num_proc", "1"]
     assert run(*command, "--short_side", "32") == 0
     told = capsys.readouterr()
-    assert "test: 1 of 2 annotated clips are there (officially 15,446), 1 vanished, 0 do not decode" in told.out
+    assert "test: 1 of 2 annotated clips are present (officially 15,446), 1 vanished, 0 do not decode" in told.out
     assert "clip/s" in told.err  # its rate, and the time left
     (row,) = load_benchmark("vggsound", "test", source=tmp_path / "out")
     assert (row["start"], row["end"]) == (0.0, 1.0)

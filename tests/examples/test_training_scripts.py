@@ -156,11 +156,19 @@ def test_a_run_is_taken_up_again_as_it_was_or_not_at_all(run, your_own, tmp_path
 REFUSED = [
     ("classification", ["--recipe", "mbt/nope", "--data", "vggsound"], "There is no recipe 'mbt/nope'"),
     ("classification", ["--recipe", "avmae/pretrain-vggsound", "--data", "vggsound"], "is for pretraining, not for"),
-    ("classification", ["--data", "nope"], "nope: no such file or folder, nor is it a benchmark's name"),
+    ("classification", ["--data", "nope"], "nope is neither a file, a folder nor the name of a benchmark"),
     ("classification", ["--data", "vggsound"], "VGGSound needs source= (--source): pass source= a folder"),
     ("classification", ["--data", "vggsound", "--source", "/gone"], "source '/gone' is neither a folder nor"),
-    ("classification", ["--data", "YOURS", "--source", "clips"], "source= (--source): for the benchmarks vggsound,"),
-    ("pretraining", ["--data", "YOURS", "--variant", "mini"], "variant= (--variant): for the benchmarks vggsound,"),
+    (
+        "classification",
+        ["--data", "YOURS", "--source", "clips"],
+        "source= (--source): allowed only for the benchmarks vggsound,",
+    ),
+    (
+        "pretraining",
+        ["--data", "YOURS", "--variant", "mini"],
+        "variant= (--variant): allowed only for the benchmarks vggsound,",
+    ),
     ("classification", ["--data", "vggsound", "--args_file", "nofile"], "['--args_file', 'nofile']"),
     (
         "classification",
@@ -176,13 +184,13 @@ REFUSED = [
     (
         "classification",
         ["--data", "YOURS", "--eval_split", "test"],
-        "choose by split= (--split, when training --eval_split)",
+        "choose one with split= (--split; for training, --eval_split)",
     ),
     ("classification", ["--data", "YOURS", "--model", "gone/for_good"], "huggingface.co"),
     ("classification", ["--data", "YOURS", "--config", '{"hidden_size": "many"}'], "hidden_size"),
     ("pretraining", ["--recipe", "avmae/nope", "--data", "vggsound"], "There is no recipe 'avmae/nope'"),
     ("pretraining", ["--recipe", "mbt/vggsound", "--data", "vggsound"], "is for classification, not for pretraining"),
-    ("pretraining", ["--data", "nope"], "nope: no such file or folder"),
+    ("pretraining", ["--data", "nope"], "nope is neither a file, a folder nor the name"),
     ("pretraining", ["--data", "vggsound"], "needs source= (--source)"),
     ("pretraining", ["--data", "YOURS", "--picture_clip", "gone.mp4"], "--picture_clip gone.mp4: no such file"),
     (
@@ -235,7 +243,9 @@ def test_the_exit_status_of_a_refusal(tmp_path, script):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'nope'}: no such file or folder")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: {tmp_path / 'nope'} is neither a file, a folder nor the name"
+    )
     assert "Traceback" not in done.stderr + done.stdout
 
 

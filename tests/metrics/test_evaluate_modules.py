@@ -1,4 +1,4 @@
-"""The `evaluate` modules: loaded from their files without any network, fed in batches, equal to the plain functions."""
+"""The `evaluate` modules load without a network, take batches, and equal the plain functions."""
 
 import socket
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_avfusion.metrics import classification as metrics
+from hf_avfusion.metrics import classification, clustering, question_answering
 from hf_avfusion.metrics.evaluate_modules import METRICS
 from hf_avfusion.metrics.evaluate_modules.mean_average_precision import MeanAveragePrecision
 from hf_avfusion.metrics.evaluate_modules.top_k_accuracy import TopKAccuracy
@@ -38,27 +38,29 @@ def segmentation(predictions, references):
     return {**{name: getattr(result, name) for name in names}, "videos_without_object": without}
 
 
-# name: (options, inputs, the plain function of the same inputs)
+# name: (options, inputs, result of the plain function)
 CASES = {
     "top_k_accuracy": (
         {"k": (1, 3)},
         {"predictions": scores(9), "references": RNG.integers(0, 9, CLIPS)},
-        lambda predictions, references: metrics.top_k_accuracies(predictions, references, (1, 3)),
+        lambda predictions, references: classification.top_k_accuracies(predictions, references, (1, 3)),
     ),
     "mean_average_precision": (
         {},
         {"predictions": scores(6), "references": np.eye(7, dtype=np.float32)[RNG.integers(0, 5, CLIPS), :6]},
-        lambda predictions, references: metrics.multi_label_metrics(predictions, references),
+        lambda predictions, references: classification.multi_label_metrics(predictions, references),
     ),
     "multi_head_accuracy": (
         {"class_splits": HEADS},
         {"predictions": scores(8), "references": RNG.integers(0, 3, (CLIPS, 2))},
-        lambda predictions, references: metrics.multi_head_accuracies(predictions, references, HEADS),
+        lambda predictions, references: classification.multi_head_accuracies(predictions, references, HEADS),
     ),
     "event_localization_accuracy": (
         {},
         {"predictions": scores(10, 29), "references": RNG.integers(0, 29, (CLIPS, 10))},
-        lambda predictions, references: {"accuracy": metrics.event_localization_accuracy(predictions, references)},
+        lambda predictions, references: {
+            "accuracy": classification.event_localization_accuracy(predictions, references)
+        },
     ),
     "segmentation": (
         {"shape": (5, 8, 6)},
@@ -72,21 +74,21 @@ CASES = {
             "references": RNG.integers(0, 4, CLIPS),
             "question_types": [TYPES[index % 3] for index in range(CLIPS)],
         },
-        lambda predictions, references, question_types: metrics.question_answering_accuracy(
+        lambda predictions, references, question_types: question_answering.question_answering_accuracy(
             predictions, references, question_types
         ),
     ),
     "clustering": (
         {},
         {"predictions": RNG.integers(0, 4, CLIPS), "references": RNG.integers(0, 3, CLIPS)},
-        lambda predictions, references: metrics.clustering_scores(references, predictions)._asdict(),
+        lambda predictions, references: clustering.clustering_scores(references, predictions)._asdict(),
     ),
 }
 
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """`evaluate.load` of a metric's file that may neither reach the network nor write into the user's caches."""
+    """`evaluate.load` without network access and without writing into the user's caches."""
 
     def refuse(*arguments):
         raise AssertionError("the network was asked for")
@@ -104,7 +106,7 @@ def load(tmp_path, monkeypatch):
     return load_one
 
 
-def test_every_module_is_tried():
+def test_every_module_is_tested():
     assert set(METRICS) == set(CASES)
 
 
@@ -116,7 +118,7 @@ def equal(first, second):
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["numpy", "torch"])
 @pytest.mark.parametrize("name", CASES)
-def test_batches_give_what_the_plain_function_gives(name, tensors, load):
+def test_batches_equal_the_plain_function(name, tensors, load):
     options, inputs, function = CASES[name]
     metric = load(name, **options)
     if tensors:
@@ -129,8 +131,8 @@ def test_batches_give_what_the_plain_function_gives(name, tensors, load):
         metric.add_batch(**{key: values[start:stop] for key, values in inputs.items()})
     result = metric.compute()
     equal(result, expected)
-    equal(metric.compute(**inputs), expected)  # at once, and empty again after the first time
-    assert all(isinstance(value, (int, float)) for value in result.values())  # goes into a JSON report
+    equal(metric.compute(**inputs), expected)  # all at once; `compute` has emptied the metric
+    assert all(isinstance(value, (int, float)) for value in result.values())  # must fit into a JSON report
     assert Path(METRICS[name]).stem == name
 
 
@@ -147,24 +149,26 @@ def test_combined(load):
     both = evaluate.combine([load("top_k_accuracy", k=(1,)), load("top_k_accuracy", k=(3,))])
     for start in range(0, CLIPS, 10):
         both.add_batch(**{key: values[start : start + 10] for key, values in inputs.items()})
-    equal(both.compute(), metrics.top_k_accuracies(*inputs.values(), k=(1, 3)))
+    equal(both.compute(), classification.top_k_accuracies(*inputs.values(), k=(1, 3)))
 
     named = evaluate.combine({"a": load("top_k_accuracy", k=(1,)), "b": load("top_k_accuracy", k=(1,))})
     assert set(named.compute(**inputs)) == {"a_top1", "b_top1"}
 
 
-def test_classes_are_metrics_without_loading(tmp_path):
+def test_classes_work_without_evaluate_load(tmp_path):
     _, inputs, function = CASES["mean_average_precision"]
     metric = MeanAveragePrecision(per_class=True, cache_dir=str(tmp_path))
     result = metric.compute(**inputs)
     per_class = result.pop("average_precision")
     equal(result, function(**inputs))
-    assert per_class == pytest.approx(metrics.average_precision_per_class(*inputs.values()).tolist(), nan_ok=True)
-    assert np.isnan(per_class[5])  # no clip of that class was drawn
+    assert per_class == pytest.approx(
+        classification.average_precision_per_class(*inputs.values()).tolist(), nan_ok=True
+    )
+    assert np.isnan(per_class[5])  # no clip has that class
     assert "logits or probabilities" in metric.inputs_description
 
 
-def test_videos_that_differ_in_frames(load):
+def test_videos_with_different_numbers_of_frames(load):
     _, inputs, _ = CASES["segmentation"]
     cut = {name: [video[: 1 + index % 5] for index, video in enumerate(values)] for name, values in inputs.items()}
     metric = load("segmentation", shape=(None, 8, 6), empty_videos="skip")
@@ -174,12 +178,12 @@ def test_videos_that_differ_in_frames(load):
     assert (result["miou"], result["f_score"]) == (expected.miou, expected.f_score)
 
 
-def test_logits_of_a_model_in_half_precision_on_its_way(tmp_path):
-    """Half-precision logits are stored as float32, exactly."""
+def test_half_precision_logits(tmp_path):
+    """The metric stores half-precision logits exactly, as float32."""
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1)).half()
     metric = TopKAccuracy(cache_dir=str(tmp_path))
     metric.add_batch(predictions=logits, references=torch.arange(6) % 4)
-    assert metric.compute() == metrics.top_k_accuracies(logits.float(), np.arange(6) % 4)
+    assert metric.compute() == classification.top_k_accuracies(logits.float(), np.arange(6) % 4)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ def test_logits_of_a_model_in_half_precision_on_its_way(tmp_path):
         ("event_localization_accuracy", {}, (np.zeros((2, 4, 3)), np.zeros((2, 5), int)), "seconds"),
     ],
 )
-def test_wrong_values_are_still_named(name, options, inputs, message, load):
+def test_invalid_values_raise(name, options, inputs, message, load):
     predictions, references = inputs
     with pytest.raises(ValueError, match=message):
         load(name, **options).compute(predictions=predictions, references=references)

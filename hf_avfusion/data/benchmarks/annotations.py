@@ -1,7 +1,7 @@
-"""The official annotation files of the benchmarks, one parser per format, all to the same rows.
+"""Parsers for the official annotation files of the benchmarks, one per format; all yield `Annotation`.
 
-A parser is a generator `(file, record, split)` of `Annotation`; it raises ValueError with file and line for anything it
-cannot read, so that no row is lost on the way.
+A parser is a generator `(file, record, split)` of `Annotation`. It raises ValueError with file and line for anything it
+cannot read, so no row is lost.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .records import Benchmark, label_indices, read_labels
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotated clip, wherever its file may be.
+    """One annotated clip.
 
     Args:
         clip_id: unique within the split.
         values: the benchmark's columns, classes as indices.
-        trimmed: names, without suffix, under which the cut clip may lie ("name" or "folder/name").
-        whole: names under which the video it was cut from may lie.
-        start, end: the clip within that whole video, s.
-        crop: the clip within the cut file, s, where that may be longer than the clip.
-        masks: folder of the masks below the folder of clips.
+        trimmed: possible names of the trimmed clip's file, without suffix ("name" or "folder/name").
+        whole: possible names of the whole video's file, without suffix.
+        start, end: the clip's bounds in the whole video, in seconds.
+        crop: the clip's bounds in the trimmed file, in seconds, for files that may be longer than the clip.
+        masks: folder of the masks, relative to the folder of clips.
     """
 
     clip_id: str
@@ -43,10 +43,10 @@ class Annotation:
 
 
 def read_annotations(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """The rows of a split in the order of the file. A clip listed n times gets the ids `id`, `id#2`, ... `id#n`.
+    """Yields the rows of a split in file order. A clip listed n times gets the ids `id`, `id#2`, ... `id#n`.
 
     Raises:
-        ValueError: for a row that cannot be read, or a file without any row of the split.
+        ValueError: a row cannot be read, or the file has no row of the split.
     """
     seen: Counter[str] = Counter()
     try:
@@ -56,13 +56,13 @@ def read_annotations(file: Path, record: Benchmark, split: str) -> Iterator[Anno
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file}: not a text file in UTF-8: {error}") from error
     if not seen:
-        raise ValueError(f"{file}: holds no row of the split {split!r} of {record.title}")
+        raise ValueError(f"{file}: contains no rows of the split {split!r} of {record.title}")
 
 
 def _rows(
     file: Path, number: int | tuple[int, ...] | None = None, *, comment: str = "", **dialect: Any
 ) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, fields stripped) of every row that is not empty; `number`: how many fields it must have."""
+    """Yields ("file:line", stripped fields) of every non-empty row. `number`: the allowed number(s) of fields."""
     allowed = (number,) if isinstance(number, int) else number
     with file.open(newline="", encoding="utf-8-sig") as text:
         reader = csv.reader(text, skipinitialspace=True, **dialect)
@@ -78,7 +78,7 @@ def _rows(
 
 
 def _records(file: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file:line, {column: field}) of a csv whose header must name `columns` (and may name more)."""
+    """Yields ("file:line", {column: field}) of a CSV file whose header contains at least `columns`."""
     rows = _rows(file)
     where, header = next(rows, (f"{file}:1", []))
     missing = [column for column in columns if column not in header]
@@ -94,14 +94,14 @@ def _index(record: Benchmark, column: str, name: str, where: str) -> int:
     indices = label_indices(record.labels[column])
     if name not in indices:
         raise ValueError(
-            f"{where}: {name!r} is none of the {len(indices)} {column} names of {record.title}; is it another version of"
-            " the benchmark (see its variants)?"
+            f"{where}: {name!r} is not one of the {len(indices)} {column} names of {record.title}. If the file belongs to"
+            " another version of the benchmark, choose that variant."
         )
     return indices[name]
 
 
-def _checked(record: Benchmark, column: str, text: str, where: str, first: int = 0) -> int:
-    """A class number from a file, 0-based whatever the file counts from."""
+def _class_number(record: Benchmark, column: str, text: str, where: str, first: int = 0) -> int:
+    """Parses a class number and makes it 0-based; `first` is the file's number for class 0."""
     count = len(record.label_names(column))
     index = _number(text, column, where, int) - first
     if not 0 <= index < count:
@@ -116,22 +116,25 @@ def _number(text: str, what: str, where: str, kind: Callable[[str], Any] = float
         raise ValueError(f"{where}: {what} must be a number, got {text!r}") from None
 
 
-def _span(start: str, end: str, where: str) -> tuple[float, float]:
+def _bounds(start: str, end: str, where: str) -> tuple[float, float]:
     first, last = _number(start, "start", where), _number(end, "end", where)
     if not 0 <= first < last:
-        raise ValueError(f"{where}: the clip must start at 0 s or later and end after that, got {start} to {end}")
+        raise ValueError(f"{where}: start must be at least 0 s and end after start, got {start} to {end}")
     return first, last
 
 
 def vggsound(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """vggsound.csv: id, start, label, split; or test.csv: <id>_<start, 6 digits>.mp4, label. No header."""
+    """vggsound.csv has id, start, label, split; test.csv has <id>_<start, 6 digits>.mp4, label. No header."""
     for where, fields in _rows(file, (2, 4)):
         if len(fields) == 2:
             match = re.fullmatch(r"(.+)_(\d{6})(?:\.\w+)?", fields[0])
             if match is None:
                 raise ValueError(f"{where}: expected <id>_<start, 6 digits>.mp4, got {fields[0]!r}")
             if split != "test":
-                raise ValueError(f"{where}: two columns are the official test list; it has no split {split!r}")
+                raise ValueError(
+                    f"{where}: a file with two columns is the official test list, which has no split {split!r}; pass"
+                    " vggsound.csv"
+                )
             video, begin, label = match[1], match[2], fields[1]
         else:
             video, begin, label, part = fields
@@ -141,17 +144,17 @@ def vggsound(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
                 continue
         start = _number(begin, "start", where)
         if not 0 <= start < float("inf"):
-            raise ValueError(f"{where}: the clip must start at 0 s or later, got {begin}")
+            raise ValueError(f"{where}: start must be at least 0 s, got {begin}")
         name = f"{video}_{int(start):06d}"
         values = {"label": _index(record, "label", label, where)}
         yield Annotation(name, values, (name,), (video,), start, start + record.clip_seconds)
 
 
 def audioset(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """*_segments.csv: YTID, start_seconds, end_seconds, "mid,mid,..."; lines that start with # are comments."""
+    """*_segments.csv: YTID, start_seconds, end_seconds, "mid,mid,..."; lines starting with # are comments."""
     mids = label_indices("audioset_mids")
     for where, (video, begin, finish, positive) in _rows(file, 4, comment="#"):
-        start, end = _span(begin, finish, where)
+        start, end = _bounds(begin, finish, where)
         unknown = [mid for mid in positive.split(",") if mid not in mids]
         if unknown:
             raise ValueError(f"{where}: unknown label ids: {', '.join(unknown)}")
@@ -177,8 +180,8 @@ _KINETICS_SPLITS = {
 def kinetics(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
     """label, youtube_id, time_start, time_end[, split], ...; clips are named <id>_<start, 6 digits>_<end, 6 digits>.
 
-    Rows that a column `split` gives to another split are left out, since some copies hold all splits in one file.
-    With the option `selection` (Kinetics-Sounds) rows of other Kinetics-400 classes are left out.
+    Some copies hold all splits in one file, so rows whose column `split` names another split are skipped.
+    With the option `selection` (Kinetics-Sounds), rows of other Kinetics-400 classes are skipped.
     """
     selection = set(record.label_names("label")) if record.options.get("selection") else None
     kinetics400 = set(read_labels("kinetics400"))
@@ -187,34 +190,34 @@ def kinetics(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
             continue
         if selection is not None and row["label"] in kinetics400 - selection:
             continue
-        start, end = _span(row["time_start"], row["time_end"], where)
+        start, end = _bounds(row["time_start"], row["time_end"], where)
         name = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
         values = {"label": _index(record, "label", row["label"], where)}
         yield Annotation(name, values, (name,), (row["youtube_id"],), start, end)
 
 
 def kinetics_sounds_ogmge(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """OGM-GE's my_*.txt: <id>_<start>, a second field, class number. Clips have the name in the first field."""
+    """OGM-GE's my_*.txt: <id>_<start>, a second field, class number. The first field is the clip's file name."""
     for where, (name, _, number) in _rows(file, 3):
         match = re.fullmatch(r"(.+)_(\d+)", name)
         if match is None:
             raise ValueError(f"{where}: expected <youtube id>_<start>, got {name!r}")
         start = float(match[2])
         official = f"{match[1]}_{int(start):06d}_{int(start + record.clip_seconds):06d}"
-        values = {"label": _checked(record, "label", number, where)}
+        values = {"label": _class_number(record, "label", number, where)}
         yield Annotation(name, values, (name, official), (match[1],), start, start + record.clip_seconds)
 
 
 def epic_kitchens(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """EPIC_100_*.csv; times are h:min:s."""
+    """EPIC_100_*.csv, with times as h:min:s."""
     columns = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class", "noun_class")
     for where, row in _records(file, *columns):
         start, end = (_clock(row[column], column, where) for column in ("start_timestamp", "stop_timestamp"))
         if end <= start:
-            raise ValueError(f"{where}: the clip ends ({end} s) before it starts ({start} s)")
+            raise ValueError(f"{where}: end must be after start, got {start} s to {end} s")
         values = {
-            "verb": _checked(record, "verb", row["verb_class"], where),
-            "noun": _checked(record, "noun", row["noun_class"], where),
+            "verb": _class_number(record, "verb", row["verb_class"], where),
+            "noun": _class_number(record, "noun", row["noun_class"], where),
             "narration": row["narration"],
         }
         yield Annotation(row["narration_id"], values, (row["narration_id"],), (row["video_id"],), start, end)
@@ -228,14 +231,14 @@ def _clock(text: str, what: str, where: str) -> float:
 
 
 def moments(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """trainingSet.csv, validationSet.csv: <class>/<file>.mp4, class, votes, votes. No header."""
+    """trainingSet.csv and validationSet.csv: <class>/<file>.mp4, class, votes, votes. No header."""
     for where, (path, label, *_) in _rows(file, 4):
         name = Path(path).with_suffix("").as_posix()
         yield Annotation(name, {"label": _index(record, "label", label, where)}, (name,))
 
 
 def ave(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """Category&VideoID&Quality&StartTime&EndTime; second t is the event if StartTime <= t < EndTime."""
+    """Category&VideoID&Quality&StartTime&EndTime; second t has the event if StartTime <= t < EndTime."""
     background = len(record.label_names("events")) - 1
     for where, (label, video, _, begin, finish) in _rows(file, 5, delimiter="&", quoting=csv.QUOTE_NONE):
         event = _index(record, "label", label, where)
@@ -248,7 +251,7 @@ def ave(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
 
 
 def avsbench_s4(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """s4_meta_data.csv, as its loader reads it: name in column 0, category in column 2, and a column named split."""
+    """s4_meta_data.csv, read like its own loader does: name in column 0, category in column 2, and a column `split`."""
     part = record.options["official_splits"][split]
     rows = _rows(file)
     where, header = next(rows, (f"{file}:1", []))
@@ -259,14 +262,17 @@ def avsbench_s4(file: Path, record: Benchmark, split: str) -> Iterator[Annotatio
             raise ValueError(f"{where}: {len(fields)} fields under a header of {len(header)}")
         video, category, listed = fields[0], fields[2], fields[header.index("split")]
         if listed not in record.options["official_splits"].values():
-            raise ValueError(f"{where}: unknown split {listed!r}")
+            raise ValueError(
+                f"{where}: unknown split {listed!r}; the file's splits are:"
+                f" {', '.join(record.options['official_splits'].values())}"
+            )
         if listed == part:
             values = {"label": _index(record, "label", category, where)}
             yield Annotation(video, values, (video,), masks=f"gt_masks/{part}/{category}/{video}")
 
 
 def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """avqa-*.json: a list of questions whose <Object>-like slots are filled from templ_values, in order."""
+    """avqa-*.json: a list of questions; `templ_values` fills their slots (such as <Object>) in order."""
     try:
         questions = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -275,7 +281,7 @@ def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation
         where = f"{file}: question {number}"
         missing = [column for column in record.annotation_columns if column not in row]
         if missing:
-            raise ValueError(f"{where}: lacks {', '.join(missing)}")
+            raise ValueError(f"{where}: the fields {', '.join(missing)} are missing")
         if row["question_deleted"]:
             continue
         try:
@@ -295,25 +301,25 @@ def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation
 
 
 def ucf101(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """trainlist0N.txt: <class>/<file>.avi and a number from 1; testlist0N.txt: <class>/<file>.avi alone."""
+    """trainlist0N.txt has <class>/<file>.avi and a 1-based class number; testlist0N.txt has <class>/<file>.avi only."""
     for where, (path, *number) in _rows(file, (1, 2), delimiter=" "):
         label, _, name = path.partition("/")
         index = _index(record, "label", label, where)
-        if number and _checked(record, "label", number[0], where, first=1) != index:
+        if number and _class_number(record, "label", number[0], where, first=1) != index:
             raise ValueError(f"{where}: {label} is class {index + 1}, not {number[0]}")
         stem = Path(name).stem
         yield Annotation(stem, {"label": index}, (stem,))
 
 
 def esc(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
-    """esc50.csv or esc10.csv: the fold that the record holds out is the test split, the others are train.
+    """esc50.csv or esc10.csv. The record's test fold is the test split; the other folds are train.
 
-    The clip is the first 5 s of its file, which in ESC-10 may be up to 2 s longer.
+    The clip is the first 5 s of its file. Files of ESC-10 may be up to 2 s longer.
     """
     target = record.options["target"]
     for where, row in _records(file, "filename", "fold", target, "category"):
         fold = _number(row["fold"], "fold", where, int)
-        label = _checked(record, "label", row[target], where)
+        label = _class_number(record, "label", row[target], where)
         if record.label_names("label")[label] != row["category"]:
             raise ValueError(f"{where}: class {label} is {record.label_names('label')[label]}, not {row['category']}")
         if (fold == record.options["test_fold"]) == (split == "test"):
@@ -329,7 +335,7 @@ def charades(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
             match = re.fullmatch(r"c(\d{3}) [\d.]+ [\d.]+", action)
             if match is None:
                 raise ValueError(f"{where}: expected an action like 'c092 11.90 21.20', got {action!r}")
-            labels.add(_checked(record, "labels", match[1], where))
+            labels.add(_class_number(record, "labels", match[1], where))
         yield Annotation(row["id"], {"labels": sorted(labels)}, (row["id"],))
 
 

@@ -1,4 +1,4 @@
-"""Prints what is known about a benchmark, for a person.
+"""Command that prints the facts about a benchmark.
 
 python -m hf_avfusion.data.describe vggsound
 python -m hf_avfusion.data.describe kinetics_sounds --variant 31 --labels
@@ -13,7 +13,7 @@ from .records import BENCHMARKS, Benchmark
 
 
 def describe(record: Benchmark, variant: str | None = None, labels: bool = False) -> None:
-    """Prints a record, or its variant; `labels`: with every label name and its index."""
+    """Prints a record or one of its variants; with `labels`, also every label name and its index."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -82,9 +82,9 @@ def _overview() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m hf_avfusion.data.describe", description="Print what is known about a benchmark."
+        prog="python -m hf_avfusion.data.describe", description="Print the facts about a benchmark."
     )
-    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="a benchmark; all of them in short if none")
+    parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="a benchmark; by default, a table of all")
     parser.add_argument("--variant", help="one of its variants")
     parser.add_argument("--labels", action="store_true", help="list every label name with its index")
     options = parser.parse_args(arguments)

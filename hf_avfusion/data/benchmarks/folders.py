@@ -1,4 +1,4 @@
-"""Any folder of clips as rows of a benchmark: class sub-folders, CSV files that list the clips, or all clips without labels."""
+"""Loads a folder of clips as a dataset, with labels from class sub-folders or CSV files, or without labels."""
 
 from __future__ import annotations
 
@@ -45,35 +45,35 @@ def load_folder(
     holdout: float = 0.2,
     seed: int = 0,
 ) -> datasets.Dataset:
-    """Rows of a folder's split: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
+    """Loads one split of a folder: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
 
-    Where the labels come from, the first that applies:
+    The labels come from the first of these sources that exists:
 
-    - the folder, or its `data`, holds parquet shards `<split>-*.parquet` that `preparing.prepare_folder` made (clips are
-      then bytes; the rows are copied once to the cache of `datasets`).
-    - `path` is a CSV file, or the folder holds CSV files: `train.csv`, `validation.csv`, `test.csv` (also val, eval),
-      or a single other one. Columns `file,label[,start,end][,split]`; files are relative to the CSV, or absolute
-      (their `clip_id` is then the path within the folder that all of them have in common).
-    - the folder holds split folders (`train`, `test`, ...), each with a sub-folder per class.
-    - the folder holds a sub-folder per class.
+    - Parquet shards `<split>-*.parquet` in the folder or in its `data`, made by `preparing.prepare_folder`. The clips are
+      then bytes, and the rows are copied once to the cache of `datasets`.
+    - The CSV file `path`, or CSV files in the folder: `train.csv`, `validation.csv`, `test.csv` (also val, eval), or a
+      single other one. Columns: `file,label[,start,end][,split]`. Files are relative to the CSV file, or absolute; the
+      `clip_id` of an absolute file is its path relative to the files' common folder.
+    - Split folders (`train`, `test`, ...), each with one sub-folder per class.
+    - One sub-folder per class.
 
-    Class folders are searched to any depth, and links are followed. What is left out there (files of other kinds, media
-    beside the class folders) is told once; a link that leads nowhere is an error, as a missing file of a CSV is.
+    Class folders are searched to any depth, and links are followed. Skipped files (other file types, media outside the
+    class folders) are logged once. A broken link is an error, like a missing file of a CSV.
 
-    Without splits of its own a folder is divided once, by `seed`: a share of `holdout` of each class's files, at least
-    one and never all, is the test split (it also serves as `validation`), the rest is `train`. Segments of one file
-    stay together. Class names, sorted (as numbers where all are whole numbers), are numbered over all splits together.
+    A folder without splits is divided once, by `seed`: `holdout` of each class's files, at least one and never all, are
+    the test split (also used as `validation`), and the rest is `train`. Segments of one file stay in one split. Classes
+    are numbered over all splits together, sorted by name (by value if all names are whole numbers).
 
     Args:
         path: folder or CSV file.
         split: "train", "validation" or "test"; a split that does not exist is an error.
-        holdout: share of the test split, used only when the folder has no splits of its own.
-        seed: of the division.
+        holdout: share of the test split, used only for a folder without splits.
+        seed: seed of the division into splits.
 
     Raises:
-        FileNotFoundError: for a missing folder, CSV or clip. ValueError: for labels or times that cannot be read, with
-        file and line, for a class that is evaluated but never trained on, an unknown split, a file name that is not
-        UTF-8, or sub-folders of which it is not clear whether they are splits, classes or neither.
+        FileNotFoundError: the folder, the CSV file or a clip is missing.
+        ValueError: a label or time cannot be read (the message has file and line), an evaluated class has no training
+            clips, the split is unknown, a file name is not UTF-8, or the sub-folders mix splits and other folders.
     """
     import datasets
 
@@ -89,8 +89,8 @@ def load_folder(
         splits = {"train": train, "test": test, "validation": test}
         if not splits[split]:
             raise ValueError(
-                f"{path}: no class has more than one clip, so none can be held out for the split {split!r}: add clips, or a"
-                " folder (or CSV) per split"
+                f"{path}: no class has more than one clip, so none can be held out for the split {split!r}; add clips, or"
+                " make one folder or CSV file per split"
             )
     if split not in splits:
         raise ValueError(_no_split(path, split, splits))
@@ -98,7 +98,10 @@ def load_folder(
     if "train" in splits:
         unknown = {entry.label for entry in splits[split]} - {entry.label for entry in splits["train"]}
         if unknown:
-            raise ValueError(f"{path}: these classes of the split {split!r} have no clip in 'train': {sorted(unknown)}")
+            raise ValueError(
+                f"{path}: the classes {sorted(unknown)} of the split {split!r} have no clips in 'train'; add some, or remove"
+                f" these classes from {split!r}"
+            )
     features = datasets.Features(
         {
             "clip_id": datasets.Value("string"),
@@ -122,9 +125,9 @@ def load_folder(
 
 
 def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
-    """The splits of a folder or CSV file that `load_folder` reads; of one without splits those it is divided into.
+    """Returns the splits that `load_folder` finds in a folder or CSV file, or makes if there are none.
 
-    Raises as `load_folder`.
+    Raises the errors of `load_folder`.
     """
     if found := _shards(Path(path)):
         return tuple(found)
@@ -138,14 +141,14 @@ def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True) -> str:
-    """The split of a folder or CSV file that scores a model: `test` or, where there is none, `validation`.
+    """Returns the evaluation split of a folder or CSV file: `test`, or `validation` if only that exists.
 
-    A folder with neither gives `test` too, and reading that split tells what is missing.
+    For a folder with neither, it returns `test`; reading that split raises an error that lists the splits.
 
     Args:
-        labels: as `load_folder` reads it; False: as `load_unlabelled`.
+        labels: True for a folder that `load_folder` reads, False for one that `load_unlabelled` reads.
 
-    Raises as the one of them that reads it.
+    Raises the errors of the function that reads the folder.
     """
     folder = Path(path)
     if labels or _is_table(folder):
@@ -156,12 +159,12 @@ def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True) -> st
 
 
 def has_shards(path: str | os.PathLike) -> bool:
-    """Whether a folder holds parquet shards of splits rather than clips."""
+    """Whether a folder contains parquet shards instead of clips."""
     return bool(_shards(Path(path)))
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:
-    """The parquet shards of each split in a prepared folder; a folder of clips has none."""
+    """Returns the parquet shards of each split; empty for a folder of clips."""
     if not path.is_dir():
         return {}
     found = {
@@ -181,8 +184,8 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
     missing = [column for column in ("clip_id", "video", "label") if column not in rows.features]
     if missing or not isinstance(rows.features["label"], datasets.ClassLabel):
         raise ValueError(
-            f"{path}: its shards are not those of a folder of clips (columns {', '.join(rows.features)}); a benchmark's are"
-            " read by its name: load_benchmark(name, split, source=...)"
+            f"{path}: the shards must have the columns clip_id, video and label (a ClassLabel), but have"
+            f" {', '.join(rows.features)}; read a benchmark's shards with load_benchmark(name, split, source=...)"
         )
     return rows.cast_column("video", datasets.Video(decode=False))
 
@@ -190,16 +193,16 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
 def load_unlabelled(
     path: str | os.PathLike, split: str = "train", *, holdout: float = 0.05, seed: int = 0
 ) -> datasets.Dataset:
-    """Rows of all clips of a folder, for pretraining: clip_id, video {bytes: None, path}, start, end (s, None: whole clip).
+    """Loads one split of all clips in a folder, without labels: clip_id, video {bytes: None, path}, start, end (s).
 
-    Sub-folders may be called anything and mean nothing, except where all of them are named after splits (`train`, `test`,
-    ...): those are the splits; other folders beside those of several splits are an error. Otherwise the clips are divided
-    once, by `seed`: a share of `holdout`, at least one, is the test split (it also serves as `validation`). A CSV file, or
-    a folder with CSV files, is read as by `load_folder`, its labels dropped.
+    `start` and `end` are None for whole clips. If all sub-folders are named after splits (`train`, `test`, ...), they are
+    the splits. Folders of several splits mixed with other folders are an error. Any other sub-folder names are ignored,
+    and the clips are divided once, by `seed`: a share of `holdout`, at least one clip, is the test split (also used as
+    `validation`). A CSV file, or a folder with CSV files, is read by `load_folder`, and the labels are dropped.
 
     Raises:
-        FileNotFoundError: for a missing folder, CSV or clip. ValueError: for a folder without clips, or with a single one and
-        no split folders, and as `load_folder`.
+        FileNotFoundError: the folder, the CSV file or a clip is missing.
+        ValueError: the folder has no clips, or a single clip and no split folders; and the errors of `load_folder`.
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
@@ -216,7 +219,7 @@ def load_unlabelled(
     else:
         clips = _clips_below(folder, folder)
         if len(clips) < 2:
-            raise ValueError(f"{folder} holds a single clip, {clips[0]}: add clips, or make a folder per split")
+            raise ValueError(f"{folder} contains a single clip, {clips[0]}; add clips, or make one folder per split")
         shuffled = random.Random(f"{seed}/unlabelled").sample(clips, len(clips))
         held = set(shuffled[: min(max(round(holdout * len(clips)), 1), len(clips) - 1)])
         clips = [clip for clip in clips if (clip in held) != (split == "train")]
@@ -238,22 +241,22 @@ def load_unlabelled(
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Sorted; whole numbers by their value, so that classes called 0, 1, ... 10 are the classes 0, 1, ... 10."""
+    """Sorts names; if all are whole numbers, by value, so that the classes 0, 1, ... 10 get these numbers."""
     names = sorted(names)
     return sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else names
 
 
 def _is_table(path: Path) -> bool:
-    """Whether clips are listed in a CSV file, this one or one in this folder."""
+    """Whether `path` is a CSV file or a folder with one."""
     _check_exists(path)
     return path.is_file() or any(file.suffix.lower() == ".csv" for file in path.iterdir())
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """The sub-folder of each split, where all are named after splits; otherwise nothing.
+    """Returns the sub-folder of each split if all sub-folders are named after splits; otherwise an empty dictionary.
 
     Raises:
-        ValueError: two are named after one split, or some after several splits and others after none.
+        ValueError: two sub-folders are named after one split, or folders of several splits are mixed with others.
     """
     children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
     splits = [_split_of(child.name) for child in children]
@@ -261,14 +264,14 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     if not others:
         if len(set(splits)) < len(children):
             shown = ", ".join(child.name for child in children)
-            raise ValueError(f"{folder} has several folders for one split: {shown}")
+            raise ValueError(f"{folder} has several folders for one split ({shown}); merge them, or rename one")
         return dict(zip(splits, children))
-    # One alone may be a class, such as train among bus and tram.
+    # A single split name may be a class, such as "train" next to "bus" and "tram".
     if len(set(splits) - {None}) > 1:
         named = [child.name for child, split in zip(children, splits) if split is not None]
         raise ValueError(
-            f"{folder} has folders of splits ({', '.join(named)}) and others beside them ({', '.join(others[:3])}"
-            f"{', ...' if len(others) > 3 else ''}): move the others out, or list the clips in a CSV file"
+            f"{folder} mixes folders of splits ({', '.join(named)}) with other folders ({', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}); move the others out, or list the clips in a CSV file"
         )
     return {}
 
@@ -276,17 +279,18 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: no such file or folder, nor is it a benchmark's name (`python -m hf_avfusion.data.describe` lists them)"
+            f"{path} is neither a file, a folder nor the name of a benchmark; `python -m hf_avfusion.data.describe` lists"
+            " the benchmarks"
         )
 
 
 def _no_split(path: str | os.PathLike, split: str, found: Iterable[str]) -> str:
-    remedy = "" if split == "train" else "; choose by split= (--split, when training --eval_split)"
-    return f"{path} has no split {split!r}; it has: {', '.join(sorted(found))}{remedy}"
+    remedy = "" if split == "train" else "; choose one with split= (--split; for training, --eval_split)"
+    return f"{path} has no split {split!r}; its splits are: {', '.join(sorted(found))}{remedy}"
 
 
 def media_files(names: Iterable[str | os.PathLike]) -> list[Path]:
-    """Files as named, also those that do not exist; of folders every media file in them, in the order of their names."""
+    """Replaces folders by their media files, sorted by name; keeps files as given, even if they do not exist."""
     found = []
     for path in map(Path, names):
         if path.is_dir():
@@ -300,20 +304,20 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
     files = files_below(folder)
     clips = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
     if not clips:
-        raise ValueError(f"{folder} holds no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
+        raise ValueError(f"{folder} contains no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
     for clip in clips:
         _check_clip(clip)
     ignored = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
     if ignored:
         shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
-        _warn_once(f"{folder}: {len(ignored)} files are no media by their suffix and are left out: {shown}")
+        _warn_once(f"{folder}: skipped {len(ignored)} files without a media suffix: {shown}")
     return clips
 
 
 def _check_clip(clip: Path) -> None:
-    """A file that is there, under a name that a column of text can hold."""
+    """Raises if a clip is a broken link, or its name is not UTF-8 and so does not fit a text column."""
     if not clip.is_file():
-        raise FileNotFoundError(f"{clip}: a link to {os.path.realpath(clip)}, which does not exist")
+        raise FileNotFoundError(f"{clip} is a link to {os.path.realpath(clip)}, which does not exist")
     _check_name(clip)
 
 
@@ -321,11 +325,11 @@ def _check_name(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
+        raise ValueError(f"{os.fsencode(path)!r}: the file name is not UTF-8; rename it") from None
 
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:
-    """Entries per split; the one key None where the source knows no splits."""
+    """Returns the entries of each split; the only key is None if the source has no splits."""
     _check_exists(path)
     if path.is_file():
         return _by_column(_read_csv(path), path)
@@ -337,8 +341,8 @@ def _read(path: Path) -> dict[str | None, list[_Entry]]:
         if len(tables) == 1:
             return _by_column(_read_csv(tables[0]), tables[0])
         raise ValueError(
-            f"{path} holds several CSV files ({', '.join(table.name for table in tables)}) that are not one per split"
-            " (train.csv, validation.csv, test.csv); name the one to read"
+            f"{path} contains several CSV files ({', '.join(table.name for table in tables)}) that are not one per split"
+            " (train.csv, validation.csv, test.csv); pass the path of the one to read"
         )
     if named := _split_folders(path):
         return {split: _read_classes(folder, root=path) for split, folder in named.items()}
@@ -346,8 +350,8 @@ def _read(path: Path) -> dict[str | None, list[_Entry]]:
     (only, *others) = {entry.label for entry in entries}
     if not others and all(entry.path.parent != path / only for entry in entries):
         raise ValueError(
-            f"{path}: its only class folder, {only!r}, holds folders alone ({entries[0].path.parent}, ...); if those are"
-            f" the classes, or splits, name {path / only}"
+            f"{path}: its only class folder, {only!r}, contains only folders ({entries[0].path.parent}, ...); if those"
+            f" are the classes or splits, pass {path / only}"
         )
     return {None: entries}
 
@@ -361,7 +365,9 @@ def _by_column(entries: list[_Entry], table: Path) -> dict[str | None, list[_Ent
     for entry in entries:
         groups[entry.split].append(entry)
     if None in groups and len(groups) > 1:
-        raise ValueError(f"{table}: some rows have a split and some have none")
+        raise ValueError(
+            f"{table}: some rows have a split and some have none; fill the column 'split' in all rows or none"
+        )
     return dict(groups)
 
 
@@ -377,41 +383,44 @@ def _read_classes(folder: Path, root: Path) -> list[_Entry]:
         ignored += [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
         if not clips:
             raise ValueError(
-                f"{child}: holds no clips; add some or move it out (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})"
+                f"{child} contains no clips; add some or move it out (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})"
             )
         for clip in clips:
             _check_clip(clip)
         entries += [_Entry(clip.relative_to(root).as_posix(), clip, child.name) for clip in clips]
     if not entries:
-        also = f" ({len(loose)} clips lie in it, but in no class folder)" if loose else ""
-        raise ValueError(f"{folder} holds neither CSV files nor class folders with clips{also}")
-    for left_out, why in ((ignored, "are no media by their suffix"), (loose, "lie in no class folder")):
-        if left_out:
-            shown = ", ".join(file.relative_to(root).as_posix() for file in left_out[:3])
-            more = ", ..." if len(left_out) > 3 else ""
-            _warn_once(f"{folder}: {len(left_out)} files {why} and are left out: {shown}{more}")
+        also = f" ({len(loose)} of its clips are in no class folder)" if loose else ""
+        raise ValueError(
+            f"{folder} contains neither CSV files nor class folders with clips{also}; make one folder per class, or list"
+            " the clips in a CSV file"
+        )
+    for skipped, why in ((ignored, "without a media suffix"), (loose, "outside the class folders")):
+        if skipped:
+            shown = ", ".join(file.relative_to(root).as_posix() for file in skipped[:3])
+            more = ", ..." if len(skipped) > 3 else ""
+            _warn_once(f"{folder}: skipped {len(skipped)} files {why}: {shown}{more}")
     return entries
 
 
 @cache
 def _warn_once(text: str) -> None:
-    """The splits of a folder are read one by one; what is true of the folder is told with the first."""
+    """Logs a warning once, although each split reads the folder again."""
     logger.warning(text)
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Its files at any depth, sorted, without hidden ones; links are followed, but into no folder twice.
+    """Returns all files in a folder at any depth, sorted, without hidden ones; follows links, but visits no folder twice.
 
     Raises:
-        OSError: for a folder that cannot be read.
+        OSError: a folder cannot be read.
     """
 
-    def stop(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         raise error
 
     found: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=raise_error, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -437,11 +446,11 @@ def _read_csv(table: Path) -> list[_Entry]:
             reader.fieldnames = columns
             for row in reader:
                 entries.append(_entry(row, table, reader.line_num))
-            entries = _named_within(entries)
+            entries = _relative_clip_ids(entries)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
     if not entries:
-        raise ValueError(f"{table}: lists no clips")
+        raise ValueError(f"{table} lists no clips")
     seen: dict[str, int] = {}
     for number, entry in enumerate(entries):
         if entry.clip_id in seen:
@@ -452,9 +461,10 @@ def _read_csv(table: Path) -> list[_Entry]:
     return entries
 
 
-def _named_within(entries: list[_Entry]) -> list[_Entry]:
-    """Clips that the CSV names by absolute paths, named within the folder that all of them have in common: where that lies
-    on this machine is nobody's business whom the rows are given to.
+def _relative_clip_ids(entries: list[_Entry]) -> list[_Entry]:
+    """Makes absolute clip ids relative to the clips' common folder.
+
+    Absolute paths would leak the local directory layout into published datasets.
     """
     absolute = [entry.path for entry in entries if os.path.isabs(entry.clip_id)]
     if not absolute:
@@ -482,7 +492,7 @@ def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
         raise FileNotFoundError(f"{where}: no such clip: {path}")
     start, end = (_seconds(row.get(column, ""), column, where) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
-        raise ValueError(f"{where}: end ({end} s) must lie after start ({start or 0.0} s)")
+        raise ValueError(f"{where}: end ({end} s) must be after start ({start or 0.0} s)")
     split = row.get("split") or None
     if split is not None and _split_of(split) is None:
         raise ValueError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
@@ -506,12 +516,12 @@ def _seconds(text: str, column: str, where: str) -> float | None:
 
 
 def _divide(entries: list[_Entry], holdout: float, seed: int) -> tuple[list[_Entry], list[_Entry]]:
-    """Stratified by class, by file: segments of one file never lie on both sides."""
+    """Divides entries into train and test, stratified by class; segments of one file stay on one side."""
     files: dict[str, dict[Path, None]] = defaultdict(dict)
-    placed: set[Path] = set()
+    seen: set[Path] = set()
     for entry in entries:
-        if entry.path not in placed:  # a file with segments of several classes counts for its first
-            placed.add(entry.path)
+        if entry.path not in seen:  # a file with segments of several classes counts for its first class
+            seen.add(entry.path)
             files[entry.label][entry.path] = None
     held: set[Path] = set()
     for label in sorted(files):
@@ -519,6 +529,6 @@ def _divide(entries: list[_Entry], holdout: float, seed: int) -> tuple[list[_Ent
         random.Random(f"{seed}/{label}").shuffle(paths)
         count = min(max(round(holdout * len(paths)), 1), len(paths) - 1)
         if count == 0:
-            _warn_once(f"class {label!r} has a single file, {paths[0]}, which is left in 'train'")
+            _warn_once(f"class {label!r} has a single file, {paths[0]}, which stays in 'train'")
         held.update(paths[:count])
     return [entry for entry in entries if entry.path not in held], [entry for entry in entries if entry.path in held]

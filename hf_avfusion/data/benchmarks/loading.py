@@ -1,4 +1,4 @@
-"""One function that gives the rows of any benchmark with the same columns, from wherever its clips are."""
+"""Loads any benchmark with the same columns, from parquet or WebDataset shards, raw clips, or the Hub."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
 
 
 def row_features(record: Benchmark) -> datasets.Features:
-    """The columns of a benchmark's rows: clip_id, video {bytes, path} (undecoded), start, end (s), annotations.
+    """Returns the features of a benchmark's rows: clip_id, video {bytes, path} (undecoded), start, end (s), annotations.
 
     Raises:
-        ValueError: where only the shards know the names of a class.
+        ValueError: the class names of a column are stored only in the benchmark's shards.
     """
     from datasets import ClassLabel, Features, Image, List, Value, Video
 
@@ -45,7 +45,10 @@ def row_features(record: Benchmark) -> datasets.Features:
             continue
         names = record.label_names(column)
         if names is None:
-            raise ValueError(f"{record.title}: only its parquet shards know the names of {column}")
+            raise ValueError(
+                f"{record.title}: the class names of {column} are stored only in its parquet shards; pass source= a folder"
+                " with such shards"
+            )
         label = ClassLabel(names=list(names))
         columns[column] = label if kind == "class" else List(label)
     clip = {
@@ -67,28 +70,30 @@ def load_benchmark(
     annotations: str | os.PathLike | None = None,
     trimmed: bool | None = None,
 ) -> datasets.IterableDataset | datasets.Dataset:
-    """Rows of one split, videos undecoded: clip_id, video {bytes, path}, start, end (s), the annotation columns.
+    """Loads one split with undecoded videos: clip_id, video {bytes, path}, start, end (s), the annotation columns.
 
-    `source` is the first of these that it can be:
+    `source` is read as the first of these that matches:
 
     - a folder with parquet shards `<split>-*.parquet`, in it or in its `data`;
-    - a folder with WebDataset shards `<split>-*.tar`, likewise (`tar_shards` says what a sample holds);
-    - a folder of the raw clips, at any depth, beside the official annotation file (with `annotations` given it is
-      always this). Clips that vanished are counted, and logged as a warning with their first ids; `coverage` lists all;
-    - the id of a Hub repository of parquet or WebDataset shards (how many rows it lacks shows only when they are read).
+    - a folder with WebDataset shards `<split>-*.tar`, in it or in its `data` (`tar_shards` documents the format);
+    - a folder with the raw clips, at any depth, and the official annotation file (always chosen if `annotations` is
+      given). A warning reports how many annotated clips have no file, with their first ids; `coverage` lists all;
+    - the id of a Hub repository with parquet or WebDataset shards (missing rows show only when the rows are read).
 
     Args:
-        name: a key of `BENCHMARKS`; variant: one of its variants, by default the first.
+        name: a key of `BENCHMARKS`.
         split: one of the benchmark's splits.
-        streaming: an `IterableDataset` that reads as it goes; otherwise a `Dataset` with random access.
-        annotations: the official annotation file, or a folder that holds it under its official name.
-        trimmed: whether raw files named `<id>` alone, without a start, hold the cut clip (True) or the whole video, of
-            which the row's `start` and `end` are the clip (False). Needed only where there are such files.
+        streaming: True returns an `IterableDataset`, False a `Dataset` with random access.
+        source: a folder or the id of a Hub repository; by default, the record's first verified Hub repository.
+        variant: one of the benchmark's variants; by default, the first.
+        annotations: the official annotation file, or a folder that contains it under its official name.
+        trimmed: whether raw files named `<id>`, without a start, are trimmed clips (True) or whole videos in which the
+            clip lies from `start` to `end` (False). Required only if there are such files.
 
     Raises:
-        ValueError: for an unknown name, split or variant, an annotation that cannot be read, label names in another
-            order than the benchmark's, a file that may be the clip or the whole video, or when there is nowhere to load from.
-        FileNotFoundError: when the folder lacks the split or some of its shards, or all of its clips vanished.
+        ValueError: the name, split or variant is unknown, an annotation cannot be read, the label names are not in the
+            benchmark's order, a file may be a trimmed clip or a whole video, or there is no source.
+        FileNotFoundError: the folder lacks the split or some of its shards, or no annotated clip has a file.
     """
     import datasets
 
@@ -102,7 +107,8 @@ def load_benchmark(
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
             raise FileNotFoundError(
-                f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository (--source)"
+                f"source {os.fspath(source)!r} is neither a folder nor the id of a Hub repository like org/name; correct"
+                " source= (--source)"
             )
         rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
         return _checked(rows, record, os.fspath(source))
@@ -120,8 +126,8 @@ def load_benchmark(
     _report(found)
     if not clips:
         raise FileNotFoundError(
-            f"{folder} holds none of the {found.annotated} clips of the split {split!r} in {file};"
-            f" looked for names such as {', '.join(found.examples)}"
+            f"{folder} contains none of the {found.annotated} clips that {file} lists for the split {split!r}; name the"
+            f" clips like {', '.join(found.examples)}, or pass another source= (--source)"
         )
     features = row_features(record)
     columns = {column: [clip[column] for clip in clips] for column in features}
@@ -138,11 +144,14 @@ def coverage(
     annotations: str | os.PathLike | None = None,
     trimmed: bool | None = None,
 ) -> Coverage:
-    """How much of a split a folder holds, and of raw clips the ids that vanished; arguments as `load_benchmark`."""
+    """Counts the clips of a split in a folder; for raw clips, also lists the ids without a file.
+
+    The arguments are those of `load_benchmark`.
+    """
     record = get_record(name, variant, split)
     folder = Path(source)
     if not folder.is_dir():
-        raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
+        raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder; pass source= a folder (--source)")
     if annotations is None and shards_of(folder, split, ".parquet"):
         return _shard_coverage(record, split, count_rows(folder, split), folder)
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
@@ -152,13 +161,13 @@ def coverage(
 
 
 def get_record(name: str, variant: str | None = None, split: str | None = None) -> Benchmark:
-    """The record of a benchmark's variant (None: its first), of which `split` must be a split.
+    """Returns the record of a benchmark's variant (None: the first) and checks that it has the split `split`.
 
     Raises:
-        ValueError: for a name, variant or split that does not exist; the message lists those that do.
+        ValueError: the name, variant or split does not exist; the message lists the existing ones.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"unknown benchmark {name!r}; there are: {', '.join(sorted(BENCHMARKS))}")
+        raise ValueError(f"unknown benchmark {name!r}; the benchmarks are: {', '.join(sorted(BENCHMARKS))}")
     record = BENCHMARKS[name].variant(variant)
     if split is not None and split not in record.splits:
         raise ValueError(f"{record.title} has no split {split!r}; its splits are: {', '.join(record.splits)}")
@@ -166,18 +175,18 @@ def get_record(name: str, variant: str | None = None, split: str | None = None) 
 
 
 def evaluation_split(record: Benchmark, wanted: str | None = None, *, flag: str = "--split") -> str:
-    """The split that scores a model: the one that is wanted; by default `test`, or where there is none, the record's last.
+    """Returns the split on which models are scored: `wanted`, or by default `test`, or the record's last split.
 
-    Its name is not the same everywhere: AudioSet has `eval`; of Kinetics, EPIC-KITCHENS-100 and Moments in Time the records
-    know `train` and `validation` only.
+    Not every record has `test`: AudioSet has `eval`; Kinetics, EPIC-KITCHENS-100 and Moments in Time have only `train`
+    and `validation`.
 
     Args:
-        record: of the benchmark's variant (`get_record`); variants can have other splits.
+        record: record of the benchmark's variant (`get_record`); variants can have different splits.
         wanted: one of its splits, or None.
-        flag: how a script lets its user choose the split, for the message.
+        flag: the script's option for the split, used in the error message.
 
     Raises:
-        ValueError: the wanted split does not exist; the message lists those that do.
+        ValueError: the wanted split does not exist; the message lists the existing ones.
     """
     if wanted is None:
         return "test" if "test" in record.splits else list(record.splits)[-1]
@@ -201,11 +210,11 @@ def _report(found: Coverage) -> None:
 
 
 def _checked(rows: Any, record: Benchmark, source: str) -> Any:
-    """Rows of shards with undecoded videos, after a look at the columns and the order of the label names."""
+    """Checks the columns and the order of the label names of rows from shards; returns them with undecoded videos."""
     import datasets
 
     if rows.features is None:
-        raise ValueError(f"{source}: its rows have no known columns; convert it to parquet shards")
+        raise ValueError(f"{source}: the columns of its rows are unknown; convert it to parquet shards")
     if "__key__" in rows.features:  # WebDataset shards of a Hub repository
         features = row_features(record)
         rows = rows.decode(False) if isinstance(rows, datasets.IterableDataset) else _undecoded(rows)
@@ -218,7 +227,8 @@ def _checked(rows: Any, record: Benchmark, source: str) -> Any:
     missing = [column for column in ("clip_id", "video", *record.columns) if column not in rows.features]
     if missing:
         raise ValueError(
-            f"{source}: lacks the columns {', '.join(missing)} of {record.title}; it has: {', '.join(rows.features)}"
+            f"{source} lacks the columns {', '.join(missing)} of {record.title}; it has {', '.join(rows.features)}. Rename"
+            " or add the missing columns"
         )
     for column in record.columns:
         feature, expected = rows.features[column], record.label_names(column)
@@ -230,14 +240,14 @@ def _checked(rows: Any, record: Benchmark, source: str) -> Any:
         if list(names) != list(expected):
             first = next((k for k, (a, b) in enumerate(zip(names, expected)) if a != b), min(len(names), len(expected)))
             raise ValueError(
-                f"{source}: the {len(names)} names of {column} are not the {len(expected)} of {record.title} in their"
-                f" order, from number {first} on; is it another variant? Known variants: {', '.join(record.variants)}"
+                f"{source}: the {len(names)} names of {column} differ from the {len(expected)} names of {record.title}, from"
+                f" number {first} on. If they are those of another variant, choose it: {', '.join(record.variants)}"
             )
     return _undecoded(rows)
 
 
 def _undecoded(rows: Any) -> Any:
-    """Bytes travel; decoding is the last step."""
+    """Turns off decoding of media columns, since clips are decoded in the transform."""
     import datasets
 
     for column, feature in rows.features.items():

@@ -1,4 +1,4 @@
-"""Raw clips and an official annotation file as rows: which clips are there, where, and which have vanished."""
+"""Matches the raw clips in a folder with an official annotation file and reports which clips are missing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a split a source holds; its text is a line for a person.
+    """How many clips of a split a source has; `str` gives a one-line summary.
 
     Args:
-        title, split, source: of what and where.
-        expected: official number of clips, None where it is not known.
-        annotated: rows of the annotation file, None for shards.
-        present: clips that are there. vanished: ids of the annotated clips that are not.
-        examples: names that the first clip was looked for under.
+        title, split, source: the benchmark, its split, and where the clips are.
+        expected: official number of clips, None if unknown.
+        annotated: number of rows in the annotation file, None for shards.
+        present: number of clips found.
+        vanished: ids of the annotated clips without a file.
+        examples: file names that were tried for the first clip.
     """
 
     title: str
@@ -37,9 +38,8 @@ class Coverage:
     examples: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.title} {self.split} in {self.source}: {self.present} clips are there"
-        if self.annotated is not None:
-            text += f" of {self.annotated} annotated"
+        annotated = "" if self.annotated is None else f" of {self.annotated} annotated"
+        text = f"{self.title} {self.split} in {self.source}: found {self.present}{annotated} clips"
         if self.expected is not None and self.expected != self.annotated:
             text += f" (expected {self.expected})"
         if self.vanished:
@@ -49,22 +49,23 @@ class Coverage:
 
 
 def find_annotations(record: Benchmark, split: str, folder: Path, given: str | os.PathLike | None) -> Path:
-    """The annotation file of a split: the one given, or the official name in the folder given or in that of the clips.
+    """Returns `given` if it is a file; otherwise searches `given`, or `folder`, for the official annotation file.
 
     Raises:
-        FileNotFoundError: when it is in neither, or the benchmark has none. ValueError: it is the one of another split.
+        FileNotFoundError: the file was not found, or the benchmark has no annotation file.
+        ValueError: the given file belongs to another split.
     """
     if not record.parser:
         raise FileNotFoundError(
-            f"{folder} holds no parquet shards of the split {split!r} of {record.title}: {record.obtain}"
+            f"{folder} contains no parquet shards of the split {split!r} of {record.title}; {record.obtain}"
         )
     name = record.annotations[split]
     if given is not None and Path(given).is_file():
         given = Path(given)
         if given.name != name and given.name in record.annotations.values():
             raise ValueError(
-                f"{given} is {record.title}'s file of another split; that of {split!r} is {name}: pass annotations= it, or"
-                " the folder that they lie in (prepare_benchmark.py: --annotations, --splits)"
+                f"{given} is {record.title}'s annotation file of another split; the file of {split!r} is {name}. Pass that"
+                " file or its folder as annotations= (prepare_benchmark.py: --annotations, --splits)"
             )
         return given
     root = folder if given is None else Path(given)
@@ -73,22 +74,23 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
         return found[0]
     if found:
         raise FileNotFoundError(
-            f"{root} holds several {name} ({found[0]}, {found[1]}); pass annotations= the one to read"
+            f"{root} contains several files {name} ({found[0]}, {found[1]}); pass the one to read as annotations="
             " (prepare_benchmark.py: --annotations)"
         )
     raise FileNotFoundError(
-        f"{root} holds neither shards ({split}-*.parquet, {split}-*.tar) nor the annotation file {name} of {record.title};"
-        f" pass annotations= (prepare_benchmark.py: --annotations) that file, or another source= (--source): {record.obtain}"
+        f"{root} contains neither shards ({split}-*.parquet, {split}-*.tar) nor the annotation file {name} of"
+        f" {record.title}; pass that file as annotations= (prepare_benchmark.py: --annotations), or another source="
+        f" (--source): {record.obtain}"
     )
 
 
 def find_clips(
     record: Benchmark, split: str, folder: Path, annotations: Path, trimmed: bool | None = None
 ) -> tuple[list[dict[str, Any]], Coverage]:
-    """Rows of the annotated clips that are in the folder, in the order of the annotations, and what is missing.
+    """Returns rows of the annotated clips found in the folder, in annotation order, and their coverage.
 
     Raises:
-        ValueError: where a file may be the clip or the whole video and `trimmed` does not say which.
+        ValueError: a file may be the trimmed clip or the whole video, and `trimmed` is None.
     """
     if trimmed is None and record.options.get("whole_videos"):
         trimmed = False
@@ -112,15 +114,15 @@ def find_clips(
 
 
 def _index(folder: Path) -> dict[str, list[Path]]:
-    """Media files by their name, and by `folder/name`, without suffixes."""
+    """Maps `name` and `folder/name`, without suffix, to media files."""
     files: dict[str, list[Path]] = {}
     seen: set[str] = set()
 
-    def tell(error: OSError) -> None:  # a disk may hold folders that are nobody's clips, such as lost+found
-        logger.warning("%s cannot be read (%s): clips in it count as vanished", error.filename, error.strerror)
+    def log_unreadable(error: OSError) -> None:  # not an error: a disk has folders without clips, such as lost+found
+        logger.warning("%s cannot be read (%s); its clips count as vanished", error.filename, error.strerror)
 
-    for root, folders, names in os.walk(folder, onerror=tell, followlinks=True):
-        if os.path.realpath(root) in seen:  # a link back up
+    for root, folders, names in os.walk(folder, onerror=log_unreadable, followlinks=True):
+        if os.path.realpath(root) in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(os.path.realpath(root))
@@ -137,7 +139,7 @@ def _index(folder: Path) -> dict[str, list[Path]]:
 def _locate(
     row: Annotation, files: dict[str, list[Path]], trimmed: bool | None
 ) -> tuple[Path, float | None, float | None] | None:
-    """(file, start, end) of a clip; start and end are None where the file is the clip."""
+    """Returns (file, start, end) of a clip, or None; start and end are None if the file is the trimmed clip."""
     for name in row.trimmed:
         if name in files:
             return _choose(files[name], name), *(row.crop or (None, None))
@@ -146,25 +148,26 @@ def _locate(
             path = _choose(files[name], name)
             if trimmed is None:
                 raise ValueError(
-                    f"{path} may be the clip or the whole video it was cut from ({row.start:g} to {row.end:g} s); pass"
-                    " trimmed=True if such files are the cut clips, trimmed=False if they are whole videos"
-                    " (prepare_benchmark.py: --trimmed true or false)"
+                    f"{path} may be the trimmed clip ({row.start:g} to {row.end:g} s) or the whole video; pass trimmed=True"
+                    " if such files are trimmed clips, trimmed=False if they are whole videos (prepare_benchmark.py:"
+                    " --trimmed true or false)"
                 )
             return (path, None, None) if trimmed else (path, row.start, row.end)
     return None
 
 
 def _choose(paths: list[Path], name: str) -> Path:
-    """A video rather than a sound of the same name; two videos would be a guess."""
+    """Prefers a video to an audio file of the same name; raises for two videos."""
     videos = [path for path in paths if path.suffix.lower() not in AUDIO_SUFFIXES.split()] or paths
     if len(videos) > 1:
         raise ValueError(
-            f"the clip {name} is there twice: {videos[0]} and {videos[1]}; pass source= (--source) the folder of one"
+            f"the clip {name} has two files, {videos[0]} and {videos[1]}; remove one, or pass source= (--source) a folder"
+            " with one of them"
         )
     return videos[0]
 
 
 def _masks(folder: Path) -> list[dict[str, Any]]:
-    """The PNG files of a clip, <video>_<second>.png, in the order of their seconds."""
-    pictures = sorted(folder.glob("*.png"), key=lambda path: int(path.stem.rpartition("_")[2]))
-    return [{"bytes": None, "path": str(path)} for path in pictures]
+    """Returns the masks of a clip, <video>_<second>.png, sorted by second."""
+    paths = sorted(folder.glob("*.png"), key=lambda path: int(path.stem.rpartition("_")[2]))
+    return [{"bytes": None, "path": str(path)} for path in paths]

@@ -1,7 +1,7 @@
-"""What is known about each benchmark, as data: one record each, its label names in files under `labels/`.
+"""The facts about each benchmark: one record each, with label names in files under `labels/`.
 
-Counts, formats and label orders come from the sources named in `sources`; what could not be checked against a source is
-listed in a record's `uncertain` and must not be quoted as official.
+Counts, formats and label orders come from the sources that a record lists in `sources`. Facts that were not checked
+against a source are listed in `uncertain` and must not be quoted as official.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ LABELS = Path(__file__).parent / "labels"
 
 @cache
 def read_labels(name: str) -> tuple[str, ...]:
-    """The lines of `labels/<name>.txt`: label names in the order of their indices, frozen once published."""
+    """Returns the label names in `labels/<name>.txt` in index order. Published files never change."""
     return tuple((LABELS / f"{name}.txt").read_text(encoding="utf-8").splitlines())
 
 
 @cache
 def label_indices(name: str) -> Mapping[str, int]:
-    """Label name -> index, of a file in `labels/`."""
+    """Maps the label names in `labels/<name>.txt` to their indices."""
     return {label: index for index, label in enumerate(read_labels(name))}
 
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A Hub dataset said to hold a benchmark. `verified`: its rows were loaded by this package and compared."""
+    """A Hub dataset that is said to contain a benchmark. `verified`: this package loaded and compared its rows."""
 
     id: str
     verified: bool
@@ -43,28 +43,29 @@ class Benchmark:
 
     Args:
         name: key in `BENCHMARKS`.
-        title: as its authors write it.
+        title: the authors' spelling of the name.
         task: "classification", "event localization", ...
-        columns: the annotation columns of a row besides clip_id, video, start, end -> their kind: "class" (one label),
+        columns: the annotation columns (in addition to clip_id, video, start, end) -> their kind: "class" (one label),
             "classes" (a list: several labels, or one per second), "images" (a list of PNG), "text", "integer".
         label_columns: the columns that can be the label of a clip, the usual one first.
-        labels: column -> file in `labels/`; a class column without one gets its names from the shards.
-        metric: what is reported on it.
-        splits: name -> expected number of rows, None where that depends on the rendering or is not known.
-        clip_seconds: length of a clip in s, None where it varies.
+        labels: column -> file in `labels/`; for a class column without a file, the shards store the names.
+        metric: the metric reported for the benchmark.
+        splits: name -> expected number of rows, None if it depends on the rendering or is unknown.
+        clip_seconds: length of a clip in seconds, None if it varies.
         license, citation: of the data, not of this package.
-        sources: where the facts and the label order were read.
-        parser: name of the function in `annotations.PARSERS` that reads the official annotation file; "" where clips
-            come as shards only.
+        sources: sources of the facts and of the label order.
+        parser: name of the function in `annotations.PARSERS` that reads the official annotation file; "" if the clips
+            exist only as shards.
         annotations: split -> official annotation file.
         annotation_columns: columns of that file, in order.
-        options: what reading needs to know besides, such as the fold that is held out.
-        hub_ids: repositories on the Hub said to hold it.
-        obtain: how to get the data when there is no Hub repository.
-        notes: traps and rules; uncertain: statements that were not checked against a source.
-        variants: name -> fields that differ, the first one being the record itself.
-        partitions: the variants divide the same clips otherwise into train and test, and the scores of models trained on
-            each of them are averaged.
+        options: additional settings of the parser, such as the test fold.
+        hub_ids: repositories on the Hub that are said to contain the benchmark.
+        obtain: how to get the data without a Hub repository.
+        notes: pitfalls and rules.
+        uncertain: statements that were not checked against a source.
+        variants: name -> fields that differ; the first variant is the record itself.
+        partitions: whether the variants are different divisions of the same clips into train and test, so that the
+            scores of the models trained on them are averaged.
     """
 
     name: str
@@ -91,14 +92,14 @@ class Benchmark:
     partitions: bool = False
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
-        """Names of a class column in the order of their indices; None where only the shards know them."""
+        """Returns the names of a class column in index order; None if only the shards store them."""
         return read_labels(self.labels[column]) if column in self.labels else None
 
     def variant(self, name: str | None) -> Benchmark:
-        """The record of a variant; None is the first one.
+        """Returns the record of a variant; None is the first variant.
 
         Raises:
-            ValueError: for a name that the benchmark has no variant of.
+            ValueError: the benchmark has no variant of this name.
         """
         if name is None:
             return self
@@ -108,7 +109,7 @@ class Benchmark:
         return dataclasses.replace(self, **self.variants[name])
 
     def partition(self, variant: str | None) -> str | None:
-        """The name of a variant (None: the first) that is one of several divisions into train and test; else None."""
+        """Returns the variant's name (None: the first) if the variants are `partitions`; otherwise None."""
         return (variant or next(iter(self.variants))) if self.partitions else None
 
 

@@ -1,10 +1,10 @@
-r"""AudioSet's AS-500K: a roughly balanced part of the unbalanced training set, drawn greedily under a cap per class.
+r"""Selects AS-500K from AudioSet: a roughly balanced part of the unbalanced training set, drawn under a cap per class.
 
     python -m hf_avfusion.data.selection unbalanced_train_segments.csv as500k_train_segments.csv --cap 200000 --seed 0 \
         --histogram as500k.png
 
-MBT supplementary F caps every class at 200K clips and arrives at 508,994; neither its order of drawing nor its list was
-published, so a selection made here is of the same kind, not the same clips.
+MBT supplementary F caps every class at 200K clips and gets 508,994 clips. Its order of drawing and its list were not
+published, so this script makes the same kind of selection, but with other clips.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from .records import BENCHMARKS
 
 
 def select_capped(labels: Sequence[Sequence[int]], cap: int, seed: int = 0) -> list[int]:
-    """Indices, ascending, of clips drawn in a seeded order; one is kept if none of its classes has `cap` clips yet.
+    """Draws clips in a seeded order and keeps a clip if none of its classes has `cap` clips yet.
 
     Args:
         labels: class indices of each clip.
-        cap: most clips of a class, at least 1.
-        seed: of the order.
+        cap: largest number of clips per class, at least 1.
+        seed: seed of the order.
+
+    Returns:
+        the indices of the kept clips, ascending.
     """
     if cap < 1:
         raise ValueError(f"cap must be at least 1, got {cap}")
@@ -43,17 +46,18 @@ def select_capped(labels: Sequence[Sequence[int]], cap: int, seed: int = 0) -> l
 def write_selection(
     segments: str | os.PathLike, output: str | os.PathLike, *, cap: int = 200_000, seed: int = 0
 ) -> tuple[int, int]:
-    """Writes the selected lines of an AudioSet segments csv, in its order, to a file of the same format.
+    """Writes the selected lines of an AudioSet segments CSV, in file order, to a file of the same format.
 
     Returns:
-        how many clips were selected, and of how many.
+        the number of selected clips, and the number of all clips.
 
     Raises:
-        ValueError: for a line that cannot be read. FileExistsError: if `output` exists.
+        ValueError: a line cannot be read.
+        FileExistsError: `output` exists.
     """
     source, target = Path(segments), Path(output)
     if target.exists():
-        raise FileExistsError(f"{target} exists already")
+        raise FileExistsError(f"{target} already exists; delete it or choose another output file")
     labels = [row.values["labels"] for row in read_annotations(source, BENCHMARKS["audioset"], "train")]
     kept = set(select_capped(labels, cap, seed))
     part = target.with_name(target.name + ".partial")
@@ -61,68 +65,76 @@ def write_selection(
         file.write(f"# {len(kept)} of the {len(labels)} clips of {source.name}, at most {cap} per class, seed {seed}\n")
         clips = (line for line in lines if line.strip() and not line.startswith("#"))
         file.writelines(line for number, line in enumerate(clips) if number in kept)
-    os.replace(part, target)  # there whole or not at all
+    os.replace(part, target)  # atomic: a stopped run leaves no incomplete file under this name
     return len(kept), len(labels)
 
 
 def count_labels(segments: str | os.PathLike) -> np.ndarray:
-    """Number of clips of each of the 527 classes in an AudioSet segments csv, int64 [527]."""
+    """Counts the clips of each of the 527 classes in an AudioSet segments CSV, int64 [527]."""
     record = BENCHMARKS["audioset"]
     labels = [label for row in read_annotations(Path(segments), record, "train") for label in row.values["labels"]]
     return np.bincount(labels, minlength=len(record.label_names("labels")))
 
 
 def draw_selection(
-    segments: str | os.PathLike, output: str | os.PathLike, picture: str | os.PathLike, *, cap: int | None = None
+    segments: str | os.PathLike, output: str | os.PathLike, chart: str | os.PathLike, *, cap: int | None = None
 ) -> Path:
-    """Draws the classes of a segments csv and of the selection from it (MBT supplementary F, figure 5).
+    """Draws the class counts of a segments CSV and of its selection (MBT supplementary F, figure 5).
 
     Args:
-        segments, output: as `write_selection` read and wrote them. picture: PNG to write. cap: drawn as a line.
+        segments, output: the files that `write_selection` read and wrote.
+        chart: the PNG file to write; the counts go to `<stem>.csv` in the same folder.
+        cap: drawn as a line.
 
     Returns:
-        the path of the table that lies beside the picture (`<stem>.csv`: class, clips before, clips after).
+        the path of the CSV file (class, clips before, clips after).
 
     Raises:
-        FileExistsError: when that table would overwrite one of the two files.
+        FileExistsError: the CSV file would overwrite `segments` or `output`.
     """
     from ...visualization.histograms import class_histogram  # needs matplotlib
 
-    source, target, picture = Path(segments), Path(output), Path(picture)
-    if picture.with_suffix(".csv").resolve() in (source.resolve(), target.resolve()):
-        raise FileExistsError(f"{picture}: the table beside it would overwrite a list of clips; give it another name")
+    source, target, chart = Path(segments), Path(output), Path(chart)
+    if chart.with_suffix(".csv").resolve() in (source.resolve(), target.resolve()):
+        raise FileExistsError(
+            f"{chart}: its table {chart.with_suffix('.csv')} would overwrite a list of clips; choose another name"
+        )
     counts = {source.stem: count_labels(source), target.stem: count_labels(target)}
     return class_histogram(
-        picture, counts, BENCHMARKS["audioset"].label_names("labels"), cap=cap, title="AudioSet: clips per class"
+        chart, counts, BENCHMARKS["audioset"].label_names("labels"), cap=cap, title="AudioSet: clips per class"
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m hf_avfusion.data.selection",
-        description="Select a roughly balanced part of an AudioSet segments csv.",
+        description="Select a roughly balanced part of an AudioSet segments CSV.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("segments", help="unbalanced_train_segments.csv")
-    parser.add_argument("output", help="the csv to write, such as as500k_train_segments.csv")
-    parser.add_argument("--cap", type=int, default=200_000, help="most clips of a class")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in which clips are drawn")
-    parser.add_argument("--histogram", help="PNG of the classes before and after; their numbers in a csv beside it")
+    parser.add_argument("output", help="the CSV file to write, such as as500k_train_segments.csv")
+    parser.add_argument("--cap", type=int, default=200_000, help="largest number of clips per class")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order in which clips are drawn")
+    parser.add_argument(
+        "--histogram", help="PNG file for a chart of the class counts before and after; also writes them as a CSV file"
+    )
     options = parser.parse_args(arguments)
     try:
-        for name in filter(None, (options.output, options.histogram)):  # before the minutes that reading takes
+        for name in filter(None, (options.output, options.histogram)):  # checked first, since reading takes minutes
             if not Path(name).parent.is_dir():
-                raise FileNotFoundError(f"{name}: its folder does not exist")
+                raise FileNotFoundError(f"{name}: its folder does not exist; create it first")
         if (
             options.histogram
             and Path(options.histogram).with_suffix(".csv").resolve() == Path(options.output).resolve()
         ):
-            raise ValueError(f"--histogram {options.histogram}: the csv beside it would be {options.output} itself")
+            raise ValueError(
+                f"--histogram {options.histogram}: its CSV file would overwrite {options.output}; choose another name"
+            )
         kept, total = write_selection(options.segments, options.output, cap=options.cap, seed=options.seed)
-        print(f"{kept} of {total} clips in {options.output}")
+        print(f"wrote {kept} of {total} clips to {options.output}")
         if options.histogram:
             table = draw_selection(options.segments, options.output, options.histogram, cap=options.cap)
-            print(f"classes before and after in {options.histogram} and {table}")
+            print(f"wrote the class counts before and after to {options.histogram} and {table}")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

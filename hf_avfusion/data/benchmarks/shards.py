@@ -1,4 +1,4 @@
-"""Shards of a split in a folder: `<split>-*.parquet` (or `.tar`), beside the folder's README or in its `data`."""
+"""Finds the shards of a split, `<split>-*.parquet` or `<split>-*.tar`, in a folder or its `data`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from pathlib import Path
 
 
 def shards_of(folder: Path, split: str, suffix: str) -> list[Path]:
-    """The shards of a split that are there, complete or not."""
+    """Returns the existing shards of a split, sorted; the set may be incomplete."""
     return sorted([*folder.glob(f"{split}-*{suffix}"), *folder.glob(f"data/{split}-*{suffix}")])
 
 
 def find_shards(folder: str | os.PathLike, split: str, suffix: str = ".parquet") -> list[Path]:
-    """The shards of a split, in order; an incomplete set is an error."""
+    """Returns the shards of a split in order.
+
+    Raises:
+        FileNotFoundError: there are no shards, or the set is incomplete.
+    """
     folder = Path(folder)
     shards = shards_of(folder, split, suffix)
     if not shards:
         kind = suffix.lstrip(".")
-        raise FileNotFoundError(f"{folder} holds no {kind} shards of the split {split!r} ({split}-*{suffix})")
-    # Only a name tells how many there should be: <split>-00002-of-00006.parquet
+        raise FileNotFoundError(f"{folder} contains no {kind} shards of the split {split!r} ({split}-*{suffix})")
+    # Only the file names give the number of shards: <split>-00002-of-00006.parquet
     pattern = rf"{re.escape(split)}-(\d+)-of-(\d+){re.escape(suffix)}"
     numbered = [re.fullmatch(pattern, shard.name) for shard in shards]
     if all(numbered):
@@ -28,17 +32,18 @@ def find_shards(folder: str | os.PathLike, split: str, suffix: str = ".parquet")
         missing = sorted(set(range(max(totals))) - present)
         if len(totals) > 1 or missing:
             raise FileNotFoundError(
-                f"{folder} holds {len(shards)} shards of {split!r} that are not one whole set (of {sorted(totals)}, missing"
-                f" {missing[:5]}); finish or repeat the rendering"
+                f"{folder} contains {len(shards)} shards of {split!r} that are not one complete set (of {sorted(totals)},"
+                f" missing {missing[:5]}); finish or repeat the rendering"
             )
     return shards
 
 
 def count_rows(folder: str | os.PathLike, split: str) -> int:
-    """Number of clips of a split in a folder of parquet shards, read from the shards' footers.
+    """Counts the clips of a split in a folder of parquet shards from the shards' footers.
 
     Raises:
-        FileNotFoundError: for an incomplete set. ValueError: for a shard that is cut short or no parquet file.
+        FileNotFoundError: there are no shards, or the set is incomplete.
+        ValueError: a shard is truncated or not a parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,5 +53,7 @@ def count_rows(folder: str | os.PathLike, split: str) -> int:
         try:
             count += pq.read_metadata(shard).num_rows
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{shard}: not a whole parquet file: {error}; get the shard again") from error
+            raise ValueError(
+                f"{shard} is not a complete parquet file ({error}); download or render it again"
+            ) from error
     return count

@@ -1,4 +1,4 @@
-"""The rows of one split, wherever clips come from: a benchmark by its name, or a folder or CSV file of one's own."""
+"""Loads the rows of one split of a benchmark, a folder of clips or a CSV file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows of a split, before a model says which of their labels it is scored by.
+    """The rows of a split.
 
     Args:
-        name, title, split, source, variant: of the benchmark; a folder's path is its name.
-        rows: undecoded; num_rows: how many, None if not known beforehand.
-        coverage: clips that are there (`present`), that should be (`expected`), that are annotated but not there
-            (`vanished`); None where that is not known. Clips of a Hub repository are counted when they are read.
-        record: of the benchmark's variant, None of a folder.
+        name, title, split, source, variant: of the benchmark; for a folder, `name` is its path.
+        rows: undecoded rows.
+        num_rows: number of rows, None if unknown before reading.
+        coverage: numbers of clips found (`present`), official clips (`expected`) and annotated clips without a file
+            (`vanished`); None if unknown. Clips of a Hub repository are counted when they are read.
+        record: record of the benchmark's variant, None for a folder.
     """
 
     name: str
@@ -46,18 +47,19 @@ def load_rows(
     labels: bool = True,
     flag: str = "--split",
 ) -> SplitRows:
-    """The rows of a split of a benchmark, or of a folder of videos or its CSV file; videos undecoded.
+    """Loads the undecoded rows of a split of a benchmark, a folder of clips or a CSV file.
 
     Args:
         data: a key of `BENCHMARKS`, or a path.
-        split: None is the one that scores a model: `evaluation_split` of a benchmark, `find_evaluation_split` of a folder.
+        split: by default the evaluation split: `evaluation_split` of a benchmark, `find_evaluation_split` of a folder.
         source, variant: of a benchmark.
-        labels: False takes all clips of a folder, whatever its sub-folders mean (`load_unlabelled`).
-        flag: how a script lets its user choose the split, for messages.
+        labels: False loads all clips of a folder without labels (`load_unlabelled`).
+        flag: the script's option for the split, used in messages.
 
     Raises:
-        ValueError: an unknown split or variant, `source` or `variant` beside a folder, and what loading refuses.
-        FileNotFoundError: nothing of that name.
+        ValueError: the split or variant is unknown, or `source` or `variant` is given for a folder; and the errors of
+            the loading functions.
+        FileNotFoundError: `data` does not exist.
     """
     if data in BENCHMARKS:
         record = get_record(data, variant)
@@ -71,11 +73,12 @@ def load_rows(
             vanished = None if covered.annotated is None else len(covered.vanished)
             found = {"present": number, "expected": covered.expected, "vanished": vanished}
         return SplitRows(data, record.title, split, source, variant, rows, number, found, record)
-    if idle := [
+    if unused := [
         f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
     ]:
         raise ValueError(
-            f"{' and '.join(idle)}: for the benchmarks {', '.join(BENCHMARKS)}, and {data} is none of them"
+            f"{' and '.join(unused)}: allowed only for the benchmarks {', '.join(BENCHMARKS)}; {data} is not one of them, so"
+            " leave this out"
         )
     split = split or find_evaluation_split(data, labels=labels)
     rows = load_folder(data, split) if labels else load_unlabelled(data, split)

@@ -1,7 +1,7 @@
-"""WebDataset tar shards as rows: files of one key are one sample, read in order, never unpacked.
+"""Reads WebDataset tar shards as rows. Files with one key are one sample; they are read in order and never unpacked.
 
-A sample holds `<key>.<suffix>` (the clip, any known media suffix) and `<key>.json` (clip_id, start, end where they
-apply, and the benchmark's columns; classes as names or as indices), and for masks `<key>.masks.<n>.png`.
+A sample has `<key>.<suffix>` (the clip, with any known media suffix), `<key>.json` (the benchmark's columns, classes as
+names or indices, and optionally clip_id, start and end), and for masks `<key>.masks.<n>.png`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TAR_SUFFIX = ".tar"
 
 
 def read_tars(shards: list[Path], record: Benchmark, features: datasets.Features, streaming: bool) -> Any:
-    """The rows of the shards, as a stream of one shard per tar or as a `Dataset` (copied once to datasets' cache)."""
+    """Returns the rows as an `IterableDataset` with one shard per tar, or as a `Dataset` (copied once to its cache)."""
     import datasets
 
-    # Size and time of change are part of the cache's key, so that a changed shard is read anew.
+    # Size and modification time are part of the cache key, so that a changed shard is read again.
     stamps = [(str(shard), shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     kind = datasets.IterableDataset if streaming else datasets.Dataset
     return kind.from_generator(_rows, features=features, gen_kwargs={"shards": stamps, "record": record})
@@ -38,17 +38,18 @@ def _rows(shards: list[tuple[str, int, int]], record: Benchmark) -> Iterator[dic
 
 
 def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
-    """{"__key__": key, suffix: bytes, ...} per sample; neighbours of one key belong together."""
+    """Yields {"__key__": key, suffix: bytes, ...} for each sample; consecutive files with one key are one sample."""
     sample: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
-                # Nothing is unpacked here, but keys become paths of clips, which others may write or read.
+                # Nothing is unpacked here, but keys become paths of clips, which other code may read or write.
                 if member.name.startswith("/") or ".." in folder.split("/") or "\\" in member.name:
                     raise ValueError(
-                        f"{path}: the name {member.name!r} leads out of the archive; such a shard is not read"
+                        f"{path}: the name {member.name!r} leads out of the archive; make the shard again with relative"
+                        " names without '..' and '\\'"
                     )
                 if not member.isfile() or not stem:
                     continue
@@ -57,10 +58,10 @@ def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
                     yield sample
                     sample = {}
                 if suffix in sample:
-                    raise ValueError(f"{path}: the sample {key} holds .{suffix} twice")
+                    raise ValueError(f"{path}: the sample {key} has two files .{suffix}; remove one")
                 sample["__key__"] = key
                 sample[suffix] = archive.extractfile(member).read()
-                archive.members = []  # it would keep every header of a long shard
+                archive.members = []  # otherwise tarfile keeps the headers of all files
             _check_end(archive, path)
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not a readable tar file: {error}") from error
@@ -69,10 +70,10 @@ def read_samples(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def count_samples(path: str | Path) -> int:
-    """Number of clips in a shard, from its headers.
+    """Counts the clips of a shard from its headers.
 
     Raises:
-        ValueError: for a file that is no tar file, or is cut short.
+        ValueError: the file is truncated or not a tar file.
     """
     try:
         with tarfile.open(path, "r:") as archive:
@@ -84,26 +85,26 @@ def count_samples(path: str | Path) -> int:
 
 
 def _check_end(archive: tarfile.TarFile, path: str | Path) -> None:
-    """tarfile takes an archive that was cut off between two files, or in a header, for a whole one."""
+    """Raises if the archive is truncated; tarfile does not notice an end between two files or in a header."""
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise ValueError(
-            f"{path}: is cut short: the block of zeros that ends a tar file is missing; get the shard again"
+            f"{path} is truncated: the block of zeros at the end of a tar file is missing; download or make it again"
         )
 
 
 def sample_to_row(sample: Mapping[str, Any], record: Benchmark, where: str) -> dict[str, Any]:
-    """One sample (bytes, or as `datasets` decodes tars) to the row of its benchmark.
+    """Converts a sample (bytes, or as decoded by `datasets`) to a row of the benchmark.
 
     Raises:
-        ValueError: for a sample without exactly one clip, without annotations, or with a label that is none.
+        ValueError: the sample has not exactly one clip, has no annotations, or has an unknown label.
     """
     where = f"{where}: sample {sample['__key__']}"
     media = [name for name in sample if f".{name.lower()}" in MEDIA_SUFFIXES and sample[name] is not None]
     if len(media) != 1:
-        raise ValueError(f"{where} must hold one clip, found: {', '.join(media) or ', '.join(sample)}")
+        raise ValueError(f"{where} must contain exactly one clip, got: {', '.join(media) or ', '.join(sample)}")
     if sample.get("json") is None:
-        raise ValueError(f"{where} holds no json with its annotations")
+        raise ValueError(f"{where} has no annotations; add a file <key>.json")
     about = sample["json"] if isinstance(sample["json"], Mapping) else json.loads(sample["json"])
     key = sample["__key__"]
     row = {
@@ -119,7 +120,7 @@ def sample_to_row(sample: Mapping[str, Any], record: Benchmark, where: str) -> d
             row[column] = [{"bytes": _bytes(sample[name]), "path": f"{key}.{name}"} for name in masks]
             continue
         if about.get(column) is None:
-            raise ValueError(f"{where}: its json lacks {column}; it has: {', '.join(about)}")
+            raise ValueError(f"{where}: its JSON lacks {column}; it has: {', '.join(about)}")
         if kind == "class":
             row[column] = _index(about[column], record, column, where)
         elif kind == "classes":
@@ -139,4 +140,6 @@ def _index(label: Any, record: Benchmark, column: str, where: str) -> int:
         return indices[label]
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(indices):
         return label
-    raise ValueError(f"{where}: {label!r} is neither one of the {len(indices)} names of {column} nor an index of them")
+    raise ValueError(
+        f"{where}: {label!r} is not one of the {len(indices)} names of {column}, nor an index in 0..{len(indices) - 1}"
+    )

@@ -1,4 +1,4 @@
-"""What of a benchmark is there: per split and class how many clips were annotated, are present, vanished, do not decode."""
+"""Coverage reports: numbers of annotated, present, vanished and undecodable clips per split and class."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 FATES = ("present", "vanished", "undecodable")
-SHOWN = 20  # clips and classes that the page for a person lists of each kind
+MAX_LISTED = 20  # clips and classes of each kind in the Markdown page
 REPORT = "coverage"
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What became of the clips of a split.
+    """Coverage of one split.
 
     Args:
-        expected: official number of clips, None where it is not known; annotated: rows of the annotation file.
-        present: clips in the shards; vanished: ids of those that have no file.
-        undecodable: (clip id, file, reason) of those whose file cannot be read.
-        notes: (clip id, file, what is worth knowing) of present clips, such as a part that is shorter than annotated.
+        split: name of the split.
+        expected: official number of clips, None if unknown.
+        annotated: number of rows in the annotation file.
+        present: number of clips in the shards.
+        vanished: ids of the clips without a file.
+        undecodable: (clip id, file, reason) of the clips whose file cannot be read.
+        notes: (clip id, file, remark) of present clips, such as a clip that is shorter than annotated.
         classes: label column -> class name -> {"annotated", "present", "vanished", "undecodable"}: numbers of clips. A
             clip with several labels counts for each.
     """
@@ -40,7 +43,7 @@ class SplitReport:
     classes: Mapping[str, Mapping[str, Mapping[str, int]]]
 
     def __str__(self) -> str:
-        text = f"{self.split}: {self.present:,} of {self.annotated:,} annotated clips are there"
+        text = f"{self.split}: {self.present:,} of {self.annotated:,} annotated clips are present"
         if self.expected is not None and self.expected != self.annotated:
             text += f" (officially {self.expected:,})"
         return f"{text}, {len(self.vanished):,} vanished, {len(self.undecodable):,} do not decode"
@@ -49,10 +52,11 @@ class SplitReport:
 def count_classes(
     column: str, feature: Any, fates: Iterable[tuple[str, Mapping[str, Any]]]
 ) -> dict[str, dict[str, int]]:
-    """Class name -> numbers of clips, in the order of the classes.
+    """Counts clips: class name -> {"annotated", "present", "vanished", "undecodable"}, in the order of the classes.
 
     Args:
-        column: of the label; feature: its ClassLabel, or List of one.
+        column: the label column.
+        feature: its ClassLabel, or List of a ClassLabel.
         fates: (one of `FATES`, the clip's annotation columns) of every annotated clip.
     """
     names = getattr(feature, "feature", feature).names
@@ -70,22 +74,22 @@ def count_classes(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file atomically: a stopped process leaves the old file or the new one, never a part."""
     part = path.with_name(path.name + ".partial")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
 def write_reports(folder: str | os.PathLike, reports: Mapping[str, SplitReport]) -> None:
-    """Writes `coverage.json` (all of it), `.csv` (a line per split and class) and `.md` (for a person).
+    """Writes `coverage.json` (everything), `.csv` (a line per split and class) and `.md` (a readable page).
 
-    Reports of other splits that are in the folder already stay in them.
+    The files keep the reports of other splits that the folder already has.
     """
     _write(Path(folder), {**read_reports(folder), **reports})
 
 
 def drop_reports(folder: str | os.PathLike, splits: Iterable[str]) -> None:
-    """Takes splits whose shards are replaced out of the files."""
+    """Removes splits, whose shards will be replaced, from the report files."""
     reports, splits = read_reports(folder), set(splits)
     if splits & set(reports):
         _write(Path(folder), {split: report for split, report in reports.items() if split not in splits})
@@ -106,7 +110,7 @@ def _write(folder: Path, reports: Mapping[str, SplitReport]) -> None:
 
 
 def read_reports(folder: str | os.PathLike) -> dict[str, SplitReport]:
-    """The reports of a folder, none where it has no `coverage.json`."""
+    """Reads the reports of a folder; returns an empty dictionary if it has no `coverage.json`."""
     file = Path(folder) / f"{REPORT}.json"
     if not file.exists():
         return {}
@@ -119,7 +123,7 @@ def read_reports(folder: str | os.PathLike) -> dict[str, SplitReport]:
 
 
 def as_markdown(reports: Mapping[str, SplitReport]) -> str:
-    """A page for a person: totals, classes that lost most, reasons, clips."""
+    """Formats the reports as a readable page: totals, the classes that miss most clips, reasons, clips."""
     lines = ["# Coverage", "", "| split | official | annotated | present | vanished | do not decode |"]
     lines.append("|---|---|---|---|---|---|")
     for report in reports.values():
@@ -140,24 +144,24 @@ def _markdown_of(report: SplitReport) -> list[str]:
         worst = sorted(lost, key=lambda name: lost[name]["present"] / lost[name]["annotated"])
         if worst:
             lines += ["", "| class | present | annotated | vanished | do not decode |", "|---|---|---|---|---|"]
-        for name in worst[:SHOWN]:
+        for name in worst[:MAX_LISTED]:
             counts = lost[name]
             numbers = " | ".join(str(counts[key]) for key in ("present", "annotated", "vanished", "undecodable"))
             lines.append(f"| {_cell(name)} | {numbers} |")
         lines += _more(len(worst), "classes")
     for title, entries in (("Do not decode", report.undecodable), ("Notes", report.notes)):
         if entries:
-            lines += ["", f"### {title}", "", "| clip | file | what |", "|---|---|---|"]
-            lines += [f"| {' | '.join(map(_cell, entry))} |" for entry in entries[:SHOWN]]
+            lines += ["", f"### {title}", "", "| clip | file | remark |", "|---|---|---|"]
+            lines += [f"| {' | '.join(map(_cell, entry))} |" for entry in entries[:MAX_LISTED]]
             lines += _more(len(entries), "entries")
     if report.vanished:
-        lines += ["", "### Vanished", "", ", ".join(f"`{clip}`" for clip in report.vanished[:SHOWN])]
+        lines += ["", "### Vanished", "", ", ".join(f"`{clip}`" for clip in report.vanished[:MAX_LISTED])]
         lines += _more(len(report.vanished), "clips")
     return lines
 
 
 def _more(count: int, what: str) -> list[str]:
-    return ["", f"... and {count - SHOWN:,} more {what}, in {REPORT}.json."] if count > SHOWN else []
+    return ["", f"... and {count - MAX_LISTED:,} more {what}, in {REPORT}.json."] if count > MAX_LISTED else []
 
 
 def _cell(text: str) -> str:

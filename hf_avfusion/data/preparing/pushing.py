@@ -1,4 +1,4 @@
-"""Shards of a folder to a dataset repository on the Hub, as they are, with a card; what is there already is not sent again."""
+"""Uploads the shards of a folder to a dataset repository on the Hub, with a card; skips files that it already has."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHARD = re.compile(r"(?:data/)?(\w+)-\d+-of-\d+\.parquet")
-COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # of one commit: many shards make few commits, a stop loses little
+COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # limits of one commit: few commits, but a stopped push loses little
 ATTEMPTS = 5
-LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # those with a name on the Hub; others: "other"
+LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # -> names on the Hub; all others: "other"
 TASKS = {  # a benchmark's task -> the Hub's category
     "classification": "video-classification",
     "multi-label classification": "video-classification",
@@ -50,24 +50,25 @@ def push_shards(
 ) -> str:
     """Uploads the parquet shards of a folder; `load_benchmark(name, split, source=repo_id)` streams them back.
 
-    The card (`README.md`: splits, licence, citation, coverage) is written into the folder first, unless there is one,
-    whose text stays. It is sent last, so a repository with a card is complete. A push that was stopped goes on when it
-    is repeated: shards whose content is in the repository are not sent again.
+    The card (`README.md`: splits, licence, citation, coverage) is written into the folder first; the text of an existing
+    card stays. The card is uploaded last, so a repository with a card is complete. Repeat a stopped push to continue it:
+    shards that the repository already has are not uploaded again.
 
     Args:
-        folder: with shards `<split>-0000k-of-0000n.parquet`, in it or in its `data`.
-        repo_id: "org/name", made if it does not exist.
-        name, variant: the benchmark, for the card; by default what `preparing` noted in the folder.
-        private: of a repository that is made here; most benchmarks hold videos that others own.
-        token: of the Hub; by default the one you are logged in with.
-        wait: s before the first of up to 4 repetitions after a failing connection or server; it doubles each time.
+        folder: folder with shards `<split>-0000k-of-0000n.parquet`, in it or in its `data`.
+        repo_id: "org/name", created if it does not exist.
+        name, variant: the benchmark, for the card; by default, those in the folder's `preparation.json`.
+        private: whether a new repository is private; most benchmarks contain videos that others own.
+        token: Hub token; by default, the one you are logged in with.
+        wait: seconds before the first of up to 4 retries after a connection or server error; doubles with each retry.
 
     Returns:
-        the address of the repository.
+        the URL of the repository.
 
     Raises:
-        FileNotFoundError: the folder has no shards, or not all of them. ValueError: a shard is damaged, or the repository
-        holds other shards of the same split, which would mix with these. HfHubHTTPError: the Hub refuses, or does not work at all.
+        FileNotFoundError: the folder has no shards, or an incomplete set.
+        ValueError: a shard is damaged, or the repository has other shards of the same split.
+        HfHubHTTPError: the Hub refuses the request, or all attempts fail.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from tqdm.auto import tqdm
@@ -75,7 +76,7 @@ def push_shards(
     check_repo_id(repo_id)
     folder = Path(folder)
     shards = folder_shards(folder)
-    for split in shards:  # a damaged one is told before anything is sent
+    for split in shards:  # raises for damaged shards before anything is uploaded
         count_rows(folder, split)
     about = _manifest(folder)
     if name is None and about.get("data"):
@@ -84,13 +85,15 @@ def push_shards(
     card = write_card(folder, shards, repo_id, record)
 
     api = HfApi(token=token)
-    _patiently(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), wait)
-    there = _patiently(lambda: _files_there(api, repo_id), wait)
+    _with_retries(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), wait)
+    uploaded = _with_retries(lambda: _uploaded_files(api, repo_id), wait)
     paths = {f"data/{shard.name}": shard for found in shards.values() for shard in found}
-    others = [path for path in there if (match := SHARD.fullmatch(path)) and match[1] in shards and path not in paths]
+    others = [
+        path for path in uploaded if (match := SHARD.fullmatch(path)) and match[1] in shards and path not in paths
+    ]
     if others:
         raise ValueError(
-            f"{repo_id} holds other shards of {', '.join(sorted({SHARD.fullmatch(path)[1] for path in others}))}"
+            f"{repo_id} contains other shards of {', '.join(sorted({SHARD.fullmatch(path)[1] for path in others}))}"
             f" ({', '.join(others[:3])}), which would mix with these; delete them there or choose another repository"
         )
     extras = [card, *(path for ending in ("json", "csv", "md") if (path := folder / f"{REPORT}.{ending}").exists())]
@@ -100,35 +103,38 @@ def push_shards(
             missing = {}
             for path, shard in batch.items():
                 addition = CommitOperationAdd(path, shard)  # reads the file for its hash
-                if not _same(addition, shard, there.get(path)):
+                if not _has_hash(addition, shard, uploaded.get(path)):
                     missing[path] = shard
             if missing:
-                _patiently(lambda missing=missing: _commit(api, repo_id, missing, "Shards"), wait)
+                _with_retries(lambda missing=missing: _commit(api, repo_id, missing, "Shards"), wait)
             bar.update(sum(shard.stat().st_size for shard in batch.values()))
-    _patiently(lambda: _commit(api, repo_id, {path.name: path for path in extras}, "Card and coverage"), wait)
+    _with_retries(lambda: _commit(api, repo_id, {path.name: path for path in extras}, "Card and coverage"), wait)
     return f"{api.endpoint}/datasets/{repo_id}"
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Whether a name can be that of a repository; ask it before work that a push is to end.
+    """Checks the form of a repository id; call it before long work that ends with a push.
 
     Raises:
-        ValueError: it is not like "org/name".
+        ValueError: the id is not like "org/name".
     """
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
         raise ValueError(f"repo_id must be like org/name, got {repo_id!r} (prepare_benchmark.py: --push)")
 
 
 def folder_shards(folder: Path) -> dict[str, list[Path]]:
-    """Split -> its shards, all of them.
+    """Returns the complete list of shards of each split in a folder.
 
     Raises:
-        FileNotFoundError: when there are none, or some of a split are missing.
+        FileNotFoundError: there are no shards, or some of a split are missing.
     """
     names = [*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]
     splits = sorted({match[1] for path in names if (match := SHARD.fullmatch(path.name))}, key=_split_order)
     if not splits:
-        raise FileNotFoundError(f"{folder} holds no shards (<split>-0000k-of-0000n.parquet, in it or in its data)")
+        raise FileNotFoundError(
+            f"{folder} contains no shards (<split>-0000k-of-0000n.parquet, in it or in its data); pass a folder that"
+            " prepare_benchmark or prepare_folder wrote"
+        )
     return {split: find_shards(folder, split) for split in splits}
 
 
@@ -157,8 +163,8 @@ def _batches(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         yield batch
 
 
-def _files_there(api: HfApi, repo_id: str) -> dict[str, str]:
-    """Path -> sha256 of a large file, git's hash of a small one."""
+def _uploaded_files(api: HfApi, repo_id: str) -> dict[str, str]:
+    """Maps the paths in a repository to hashes: sha256 for large files, git's hash for small ones."""
     from huggingface_hub import RepoFile
 
     tree = api.list_repo_tree(repo_id, repo_type="dataset", recursive=True)
@@ -169,14 +175,15 @@ def _files_there(api: HfApi, repo_id: str) -> dict[str, str]:
     }
 
 
-def _same(addition: CommitOperationAdd, file: Path, known: str | None) -> bool:
+def _has_hash(addition: CommitOperationAdd, file: Path, uploaded: str | None) -> bool:
+    """Whether a file has the hash of the uploaded one (None: not uploaded)."""
     from huggingface_hub.utils.sha import git_hash
 
-    if known is None:
+    if uploaded is None:
         return False
-    if len(known) == 64:
-        return addition.upload_info.sha256.hex() == known
-    return git_hash(file.read_bytes()) == known
+    if len(uploaded) == 64:
+        return addition.upload_info.sha256.hex() == uploaded
+    return git_hash(file.read_bytes()) == uploaded
 
 
 def _commit(api: HfApi, repo_id: str, files: Mapping[str, Path], message: str) -> None:
@@ -186,11 +193,11 @@ def _commit(api: HfApi, repo_id: str, files: Mapping[str, Path], message: str) -
     api.create_commit(repo_id, additions, commit_message=message, repo_type="dataset")
 
 
-def _patiently(call: Callable[[], Any], wait: float) -> Any:
-    """Repeats a call that failed for the connection or the server, not one that was refused."""
+def _with_retries(call: Callable[[], Any], wait: float) -> Any:
+    """Repeats a call after a connection or server error, but not after a refusal."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # A lost connection is an error of the HTTP library that huggingface_hub has chosen: the base of its own error.
+    # A lost connection raises an error of huggingface_hub's HTTP library, which is the base class of HfHubHTTPError.
     http_error = HfHubHTTPError.__bases__[0]
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -201,13 +208,13 @@ def _patiently(call: Callable[[], Any], wait: float) -> Any:
             if refused or attempt == ATTEMPTS:
                 raise
             pause = wait * 2 ** (attempt - 1)
-            logger.warning("the Hub: %s; again in %g s (%d of %d)", one_line(error), pause, attempt, ATTEMPTS - 1)
+            logger.warning("Hub error: %s; retry %d of %d in %g s", one_line(error), attempt, ATTEMPTS - 1, pause)
             time.sleep(pause)
     raise AssertionError  # the last attempt returns or raises
 
 
 def write_card(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str, record: Benchmark | None) -> Path:
-    """`README.md` of the folder: its own, with the splits brought up to date, or a new one."""
+    """Writes the folder's `README.md`: updates the splits of an existing card, or makes a new one."""
     from huggingface_hub import DatasetCard, DatasetCardData
 
     file = folder / "README.md"
@@ -240,7 +247,7 @@ def _card_body(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
     lines = [f"# {title}", ""]
     if record is not None:
         lines += [
-            f"{record.task.capitalize()}, measured by {record.metric}. Clips with both tracks, in parquet shards.",
+            f"{record.task.capitalize()}, measured by {record.metric}. Clips with video and audio, in parquet shards.",
             "",
         ]
     lines += ["| split | clips | annotated | vanished | do not decode |", "|---|---|---|---|---|"]
@@ -251,7 +258,7 @@ def _card_body(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
         )
         lines.append(f"| {split} | {count:,} | {rest} |")
     if reports:
-        lines += ["", f"`{REPORT}.json` names every clip that is missing, `{REPORT}.csv` counts them per class."]
+        lines += ["", f"`{REPORT}.json` lists every missing clip; `{REPORT}.csv` counts them per class."]
     if about:
         changes = [f"cut to the annotated part: {'yes' if about['trim'] else 'no'}"]
         changes += [f"{key} {about[key]}" for key in ("short_side", "fps") if about.get(key)]

@@ -1,4 +1,4 @@
-"""One clip as it goes into a shard: its bytes as they are, or cut to its annotated part, made smaller and encoded anew."""
+"""Re-encodes one clip for a shard (trims it to its annotated part, resizes it, changes its frame rate), or only checks it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from ...media.windows import segment_of
 if TYPE_CHECKING:
     import torch
 
-# What AAC can hold; sound at another rate is resampled to the next higher one of these (Hz).
+# Sampling rates of AAC (Hz); audio at another rate is resampled to the next higher one.
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-AAC_BITS = (3, 64_000)  # bits per second and channel: so many per sample, at most so many
-GOP_SECONDS = 2.0  # between key pictures: a window in the middle of a clip is reached soon
-DEFAULT_FPS = 25.0  # for a file that tells no rate
-CHECK_STEP = 1.0  # s; pictures asked for when a file is only checked (all between them are decoded too)
-SHORTER = 0.5  # s by which a clip may end before its annotation without a note
+AAC_BITS = (3, 64_000)  # bits per sample, and the largest number of bits per second, both per channel
+GOP_SECONDS = 2.0  # between key frames, so that seeking into the middle of a clip is fast
+DEFAULT_FPS = 25.0  # for a file without a frame rate
+CHECK_STEP = (
+    1.0  # s between the requested frames when a file is only checked (all frames between them are decoded, too)
+)
+END_TOLERANCE = 0.5  # s; a clip that ends earlier than this before its annotated end gets a note
 
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """What becomes of a clip on its way into a shard.
+    """How clips are changed for a shard.
+
+    A clip is re-encoded if it is trimmed, or if `short_side` or `fps` is set; otherwise its bytes do not change.
 
     Args:
-        trim: cut to the annotated [start, end); where the file is the clip there is nothing to cut.
-        short_side: pixels of the shorter side; larger pictures are made smaller, smaller ones stay.
+        trim: trim to the annotated [start, end); a file that is the clip itself is not trimmed.
+        short_side: pixels of the shorter side; larger frames are resized, smaller ones are not.
         fps: frames per second; None keeps the file's (average) rate.
         crf: x264's constant rate factor, 0 (lossless) to 40.
-        check: what happens to clips that are stored as they are: True decodes all of them once, so that a broken one
-            is found now; False copies them unseen.
-
-    A clip is encoded anew if it is cut, or if `short_side` or `fps` is set; otherwise its bytes stay as they are.
+        check: for clips that are not re-encoded: True decodes each once to find broken files, False only copies them.
     """
 
     trim: bool = False
@@ -57,14 +58,14 @@ class ClipSettings:
             raise ValueError(f"crf must lie in 0 (lossless) to 40, got {self.crf}")
 
     def encodes(self, start: float | None, end: float | None) -> bool:
-        """Whether a clip with this annotated part (None: the whole file) is encoded anew."""
-        cut = self.trim and (start is not None or end is not None)
-        return cut or self.short_side is not None or self.fps is not None
+        """Whether a clip with this annotated part (None: the whole file) is re-encoded."""
+        trimmed = self.trim and (start is not None or end is not None)
+        return trimmed or self.short_side is not None or self.fps is not None
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """Bytes of a media file with its suffix; start and end of the clip in it (s; None: all); what is worth knowing."""
+    """A media file's bytes and suffix, the clip's start and end in it (s; None: the whole file), and notes."""
 
     data: bytes
     suffix: str
@@ -76,44 +77,47 @@ class StoredClip:
 def reencode(
     source: MediaSource, start: float | None, end: float | None, settings: ClipSettings, name: str | None = None
 ) -> StoredClip:
-    """A clip as MP4 (H.264, AAC), or as FLAC (16 bit) where the file has no pictures; both tracks on one clock.
+    """Re-encodes a clip to MP4 (H.264, AAC), or to FLAC (16 bit) if the file has no video.
 
-    Pictures come at a constant rate from the start of the clip on: each is the one shown at its time in the source, so
-    that a track of variable rate keeps its timing, and late or missing parts of a track stay late or missing. Sound
-    keeps its rate and channels and is cut to the sample. Sides are rounded to even numbers; pixels that are not square
-    stay as they are stored. Equal input gives equal bytes.
+    The new frames have a constant rate from the start of the clip on. Each shows what the source shows at its time, so a
+    video of variable rate keeps its timing, and a video or audio track that starts late or has gaps still does. The audio
+    keeps its sampling rate and channels and is cut to the sample. Height and width are rounded to even numbers;
+    non-square pixels are kept. Equal input gives equal bytes.
 
     Args:
         source: path, URL, bytes or binary file object.
-        start, end: the annotated part in s (None: from the beginning, to the end). With `settings.trim` the file is cut
-            to it and the result runs from 0 to its length; without, the whole file is encoded and they stay.
+        start, end: the annotated part in seconds (None: from the beginning, to the end). With `settings.trim`, the file is
+            trimmed to it, and the result runs from 0 to its length. Otherwise the whole file is re-encoded, and `start`
+            and `end` do not change.
+        settings: the changes.
+        name: name of the source in messages.
 
     Raises:
-        MediaError: the source cannot be decoded, or lies outside of [start, end).
+        MediaError: the source cannot be decoded, or has nothing in [start, end).
     """
     with ClipReader(source, name=name) as reader:
-        part = segment_of(reader.info, start, end)  # whatever is kept, the annotated part must be there
-        notes = _too_short(reader.info, end)
-        cut = settings.trim and (start is not None or end is not None)
-        info, begin = (part, start or 0.0) if cut else (reader.info, 0.0)
+        part = segment_of(reader.info, start, end)  # raises if the file lacks the annotated part, also without trim
+        notes = _note_early_end(reader.info, end)
+        trimmed = settings.trim and (start is not None or end is not None)
+        info, begin = (part, start or 0.0) if trimmed else (reader.info, 0.0)
         if not info.has_video and not info.has_audio:
-            raise MediaError(info.name, f"has neither pictures nor sound from {start} to {end} s")
+            raise MediaError(info.name, f"has neither video nor audio from {start} to {end} s")
         if info.has_video:
             data, warnings = _mp4(reader, info, begin, settings)
         else:
             data, warnings = _flac(reader, info)
         for track in ("video", "audio"):
             if getattr(reader.info, f"has_{track}") and not getattr(info, f"has_{track}"):
-                warnings.append(f"its {track} track has no part in the clip")
-    inside = (0.0, info.duration) if cut else (start, end)
+                warnings.append(f"its {track} track has nothing in the clip")
+    inside = (0.0, info.duration) if trimmed else (start, end)
     return StoredClip(data, ".mp4" if info.has_video else ".flac", *inside, (*notes, *warnings))
 
 
 def check_clip(source: MediaSource, start: float | None, end: float | None, name: str | None = None) -> tuple[str, ...]:
-    """Decodes all of a clip and keeps nothing; returns what is worth knowing.
+    """Decodes a whole clip without keeping anything; returns notes, such as the reader's warnings.
 
     Raises:
-        MediaError: the source cannot be decoded, or lies outside of [start, end).
+        MediaError: the source cannot be decoded, or has nothing in [start, end).
     """
     with ClipReader(source, name=name) as reader:
         info = segment_of(reader.info, start, end)
@@ -128,42 +132,42 @@ def check_clip(source: MediaSource, start: float | None, end: float | None, name
         if info.has_audio:
             window = info.audio_start, info.audio_start + info.audio_duration
         clip = reader.stream(times, window)
-        return (*_too_short(reader.info, end), *clip.warnings)
+        return (*_note_early_end(reader.info, end), *clip.warnings)
 
 
-def _too_short(info: MediaInfo, end: float | None) -> tuple[str, ...]:
-    if end is None or info.duration >= end - SHORTER:
+def _note_early_end(info: MediaInfo, end: float | None) -> tuple[str, ...]:
+    if end is None or info.duration >= end - END_TOLERANCE:
         return ()
     return (f"the file ends at {info.duration:.2f} s, the annotated clip at {end:.2f} s",)
 
 
 def even_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """(height, width) with the shorter side at most `short_side`, in even numbers, as H.264 with 4:2:0 needs them."""
+    """Returns (height, width), both even for H.264 with 4:2:0, with the shorter side at most `short_side`."""
     scale = 1.0 if short_side is None else min(short_side / min(height, width), 1.0)
     return tuple(max(round(side * scale / 2) * 2, 2) for side in (height, width))
 
 
 def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettings) -> tuple[bytes, list[str]]:
-    """The tracks of `info` with the time `begin` as their zero, and the reader's warnings."""
+    """Encodes the tracks of `info` to MP4, with `begin` as time 0; returns the bytes and notes."""
     import av
 
     rate = Fraction(settings.fps or info.fps or DEFAULT_FPS).limit_denominator(1001)
     first = math.ceil((info.video_start - begin) * rate - 1e-6)
     last = max(math.ceil((info.video_start + info.video_duration - begin) * rate - 1e-6), first + 1)
     if first > 0 and not (info.has_audio and info.audio_start <= begin):
-        first = 0  # one track must start with the clip, or the clock of the new file would start later
+        first = 0  # one track must start at time 0, or the times of the new file would shift
     times = [begin + float(number / rate) for number in range(first, last)]
     window = (info.audio_start, info.audio_start + info.audio_duration) if info.has_audio else None
 
     buffer = io.BytesIO()
-    # bitexact leaves versions out of the file; without a limit on the delay the tracks lie beside each other although
-    # all pictures come before the sound.
+    # bitexact writes no library versions into the file. Without a limit on the delay, video and audio are interleaved in the
+    # file although all frames are encoded before the audio.
     options = {"fflags": "+bitexact", "max_interleave_delta": "0"}
     with av.open(buffer, "w", format="mp4", options=options) as container:
         video = container.add_stream("libx264", rate=rate)
-        # fastdecode: whoever trains reads a clip many times, and decoding is what a stream waits for.
+        # fastdecode: training decodes a clip many times, and decoding limits the speed of a stream.
         gop = max(round(GOP_SECONDS * float(rate)), 1)
-        # cpu-independent: without it x264's rate control (mbtree) gives other bits now and then, even on one machine.
+        # cpu-independent: otherwise x264's rate control (mbtree) sometimes gives other bytes, even on one machine.
         video.options = {
             "preset": "veryfast",
             "tune": "fastdecode",
@@ -177,9 +181,11 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
         video.codec_context.time_base = 1 / rate
         video.codec_context.flags |= int(av.codec.context.Flags.bitexact)
         audio = None
-        if info.has_audio:  # declared before the first picture is written, since that writes the header
+        if info.has_audio:  # added before the first frame is written, since that writes the header
             if info.channels not in AAC_LAYOUTS:
-                raise MediaError(info.name, f"its sound has {info.channels} channels, which AAC here cannot hold")
+                raise MediaError(
+                    info.name, f"its audio has {info.channels} channels; AAC allows {', '.join(map(str, AAC_LAYOUTS))}"
+                )
             sampling_rate = _aac_rate(info.sampling_rate)
             audio = container.add_stream("aac", rate=sampling_rate, layout=AAC_LAYOUTS[info.channels])
             audio.options = {"aac_coder": "fast"}
@@ -188,31 +194,31 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
 
         number = first
 
-        def show(picture: np.ndarray) -> None:
+        def write(pixels: np.ndarray) -> None:
             nonlocal number
             if number == first:
-                video.height, video.width = picture.shape[:2]
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                video.height, video.width = pixels.shape[:2]
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(video.encode(frame))
             number += 1
 
-        clip = reader.stream(times, window, show, fit=_fit(settings.short_side))
+        clip = reader.stream(times, window, write, fit=_fit(settings.short_side))
         container.mux(video.encode())
         notes = list(clip.warnings)
         if audio is not None:
             waveform, at = clip.waveform, clip.audio_start
             if waveform.shape[1] == 0:
-                raise MediaError(info.name, "no sound of the clip could be decoded")
+                raise MediaError(info.name, "no audio of the clip could be decoded")
             if sampling_rate != info.sampling_rate:
                 waveform = _resample(waveform, info.sampling_rate, sampling_rate)
-                notes.append(f"its sound was resampled from {info.sampling_rate} to {sampling_rate} Hz for AAC")
-            sound = av.AudioFrame.from_ndarray(
+                notes.append(f"its audio was resampled from {info.sampling_rate} to {sampling_rate} Hz for AAC")
+            samples = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(waveform.numpy()), format="fltp", layout=AAC_LAYOUTS[info.channels]
             )
-            sound.sample_rate, sound.time_base = sampling_rate, Fraction(1, sampling_rate)
-            sound.pts = round((at - begin) * sampling_rate)
-            container.mux(audio.encode(sound))
+            samples.sample_rate, samples.time_base = sampling_rate, Fraction(1, sampling_rate)
+            samples.pts = round((at - begin) * sampling_rate)
+            container.mux(audio.encode(samples))
             container.mux(audio.encode())
     return buffer.getvalue(), notes
 
@@ -222,18 +228,20 @@ def _flac(reader: ClipReader, info: MediaInfo) -> tuple[bytes, list[str]]:
 
     clip = reader.stream((), (info.audio_start, info.audio_start + info.audio_duration))
     if clip.waveform.shape[1] == 0:
-        raise MediaError(info.name, "no sound of the clip could be decoded")
+        raise MediaError(info.name, "no audio of the clip could be decoded")
     if info.channels not in AAC_LAYOUTS:
-        raise MediaError(info.name, f"its sound has {info.channels} channels, which FLAC cannot hold")
+        raise MediaError(
+            info.name, f"its audio has {info.channels} channels; FLAC allows {', '.join(map(str, AAC_LAYOUTS))}"
+        )
     layout, buffer = AAC_LAYOUTS[info.channels], io.BytesIO()
     with av.open(buffer, "w", format="flac", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("flac", rate=info.sampling_rate, layout=layout)
         stream.codec_context.format = "s16"
         stream.codec_context.flags |= int(av.codec.context.Flags.bitexact)
         packed = np.round(clip.waveform.numpy().T * 32768).clip(-32768, 32767).astype(np.int16).reshape(1, -1)
-        sound = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
-        sound.sample_rate, sound.time_base, sound.pts = info.sampling_rate, Fraction(1, info.sampling_rate), 0
-        container.mux(stream.encode(sound))
+        samples = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        samples.sample_rate, samples.time_base, samples.pts = info.sampling_rate, Fraction(1, info.sampling_rate), 0
+        container.mux(stream.encode(samples))
         container.mux(stream.encode())
     return buffer.getvalue(), list(clip.warnings)
 

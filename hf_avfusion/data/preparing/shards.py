@@ -1,14 +1,14 @@
-"""Raw clips and their annotations to parquet shards that stream: in parallel, resumable, with a report of what is there.
+"""Converts raw clips and annotations to parquet shards for streaming: parallel, resumable, with a coverage report.
 
-    DIR/data/<split>-0000k-of-0000n.parquet    rows as `load_benchmark` gives them, the clips' bytes inside
-    DIR/coverage.json, .csv, .md               what was annotated, is there, has vanished, does not decode, per class
+    DIR/data/<split>-0000k-of-0000n.parquet    rows like those of `load_benchmark`, with the clips' bytes
+    DIR/coverage.json, .csv, .md               annotated, present, vanished and undecodable clips per class
     DIR/preparation.json                       the settings, which a second run must repeat
 
-`pushing.push_shards` puts such a folder on the Hub.
+`pushing.push_shards` uploads such a folder to the Hub.
 
-The rows of a split are divided over its shards in the order of the annotations before anything is decoded; clips that
-do not decode are left out of their shard and listed in its footer with the reason. So every shard is a function of its
-rows and the settings alone: neither the number of processes nor an interruption changes a byte of it.
+The rows of a split are divided into shards in annotation order before anything is decoded. A clip that does not decode is
+left out of its shard, and the shard's footer lists it with the reason. So a shard depends only on its rows and the settings:
+the number of processes and interruptions change no byte.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
 
 MANIFEST = "preparation.json"
 LOCK = ".preparing.lock"
-LOCK_WAIT = 10.0  # s; the processes of a run that was just killed need a moment to notice
-VERSION = 1  # of the layout and of the way clips are encoded
+LOCK_WAIT = 10.0  # s; the processes of a killed run end a moment later
+VERSION = 1  # of the layout and of the encoding
 ROWS_PER_SHARD = 256
-ROW_GROUP = 8  # rows; small groups stream with small range reads, and a group is what one process does at a time
-MAX_GROUP_BYTES = 2**26  # of clips that stay as they are: fewer rows make a group where files are large
-MAX_CLIP_BYTES = 2**31 - 2**16  # what one parquet value can hold
-FOOTER = "hf_avfusion"  # key in a shard's footer: the clips that were left out, and notes, as JSON
+ROW_GROUP = 8  # rows; small groups need only small range reads when streaming; a process handles one group at a time
+MAX_GROUP_BYTES = 2**26  # of clips that are not re-encoded; groups of large files have fewer rows
+MAX_CLIP_BYTES = 2**31 - 2**16  # limit of one parquet value
+FOOTER = "hf_avfusion"  # key in a shard's footer: the clips left out, and notes, as JSON
 
 
 @dataclass
 class _Split:
-    """What is to be prepared of one split; `vanished` holds the classes of the clips that are not there."""
+    """The clips of one split. `vanished`: id -> annotation columns of the clips without a file."""
 
     rows: list[dict[str, Any]]
     features: datasets.Features
@@ -81,52 +81,57 @@ def prepare_benchmark(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, SplitReport]:
-    """Prepares a benchmark from its raw clips and official annotation files; `load_benchmark(..., source=output)` reads it.
+    """Makes shards from a benchmark's raw clips and official annotation files, for `load_benchmark(..., source=output)`.
 
     Args:
-        name, variant, annotations, trimmed: as `load_benchmark`.
-        source: folder of the clips; output: folder of the shards, made if missing.
-        splits: some of the benchmark's, by default all of them.
-        settings: cutting and encoding; by default clips stay as they are, and are decoded once to find broken ones.
-        rows_per_shard: clips in one file.
-        num_proc: processes, by default one per core.
-        overwrite: replace a preparation with other settings.
+        name, variant, annotations, trimmed: see `load_benchmark`.
+        source: folder of the clips.
+        output: folder of the shards, created if missing.
+        splits: names of splits; by default, all of the benchmark.
+        settings: trimming and encoding; by default, clips are only decoded once to find broken ones.
+        rows_per_shard: clips per file.
+        num_proc: number of processes; by default, one per core.
+        overwrite: replace shards that were made with other settings.
+        progress: show a progress bar.
 
     Returns:
-        what became of every split, which `coverage.md` shows to a person.
+        the coverage of every split, which is also in `coverage.md`.
 
     Raises:
-        ValueError: for an unknown name or split, an annotation that cannot be read, a benchmark that comes as shards.
-        FileNotFoundError: when an annotation file, or every clip of a split, is missing.
-        FileExistsError: when `output` holds something else, or was prepared with other settings.
-        OSError: when the disk cannot hold the shards. RuntimeError: when a process died.
+        ValueError: the name or a split is unknown, or an annotation cannot be read.
+        FileNotFoundError: an annotation file, or every clip of a split, is missing; or the benchmark exists only as shards.
+        FileExistsError: `output` contains other files, or was made with other settings.
+        OSError: the disk has too little space for the shards.
+        RuntimeError: a process died.
     """
     record = get_record(name, variant)
     folder, found = Path(source), {}
     if not folder.is_dir():
-        raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder")
+        raise FileNotFoundError(
+            f"source {os.fspath(source)!r} is not a folder; pass the folder of the clips (--source)"
+        )
     splits = splits or list(record.splits)
     for split in splits:
         get_record(name, variant, split)
     files = {record.annotations[split] for split in splits} if record.parser else set()
     if len(files) > 1 and annotations is not None and Path(annotations).is_file():
         raise ValueError(
-            f"annotations {os.fspath(annotations)!r} is one file, but the splits {', '.join(splits)} have one each: pass the"
-            f" folder that holds {', '.join(sorted(files))}, or name one split (--splits)"
+            f"annotations {os.fspath(annotations)!r} is one file, but each of the splits {', '.join(splits)} has its own; pass"
+            f" the folder with {', '.join(sorted(files))}, or a single split (--splits)"
         )
     for split in splits:
         try:
             file = find_annotations(record, split, folder, annotations)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}; splits= (--splits) leaves a split out") from error
+            raise FileNotFoundError(f"{error}; or prepare only other splits, with splits= (--splits)") from error
         rows, coverage = find_clips(record, split, folder, file, trimmed)
         if not rows:
             raise FileNotFoundError(
-                f"{folder} holds none of the {coverage.annotated} clips of the split {split!r} in {file};"
-                f" looked for names such as {', '.join(coverage.examples)}; splits= (--splits) leaves a split out"
+                f"{folder} contains none of the {coverage.annotated} clips that {file} lists for the split {split!r}; name"
+                f" the clips like {', '.join(coverage.examples)}, or prepare only other splits, with splits= (--splits)"
             )
-        gone = set(coverage.vanished)
-        vanished = {row.clip_id: row.values for row in read_annotations(file, record, split) if row.clip_id in gone}
+        ids = set(coverage.vanished)
+        vanished = {row.clip_id: row.values for row in read_annotations(file, record, split) if row.clip_id in ids}
         found[split] = _Split(rows, row_features(record), coverage.expected, vanished)
     what = {"data": name, "variant": variant}
     work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
@@ -146,19 +151,22 @@ def prepare_folder(
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, SplitReport]:
-    """Prepares a folder of videos, or its CSV file (see `load_folder`, which reads the shards as well).
+    """Makes shards from a folder of videos or its CSV file. `load_folder` reads both the folder and its shards.
 
-    Args and errors as `prepare_benchmark`; splits: by default those the folder has, or the two it is divided into;
-    holdout, seed: of that division.
+    Arguments and errors are those of `prepare_benchmark`, except:
+
+    Args:
+        splits: names of splits; by default, those of the folder, or the two into which it is divided.
+        holdout, seed: of that division, see `load_folder`.
 
     Raises:
-        ValueError: also where `output` lies in the source, or the source holds shards already.
+        ValueError: `output` is inside the source, or the source already contains shards.
     """
     path, found = Path(source), {}
     if Path(output).resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"output {output} lies in the folder of the clips, {path}; choose one outside of it")
+        raise ValueError(f"output {output} is inside the folder of the clips, {path}; choose a folder outside of it")
     if has_shards(path):
-        raise ValueError(f"{path} holds parquet shards already; push_shards puts them on the Hub")
+        raise ValueError(f"{path} already contains parquet shards; upload them with push_shards")
     for split in splits or find_splits(path):
         rows = load_folder(path, split, holdout=holdout, seed=seed)
         found[split] = _Split([dict(row) for row in rows], rows.features)
@@ -186,20 +194,20 @@ def _prepare(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     (output / "data").mkdir(parents=True, exist_ok=True)
-    with _alone(output):
-        shards = _claim(output, splits, what, root, settings, rows_per_shard, overwrite)
+    with _locked(output):
+        shards = _claim_output(output, splits, what, root, settings, rows_per_shard, overwrite)
         _write_missing(shards, splits, root, settings, rows_per_shard, num_proc, progress)
         reports = {split: _report(split, part, shards[split], record, root) for split, part in splits.items()}
         write_reports(output, reports)
     return reports
 
 
-# ------------------------------------------------------------------------------------------------ whose folder it is
+# ------------------------------------------------------------------------------------------------- the output folder
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """One preparation at a time in a folder; the lock ends with the process, however that ends."""
+def _locked(output: Path) -> Iterator[None]:
+    """Locks the output folder for one process; the lock ends with the process, even if it is killed."""
     import filelock
 
     lock = filelock.FileLock(output / LOCK)
@@ -213,7 +221,7 @@ def _alone(output: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(
+def _claim_output(
     output: Path,
     splits: Mapping[str, _Split],
     what: Mapping[str, Any],
@@ -222,7 +230,7 @@ def _claim(
     rows_per_shard: int,
     overwrite: bool,
 ) -> dict[str, list[Path]]:
-    """Makes the folder this preparation's own, and names the shards of every split."""
+    """Checks the folder's settings, writes its manifest, deletes outdated shards, and returns the shards of every split."""
     import av
 
     encoders = f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
@@ -237,7 +245,7 @@ def _claim(
         raise FileExistsError(f"{note} cannot be read ({error}); choose another folder") from error
     if theirs is None and any((output / "data").glob("*.parquet")):
         raise FileExistsError(
-            f"{output / 'data'} holds parquet files that were not prepared here; choose another folder"
+            f"{output / 'data'} contains parquet files that were not prepared here; choose another folder"
         )
     changed = [
         f"{key} was {before.get(key)!r} and is {common.get(key)!r}"
@@ -245,16 +253,16 @@ def _claim(
         if before.get(key) != common.get(key)
     ]
     changed += [
-        f"the clips found of {split} are others ({known[split]['clips']} then, {ours[split]['clips']} now)"
+        f"the clips of {split} have changed ({known[split]['clips']} before, {ours[split]['clips']} now)"
         for split in ours
         if split in known and known[split] != ours[split]
     ]
     if changed and not overwrite:
         raise FileExistsError(
-            f"{output} was prepared otherwise: {'; '.join(changed)}. Repeat the settings to go on, choose another folder,"
-            " or pass overwrite=True (--overwrite) to start again"
+            f"{output} was prepared with other settings or clips: {'; '.join(changed)}. Use the same settings to continue,"
+            " choose another folder, or pass overwrite=True (--overwrite) to replace it"
         )
-    if before != common:  # other settings touch every split, other clips theirs alone
+    if before != common:  # changed settings affect every split, changed clips only their own
         stale, known = list(known), {}
     else:
         stale = [split for split in ours if split in known and known[split] != ours[split]]
@@ -271,24 +279,25 @@ def _claim(
 
 
 def _fingerprint(part: _Split, root: Path) -> dict[str, Any]:
-    """Number of clips, and a digest of which they are, where they lie below the source, their sizes and annotations."""
+    """Number of clips, and a digest of their ids, relative paths, sizes and annotations."""
     digest = hashlib.sha256()
     for row in part.rows:
         path = row["video"]["path"]
         about = {column: value for column, value in row.items() if column not in ("video", "masks")}
         size = os.stat(path).st_size if os.path.exists(path) else None
-        masks = [_below(mask["path"], root) for mask in row.get("masks") or ()]
-        digest.update(json.dumps([_below(path, root), size, about, masks], sort_keys=True).encode())
+        masks = [_relative_path(mask["path"], root) for mask in row.get("masks") or ()]
+        digest.update(json.dumps([_relative_path(path, root), size, about, masks], sort_keys=True).encode())
     digest.update(repr(part.features).encode())
     return {"clips": len(part.rows), "sha256": digest.hexdigest()}
 
 
-def _below(path: str | os.PathLike, root: Path) -> str:
-    """A file as it is named in reports: relative to the source, or by its folder's name alone where it lies elsewhere, so that
-    shards tell nothing of this machine.
+def _relative_path(path: str | os.PathLike, root: Path) -> str:
+    """Returns a file's path relative to the source, or `folder/name` if it is outside of it.
+
+    Shards must not leak the local directory layout.
     """
-    below = Path(os.path.relpath(path, root))
-    return Path(*Path(path).parts[-2:]).as_posix() if below.parts[:1] == ("..",) else below.as_posix()
+    relative = Path(os.path.relpath(path, root))
+    return Path(*Path(path).parts[-2:]).as_posix() if relative.parts[:1] == ("..",) else relative.as_posix()
 
 
 # ------------------------------------------------------------------------------------------------------- the shards
@@ -323,7 +332,7 @@ def _write_missing(
             schema = splits[split].features.arrow_schema
             left_out, notes = [], []
             part = path.with_suffix(".partial")
-            with _parquet(part, schema) as writer:
+            with _parquet_writer(part, schema) as writer:
                 for _ in groups:
                     outcomes = next(results)
                     _write_group(writer, [outcome.row for outcome in outcomes if outcome.row is not None])
@@ -333,30 +342,31 @@ def _write_missing(
                 writer.add_key_value_metadata({FOOTER: json.dumps({"undecodable": left_out, "notes": notes})})
             failed += len(left_out)
             bar.set_postfix_str(f"{split}, {failed} do not decode")
-            os.replace(part, path)  # a shard is there whole or not at all
+            os.replace(part, path)  # atomic: a stopped run leaves no incomplete shard under this name
 
 
-def _bytes_kept(row: Mapping[str, Any], settings: ClipSettings) -> int:
-    """Size of a clip that stays as it is; what encoding makes of the others is not known, but small."""
+def _copied_bytes(row: Mapping[str, Any], settings: ClipSettings) -> int:
+    """Size of a clip that is copied; 0 for a clip that is re-encoded, whose new size is unknown but small."""
     path = row["video"]["path"]
     return 0 if settings.encodes(row["start"], row["end"]) or not os.path.exists(path) else os.stat(path).st_size
 
 
 def _check_space(rows: Sequence[Mapping[str, Any]], settings: ClipSettings, folder: Path) -> None:
-    needed, free = sum(_bytes_kept(row, settings) for row in rows), shutil.disk_usage(folder).free
+    needed, free = sum(_copied_bytes(row, settings) for row in rows), shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"the shards would take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free; rows that are parts of"
-            " one long video each hold all of it unless they are cut (trim=True, --trim); short_side makes clips smaller"
+            f"the shards would take {needed / 1e9:.1f} GB, but {folder} has only {free / 1e9:.1f} GB free; free some space,"
+            " trim the clips (trim=True, --trim; otherwise each row contains its whole video), or make them smaller with"
+            " short_side"
         )
 
 
 def _groups(rows: Sequence[dict[str, Any]], settings: ClipSettings) -> list[list[dict[str, Any]]]:
-    """The row groups of a shard, decided by its rows alone."""
+    """Divides the rows of a shard into row groups, which depend only on the rows and settings."""
     groups: list[list[dict[str, Any]]] = []
     size = 0
     for row in rows:
-        more = _bytes_kept(row, settings)
+        more = _copied_bytes(row, settings)
         if not groups or len(groups[-1]) == ROW_GROUP or size + more > MAX_GROUP_BYTES:
             groups.append([])
             size = 0
@@ -365,10 +375,10 @@ def _groups(rows: Sequence[dict[str, Any]], settings: ClipSettings) -> list[list
     return groups
 
 
-def _parquet(path: Path, schema: Any) -> Any:
+def _parquet_writer(path: Path, schema: Any) -> Any:
     import pyarrow.parquet as pq
 
-    # H.264 does not compress further, and labels are small; a dictionary of clips would hold each of them once more.
+    # H.264 does not compress further, and labels are small. A dictionary of the clips would only store each clip again.
     return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False)
 
 
@@ -384,7 +394,7 @@ def _write_group(writer: Any, rows: list[dict[str, Any]]) -> None:
 
 @dataclass
 class _Outcome:
-    """The row of a clip, or None with the reason; its file is named relative to the source."""
+    """The row of a clip, or None and the reason. `file` is relative to the source."""
 
     clip_id: str
     file: str
@@ -401,7 +411,7 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
     import av
 
     path, start, end = row["video"]["path"], row["start"], row["end"]
-    file = _below(path, root)
+    file = _relative_path(path, root)
     outcome = _Outcome(row["clip_id"], file)
     try:
         if settings.encodes(start, end):
@@ -417,17 +427,17 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
         ]
         if len(data) > MAX_CLIP_BYTES:
             raise MediaError(
-                file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; cut or shrink it"
+                file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; trim it or set short_side"
             )
     except MediaError as error:
-        # That a reader could keep what comes before damage is no remedy here.
+        # Without the reader's advice on on_decode_error, which is no option here.
         outcome.reason = error.cause.partition("; on_decode_error=")[0]
     except av.FFmpegError as error:
         outcome.reason = f"cannot be encoded: {error}"
     except OSError as error:
         outcome.reason = f"cannot be read: {error.strerror or error}"
     except Exception as error:
-        raise RuntimeError(f"the clip {row['clip_id']} ({path}) stopped the work: {error!r}") from error
+        raise RuntimeError(f"preparing the clip {row['clip_id']} ({path}) failed: {error!r}") from error
     else:
         outcome.row = {**row, "video": {"bytes": data, "path": name}, "start": start, "end": end}
         if "masks" in row:
@@ -437,17 +447,17 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
 
 
 def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) -> Iterator[Any]:
-    """`map(work, jobs)` over processes, of which only a few results wait at a time.
+    """Like `map(work, jobs)`, but with several processes and only a few unread results at a time.
 
     Raises:
-        RuntimeError: a process died (killed for memory, or by a decoder).
+        RuntimeError: a process died (out of memory, or a crash of a decoder).
     """
     jobs = list(jobs)
     num_proc = min(num_proc, len(jobs))
     if num_proc <= 1:
         yield from map(work, jobs)
         return
-    # Where fork exists it saves each child the seconds that importing torch takes.
+    # With fork, the children need not import torch, which takes seconds.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(num_proc, context, _start_worker, (os.getpid(),)) as pool:
@@ -461,12 +471,12 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a process died while it prepared clips (killed for want of memory? then use fewer: num_proc); the same call"
-                " goes on from the shards that are whole"
+                "a process died while it prepared clips. If it ran out of memory, use fewer processes (num_proc); repeat the"
+                " call to continue after the complete shards"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            if waiting:  # stopped in the middle: what the processes are at is of no use any more
+            if waiting:  # stopped early, so nobody needs the running results
                 for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
 
@@ -475,12 +485,12 @@ def _start_worker(parent: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the children too; the parent tells it and ends them
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the children, but the parent ends them
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Children of a process that was killed would wait for work for ever."""
+def _exit_with_parent(parent: int) -> None:
+    """Ends this process when its parent has died; otherwise it would wait for work forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -490,23 +500,23 @@ def _end_with(parent: int) -> None:
 
 
 def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None, root: Path) -> SplitReport:
-    """What became of a split, from its shards' footers."""
+    """Makes the coverage report of a split from its shards' footers."""
     import pyarrow.parquet as pq
 
     present, undecodable, notes = 0, [], []
     for shard in shards:
         footer = pq.read_metadata(shard)
-        said = json.loads(footer.metadata[FOOTER.encode()])
+        left_out = json.loads(footer.metadata[FOOTER.encode()])
         present += footer.num_rows
-        undecodable += [tuple(entry) for entry in said["undecodable"]]
-        notes += [tuple(entry) for entry in said["notes"]]
+        undecodable += [tuple(entry) for entry in left_out["undecodable"]]
+        notes += [tuple(entry) for entry in left_out["notes"]]
     if present + len(undecodable) != len(part.rows):
         raise RuntimeError(
-            f"the shards of {split!r} hold {present} clips and miss {len(undecodable)}, of {len(part.rows)}; delete"
-            f" {shards[0].parent} and prepare again"
+            f"the shards of {split!r} contain {present} clips and left out {len(undecodable)}, but there are"
+            f" {len(part.rows)}; delete {shards[0].parent} and prepare again"
         )
     broken = {clip_id for clip_id, _, _ in undecodable}
-    # Of several label columns a list of classes per second says nothing of the clip.
+    # Without columns after the first that have a class per second, such as AVE's events.
     columns = record.label_columns if record is not None else ("label",)
     columns = [column for column in columns if column == columns[0] or record.columns[column] == "class"]
     fates = [("undecodable" if row["clip_id"] in broken else "present", row) for row in part.rows]

@@ -1,4 +1,4 @@
-"""How often a clip comes up in an epoch when classes are balanced: clips of rare labels often, of common ones seldom."""
+"""Balanced sampling: clips with rare labels are repeated within an epoch, clips with common labels are left out."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ COUNT_OFFSET = 0.01
 
 @dataclass(frozen=True)
 class LabelBalance:
-    """Balanced sampling of labels, single or several per clip. None of the architectures here was published with it.
+    """Balanced sampling of labels, with one or several labels per clip. No published recipe here uses it.
 
-    A clip's weight is the sum over its labels of 1 / (n_c + 0.01), n_c being the number of clips with label c: the
-    weights of PSLA and AST (Gong, Chung and Glass, "PSLA", IEEE/ACM TASLP 2021, section III.C; `gen_weight_file.py` of
-    their code), which PANNs (Kong et al. 2020) sought with turns by class. There an epoch is as many draws with
-    replacement as there are clips. Here clip i comes up floor or ceil of its expected number f_i = N w_i / sum_j w_j
-    times: with u uniform, drawn once an epoch, and F_i = f_1 + ... + f_i, clip i comes up
-    floor(F_i + u) - floor(F_(i-1) + u) times (systematic sampling, Madow 1949). That has the same expectation and less
-    variance, needs one pass over a stream, and an epoch keeps its N clips. **"Each clip once an epoch" no longer
-    holds**: a common clip is missing in most epochs, a rare one comes many times (each with its own window and
-    augmentation). Both are counted: `repeated_clips` and `left_out_clips` in the logs of training.
+    A clip's weight is the sum over its labels of 1 / (n_c + 0.01), where n_c is the number of clips with label c. These
+    are the weights of PSLA and AST (Gong, Chung and Glass, "PSLA", IEEE/ACM TASLP 2021, section III.C;
+    `gen_weight_file.py` of their code). PANNs (Kong et al. 2020) balances by cycling through the classes instead.
+
+    PSLA and AST draw N clips with replacement per epoch. Here clip i appears floor or ceil of its expected number
+    f_i = N w_i / sum_j w_j times (systematic sampling, Madow 1949): with a uniform u per epoch and
+    F_i = f_1 + ... + f_i, it appears floor(F_i + u) - floor(F_(i-1) + u) times. The expectation is the same and the
+    variance smaller; it needs one pass over a stream, and an epoch keeps its N clips.
+
+    **An epoch no longer contains each clip once**: a common clip is missing in most epochs, and a rare one appears many
+    times, each time with another window and augmentation. The training logs count both as `left_out_clips` and
+    `repeated_clips`.
 
     Args:
-        column: of class numbers, one or a list per row. A row without a label has no weight and never comes up.
-        counts: rows of each class; num_rows: of the whole split.
+        column: column of class numbers, one or a list per row. A row without labels has weight 0 and never appears.
+        counts: number of rows of each class.
+        num_rows: number of rows of the whole split.
 
     Raises:
-        ValueError: counts or a number of rows that cannot be.
+        ValueError: `counts` or `num_rows` is invalid.
     """
 
     column: str
@@ -43,7 +47,7 @@ class LabelBalance:
     def __post_init__(self) -> None:
         counts = np.asarray(self.counts, dtype=np.float64)
         if counts.ndim != 1 or not len(counts) or (counts < 0).any() or not counts.any():
-            raise ValueError(f"counts must hold the number of rows of each class, got {self.counts!r}")
+            raise ValueError(f"counts must be the numbers of rows of the classes, not all 0, got {self.counts!r}")
         if self.num_rows < 1:
             raise ValueError(f"num_rows must be positive, got {self.num_rows}")
         object.__setattr__(self, "counts", tuple(int(count) for count in counts))
@@ -52,19 +56,21 @@ class LabelBalance:
 
     @classmethod
     def of(cls, rows: Any, column: str) -> LabelBalance:
-        """Counts the labels of all rows. A `datasets.Dataset` has its column read; of a stream every shard is read
-        once, videos too, though nothing is decoded; of parquet shards `of_shards` reads the column alone.
+        """Counts the labels of all rows.
+
+        For a `datasets.Dataset`, only the column is read. For a stream, all shards are read once with their undecoded
+        videos; for parquet shards, `of_shards` reads only the column.
         """
         features = getattr(rows, "features", None)
         if features is not None and column not in features:
-            raise ValueError(f"no column {column!r} to balance; there are: {', '.join(features)}")
+            raise ValueError(f"no column {column!r} to balance; the columns are: {', '.join(features)}")
         if hasattr(rows, "select_columns"):
             rows = rows.select_columns([column])
         return cls.count((row[column] for row in rows), column, num_classes=_num_classes(features, column))
 
     @classmethod
     def of_shards(cls, shards: Iterable[str | os.PathLike], column: str) -> LabelBalance:
-        """Counts the labels of parquet shards, such as `shards.find_shards` gives; only that column is read."""
+        """Counts the labels of parquet shards (from `shards.find_shards`, for example); reads only that column."""
         import pyarrow.parquet as pq
 
         batches = (batch for shard in shards for batch in pq.ParquetFile(shard).iter_batches(columns=[column]))
@@ -72,7 +78,7 @@ class LabelBalance:
 
     @classmethod
     def count(cls, labels: Iterable[int | Sequence[int]], column: str, num_classes: int = 0) -> LabelBalance:
-        """Counts the labels of all rows, given one after the other."""
+        """Counts labels, given row by row; `num_classes` is the smallest number of classes of the result."""
         counts: dict[int, int] = dict.fromkeys(range(num_classes), 0)
         number = 0
         for value in labels:
@@ -82,36 +88,39 @@ class LabelBalance:
         return cls(column, tuple(counts.get(label, 0) for label in range(max(counts, default=-1) + 1)), number)
 
     def factor(self, row: Mapping[str, Any]) -> float:
-        """How often a row comes up in an epoch, on average."""
+        """Expected number of times that a row appears in an epoch."""
         return self._factor(row[self.column])
 
     def factors(self, rows: Any) -> np.ndarray:
-        """Of all rows with random access: float64 [rows]."""
+        """Factors of all rows of a dataset with random access, float64 [rows]."""
         if hasattr(rows, "select_columns"):
             rows = rows.select_columns([self.column])
         return np.array([self.factor(row) for row in rows], dtype=np.float64)
 
     @staticmethod
     def copies(factors: np.ndarray, offset: float) -> np.ndarray:
-        """How often each row comes up: int [rows], from factors [rows] in the order of the pass and u."""
+        """Number of times that each row appears, int [rows], from factors [rows] in the epoch's order and u (`offset`)."""
         ends = np.floor(np.cumsum(factors) + offset).astype(np.int64)
         return np.diff(ends, prepend=0)
 
     def layout(self) -> dict[str, Any]:
-        """What a position in a balanced stream depends on, as JSON can hold it."""
+        """The settings that a position in a balanced stream depends on, as JSON values."""
         return {"balanced": self.column, "counts": list(self.counts)}
 
     def _factor(self, value: int | Sequence[int]) -> float:
         labels = _as_list(value, self.column)
         if wrong := [label for label in labels if not 0 <= label < len(self.counts)]:
-            raise ValueError(f"the column {self.column!r} holds {wrong}, but {len(self.counts)} classes were counted")
+            raise ValueError(
+                f"the column {self.column!r} contains the classes {wrong}, but the balance counted {len(self.counts)}"
+                " classes; count the labels of these rows again"
+            )
         return float(sum(self._weights[label] for label in labels))
 
 
 def _as_list(value: Any, column: str) -> list[int]:
     labels = list(value) if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(label, bool) or not isinstance(label, int) or label < 0 for label in labels):
-        raise ValueError(f"the column {column!r} must hold class numbers, got {value!r}")
+        raise ValueError(f"the column {column!r} must contain class numbers, got {value!r}")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""The clips of a stream decoded once and kept in memory, for trainings that see few clips many times."""
+"""Decodes the clips of a stream once and keeps them in memory, for training on few clips for many epochs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 
-class Remembered:
-    """The transform of rows that hold their sample already. Whoever asks it for the views of a sample (`AVTrainer`) is told
-    those of the transform that made the samples.
+class CachedSamples:
+    """Transform for rows with cached samples; `num_views` is that of the original transform.
 
     Args:
-        transform: a `ClipTransform` or `CropViews`; anything without `num_views` makes one view.
+        transform: the original transform, a `ClipTransform` or `CropViews`. Without `num_views`, it makes one view.
     """
 
     def __init__(self, transform: Callable[..., dict[str, Any]]):
@@ -27,29 +26,28 @@ class Remembered:
         return dict(row["sample"])
 
 
-def decoded_once(
+def cache_clips(
     stream: ClipStream,
     columns: Sequence[str] = (),
     progress: Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]] = iter,
 ) -> ClipStream:
-    """The same clips from memory, in the order in which `stream` gives them; every epoch has the windows of this one.
+    """Returns a stream of the same clips from memory, in the order of `stream`; all epochs have the windows of this one.
 
-    The samples' tensors are shared, never copied. `stream.skipped` counts the clips that do not decode and are left out.
+    The samples' tensors are shared, never copied. `stream.skipped` counts the clips that do not decode and are skipped.
 
     Args:
         stream: read here, once, in this process.
-        columns: of its rows, kept beside the samples; such as the label that a `LabelBalance` counts.
-        progress: is handed the clips as they are decoded, such as `tqdm.tqdm`.
+        columns: columns of the rows to keep in addition to the samples, such as the label for a `LabelBalance`.
+        progress: wraps the iteration over the clips, such as `tqdm.tqdm`.
 
-    Raises:
-        What reading the stream raises.
+    Raises the errors of reading the stream.
     """
     transform = stream.transform
 
-    def remember(row: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
+    def keep(row: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
         kept = {column: row[column] for column in ("clip_id", *columns)}
         return {**kept, "sample": transform(row, generator)}
 
-    reading = copy.copy(stream)  # which counts what it skips where `stream` does
-    reading.transform = remember
-    return ClipStream(list(progress(reading)), Remembered(transform))
+    reading = copy.copy(stream)  # shares the counter `skipped` with `stream`
+    reading.transform = keep
+    return ClipStream(list(progress(reading)), CachedSamples(transform))

@@ -1,4 +1,4 @@
-"""Processes whose streams may end at different batches take the same number of steps, and weigh every clip alike."""
+"""Keeps processes in step whose streams end at different batches, and gives every clip the same weight."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,61 +11,72 @@ from .clip_loader import ClipLoader
 
 
 class Ranks:
-    """What the processes of a run tell each other about their batches: counts and, rarely, a clip. With one process
-    nothing is sent.
-    """
+    """Exchanges objects and batch sizes between the processes of a run; with one process, nothing is sent."""
 
     def __init__(self, rank: int, world_size: int):
         self.rank = rank
         self.world_size = world_size
         self._group = None
 
-    def all(self, value: Any) -> list[Any]:
-        """`value` of every process, by rank. Every process must call."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """Returns `value` of every process, by rank. Every process must call it."""
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._cpu())
+        dist.all_gather_object(values, value, group=self._cpu_group())
         return values
 
-    def level(self, batches: list[Any], number: int, tell: Any = None) -> tuple[list[Any], list[list[int]], list[Any]]:
-        """Makes `batches` (of one step; at most `number`) as many in every process, or none in all of them.
+    def pad_batches(
+        self, batches: list[Any], number: int, message: Any = None
+    ) -> tuple[list[Any], list[list[int]], list[Any]]:
+        """Pads the batches of one step so that every process has `number` of them, or none if no process has any.
 
-        Returns them, filled up to `number` with a batch of one clip that must not count; the clips that do count,
-        [world_size][number], 0 for what was filled in; and what each process wanted to `tell`.
+        Every process must call it.
+
+        Args:
+            batches: at most `number` batches of this process.
+            number: batches per step.
+            message: an object for all other processes.
+
+        Returns:
+            the batches, padded with a batch of one clip, which must not count; the numbers of clips that count,
+            [world_size][number], 0 for padding; and the messages of all processes.
         """
         rows = [find_batch_size(batch) for batch in batches] + [0] * (number - len(batches))
-        rows, told = zip(*self.all((rows, tell)))
+        rows, messages = zip(*self.all_gather((rows, message)))
         if not any(map(any, rows)):
-            return [], rows, told
+            return [], rows, messages
         if all(map(all, rows)):
-            return batches, rows, told
-        # Somebody's first batch; a process that has none could not make one up: shapes are the data's.
+            return batches, rows, messages
+        # The padding is a clip of the first process that has a batch, since only the data define the shapes.
         source = next(rank for rank in range(self.world_size) if rows[rank][0])
         filler = [_first_clip(batches[0]) if self.rank == source else None]
         if self.world_size > 1:
-            dist.broadcast_object_list(filler, src=source, group=self._cpu())
-        return batches + filler * (number - len(batches)), rows, told
+            dist.broadcast_object_list(filler, src=source, group=self._cpu_group())
+        return batches + filler * (number - len(batches)), rows, messages
 
-    def _cpu(self) -> dist.ProcessGroup:
-        # Of its own, so that counts, which are on the CPU, do not wait for what the accelerator is doing.
+    def _cpu_group(self) -> dist.ProcessGroup:
+        # A separate CPU group, so that exchanging counts does not wait for the accelerator.
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         return self._group
 
 
 def loss_weights(rows: list[list[int]], rank: int) -> list[float]:
-    """Factors of one process's losses, each a mean over its batch, so that the mean over batches and processes, which
-    training takes, is the mean over all clips. Exactly 1.0 where all batches are equally long.
+    """Returns weights for the mean losses of one process's batches, so that every clip has the same weight.
+
+    Training averages over batches and processes; with these weights, the result is the mean over all clips. The weights are
+    exactly 1.0 if all batches have the same size.
     """
     total = sum(map(sum, rows))
     batches = len(rows) * len(rows[0])
     return [own * batches / total for own in rows[rank]]
 
 
-class LevelBatches:
-    """The batches of a `ClipLoader` for evaluation by several processes: as many in each, and a `gather` that gives the
-    real clips only, in the order of the stream.
+class PaddedBatches:
+    """The batches of a `ClipLoader` for evaluation with several processes.
+
+    All processes get the same number of batches. `gather` returns only the real clips, in the order of the stream.
     """
 
     def __init__(self, loader: ClipLoader, ranks: Ranks):
@@ -79,26 +90,26 @@ class LevelBatches:
 
     @property
     def own_rows(self) -> int:
-        """Clips of this process's current batch that count."""
+        """Number of real clips in this process's current batch; 0 for padding."""
         return self._rows[self._ranks.rank]
 
     @property
     def most_rows(self) -> int:
-        """Clips of the longest current batch of any process."""
+        """Number of clips in the largest current batch of any process."""
         return max(self._rows)
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
         while True:
             batch = next(batches, None)
-            level, rows, _ = self._ranks.level([] if batch is None else [batch], 1)
-            if not level:
+            padded, rows, _ = self._ranks.pad_batches([] if batch is None else [batch], 1)
+            if not padded:
                 return
             self._rows = [of_rank[0] for of_rank in rows]
-            yield level[0]
+            yield padded[0]
 
     def gather(self, values: Any) -> Any:
-        """Tensors [rows of this process, ...] -> [rows of all, ...]; also in tuples, lists and dictionaries."""
+        """Gathers tensors [clips of this process, ...] to [clips of all, ...], also in tuples, lists and dictionaries."""
         if isinstance(values, (tuple, list)):
             return type(values)(map(self.gather, values))
         if isinstance(values, Mapping):

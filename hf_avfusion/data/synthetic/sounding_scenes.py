@@ -1,7 +1,7 @@
-"""The scenes of SoundingShapes: moving shapes that sound; pictures, sound and annotations from one description.
+"""The scenes of SoundingShapes: moving shapes that make sounds.
 
-A scene is sampled first, as plain numbers; frames, waveform, masks, events, question and caption are then all read
-off it, so they cannot disagree. Nothing here encodes or writes: that is `sounding_shapes.py`.
+A scene is sampled first, as plain numbers. Frames, waveform, masks, events, question and caption are all computed from it, so
+they always agree. Encoding and writing are in `sounding_shapes.py`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Ordered so that any first K classes are told apart as easily as K classes can be.
+# Ordered so that the first K classes, for any K, are as easy to distinguish as possible.
 SHAPES = ("circle", "cross", "triangle", "ring", "square", "star", "bar", "moon")
 SOUNDS = ("tone", "hiss", "buzz", "chirp", "warble", "bell", "trill", "rumble")
 MAX_CLASSES = len(SHAPES)
 
-# Raised whenever the same seed gives other clips, so that old shards are not taken for new.
+# Increased whenever the same seed gives other clips, so that old shards are not mistaken for new ones.
 VERSION = 2
 
-BACKGROUND_LEVEL = 10 ** (-60 / 20)  # RMS of the noise that is always there, relative to full scale
-LEVELS = (-14.0, -20.0)  # dB, RMS of a sound at its pulses' peak; the loudest noise then stays clear of clipping
-DISTRACTOR_GAIN = 10 ** (-12 / 20)  # a smaller shape sounds 12 dB below the dominating one's quietest level
-# Fractions of the shorter side. What a small transformer finds hard in 3,000 clips is not the shape but that it can be
-# anywhere, so the dominating shape is large and its ways are short: with radii of 0.21 to 0.27 a linear classifier of
-# one frame reaches 77 % over four shapes, with these 97 %.
+BACKGROUND_LEVEL = 10 ** (-60 / 20)  # RMS of the constant background noise, relative to full scale
+LEVELS = (-14.0, -20.0)  # dB, RMS of a sound at the peak of its pulses; the loudest sound then never clips
+DISTRACTOR_GAIN = 10 ** (-12 / 20)  # a smaller shape is 12 dB quieter than the dominating one's quietest level
+# Fractions of the shorter side. With 3,000 clips, the many possible positions are harder for a small transformer than the
+# shapes. So the dominating shape is large and moves little: with radii of 0.21 to 0.27, a linear classifier of one frame
+# reaches 77 % over four shapes, and 97 % with these.
 RADII = (0.26, 0.31)
 SMALL_RADII = (0.08, 0.11)
-TRIES = 12  # places and directions from which that of a smaller shape is chosen
-PULSE_DEPTH = 0.18  # how much a sounding shape grows at the peak of its envelope
-FADE = 0.02  # s, at both ends of a run of sounding seconds, so that no click gives a class away
+TRIES = 12  # sampled positions and directions of a smaller shape, of which the best is used
+PULSE_DEPTH = 0.18  # relative growth of a sounding shape at the peak of its envelope
+FADE = 0.02  # s, at both ends of consecutive sounding seconds, so that there are no clicks that reveal a class
 
 QUESTION_TYPES = (
     "audio counting",
@@ -44,18 +44,18 @@ QUESTION_TYPES = (
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """Everything that fixes a rendering apart from seed, split and number of the clip.
+    """The settings of a rendering. With seed, split and number of the clip, they determine every clip.
 
     Args:
         rule: "xor" (label = (shape + sound) mod K: either modality alone is at chance) or "pair" (label = shape * K +
-            sound: each modality tells half of it).
+            sound: each modality determines half of it).
         num_classes: K, the number of shapes and of sounds, 2 to 8.
         width, height: frame size in pixels, even (4:2:0 chroma).
         duration: length of a clip in whole seconds.
         frame_rate: frames per second.
         sampling_rate: of the waveform, in Hz.
-        distractors: number of smaller shapes beside the dominating one, 0 to 3. They sound, if at all, much quieter
-            and only in seconds in which the dominating shape is silent.
+        distractors: number of smaller shapes in addition to the dominating one, 0 to 3. They are much quieter and make
+            sounds only in seconds in which the dominating shape is silent.
     """
 
     rule: str = "xor"
@@ -111,7 +111,7 @@ class SceneSettings:
 
     @property
     def event_names(self) -> list[str]:
-        """The shape-sound pairs, then the background as the last class (as in AVE)."""
+        """The shape-sound pairs, then background as the last class (as in AVE)."""
         return [*self.pair_names, "background"]
 
     @property
@@ -126,7 +126,7 @@ class SceneSettings:
 
 
 @dataclass
-class Thing:
+class SceneObject:
     """One shape of a scene and its sound. Lengths are fractions of the frame's shorter side, times in seconds."""
 
     shape: int
@@ -148,17 +148,17 @@ class Thing:
 @dataclass
 class Scene:
     settings: SceneSettings
-    things: list[Thing]  # the dominating one first
+    objects: list[SceneObject]  # the dominating one first
     backdrop: tuple[float, float, float]
     noise_seed: int
 
     @property
-    def dominating(self) -> Thing:
-        return self.things[0]
+    def dominating(self) -> SceneObject:
+        return self.objects[0]
 
-    def sounding_thing(self, second: int) -> Thing | None:
+    def sounding_object(self, second: int) -> SceneObject | None:
         """The shape that sounds in a second; at most one does."""
-        return next((thing for thing in self.things if thing.sounding[second]), None)
+        return next((obj for obj in self.objects if obj.sounding[second]), None)
 
 
 HUES = (
@@ -173,19 +173,19 @@ HUES = (
 
 
 def sample_scene(settings: SceneSettings, shape: int, sound: int, rng: np.random.Generator) -> Scene:
-    """Draws everything but the two classes, which the caller gives.
+    """Samples a scene with given classes of the dominating shape and its sound.
 
-    No draw depends on `sound`, and none but the classes of the distractors on `shape`, so neither modality leaks the
-    other.
+    No random draw depends on `sound`, and only the classes of the distractors depend on `shape`. So neither modality
+    contains information about the other.
     """
     seconds = int(settings.duration)
     sounding = rng.random(seconds) < 0.65
-    while sounding.sum() < (seconds + 1) // 2:  # dominating also means: heard for at least half of the time
+    while sounding.sum() < (seconds + 1) // 2:  # the dominating shape makes its sound at least half of the time
         sounding[rng.integers(seconds)] = True
 
-    things = [_sample_thing(settings, shape, sound, RADII, sounding, rng)]
+    objects = [_sample_object(settings, shape, sound, RADII, sounding, rng)]
     loud, soft = LEVELS
-    things[0].gain = 10 ** (rng.uniform(soft, loud) / 20)
+    objects[0].gain = 10 ** (rng.uniform(soft, loud) / 20)
     quiet = 10 ** (soft / 20) * DISTRACTOR_GAIN
     free = ~sounding
     for _ in range(settings.distractors):
@@ -193,28 +193,28 @@ def sample_scene(settings: SceneSettings, shape: int, sound: int, rng: np.random
         heard = free & (rng.random(seconds) < 0.5)
         free = free & ~heard
         sound_of_other = int(rng.integers(settings.num_classes))
-        # Of several tries the one that keeps its distance best: what sounds should be seen.
-        tries = [_sample_thing(settings, int(other), sound_of_other, SMALL_RADII, heard, rng) for _ in range(TRIES)]
-        thing = max(tries, key=lambda candidate: _clearance(candidate, things, settings))
-        thing.gain = quiet
-        things.append(thing)
+        # Of several tries, use the one with the largest distance to the others, so that a sounding shape is visible.
+        tries = [_sample_object(settings, int(other), sound_of_other, SMALL_RADII, heard, rng) for _ in range(TRIES)]
+        obj = max(tries, key=lambda candidate: _clearance(candidate, objects, settings))
+        obj.gain = quiet
+        objects.append(obj)
 
     backdrop = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.0, 0.5), rng.uniform(0.05, 0.2))
-    return Scene(settings, things, backdrop, int(rng.integers(2**31)))
+    return Scene(settings, objects, backdrop, int(rng.integers(2**31)))
 
 
-def _clearance(thing: Thing, others: list[Thing], settings: SceneSettings) -> float:
-    """The smallest distance of centres over the clip, in pixels."""
+def _clearance(obj: SceneObject, others: list[SceneObject], settings: SceneSettings) -> float:
+    """Returns the smallest distance of the centres over the clip, in pixels."""
     times = np.linspace(0, settings.duration, 4 * int(settings.duration) + 1)
-    path = positions(thing, times, settings)
+    path = positions(obj, times, settings)
     return min(np.hypot(*(path - positions(other, times, settings)).T).min() for other in others)
 
 
-def _sample_thing(settings, shape, sound, radii, sounding, rng) -> Thing:
+def _sample_object(settings, shape, sound, radii, sounding, rng) -> SceneObject:
     name, hue = HUES[rng.integers(len(HUES))]
     color = colorsys.hsv_to_rgb((hue + rng.uniform(-0.02, 0.02)) % 1.0, rng.uniform(0.6, 1.0), rng.uniform(0.85, 1.0))
     direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3)
-    return Thing(
+    return SceneObject(
         shape=shape,
         sound=sound,
         color=color,
@@ -234,28 +234,28 @@ def _sample_thing(settings, shape, sound, radii, sounding, rng) -> Thing:
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-def envelope(thing: Thing, times: np.ndarray) -> np.ndarray:
-    """Loudness of a shape in 0..1 at `times` (s): pulses over a floor while it sounds, zero in its silent seconds.
+def envelope(obj: SceneObject, times: np.ndarray) -> np.ndarray:
+    """Returns the loudness of a shape in 0..1 at `times` (s): pulses in its sounding seconds, 0 in its silent ones.
 
-    The same curve scales the waveform and swells the shape. Its law is one for all sounds, so that the eye can see
-    that a shape sounds but not what.
+    The same curve scales the waveform and the shape's size. Its form is the same for all sounds, so the frames show that a
+    shape makes a sound, but not which one.
     """
-    second = np.clip(times.astype(np.int64), 0, len(thing.sounding) - 1)
-    on = np.concatenate([[False], thing.sounding, [False]])
+    second = np.clip(times.astype(np.int64), 0, len(obj.sounding) - 1)
+    on = np.concatenate([[False], obj.sounding, [False]])
     here = on[second + 1]
     phase = times - second
     rise = np.where(on[second], 1.0, np.clip(phase / FADE, 0, 1))
     fall = np.where(on[second + 2], 1.0, np.clip((1.0 - phase) / FADE, 0, 1))
-    pulse = 0.4 + 0.3 * (1 - np.cos(2 * np.pi * (thing.pulse_rate * times + thing.pulse_phase)))
+    pulse = 0.4 + 0.3 * (1 - np.cos(2 * np.pi * (obj.pulse_rate * times + obj.pulse_phase)))
     return here * rise * fall * pulse
 
 
-def positions(thing: Thing, times: np.ndarray, settings: SceneSettings) -> np.ndarray:
-    """Centres in pixels (x, y), [times, 2]: straight lines, reflected before the swollen shape touches the border."""
+def positions(obj: SceneObject, times: np.ndarray, settings: SceneSettings) -> np.ndarray:
+    """Returns the centres (x, y) in pixels, [times, 2]. A shape moves straight and turns before it touches the border."""
     side = min(settings.width, settings.height)
-    reach = 1.2 * thing.radius * (1 + PULSE_DEPTH) * side
+    reach = 1.2 * obj.radius * (1 + PULSE_DEPTH) * side
     centres = []
-    for extent, start, velocity in zip((settings.width, settings.height), thing.start, thing.velocity):
+    for extent, start, velocity in zip((settings.width, settings.height), obj.start, obj.velocity):
         room = max(extent - 2 * reach, 1e-6)
         path = start * room + velocity * side * times
         folded = np.abs((path + room) % (2 * room) - room)  # triangle wave: 0..room..0
@@ -266,7 +266,7 @@ def positions(thing: Thing, times: np.ndarray, settings: SceneSettings) -> np.nd
 # ------------------------------------------------------------------------------------------------------------- drawing
 
 
-def _outline(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Approximate signed distance to a shape of about unit radius, negative inside; v points down."""
     if shape == "circle":
         return np.hypot(u, v) - 0.92
@@ -275,7 +275,7 @@ def _outline(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "moon":
         return np.maximum(np.hypot(u, v) - 1.0, 0.85 - np.hypot(u - 0.55, v))
     if shape == "star":
-        # Folded to half of one of five points, a star is one line from its tip to its notch.
+        # By symmetry, half of one of the five points is enough: one line from its tip to its notch.
         angle = np.abs((np.arctan2(u, -v) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
         radius = np.hypot(u, v)
         tip, notch = np.array([1.15, 0.0]), 0.5 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
@@ -290,55 +290,58 @@ def _outline(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.minimum(np.maximum(au - 1.1, av - 0.34), np.maximum(av - 1.1, au - 0.34))
     if shape == "triangle":
         return np.maximum(v + 0.1, 0.866 * au - 0.5 * (v + 0.1)) - 0.6
-    raise ValueError(f"no such shape: {shape!r}")
+    raise ValueError(f"unknown shape {shape!r}; the shapes are: {', '.join(SHAPES)}")
 
 
-def coverage(thing: Thing, times: np.ndarray, settings: SceneSettings) -> np.ndarray:
-    """How much of each pixel a shape covers at `times`: float32 [times, height, width] in 0..1, antialiased."""
+def pixel_coverage(obj: SceneObject, times: np.ndarray, settings: SceneSettings) -> np.ndarray:
+    """Returns the share of each pixel that a shape covers at `times`, float32 [times, height, width] in 0..1, antialiased."""
     side = min(settings.width, settings.height)
-    centre = positions(thing, times, settings).astype(np.float32)
-    radius = (thing.radius * side * (1 + PULSE_DEPTH * envelope(thing, times))).astype(np.float32)[:, None, None]
-    angle = (thing.angle + thing.spin * times).astype(np.float32)[:, None, None]
+    centre = positions(obj, times, settings).astype(np.float32)
+    radius = (obj.radius * side * (1 + PULSE_DEPTH * envelope(obj, times))).astype(np.float32)[:, None, None]
+    angle = (obj.angle + obj.spin * times).astype(np.float32)[:, None, None]
     x = np.arange(settings.width, dtype=np.float32)[None, None, :] + 0.5 - centre[:, 0, None, None]
     y = np.arange(settings.height, dtype=np.float32)[None, :, None] + 0.5 - centre[:, 1, None, None]
     cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
-    distance = _outline(SHAPES[thing.shape], cos * x + sin * y, cos * y - sin * x)
+    distance = _signed_distance(SHAPES[obj.shape], cos * x + sin * y, cos * y - sin * x)
     return np.clip(0.5 - distance * radius, 0.0, 1.0)
 
 
-def draw(scene: Scene) -> np.ndarray:
-    """Frames uint8 [num_frames, height, width, 3]; frame i shows time i / frame_rate, the dominating shape on top."""
+def draw_frames(scene: Scene) -> np.ndarray:
+    """Draws the frames, uint8 [num_frames, height, width, 3], with the dominating shape on top; frame i is at i / frame_rate."""
     settings = scene.settings
     times = np.arange(settings.num_frames) / settings.frame_rate
     frames = np.empty((len(times), settings.height, settings.width, 3), dtype=np.float32)
     frames[:] = np.float32(255) * np.asarray(scene.backdrop, dtype=np.float32)
-    for thing in reversed(scene.things):
-        cover = coverage(thing, times, settings)[..., None]
-        frames += cover * (np.float32(255) * np.asarray(thing.color, dtype=np.float32) - frames)
+    for obj in reversed(scene.objects):
+        cover = pixel_coverage(obj, times, settings)[..., None]
+        frames += cover * (np.float32(255) * np.asarray(obj.color, dtype=np.float32) - frames)
     return (frames + 0.5).astype(np.uint8)
 
 
 def masks(scene: Scene) -> np.ndarray:
-    """Visible pixels of what sounds at the middle of each second, none if silent: bool [seconds, height, width]."""
+    """Returns the visible pixels of the sounding shape at the middle of each second, bool [seconds, height, width].
+
+    The mask of a silent second is empty.
+    """
     settings = scene.settings
     result = np.zeros((int(settings.duration), settings.height, settings.width), dtype=bool)
     for second in range(len(result)):
-        thing = scene.sounding_thing(second)
-        if thing is None:
+        obj = scene.sounding_object(second)
+        if obj is None:
             continue
-        # The frame on screen then, not the instant itself, so that mask and picture agree to the pixel.
+        # The time of the frame shown then, so that mask and frame agree in every pixel.
         time = np.array([int((second + 0.5) * settings.frame_rate) / settings.frame_rate])
-        result[second] = coverage(thing, time, settings)[0] > 0.5
-        for above in scene.things[: scene.things.index(thing)]:
-            result[second] &= coverage(above, time, settings)[0] <= 0.5
+        result[second] = pixel_coverage(obj, time, settings)[0] > 0.5
+        for above in scene.objects[: scene.objects.index(obj)]:
+            result[second] &= pixel_coverage(above, time, settings)[0] <= 0.5
     return result
 
 
-# ------------------------------------------------------------------------------------------------------------- sounding
+# ---------------------------------------------------------------------------------------------------------------- audio
 
 
 def _timbre(sound: str, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A steady waveform of about unit RMS with the class's timbre and pitch pattern, pitch jittered."""
+    """Returns a steady waveform of about unit RMS with the timbre and pitch pattern of a class, at a random pitch."""
     turn = 2 * np.pi
     if sound == "tone":
         return np.sqrt(2) * np.sin(turn * (rng.uniform(350, 700) * times + rng.random()))
@@ -367,76 +370,76 @@ def _timbre(sound: str, times: np.ndarray, rng: np.random.Generator) -> np.ndarr
         base = rng.uniform(300, 500) * times + rng.random()
         return sum(np.sin(turn * ratio * base) for ratio in (1.0, 2.76, 5.4, 8.93)) / np.sqrt(2)
     else:
-        raise ValueError(f"no such sound: {sound!r}")
+        raise ValueError(f"unknown sound {sound!r}; the sounds are: {', '.join(SOUNDS)}")
     step = times[1] - times[0]
     return np.sqrt(2) * np.sin(turn * (np.cumsum(pitch) * step + rng.random()))
 
 
 def synthesise(scene: Scene) -> np.ndarray:
-    """The waveform, float32 [duration * sampling_rate], mono, within -1..1."""
+    """Computes the waveform, float32 [duration * sampling_rate], mono, within -1..1."""
     settings = scene.settings
     times = np.arange(int(settings.duration) * settings.sampling_rate) / settings.sampling_rate
     wave = BACKGROUND_LEVEL * np.random.default_rng(scene.noise_seed).standard_normal(len(times))
-    for thing in scene.things:
-        if thing.sounding.any():
-            timbre = _timbre(SOUNDS[thing.sound], times, np.random.default_rng(thing.sound_seed))
-            wave += thing.gain * envelope(thing, times) * timbre
+    for obj in scene.objects:
+        if obj.sounding.any():
+            timbre = _timbre(SOUNDS[obj.sound], times, np.random.default_rng(obj.sound_seed))
+            wave += obj.gain * envelope(obj, times) * timbre
     return np.clip(wave, -1.0, 1.0).astype(np.float32)
 
 
-# ---------------------------------------------------------------------------------------------------------- annotating
+# --------------------------------------------------------------------------------------------------------- annotations
 
 
 def events(scene: Scene) -> list[int]:
-    """Per second, the index (into `event_names`) of the pair that sounds, or of the background."""
+    """Returns for each second the index in `event_names` of the sounding pair, or of background."""
     settings = scene.settings
     result = []
     for second in range(int(settings.duration)):
-        thing = scene.sounding_thing(second)
+        obj = scene.sounding_object(second)
         pairs = settings.num_classes**2
-        result.append(pairs if thing is None else thing.shape * settings.num_classes + thing.sound)
+        result.append(pairs if obj is None else obj.shape * settings.num_classes + obj.sound)
     return result
 
 
-def _side(thing: Thing, time: float, settings: SceneSettings) -> str:
-    return "left" if positions(thing, np.array([time]), settings)[0, 0] < settings.width / 2 else "right"
+def _side(obj: SceneObject, time: float, settings: SceneSettings) -> str:
+    return "left" if positions(obj, np.array([time]), settings)[0, 0] < settings.width / 2 else "right"
 
 
-def ask(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
-    """One templated question about the scene: (type of QUESTION_TYPES, question, answer of `answer_names`)."""
-    settings, thing = scene.settings, scene.dominating
+def make_question(scene: Scene, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Makes a templated question about the scene: (type in QUESTION_TYPES, question, answer in `answer_names`)."""
+    settings, obj = scene.settings, scene.dominating
     kind = QUESTION_TYPES[rng.integers(len(QUESTION_TYPES))]
     seconds = int(settings.duration)
     if kind == "audio counting":
-        count = sum(scene.sounding_thing(second) is not None for second in range(seconds))
+        count = sum(scene.sounding_object(second) is not None for second in range(seconds))
         return kind, "In how many seconds can a sound be heard?", str(count)
     if kind == "audio existential":
-        present = {other.sound for other in scene.things if other.sounding.any()}
+        present = {other.sound for other in scene.objects if other.sounding.any()}
         absent = [sound for sound in range(settings.num_classes) if sound not in present]
-        asked = thing.sound if not absent or rng.random() < 0.5 else absent[rng.integers(len(absent))]
+        asked = obj.sound if not absent or rng.random() < 0.5 else absent[rng.integers(len(absent))]
         answer = "yes" if asked in present else "no"
         return kind, f"Is there a {SOUNDS[asked]} in the clip?", answer
     if kind == "visual counting":
-        return kind, "How many shapes are there?", str(len(scene.things))
+        return kind, "How many shapes are there?", str(len(scene.objects))
     if kind == "visual recognition":
-        return kind, "Which shape is the largest?", SHAPES[thing.shape]
+        return kind, "Which shape is the largest?", SHAPES[obj.shape]
     if kind == "audio-visual recognition":
-        return kind, f"Which sound does the {SHAPES[thing.shape]} make?", SOUNDS[thing.sound]
+        return kind, f"Which sound does the {SHAPES[obj.shape]} make?", SOUNDS[obj.sound]
     second = int(rng.integers(seconds))
     if kind == "audio-visual temporal":
-        heard = scene.sounding_thing(second)
+        heard = scene.sounding_object(second)
         return kind, f"Which shape sounds in second {second + 1}?", "nothing" if heard is None else SHAPES[heard.shape]
-    second = int(np.flatnonzero(thing.sounding)[0])
-    question = f"On which side is the {SHAPES[thing.shape]} in the middle of the first second in which it sounds?"
-    return kind, question, _side(thing, second + 0.5, settings)
+    second = int(np.flatnonzero(obj.sounding)[0])
+    question = f"On which side is the {SHAPES[obj.shape]} in the middle of the first second in which it sounds?"
+    return kind, question, _side(obj, second + 0.5, settings)
 
 
 def caption(scene: Scene) -> str:
-    """One sentence for the eye of whoever looks through the clips."""
+    """Describes the scene in one sentence."""
     phrases = []
-    for number, thing in enumerate(scene.things):
+    for number, obj in enumerate(scene.objects):
         size = "large" if number == 0 else "small"
-        heard = [str(second + 1) for second in np.flatnonzero(thing.sounding)]
-        does = f"makes a {SOUNDS[thing.sound]} in second {' and '.join(heard)}" if heard else "is silent"
-        phrases.append(f"a {size} {thing.color_name} {SHAPES[thing.shape]} {does}")
+        heard = [str(second + 1) for second in np.flatnonzero(obj.sounding)]
+        does = f"makes a {SOUNDS[obj.sound]} in second {' and '.join(heard)}" if heard else "is silent"
+        phrases.append(f"a {size} {obj.color_name} {SHAPES[obj.shape]} {does}")
     return ("; ".join(phrases) + ".").capitalize()

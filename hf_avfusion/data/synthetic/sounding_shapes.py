@@ -1,16 +1,16 @@
-"""SoundingShapes, the benchmark the project renders itself: real H.264 + AAC clips in parquet shards, from a seed.
+"""SoundingShapes, a synthetic benchmark: renders H.264 + AAC clips to parquet shards from a seed.
 
     python -m hf_avfusion.data.sounding_shapes --output DIR --rule xor --num_classes 4 --num_train 3000
 
-Coloured shapes move; each makes a sound with which it pulses. The label is either the shape-sound `pair` (each
-modality tells half of it) or, with the `xor` rule, (shape + sound) mod K: shape and sound are drawn independently and
-in exact balance, so either modality alone, and any average of what each says alone, stays at chance, and only a model
-that fuses them can answer. (A small model given that label alone merely memorises; trained beside a shape head and a
-sound head it learns it.)
+Coloured shapes move, and each pulses with its sound. With the rule `pair`, the label is the pair of shape and sound; each
+modality determines half of it. With the rule `xor`, the label is (shape + sound) mod K. Shape and sound are drawn
+independently and exactly balanced, so either modality alone, and any average of two unimodal predictions, stays at chance;
+only a model that fuses them can predict the label. (A small model trained only on this label memorises the clips. It learns
+the label if a shape head and a sound head are trained with it.)
 
-One row (see `features`): clip_id, video {bytes, path} (MP4, undecoded), start, end (s), label, shape, sound
-(ClassLabel), events (one per second, background last), masks (PNG of the sounding shape at the middle of each
-second), question_type, question, answer, caption.
+The columns (see `features`) are clip_id, video {bytes, path} (MP4, undecoded), start, end (s), label, shape, sound
+(ClassLabel), events (one per second, background last), masks (PNG of the sounding shape at the middle of each second),
+question_type, question, answer, caption.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from hf_avfusion.data.synthetic.sounding_scenes import (
     VERSION,
     Scene,
     SceneSettings,
-    ask,
     caption,
-    draw,
+    draw_frames,
     events,
+    make_question,
     masks,
     sample_scene,
     synthesise,
@@ -47,13 +47,13 @@ from hf_avfusion.data.synthetic.sounding_scenes import (
 
 SPLITS = ("train", "validation", "test")
 SETTINGS_FILE = "sounding_shapes.json"
-ROW_GROUP = 32  # rows; small groups stream with small range reads
+ROW_GROUP = 32  # rows; small groups need only small range reads when streaming
 ROWS_PER_SHARD = 512
 
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What `render` writes beside its shards; a folder holds one rendering only."""
+    """The settings that `render` stores with its shards; a folder has only one rendering."""
 
     scene: SceneSettings
     seed: int = 0
@@ -70,7 +70,7 @@ class RenderSettings:
 
 
 def features(settings: SceneSettings) -> Any:
-    """The `datasets.Features` of a row; they are stored in every shard."""
+    """Returns the `datasets.Features` of a row; every shard stores them."""
     from datasets import ClassLabel, Features, Image, List, Value, Video
 
     return Features(
@@ -93,12 +93,12 @@ def features(settings: SceneSettings) -> Any:
 
 
 def _generator(seed: int, split: str, *rest: int) -> np.random.Generator:
-    # The split is part of the entropy itself, so no clip of one split can come back in another.
+    # The split is part of the seed, so no clip appears in two splits.
     return np.random.default_rng([seed, SPLITS.index(split), *rest])
 
 
 def clip_classes(settings: SceneSettings, seed: int, split: str, index: int) -> tuple[int, int]:
-    """Shape and sound of a clip: every run of K*K clips goes once through all pairs, in a seeded order."""
+    """Returns shape and sound of a clip; each block of K*K clips has every pair once, in a seeded order."""
     pairs = settings.num_classes**2
     block, place = divmod(index, pairs)
     pair = _generator(seed, split, 0, block).permutation(pairs)[place]
@@ -106,7 +106,7 @@ def clip_classes(settings: SceneSettings, seed: int, split: str, index: int) -> 
 
 
 def make_scene(settings: SceneSettings, seed: int, split: str, index: int) -> Scene:
-    """The scene of one clip, a function of its arguments alone."""
+    """Samples the scene of one clip; it depends only on the arguments."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     shape, sound = clip_classes(settings, seed, split, index)
@@ -114,7 +114,7 @@ def make_scene(settings: SceneSettings, seed: int, split: str, index: int) -> Sc
 
 
 def encode(frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling_rate: int, crf: int = 18) -> bytes:
-    """MP4 with one H.264 and one AAC track.
+    """Encodes a clip as MP4 with one H.264 and one AAC track.
 
     Args:
         frames: uint8 [T, height, width, 3], even height and width.
@@ -126,10 +126,9 @@ def encode(frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling
     import av
 
     buffer = io.BytesIO()
-    # bitexact leaves library versions out of the file, so the bytes depend on nothing but the content and the encoders.
+    # bitexact writes no library versions, so the bytes depend only on the content and the encoders.
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        # ultrafast, zerolatency: no B-frames, no look-ahead, no CABAC and no deblocking: the cheapest to write and to
-        # read.
+        # ultrafast and zerolatency (no B-frames, look-ahead, CABAC or deblocking) are the fastest to encode and decode.
         video = container.add_stream(
             "libx264",
             rate=Fraction(frame_rate).limit_denominator(1001),
@@ -138,21 +137,21 @@ def encode(frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        # The fast coder costs a quarter of the default one and, at this rate, is closer to the original (30 dB
-        # against 22 dB).
+        # The fast coder takes a quarter of the default coder's time and, at this rate, is closer to the original (30 dB
+        # versus 22 dB).
         audio = container.add_stream("aac", rate=sampling_rate, layout="mono", options={"aac_coder": "fast"})
         audio.bit_rate = 3 * sampling_rate
         for stream in (video, audio):
             stream.codec_context.flags |= int(av.codec.context.Flags.bitexact)
 
-        for number, image in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-            picture.pts = number
-            container.mux(video.encode(picture))
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
         container.mux(video.encode())
-        sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = sampling_rate, 0
-        container.mux(audio.encode(sound))
+        samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), format="fltp", layout="mono")
+        samples.sample_rate, samples.pts = sampling_rate, 0
+        container.mux(audio.encode(samples))
         container.mux(audio.encode())
     return buffer.getvalue()
 
@@ -166,27 +165,27 @@ def _png(mask: np.ndarray) -> bytes:
 
 
 def render_clip(settings: RenderSettings, split: str, index: int) -> dict[str, Any]:
-    """One row, labels as integers, `video` and `masks` as {bytes, path}."""
+    """Renders one row, with labels as integers, and `video` and `masks` as {bytes, path}."""
     scene = make_scene(settings.scene, settings.seed, split, index)
-    of, main = settings.scene, scene.dominating
-    kind, question, answer = ask(scene, _generator(settings.seed, split, 2, index))
+    own, main = settings.scene, scene.dominating
+    kind, question, answer = make_question(scene, _generator(settings.seed, split, 2, index))
     clip_id = f"{split}-{index:06d}"
     return {
         "clip_id": clip_id,
         "video": {
-            "bytes": encode(draw(scene), synthesise(scene), of.frame_rate, of.sampling_rate, settings.crf),
+            "bytes": encode(draw_frames(scene), synthesise(scene), own.frame_rate, own.sampling_rate, settings.crf),
             "path": f"{clip_id}.mp4",
         },
         "start": 0.0,
-        "end": float(of.duration),
-        "label": of.label(main.shape, main.sound),
+        "end": float(own.duration),
+        "label": own.label(main.shape, main.sound),
         "shape": main.shape,
         "sound": main.sound,
         "events": events(scene),
         "masks": [{"bytes": _png(mask), "path": None} for mask in masks(scene)],
         "question_type": QUESTION_TYPES.index(kind),
         "question": question,
-        "answer": of.answer_names.index(answer),
+        "answer": own.answer_names.index(answer),
         "caption": caption(scene),
     }
 
@@ -203,12 +202,11 @@ def _groups(
     if num_proc == 1 or len(jobs) < 2:
         yield from map(work, jobs)
         return
-    # The children touch only numpy, PyAV and Pillow. Where fork exists it saves them the seconds that importing torch
-    # takes.
+    # The children use only numpy, PyAV and Pillow. With fork, they need not import torch, which takes seconds.
     method = "fork" if sys.platform == "linux" else "spawn"
-    # Ctrl-C reaches the children too; it is for the parent to tell and to end them.
-    quiet = (signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.get_context(method).Pool(min(num_proc, len(jobs)), signal.signal, quiet) as pool:
+    # Ctrl-C also reaches the children, but the parent ends them.
+    ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context(method).Pool(min(num_proc, len(jobs)), signal.signal, ignore_interrupts) as pool:
         yield from pool.imap(work, jobs)
 
 
@@ -230,26 +228,29 @@ def render(
 ) -> dict[str, list[Path]]:
     """Renders the benchmark into `output` as `<split>-00000-of-0000n.parquet`.
 
-    Rendering can be stopped at any time: complete shards of the same settings are kept and the rest is rendered. A
-    folder that holds a rendering of other settings is an error unless `overwrite`.
+    Rendering can be stopped at any time. A repeated call keeps the complete shards and renders the rest. A folder that
+    contains a rendering with other settings is an error unless `overwrite`.
 
     Args:
-        output: the folder, made if missing.
+        output: the folder, created if missing.
         rule, num_classes, **scene: see `SceneSettings` (width, height, duration, frame_rate, sampling_rate,
             distractors).
-        num_train, num_validation, num_test: clips per split; a split of 0 clips is left out. Multiples of K*K balance
-            the labels exactly.
-        seed: with the split and the clip's number it fixes every clip; asking for more clips later leaves the first
-            ones as they were.
-        num_proc: processes, by default one per core.
+        num_train, num_validation, num_test: clips per split; a split with 0 clips is not written. Multiples of K*K
+            balance the labels exactly.
+        seed: with the split and the clip's number, it determines every clip. A larger number of clips does not change
+            the first ones.
+        num_proc: number of processes; by default, one per core.
         crf: x264's constant rate factor.
-        rows_per_shard: clips in one parquet file.
+        rows_per_shard: clips per parquet file.
+        overwrite: replace a rendering with other settings.
+        progress: show a progress bar.
 
     Returns:
-        the shards' paths, per split.
+        the paths of the shards of each split.
 
     Raises:
-        ValueError: for a setting out of range. FileExistsError: if `output` holds a rendering of other settings.
+        ValueError: a setting is out of range.
+        FileExistsError: `output` contains a rendering with other settings.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -290,33 +291,33 @@ def render(
                     rows = next(groups)
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROW_GROUP)
                     bar.update(len(rows))
-            partial_path.replace(path)  # a shard is there whole or not at all
+            partial_path.replace(path)  # atomic: a stopped run leaves no incomplete shard under this name
     return {split: paths for split, paths in shards.items() if paths}
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _claim(folder: Path, settings: RenderSettings, counts: Mapping[str, int], overwrite: bool) -> dict[str, list[Path]]:
-    """Makes the folder this rendering's own and names its shards."""
+    """Checks the folder's settings, writes the settings file, deletes shards to overwrite, and returns the shard paths."""
     record = {"version": VERSION, **asdict(settings), "num_clips": dict(counts)}
     note = folder / SETTINGS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     try:
         found = json.loads(note.read_text()) if note.exists() else None
     except ValueError:
-        found = "not readable"  # and so another rendering's
+        found = "not readable"  # treated as other settings
     if found is not None and found != record:
         if not overwrite:
             raise FileExistsError(
-                f"{folder} holds a SoundingShapes rendering with other settings ({note.name} says which). Choose"
-                " another folder, or pass overwrite=True (--overwrite) to replace it."
+                f"{folder} contains a SoundingShapes rendering with other settings (see {note.name}). Choose another"
+                " folder, or pass overwrite=True (--overwrite) to replace it."
             )
     elif found is None and any(folder.glob("*.parquet")) and not overwrite:
         raise FileExistsError(
-            f"{folder} holds parquet files that are not a SoundingShapes rendering. Choose another folder."
+            f"{folder} contains parquet files that are not a SoundingShapes rendering. Choose another folder."
         )
     if overwrite:
         for split in SPLITS:
@@ -344,19 +345,24 @@ def main(arguments: list[str] | None = None) -> None:
         default=scene.rule,
         help="xor: (shape + sound) mod K; pair: one class per pair",
     )
-    parser.add_argument("--num_classes", type=int, default=scene.num_classes, help="K, shapes and sounds each")
+    parser.add_argument(
+        "--num_classes", type=int, default=scene.num_classes, help="K, the number of shapes and of sounds"
+    )
     parser.add_argument("--num_train", type=int, default=3000)
     parser.add_argument("--num_validation", type=int, default=320)
     parser.add_argument("--num_test", type=int, default=640)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num_proc", type=int, default=None, help="processes; one per core if not given")
+    parser.add_argument("--num_proc", type=int, default=None, help="number of processes; by default, one per core")
     parser.add_argument("--width", type=int, default=scene.width, help="pixels")
     parser.add_argument("--height", type=int, default=scene.height, help="pixels")
     parser.add_argument("--duration", type=int, default=scene.duration, help="whole seconds")
     parser.add_argument("--frame_rate", type=float, default=scene.frame_rate, help="frames per second")
     parser.add_argument("--sampling_rate", type=int, default=scene.sampling_rate, help="Hz")
     parser.add_argument(
-        "--distractors", type=int, default=scene.distractors, help="smaller shapes beside the dominating one"
+        "--distractors",
+        type=int,
+        default=scene.distractors,
+        help="number of smaller shapes in addition to the dominating one",
     )
     parser.add_argument("--crf", type=int, default=18, help="x264 constant rate factor")
     parser.add_argument("--rows_per_shard", type=int, default=ROWS_PER_SHARD)
@@ -367,7 +373,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, "stopped; the same command goes on from the shards that are whole\n")
+        parser.exit(130, "stopped; repeat the command to continue after the complete shards\n")
     for split, paths in shards.items():
         size = sum(path.stat().st_size for path in paths) / 1e6
         print(f"{split}: {len(paths)} shard(s), {size:.1f} MB in {paths[0].parent}")

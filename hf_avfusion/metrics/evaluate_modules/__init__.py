@@ -6,16 +6,16 @@
         metric.add_batch(predictions=model(**batch).logits, references=batch["labels"])
     metric.compute()
 
-They only store what they are given and call the plain functions, which are the way to go where all scores are in memory
-anyway. Scores are stored as float32. Options are given when a metric is made: `evaluate.load(path, k=(1, 3))`.
+A module stores scores as float32 and calls the plain function. If all scores are in memory, call the plain function
+directly. Options are arguments of the metric: `evaluate.load(path, k=(1, 3))`.
 
-Each file holds one class and one import per line, both for the sake of `evaluate.load`: it takes the first metric class
-it finds in a file, and reads `import a, b` as a package "a,".
+Each file has one class and one import per line, because of `evaluate.load`: it uses the first metric class in a file, and
+reads `import a, b` as a package "a,".
 """
 
 from pathlib import Path
 
-# Name -> file, as a string because that is what `evaluate.load` takes.
+# Name -> file, as a string for `evaluate.load`.
 METRICS: dict[str, str] = {
     path.stem: str(path) for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in ("__init__", "info")
 }

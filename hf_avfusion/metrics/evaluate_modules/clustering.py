@@ -1,15 +1,15 @@
-"""`evaluate` module: Adjusted Rand index and homogeneity of clusters against labels."""
+"""`evaluate` module: adjusted Rand index and homogeneity of clusters against labels."""
 
 from typing import Any
 
 import evaluate
 
-from hf_avfusion.metrics.classification import clustering_scores
+from hf_avfusion.metrics.clustering import clustering_scores
 from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_numbers
 
 
 class Clustering(evaluate.Metric):
-    """`ari` and `homogeneity` (`metrics.clustering_scores`).
+    """`ari` and `homogeneity` (`clustering.clustering_scores`).
 
     Args:
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).

@@ -1,4 +1,4 @@
-"""`evaluate` module: Share of seconds whose best class is the labelled one (AVE)."""
+"""`evaluate` module: share of seconds whose predicted class is the label (AVE)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_
 
 
 class EventLocalizationAccuracy(evaluate.Metric):
-    """`accuracy` over all seconds of all clips, background counted (`metrics.event_localization_accuracy`).
+    """`accuracy` over all seconds of all clips, including background (`classification.event_localization_accuracy`).
 
     Args:
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
@@ -18,7 +18,7 @@ class EventLocalizationAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(
-            "Share of seconds whose best class is the labelled one (AVE).",
+            "Share of seconds whose predicted class is the label (AVE).",
             "predictions: float [clips, seconds, classes], logits or probabilities; references: integer [clips, seconds].",
             {
                 "predictions": datasets.List(datasets.List(datasets.Value("float32"))),

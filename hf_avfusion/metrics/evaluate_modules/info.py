@@ -1,4 +1,4 @@
-"""The description that each `evaluate` module gives of itself, and how it keeps whole numbers."""
+"""Shared parts of the `evaluate` modules: their description, and the check of whole numbers."""
 
 from typing import Any
 
@@ -6,16 +6,17 @@ import datasets
 import evaluate
 import numpy as np
 
-# Of class numbers: an integer column would cut 0.9 to 0 in silence, so they are kept as float and go through `whole_numbers`.
+# Type of columns of class numbers. An integer column would silently truncate 0.9 to 0, so they are float and checked by
+# `whole_numbers`.
 WHOLE = datasets.Value("float64")
 
 
 def module_info(description: str, inputs_description: str, features: dict) -> evaluate.MetricInfo:
-    """`MetricInfo` of a module whose `_compute` is handed numpy arrays.
+    """Returns the `MetricInfo` of a module whose `_compute` gets numpy arrays.
 
-    By default evaluate hands over nested lists: 5.4 s to read 20,000 x 309 scores and labels back, where arrays take
-    0.13 s (one core). Its format "numpy" is refused by the constructor for columns that are not single values; set
-    afterwards it works for them as well (evaluate 0.4.6).
+    By default, evaluate passes nested lists: reading 20,000 x 309 scores and labels takes 5.4 s, and 0.13 s as arrays (one
+    core). The constructor refuses the format "numpy" for columns of lists, but they work if it is set afterwards
+    (evaluate 0.4.6).
     """
     info = evaluate.MetricInfo(
         description=description,
@@ -28,13 +29,13 @@ def module_info(description: str, inputs_description: str, features: dict) -> ev
 
 
 def whole_numbers(values: Any, what: str) -> np.ndarray:
-    """What a column of `WHOLE` holds, as int64.
+    """Converts a column of type `WHOLE` to int64.
 
     Raises:
-        ValueError: a number that is not whole, or not below 2**24, up to which float32, as evaluate hands them over, is exact.
+        ValueError: a number is not whole, or not below 2**24. Evaluate passes float32, which is exact only below that.
     """
     values = np.asarray(values)
-    if values.dtype == object:  # rows that differ in length: the plain function tells
+    if values.dtype == object:  # rows of different lengths; the plain function raises for them
         return values
     if wrong := values[(values != np.floor(values)) | (np.abs(values) >= 2**24)].tolist():
         raise ValueError(f"{what} must be whole numbers below 2**24, got {wrong[0]:g}.")

@@ -10,10 +10,10 @@ from hf_avfusion.metrics.evaluate_modules.info import module_info
 
 
 class MeanAveragePrecision(evaluate.Metric):
-    """`map`, `auc`, `d_prime`, `classes_without_positives` (`metrics.multi_label_metrics`).
+    """`map`, `auc`, `d_prime`, `classes_without_positives` (`classification.multi_label_metrics`).
 
     Args:
-        per_class: also give `average_precision`, a list with NaN for classes without positives.
+        per_class: also return `average_precision`, a list with NaN for classes without positives.
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
     """
 
@@ -27,7 +27,7 @@ class MeanAveragePrecision(evaluate.Metric):
             "predictions: float [clips, classes], logits or probabilities; references: [clips, classes] of 0 and 1.",
             {
                 "predictions": datasets.List(datasets.Value("float32")),
-                # float: an integer column would cut a mixed label of 0.5 to 0 in silence
+                # float: an integer column would silently truncate a mixed label of 0.5 to 0
                 "references": datasets.List(datasets.Value("float32")),
             },
         )

@@ -1,4 +1,4 @@
-"""`evaluate` module: Accuracy of each head and of all together: verb, noun and action."""
+"""`evaluate` module: accuracy of each head and of all heads together (verb, noun and action)."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_
 
 
 class MultiHeadAccuracy(evaluate.Metric):
-    """`top1_verb`, ..., `top1_joint`, ... (`metrics.multi_head_accuracies`).
+    """`top1_verb`, ..., `top1_joint`, ... (`classification.multi_head_accuracies`).
 
     Args:
-        class_splits: head name to number of classes, in the order of the model's.
-        k: which top-k accuracies.
+        class_splits: head name to number of classes, in the order of the model's heads.
+        k: values of k.
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
     """
 
@@ -25,7 +25,7 @@ class MultiHeadAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(
-            "Accuracy of each head and of all together: verb, noun and action.",
+            "Accuracy of each head and of all heads together (verb, noun and action).",
             "predictions: float [clips, sum of head sizes], logits; references: integer [clips, heads].",
             {
                 "predictions": datasets.List(datasets.Value("float32")),

@@ -1,16 +1,16 @@
-"""`evaluate` module: Accuracy of answers by type of question (MUSIC-AVQA)."""
+"""`evaluate` module: accuracy of answers per type of question (MUSIC-AVQA)."""
 
 from typing import Any
 
 import datasets
 import evaluate
 
-from hf_avfusion.metrics.classification import question_answering_accuracy
 from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_numbers
+from hf_avfusion.metrics.question_answering import question_answering_accuracy
 
 
 class QuestionAnsweringAccuracy(evaluate.Metric):
-    """`overall`, `Audio`, `Audio/Counting`, ... (`metrics.question_answering_accuracy`).
+    """`overall`, `Audio`, `Audio/Counting`, ... (`question_answering.question_answering_accuracy`).
 
     Args:
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
@@ -18,9 +18,9 @@ class QuestionAnsweringAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return module_info(
-            "Accuracy of answers by type of question (MUSIC-AVQA).",
+            "Accuracy of answers per type of question (MUSIC-AVQA).",
             "predictions: float [questions, answers], logits or probabilities; references: integer [questions]; "
-            "question_types: of each question the official JSON text, or a name.",
+            "question_types: one per question, the official JSON text or a name.",
             {
                 "predictions": datasets.List(datasets.Value("float32")),
                 "references": WHOLE,

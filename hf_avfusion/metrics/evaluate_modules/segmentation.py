@@ -12,11 +12,11 @@ from hf_avfusion.metrics.segmentation import segmentation_scores
 class Segmentation(evaluate.Metric):
     """`miou`, `f_score`, `empty_frames`, `videos_without_object` (`segmentation.segmentation_scores`).
 
-    It stores every mask; `segmentation_scores` given generators holds one video at a time.
+    The module stores every mask; `segmentation_scores` with generators has only one video in memory at a time.
 
     Args:
-        shape: frames, height and width of a video's masks; None for videos that differ in frames.
-        empty_videos: as in `segmentation_scores`.
+        shape: frames, height and width of a video's masks; None for a varying number of frames.
+        empty_videos: see `segmentation_scores`.
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
     """
 
@@ -33,7 +33,7 @@ class Segmentation(evaluate.Metric):
             "predictions: float [videos, frames, H, W], logits; references: [videos, frames, H, W] of 0 and 1.",
             {
                 "predictions": datasets.Array3D(self.shape, "float32"),
-                # float: an integer column would cut a soft mask of 0.5 to 0 in silence
+                # float: an integer column would silently truncate a soft mask of 0.5 to 0
                 "references": datasets.Array3D(self.shape, "float32"),
             },
         )

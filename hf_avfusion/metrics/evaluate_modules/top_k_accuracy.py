@@ -1,4 +1,4 @@
-"""`evaluate` module: Share of clips whose label is among the k highest scores."""
+"""`evaluate` module: share of clips whose label is among the k highest scores."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from hf_avfusion.metrics.evaluate_modules.info import WHOLE, module_info, whole_
 
 
 class TopKAccuracy(evaluate.Metric):
-    """`top1`, `top5`, ... of single-label scores (`metrics.top_k_accuracies`).
+    """`top1`, `top5`, ... of single-label scores (`classification.top_k_accuracies`).
 
     Args:
-        k: which; 5 is left out for five classes or fewer.
+        k: values of k; 5 is left out for five classes or fewer.
         **kwargs: as for any `evaluate.Metric` (cache_dir, num_process, ...).
     """
 

@@ -1,4 +1,4 @@
-"""Official annotation files: real rows of each, made-up ones where none are at hand, and whole files where they are."""
+"""Parsers of annotation files, on real rows, on made-up rows in the published formats, and on whole official files."""
 
 import csv
 import json
@@ -99,11 +99,11 @@ def test_esc10_folds():
     assert train[0].clip_id == "1-100032-A-0"
     assert read_labels("esc10")[train[0].values["label"]] == "dog"
     assert train[0].crop == (0.0, 5.0)
-    with pytest.raises(ValueError, match="no row of the split 'test'"):
+    with pytest.raises(ValueError, match="no rows of the split 'test'"):
         read_annotations(REAL / "esc10.csv", record("esc10", "fold3"), "test")
 
 
-# ---- rows made up in the published format
+# ---- made-up rows in the published formats
 
 
 def test_vggsound_list(tmp_path):
@@ -112,16 +112,16 @@ def test_vggsound_list(tmp_path):
     assert (train.clip_id, train.trimmed, train.whole) == ("abc_000030", ("abc_000030",), ("abc",))
     test = read_annotations(file, record("vggsound"), "test")
     assert [read_labels("vggsound")[row.values["label"]] for row in test] == ["bird chirping, tweeting", "air horn"]
-    with pytest.raises(ValueError, match=r"rows.csv:1: 'air hron' is none of the 309 label names of VGGSound"):
+    with pytest.raises(ValueError, match=r"rows.csv:1: 'air hron' is not one of the 309 label names of VGGSound"):
         read_annotations(written(tmp_path, "abc,30,air hron,train\n"), record("vggsound"), "train")
     with pytest.raises(ValueError, match=r"rows.csv:2: expected 2 or 4 fields, found 3"):
         read_annotations(written(tmp_path, "abc,30,air horn,train\nabc,30,air horn\n"), record("vggsound"), "train")
 
 
 @pytest.mark.parametrize("start", ["nan", "inf", "-3"])
-def test_vggsound_starts_that_cannot_be(tmp_path, start):
+def test_invalid_vggsound_starts_raise(tmp_path, start):
     file = written(tmp_path, f"abc,{start},air horn,test\n")
-    with pytest.raises(ValueError, match=rf"rows.csv:1: the clip must start at 0 s or later, got {start}"):
+    with pytest.raises(ValueError, match=rf"rows.csv:1: start must be at least 0 s, got {start}"):
         read_annotations(file, record("vggsound"), "test")
 
 
@@ -134,7 +134,7 @@ def test_kinetics_splits_in_one_file(tmp_path):
         assert "".join(row.whole[0] for row in rows) == ids
 
 
-def test_music_avqa_fields_that_are_not_json(tmp_path):
+def test_music_avqa_fields_must_be_json(tmp_path):
     (question,) = json.loads((REAL / "avqa-val.json").read_text(encoding="utf-8"))[:1]
     for change in ({"templ_values": "ukulele"}, {"type": None}):
         file = written(tmp_path, json.dumps([question | change]), "avqa-val.json")
@@ -157,7 +157,7 @@ def test_audioset(tmp_path):
         read_annotations(written(tmp_path, 'a, 0, 10, "/m/none,/m/09x0r"\n'), record("audioset"), "train")
 
 
-def test_kinetics_and_its_selection(tmp_path):
+def test_kinetics_and_kinetics_sounds(tmp_path):
     header = "label,youtube_id,time_start,time_end,split,is_cc\n"
     text = header + "abseiling,0347ZoDXyP0,95,105,train,0\nbowling,x_y,4,14,train,0\nstrumming guitar,z,0,10,train,0\n"
     file = written(tmp_path, text)
@@ -168,7 +168,7 @@ def test_kinetics_and_its_selection(tmp_path):
         chosen = record("kinetics_sounds", variant)
         rows = read_annotations(file, chosen, "train")
         assert [chosen.label_names("label")[row.values["label"]] for row in rows] == names
-    with pytest.raises(ValueError, match="'bowlng' is none of the 32"):
+    with pytest.raises(ValueError, match="'bowlng' is not one of the 32"):
         read_annotations(written(tmp_path, header + "bowlng,a,0,10,train,0\n"), record("kinetics_sounds"), "train")
     with pytest.raises(ValueError, match="lacks the columns label, youtube_id"):
         read_annotations(written(tmp_path, "name,id,time_start,time_end\n"), record("kinetics400"), "train")
@@ -220,7 +220,7 @@ def test_avsbench_s4(tmp_path):
         read_annotations(written(tmp_path, text.replace("val", "dev")), record("avsbench_s4"), "train")
 
 
-def test_repeated_clips_get_ids_of_their_own(tmp_path):
+def test_repeated_clips_get_distinct_ids(tmp_path):
     file = written(tmp_path, "Bark&x&good&0&4\nMandolin&x&good&4&9\nBark&y&good&0&1\n")
     rows = read_annotations(file, record("ave"), "train")
     assert [row.clip_id for row in rows] == ["x", "x#2", "y"]
@@ -232,7 +232,7 @@ def test_repeated_clips_get_ids_of_their_own(tmp_path):
         read_annotations(tmp_path / "binary", record("ave"), "train")
 
 
-def test_every_parser_belongs_to_a_benchmark():
+def test_every_parser_is_used_by_a_benchmark():
     records = [item for one in BENCHMARKS.values() for item in (one, *map(one.variant, one.variants))]
     assert {item.parser for item in records} - {""} == set(PARSERS)
 
@@ -243,12 +243,12 @@ def test_every_parser_belongs_to_a_benchmark():
 @pytest.mark.parametrize(
     ("split", "file"), [("train", "ave_trainSet"), ("validation", "ave_valSet"), ("test", "ave_testSet")]
 )
-def test_whole_ave(shared, split, file):
+def test_all_rows_of_ave(shared, split, file):
     rows = read_annotations(shared / f"benchmarks/annotations/{file}.txt", record("ave"), split)
     assert len(rows) == BENCHMARKS["ave"].splits[split] == len({row.clip_id for row in rows})
 
 
-def test_whole_ave_annotations_have_the_published_counts(shared):
+def test_all_ave_annotations_have_the_published_counts(shared):
     facts = json.loads((shared / "benchmarks/ave.json").read_text())
     rows = read_annotations(shared / "benchmarks/annotations/ave_Annotations.txt", record("ave"), "train")
     assert len(rows) == facts["annotations"]
@@ -257,7 +257,7 @@ def test_whole_ave_annotations_have_the_published_counts(shared):
     assert counts == facts["clips_per_class"]
 
 
-def test_whole_ogmge_and_music_avqa(shared):
+def test_all_rows_of_ogmge_and_music_avqa(shared):
     folder = shared / "benchmarks/annotations"
     ogmge = record("kinetics_sounds", "31_ogmge")
     rows = read_annotations(folder / "kinetics_sounds_ogmge_test.txt", ogmge, "test")
@@ -272,7 +272,7 @@ def test_whole_ogmge_and_music_avqa(shared):
 
 
 @pytest.mark.parametrize("fold", range(1, 6))
-def test_whole_esc10(shared, fold):
+def test_all_rows_of_esc10(shared, fold):
     splits = {
         split: read_annotations(shared / "esc10/esc10.csv", record("esc10", f"fold{fold}"), split)
         for split in ("train", "test")
@@ -281,8 +281,8 @@ def test_whole_esc10(shared, fold):
     assert set(Counter(row.values["label"] for row in splits["test"]).values()) == {8}
 
 
-def test_label_files_are_the_official_lists(shared):
-    """Names in the order of the official files, which the gathered facts (tested elsewhere) were made from."""
+def test_label_files_match_the_official_lists(shared):
+    """The gathered facts, which test_records.py compares, were made from the same official files."""
     folder = shared / "benchmarks/annotations"
 
     def column(name, key):
@@ -300,8 +300,8 @@ def test_label_files_are_the_official_lists(shared):
     assert sorted(names) == list(read_labels("vggsound"))
 
 
-def test_whole_ave_splits_and_questions_hold_what_their_benchmarks_say(shared):
-    """Events in whole seconds within 10 s, of the clip's own class or background; every answer and type comes up."""
+def test_ave_and_music_avqa_rows_match_their_records(shared):
+    """Events are the clip's class or background, in ten 1 s segments; all answers and question types are known."""
     folder, ave = shared / "benchmarks/annotations", record("ave")
     background, seen, ids = 28, set(), []
     for split, file in (("train", "ave_trainSet"), ("validation", "ave_valSet"), ("test", "ave_testSet")):

@@ -1,4 +1,4 @@
-"""Folders of clips: every layout gives the same rows, and what is wrong is named with its file and line."""
+"""Folders of clips: every layout gives the same rows, and errors name the file and line."""
 
 import errno
 import logging
@@ -24,8 +24,8 @@ def classes(root, counts, suffix="mp4"):
             touch(root / name / f"{number:02d}.{suffix}")
 
 
-def shut_out(monkeypatch, folder):
-    """As if the folder had no right to be read; root may read any."""
+def make_unreadable(monkeypatch, folder):
+    """Makes a folder unreadable, also for root."""
     scan = os.scandir
 
     def refuse(path="."):
@@ -67,16 +67,16 @@ def test_split_folders(tmp_path):
     assert ids(load_folder(tmp_path, "validation")) == ["val/dog/00.mp4"]
     assert load_folder(tmp_path, "validation").features["label"].names == ["cat", "dog"]
     assert len(load_folder(tmp_path)) == 3
-    with pytest.raises(ValueError, match=r"no split 'test'; it has: train, validation"):
+    with pytest.raises(ValueError, match=r"no split 'test'; its splits are: train, validation"):
         load_folder(tmp_path, "test")
     with pytest.raises(ValueError, match="split must be one of"):
         load_folder(tmp_path, "all")
     classes(tmp_path / "val", {"cow": 1})
-    with pytest.raises(ValueError, match=r"no clip in 'train': \['cow'\]"):
+    with pytest.raises(ValueError, match=r"the classes \['cow'\] of the split 'validation' have no clips in 'train'"):
         load_folder(tmp_path, "validation")
 
 
-def test_csv_with_segments_keeps_a_file_on_one_side(tmp_path):
+def test_segments_of_a_file_stay_in_one_split(tmp_path):
     lines = ["file,label,start,end"]
     for number in range(10):
         touch(tmp_path / "clips" / f"{number}.mkv")
@@ -92,7 +92,7 @@ def test_csv_with_segments_keeps_a_file_on_one_side(tmp_path):
     assert (train[1]["clip_id"], train[1]["start"], train[1]["end"]) == ("clips/0.mkv@2.5-end", 2.5, None)
 
 
-def test_csv_per_split_and_split_column(tmp_path):
+def test_one_csv_per_split_or_a_split_column(tmp_path):
     for name in ("a", "b", "c"):
         touch(tmp_path / f"{name}.mp4")
     (tmp_path / "train.csv").write_text("file, label\na.mp4, x\nb.mp4, y\n")
@@ -110,7 +110,7 @@ def test_csv_per_split_and_split_column(tmp_path):
         load_folder(tmp_path)
 
 
-def test_a_csv_with_absolute_paths_does_not_tell_where_they_are(tmp_path):
+def test_clip_ids_do_not_leak_absolute_paths(tmp_path):
     for name in ("home/films/a/1.mp4", "home/films/b/1.mp4", "lists/near.mp4"):
         touch(tmp_path / name)
     films = tmp_path / "home" / "films"
@@ -147,27 +147,27 @@ def test_a_csv_with_absolute_paths_does_not_tell_where_they_are(tmp_path):
             ValueError,
             r"list.csv:2: start must be a number of seconds, got '1s'",
         ),
-        ("file,label,start,end\na.mp4,x,3,2\n", ValueError, r"list.csv:2: end \(2.0 s\) must lie after start"),
+        ("file,label,start,end\na.mp4,x,3,2\n", ValueError, r"list.csv:2: end \(2.0 s\) must be after start"),
         ("file,label,start,end\na.mp4,x,nan,2\n", ValueError, r"list.csv:2: start"),
         ("file,label\na.mp4,x\na.mp4,y\n", ValueError, "rows 1 and 2 list the same clip a.mp4"),
         ("file,label,split\na.mp4,x,holdout\n", ValueError, r"list.csv:2: unknown split 'holdout'"),
     ],
 )
-def test_wrong_csv_names_file_and_line(tmp_path, text, error, message):
+def test_csv_errors_name_file_and_line(tmp_path, text, error, message):
     touch(tmp_path / "a.mp4")
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(error, match=message):
         load_folder(tmp_path / "list.csv")
 
 
-def test_not_a_csv(tmp_path):
+def test_binary_csv_raises(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81binary")
     with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
         load_folder(tmp_path)
 
 
-def test_empty_and_missing_folders_and_other_files(tmp_path, caplog):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+def test_empty_folders_missing_folders_and_other_files(tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match="neither a file, a folder nor the name of a benchmark"):
         load_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="neither CSV files nor class folders"):
         load_folder(tmp_path)
@@ -175,16 +175,16 @@ def test_empty_and_missing_folders_and_other_files(tmp_path, caplog):
     touch(tmp_path / "dog" / "notes.txt")
     with caplog.at_level(logging.WARNING):
         assert len(load_folder(tmp_path, "train")) == 1
-    assert "1 files are no media" in caplog.text
+    assert "skipped 1 files without a media suffix" in caplog.text
     assert "dog/notes.txt" in caplog.text
     (tmp_path / "cat").mkdir()
-    with pytest.raises(ValueError, match=r"cat: holds no clips"):
+    with pytest.raises(ValueError, match=r"cat contains no clips"):
         load_folder(tmp_path)
     with pytest.raises(ValueError, match="holdout"):
         load_folder(tmp_path, holdout=1.0)
 
 
-def test_whole_numbers_are_classes_in_the_order_of_their_values(tmp_path):
+def test_numeric_class_names_are_sorted_by_value(tmp_path):
     classes(tmp_path, {str(number): 2 for number in range(12)})
     rows = load_folder(tmp_path)
     assert rows.features["label"].names == [str(number) for number in range(12)]
@@ -194,63 +194,65 @@ def test_whole_numbers_are_classes_in_the_order_of_their_values(tmp_path):
 
 
 @pytest.mark.parametrize("load", [load_folder, load_unlabelled])
-def test_folders_beside_those_of_splits_are_refused(tmp_path, load):
+def test_mixing_split_folders_with_others_raises(tmp_path, load):
     classes(tmp_path / "train", {"dog": 2, "cat": 2})
     classes(tmp_path / "bus", {"dog": 2})
     assert len(load(tmp_path))  # train and bus may be two classes
     classes(tmp_path / "test", {"dog": 1, "cat": 1})
-    with pytest.raises(ValueError, match=r"folders of splits \(test, train\) and others beside them \(bus\): move"):
+    with pytest.raises(ValueError, match=r"mixes folders of splits \(test, train\) with other folders \(bus\); move"):
         load(tmp_path)
     (tmp_path / "bus").rename(tmp_path / "training")
-    with pytest.raises(ValueError, match=r"several folders for one split: test, train, training"):
+    with pytest.raises(ValueError, match=r"several folders for one split \(test, train, training\)"):
         load(tmp_path)
 
 
-def test_a_folder_around_the_class_folders_is_no_class(tmp_path):
+def test_parent_of_the_class_folders_is_not_a_class(tmp_path):
     classes(tmp_path / "videos", {"dog": 2, "cat": 2})
-    with pytest.raises(ValueError, match=r"its only class folder, 'videos', holds folders alone .*name .*/videos$"):
+    with pytest.raises(ValueError, match=r"its only class folder, 'videos', contains only folders .*pass .*/videos$"):
         load_folder(tmp_path)
     touch(tmp_path / "videos" / "one.mp4")
     assert load_folder(tmp_path).features["label"].names == ["videos"]
 
 
 @pytest.mark.parametrize("load", [load_folder, load_unlabelled])
-def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, monkeypatch):
+def test_unreadable_folder_raises(tmp_path, load, monkeypatch):
     classes(tmp_path, {"dog": 2, "cat": 2, "cat/more": 2})
-    shut_out(monkeypatch, tmp_path / "cat" / "more")
+    make_unreadable(monkeypatch, tmp_path / "cat" / "more")
     with pytest.raises(PermissionError, match="more"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("load", [load_folder, load_unlabelled])
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are text elsewhere")
-def test_names_that_are_not_utf8(tmp_path, load):
+def test_names_must_be_utf8(tmp_path, load):
     classes(tmp_path, {"dog": 2, "cat": 2})
     os.rename(tmp_path / "cat", os.fsencode(tmp_path) + b"/caf\xe9")
-    with pytest.raises(ValueError, match=r"caf\\xe9/00.mp4': the name is not UTF-8; rename it"):
+    with pytest.raises(ValueError, match=r"caf\\xe9/00.mp4': the file name is not UTF-8; rename it"):
         load(tmp_path)
 
 
-def test_links_are_followed_and_loose_clips_told_once(tmp_path, caplog):
+def test_links_are_followed_and_loose_clips_logged_once(tmp_path, caplog):
     data = tmp_path / "data"
     classes(data, {"dog": 2, "cat": 2})
     touch(data / "loose.MP4")
     touch(tmp_path / "elsewhere" / "deep" / "far.mkv")
     (data / "dog" / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere", target_is_directory=True)  # never ends
+    (tmp_path / "elsewhere" / "round").symlink_to(
+        tmp_path / "elsewhere", target_is_directory=True
+    )  # an endless loop of links
     (data / "cat" / "one.MP4").symlink_to(data / "dog" / "00.mp4")
     with caplog.at_level(logging.WARNING):
         found = ids(load_folder(data, "train")) + ids(load_folder(data, "test"))
     assert sorted(found) == [
         "cat/00.mp4", "cat/01.mp4", "cat/one.MP4", "dog/00.mp4", "dog/01.mp4", "dog/linked/deep/far.mkv",
     ]  # fmt: skip
-    assert caplog.text.count("1 files lie in no class folder and are left out: loose.MP4") == 1
+    assert caplog.text.count("skipped 1 files outside the class folders: loose.MP4") == 1
     (data / "cat" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4: a link to .*nowhere\.mp4, which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4 is a link to .*nowhere\.mp4, which does not exist"):
         load_folder(data)
     (tmp_path / "flat").mkdir()
     touch(tmp_path / "flat" / "one.mp4")
-    with pytest.raises(ValueError, match=r"1 clips lie in it, but in no class folder"):
+    with pytest.raises(ValueError, match=r"1 of its clips are in no class folder"):
         load_folder(tmp_path / "flat")
 
 
@@ -268,7 +270,7 @@ def test_class_with_one_file_stays_in_train(tmp_path, caplog):
 # ---- without labels ----
 
 
-def test_clips_without_labels_are_divided_once(tmp_path, caplog):
+def test_unlabelled_clips_are_divided_once(tmp_path, caplog):
     classes(tmp_path, {"a/deep": 10, "b": 9})
     touch(tmp_path / "loose.mp4")
     touch(tmp_path / "b" / "notes.txt")
@@ -284,11 +286,11 @@ def test_clips_without_labels_are_divided_once(tmp_path, caplog):
     assert test[0]["video"] == {"bytes": None, "path": str(tmp_path / test[0]["clip_id"])}
 
 
-def test_split_folders_and_csv_files_without_labels(tmp_path):
+def test_load_unlabelled_reads_split_folders_and_csv_files(tmp_path):
     classes(tmp_path / "folders", {"train": 3, "test": 1})
     assert ids(load_unlabelled(tmp_path / "folders", "test")) == ["test/00.mp4"]
     assert len(load_unlabelled(tmp_path / "folders")) == 3
-    with pytest.raises(ValueError, match="has no split 'validation'; it has: test, train"):
+    with pytest.raises(ValueError, match="has no split 'validation'; its splits are: test, train"):
         load_unlabelled(tmp_path / "folders", "validation")
     table = tmp_path / "list.csv"
     table.write_text("file,label,split\nfolders/train/00.mp4,x,train\nfolders/test/00.mp4,x,test\n")
@@ -297,13 +299,13 @@ def test_split_folders_and_csv_files_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_the_split_that_scores_a_folder(tmp_path, labels):
+def test_evaluation_split_of_a_folder(tmp_path, labels):
     for splits, chosen in (
-        ("train", "test"),  # which is not there: reading it tells so
+        ("train", "test"),  # missing: reading it raises
         ("train val", "validation"),
         ("train val test", "test"),
         ("training evaluation", "test"),
-        ("cat dog", "test"),  # by division
+        ("cat dog", "test"),  # made by division
     ):
         folder = tmp_path / splits.replace(" ", "-")
         for split in splits.split():
@@ -313,17 +315,18 @@ def test_the_split_that_scores_a_folder(tmp_path, labels):
     table.write_text("file,label,split\ncat-dog/cat/cow/00.mp4,x,train\ncat-dog/dog/cow/00.mp4,x,dev\n")
     assert find_evaluation_split(table, labels=labels) == "validation"
     with pytest.raises(
-        ValueError, match=r"no split 'test'; it has: train; choose by split= \(--split, when training --eval"
+        ValueError,
+        match=r"no split 'test'; its splits are: train; choose one with split= \(--split; for training, --eval",
     ):
         (load_folder if labels else load_unlabelled)(tmp_path / "train", "test")
-    with pytest.raises(FileNotFoundError, match="nope: no such file or folder, nor is it a benchmark's name"):
+    with pytest.raises(FileNotFoundError, match="nope is neither a file, a folder nor the name of a benchmark"):
         find_evaluation_split(tmp_path / "nope", labels=labels)
 
 
-def test_no_clips_without_labels(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+def test_load_unlabelled_needs_clips(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a file, a folder nor the name of a benchmark"):
         load_unlabelled(tmp_path / "gone")
-    with pytest.raises(ValueError, match="holds no clips"):
+    with pytest.raises(ValueError, match="contains no clips"):
         load_unlabelled(tmp_path)
     touch(tmp_path / "one.mp4")
     with pytest.raises(ValueError, match=r"a single clip, .*one\.mp4"):
@@ -332,9 +335,9 @@ def test_no_clips_without_labels(tmp_path):
         load_unlabelled(tmp_path, "tests")
 
 
-def test_media_of_files_and_folders_come_once_and_without_hidden_ones(tmp_path):
+def test_media_files_skips_duplicates_and_hidden_files(tmp_path):
     one, two = touch(tmp_path / "a" / "one.mkv"), touch(tmp_path / "b" / "two.MP4")
     touch(tmp_path / "a" / "._one.mkv")
     touch(tmp_path / "a" / "notes.txt")
     assert media_files([str(two), str(tmp_path)]) == [two, one]
-    assert media_files(["gone.mp4"]) == [Path("gone.mp4")]  # told later, with the others that can't be read
+    assert media_files(["gone.mp4"]) == [Path("gone.mp4")]  # reported later, with the other unreadable files

@@ -41,7 +41,7 @@ RECORDS = [record.variant(name) for record in BENCHMARKS.values() for name in (r
 # ---- records
 
 
-def test_benchmarks_are_a_plain_dictionary_of_fifteen():
+def test_there_are_fifteen_benchmarks():
     assert type(BENCHMARKS) is dict
     assert list(BENCHMARKS) == KEYS
     assert hf_avfusion.data.BENCHMARKS is hf_avfusion.BENCHMARKS is BENCHMARKS
@@ -53,7 +53,7 @@ def test_benchmarks_are_a_plain_dictionary_of_fifteen():
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.name}-{record.labels}")
-def test_records_are_complete_and_agree_with_themselves(record):
+def test_records_are_complete_and_consistent(record):
     for field in ("title", "task", "metric", "license", "citation", "obtain"):
         assert getattr(record, field), field
     assert set(record.columns.values()) <= {"class", "classes", "images", "text", "integer"}
@@ -83,7 +83,7 @@ def test_first_variant_is_the_record_itself():
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: f"{record.name}-{record.labels}")
-def test_every_benchmark_has_a_split_to_train_on_and_one_that_scores(record):
+def test_every_benchmark_has_a_training_and_an_evaluation_split(record):
     assert next(iter(record.splits)) == "train"
     chosen = evaluation_split(record)
     assert chosen != "train"
@@ -96,7 +96,7 @@ def test_every_benchmark_has_a_split_to_train_on_and_one_that_scores(record):
         evaluation_split(record, "nope", flag="--eval_split")
 
 
-def test_the_split_that_scores_where_authors_name_it_otherwise():
+def test_evaluation_split_without_a_test_split():
     chosen = {name: evaluation_split(record) for name, record in BENCHMARKS.items()}
     assert {name: split for name, split in chosen.items() if split != "test"} == {
         "audioset": "eval",
@@ -170,7 +170,7 @@ def test_label_files_are_frozen():
         ("charades", "charades", "classes"),
     ],
 )
-def test_labels_equal_the_gathered_facts(shared, file, facts, key):
+def test_labels_match_the_gathered_facts(shared, file, facts, key):
     assert list(read_labels(file)) == json.loads((shared / f"benchmarks/{facts}.json").read_text())[key]
 
 
@@ -196,8 +196,8 @@ def test_describe(capsys, monkeypatch):
     assert "no variant '33'" in capsys.readouterr().err
 
 
-def test_describe_leaves_nothing_out(capsys, monkeypatch):
-    """Whatever a record or a variant of it says is on the page, whichever field it stands in."""
+def test_describe_prints_every_field(capsys, monkeypatch):
+    """The page contains every field of a record and of its variants."""
     monkeypatch.setenv("COLUMNS", "2000")
     for record in BENCHMARKS.values():
         for variant in (None, *record.variants):
@@ -229,7 +229,7 @@ def put(path, data):
     return path
 
 
-def test_raw_clips_and_what_vanished(tmp_path, clip, caplog):
+def test_raw_clips_with_vanished_clips(tmp_path, clip, caplog):
     put(tmp_path / "clips/a/abc_000030.mp4", clip)
     put(tmp_path / "sound/abc_000030.wav", b"a sound of the same name is not taken")
     (tmp_path / "vggsound.csv").write_text("abc,30,air horn,test\ngone,1,airplane,test\nother,0,air horn,train\n")
@@ -240,23 +240,23 @@ def test_raw_clips_and_what_vanished(tmp_path, clip, caplog):
     assert rows[0]["video"] == {"bytes": None, "path": str(tmp_path / "clips/a/abc_000030.mp4")}
     assert rows[0]["start"] is None
     assert rows[0]["label"] == 1
-    assert "1 clips are there of 2 annotated (expected 15446); 1 vanished: gone_000001" in caplog.text
+    assert "found 1 of 2 annotated clips (expected 15446); 1 vanished: gone_000001" in caplog.text
     found = coverage("vggsound", "test", tmp_path)
     assert (found.annotated, found.present, found.vanished, found.expected) == (2, 1, ("gone_000001",), 15446)
     dataset = load_benchmark("vggsound", "test", streaming=False, source=tmp_path, variant="stat_order")
     assert len(dataset) == 1
     assert dataset.features["label"].int2str(dataset[0]["label"]) == "air horn"
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 clips.*looked for names such as other_000000, other"):
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 clips.*name the clips like other_000000, other"):
         load_benchmark("vggsound", "train", source=tmp_path)
 
 
-def test_a_folder_of_clips_that_cannot_be_read_is_told(tmp_path, clip, caplog, monkeypatch):
+def test_unreadable_folder_of_clips_is_logged(tmp_path, clip, caplog, monkeypatch):
     put(tmp_path / "a/abc_000030.mp4", clip)
     put(tmp_path / "shut/def_000030.mp4", clip)
     (tmp_path / "vggsound.csv").write_text("abc,30,air horn,test\ndef,30,airplane,test\n")
     scan = os.scandir
 
-    def refuse(path="."):  # as if there were no right to read it; root may read any
+    def refuse(path="."):  # makes it unreadable, also for root
         if Path(path) == tmp_path / "shut":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return scan(path)
@@ -264,21 +264,23 @@ def test_a_folder_of_clips_that_cannot_be_read_is_told(tmp_path, clip, caplog, m
     monkeypatch.setattr(os, "scandir", refuse)
     with caplog.at_level(logging.WARNING):
         assert coverage("vggsound", "test", tmp_path).vanished == ("def_000030",)
-    assert "shut cannot be read (Permission denied): clips in it count as vanished" in caplog.text
+    assert "shut cannot be read (Permission denied); its clips count as vanished" in caplog.text
 
 
-def test_whole_videos_are_cut_only_when_that_is_said(tmp_path, clip):
+def test_whole_videos_need_the_trimmed_argument(tmp_path, clip):
     put(tmp_path / "abc.mp4", clip)
     (tmp_path / "list.csv").write_text("abc,3,air horn,test\n")
     where = {"source": tmp_path, "annotations": tmp_path / "list.csv"}
-    with pytest.raises(ValueError, match=r"may be the clip or the whole video.*3 to 13 s.*trimmed=True"):
+    with pytest.raises(
+        ValueError, match=r"may be the trimmed clip \(3 to 13 s\) or the whole video; pass trimmed=True"
+    ):
         load_benchmark("vggsound", "test", **where)
     (row,) = load_benchmark("vggsound", "test", trimmed=False, **where)
     assert (row["start"], row["end"]) == (3.0, 13.0)
     (row,) = load_benchmark("vggsound", "test", trimmed=True, **where)
     assert (row["start"], row["end"]) == (None, None)
     put(tmp_path / "again/abc.webm", clip)
-    with pytest.raises(ValueError, match="is there twice"):
+    with pytest.raises(ValueError, match="has two files"):
         load_benchmark("vggsound", "test", trimmed=True, **where)
 
 
@@ -310,7 +312,7 @@ def test_masks_and_events(tmp_path, clip, caplog):
     assert [row["events"] for row in rows] == [[0] * 10]
 
 
-def test_missing_and_doubled_annotation_files(tmp_path, clip):
+def test_missing_and_ambiguous_annotation_files(tmp_path, clip):
     put(tmp_path / "x.mp4", clip)
     with pytest.raises(
         FileNotFoundError, match=r"neither shards \(train-\*\.parquet.*annotation file trainSet.txt of AVE"
@@ -318,13 +320,13 @@ def test_missing_and_doubled_annotation_files(tmp_path, clip):
         load_benchmark("ave", "train", source=tmp_path)
     for folder in ("a", "b"):
         put(tmp_path / folder / "trainSet.txt", b"Bark&x&good&0&4\n")
-    with pytest.raises(FileNotFoundError, match=r"holds several trainSet.txt"):
+    with pytest.raises(FileNotFoundError, match=r"contains several files trainSet.txt"):
         load_benchmark("ave", "train", source=tmp_path)
     assert len(list(load_benchmark("ave", "train", source=tmp_path, annotations=tmp_path / "a"))) == 1
 
 
 def test_esc10_clips_are_the_first_five_seconds(shared):
-    """A file of 7.24 s is cut there, one of 3.64 s is filled up as the processor fills up any short clip."""
+    """A file of 7.24 s is cut after 5 s; the processor pads one of 3.64 s like any short clip."""
     from hf_avfusion import MBTProcessor
     from hf_avfusion.media.reader import read_clip
 
@@ -379,7 +381,7 @@ def tar(path, rows, **changes):
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_parquet_tar_and_their_rows_are_the_same(tmp_path, clip, streaming, caplog):
+def test_parquet_and_tar_give_the_same_rows(tmp_path, clip, streaming, caplog):
     expected = rows_of_ave(clip)
     parquet(tmp_path / "parquet/data", expected)
     names = read_labels("ave")
@@ -388,7 +390,7 @@ def test_parquet_tar_and_their_rows_are_the_same(tmp_path, clip, streaming, capl
     tar(tmp_path / "tar/test-00001-of-00002.tar", by_name[3:])
     with caplog.at_level(logging.WARNING):
         rows = load_benchmark("ave", "test", streaming, tmp_path / "parquet")
-    assert "5 clips are there (expected 402)" in caplog.text
+    assert "found 5 clips (expected 402)" in caplog.text
     assert list(rows) == expected
     rows = load_benchmark("ave", "test", streaming, tmp_path / "tar")
     assert isinstance(rows, datasets.IterableDataset if streaming else datasets.Dataset)
@@ -407,7 +409,7 @@ def test_parquet_tar_and_their_rows_are_the_same(tmp_path, clip, streaming, capl
     )
 
 
-def test_tar_shards_with_masks_and_faults(tmp_path, clip):
+def test_tar_shards_with_masks_and_invalid_tar_shards(tmp_path, clip):
     rows = [{"clip_id": "a", "video": {"bytes": clip}, "label": 3}]
     tar(tmp_path / "test-0.tar", rows)
     with tarfile.open(tmp_path / "test-0.tar", "a") as archive:
@@ -417,8 +419,8 @@ def test_tar_shards_with_masks_and_faults(tmp_path, clip):
     (row,) = load_benchmark("avsbench_s4", "test", source=tmp_path)
     assert [mask["path"] for mask in row["masks"]] == ["part/a.masks.2.png", "part/a.masks.10.png"]
     for change, message in (
-        ({"label": 23}, "23 is neither one of the 23 names of label nor an index"),
-        ({"label": "cat"}, "'cat' is neither"),
+        ({"label": 23}, "23 is not one of the 23 names of label, nor an index"),
+        ({"label": "cat"}, "'cat' is not one of"),
         ({"label": None}, "lacks label"),
     ):
         tar(tmp_path / "test-0.tar", rows, **change)
@@ -432,7 +434,7 @@ def test_tar_shards_with_masks_and_faults(tmp_path, clip):
         load_benchmark("avsbench_s4", "test", source=tmp_path)
 
 
-def test_shards_that_are_cut_short_are_named(tmp_path, clip):
+def test_errors_name_truncated_shards(tmp_path, clip):
     rows = rows_of_ave(clip)
     tar(tmp_path / "tar/test-0.tar", rows)
     whole = (tmp_path / "tar/test-0.tar").read_bytes()
@@ -440,9 +442,9 @@ def test_shards_that_are_cut_short_are_named(tmp_path, clip):
         third = archive.getmembers()[4].offset  # where the third clip begins
     for length in (third, third + 100):
         (tmp_path / "tar/test-0.tar").write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+        with pytest.raises(ValueError, match=r"test-0\.tar is truncated"):
             list(load_benchmark("ave", "test", source=tmp_path / "tar"))
-        with pytest.raises(ValueError, match=r"test-0\.tar: is cut short"):
+        with pytest.raises(ValueError, match=r"test-0\.tar is truncated"):
             coverage("ave", "test", tmp_path / "tar")
     (tmp_path / "tar/test-0.tar").write_bytes(b"no tar at all")
     with pytest.raises(ValueError, match=r"test-0\.tar: not a readable tar"):
@@ -450,16 +452,16 @@ def test_shards_that_are_cut_short_are_named(tmp_path, clip):
     parquet(tmp_path / "parquet", rows)
     shard = tmp_path / "parquet/test-00000-of-00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=rf"{shard.name}: not a whole parquet file"):
+    with pytest.raises(ValueError, match=rf"{shard.name} is not a complete parquet file"):
         load_benchmark("ave", "test", source=tmp_path / "parquet")
 
 
-def test_shards_with_other_labels_or_columns_are_refused(tmp_path, clip):
+def test_shards_with_other_labels_or_columns_raise(tmp_path, clip):
     shapes = [{"clip_id": "a", "video": {"bytes": clip, "path": "a.mp4"}, "start": None, "end": None, "label": 30}]
     thirty_two = BENCHMARKS["kinetics_sounds"]
     parquet(tmp_path / "ks", shapes, thirty_two, "train")
     assert len(list(load_benchmark("kinetics_sounds", "train", source=tmp_path / "ks"))) == 1
-    with pytest.raises(ValueError, match="the 32 names of label are not the 31 of Kinetics-Sounds"):
+    with pytest.raises(ValueError, match="the 32 names of label differ from the 31 names of Kinetics-Sounds"):
         load_benchmark("kinetics_sounds", "train", source=tmp_path / "ks", variant="31")
     with pytest.raises(ValueError, match="lacks the columns events of AVE"):
         load_benchmark("ave", "train", source=tmp_path / "ks")
@@ -467,7 +469,7 @@ def test_shards_with_other_labels_or_columns_are_refused(tmp_path, clip):
 
 @pytest.mark.slow
 def test_hub_repositories_of_parquet_and_tar(shared, tmp_path, clip):
-    """Served by the local Hub in ../shared, read in a process of its own (HF_ENDPOINT is read at import)."""
+    """The local Hub in ../shared serves them; a separate process reads them, since HF_ENDPOINT is read at import."""
     sys.path.insert(0, str(shared / "tools/localhub"))
     try:
         from localhub import LocalHub

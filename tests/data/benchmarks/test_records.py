@@ -1,4 +1,4 @@
-"""Records of benchmarks against the facts that were collected from their sources, one JSON file each, where those are at hand."""
+"""Compares the benchmark records with the facts collected from their sources (one JSON file each), if available."""
 
 import json
 import re
@@ -7,10 +7,10 @@ import pytest
 
 from hf_avfusion.data.benchmarks.records import BENCHMARKS, LABELS, read_labels
 
-OWN = {"sounding_shapes", "avdigits", "esc10"}  # rendered here, or a subset that came with its sounds
+OWN = {"sounding_shapes", "avdigits", "esc10"}  # rendered here, or a subset that came with its audio
 COLLECTED = [name for name in BENCHMARKS if name not in OWN]
 
-# List of a facts file -> our file of label names.
+# Name of a list in a facts file -> our label file.
 LABEL_FILES = {
     "vggsound": {"classes": "vggsound", "classes_stat_csv_order": "vggsound_stat_order"},
     "audioset": {"classes": "audioset", "mids": "audioset_mids"},
@@ -26,7 +26,7 @@ LABEL_FILES = {
     "charades": {"classes": "charades"},
 }
 
-# (benchmark, variant, split) -> where its number of rows stands under `splits`; the splits that are not here have none.
+# (benchmark, variant, split) -> path of its row count under `splits`; other splits have no row count.
 ROWS = {
     ("vggsound", None, "test"): ("official test.csv rows",),
     ("audioset", "balanced", "train"): ("official segments csv", "balanced_train"),
@@ -56,7 +56,7 @@ ROWS = {
     ("charades", None, "test"): ("test",),
 }
 
-# Where the columns of the official file stand under `annotation_format`.
+# Path of the official file's columns under `annotation_format`.
 COLUMNS = {
     "vggsound": ("data/vggsound.csv", "columns"),
     "audioset": ("balanced_train_segments.csv", "columns"),
@@ -84,18 +84,18 @@ def facts(shared, request):
 
 
 @pytest.mark.parametrize("facts", COLLECTED, indirect=True)
-def test_a_record_agrees_with_what_was_collected(facts):
+def test_record_matches_the_collected_facts(facts):
     name, found = facts
     record = BENCHMARKS[name]
     assert {repository.id for repository in record.hub_ids} == {row["id"] for row in found["hub_ids"] if row["id"]}
-    length = found["clip_length_s"]  # a sentence where clips vary
+    length = found["clip_length_s"]  # a sentence if the clips' length varies
     assert record.clip_seconds == (length if isinstance(length, int | float) else None)
     if name in COLUMNS:  # a remark in brackets may follow a column's name
         columns = at(found["annotation_format"], COLUMNS[name])
         assert [column.split(" (")[0] for column in columns] == list(record.annotation_columns)
-    # What is from memory stands in `uncertain`, not in `license`.
+    # Licenses known from memory are in `uncertain`, not in `license`.
     assert set(LICENSES.findall(" ".join((record.license, *record.uncertain)))) >= set(LICENSES.findall(found["licence"])) - {
-        "CC BY 3.0"  # ESC-10's, which the file of ESC-50 names beside its own
+        "CC BY 3.0"  # the license of ESC-10, which ESC-50's facts file also names
     }  # fmt: skip
     if "from memory" in found["licence"]:
         assert not LICENSES.findall(record.license)
@@ -103,14 +103,14 @@ def test_a_record_agrees_with_what_was_collected(facts):
 
 
 @pytest.mark.parametrize("facts", COLLECTED, indirect=True)
-def test_label_names_are_those_collected(facts):
+def test_label_names_match_the_collected_facts(facts):
     name, found = facts
     for key, file in LABEL_FILES[name].items():
         assert list(read_labels(file)) == found[key], file
 
 
 @pytest.mark.parametrize("facts", COLLECTED, indirect=True)
-def test_numbers_of_rows_are_those_collected(facts):
+def test_row_counts_match_the_collected_facts(facts):
     name, found = facts
     record = BENCHMARKS[name]
     for variant in record.variants or [None]:
@@ -124,7 +124,7 @@ def test_numbers_of_rows_are_those_collected(facts):
                 assert rows == at(found["splits"], place)
 
 
-def test_every_file_of_label_names_is_compared_or_made_here():
+def test_every_label_file_is_compared_or_made_here():
     compared = {file for files in LABEL_FILES.values() for file in files.values()}
     made = {"ave_events", "avdigits", "esc10", "kinetics_sounds_ogmge", "music_avqa_question_types"}
     assert {file.stem for file in LABELS.glob("*.txt")} == compared | made

@@ -1,4 +1,4 @@
-"""Rows of one split, of benchmarks and of folders."""
+"""Loading the rows of one split of a benchmark or a folder."""
 
 import datasets
 import pytest
@@ -37,14 +37,14 @@ def test_a_benchmark(shards):
     assert len(list(of.rows)) == 3
 
 
-def test_what_a_hub_repository_holds_is_compared_with_what_there_should_be(monkeypatch):
+def test_hub_repository_rows_have_an_expected_number(monkeypatch):
     monkeypatch.setattr(splits, "load_benchmark", lambda *arguments, **options: iter([]))
     of = load_rows("esc50", source="org/esc50", variant="fold2")
     assert (of.num_rows, of.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
     assert (of.variant, of.record) == ("fold2", BENCHMARKS["esc50"].variant("fold2"))
 
 
-def test_the_split_that_scores_a_model(shards, folder, tmp_path):
+def test_default_is_the_evaluation_split(shards, folder, tmp_path):
     assert load_rows("sounding_shapes", source=shards).split == "test"
     assert load_rows(str(folder)).split == "validation"
     with pytest.raises(FileNotFoundError, match="eval-"):  # AudioSet has no test split
@@ -52,13 +52,13 @@ def test_the_split_that_scores_a_model(shards, folder, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--split", "--eval_split"])
-def test_a_split_that_is_none(shards, flag):
+def test_unknown_split_raises(shards, flag):
     with pytest.raises(ValueError, match=f"{flag} evl: SoundingShapes has no such split; its splits are: train, valid"):
         load_rows("sounding_shapes", "evl", source=shards, flag=flag)
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_a_folder_of_ones_own(folder, labels):
+def test_a_folder_of_clips(folder, labels):
     of = load_rows(str(folder), "train", labels=labels)
     assert (of.title, of.num_rows, of.record) == (folder.name, 2, None)
     assert of.coverage == {"present": 2, "expected": None, "vanished": None}
@@ -66,12 +66,14 @@ def test_a_folder_of_ones_own(folder, labels):
 
 
 @pytest.mark.parametrize("given", [{"source": "x"}, {"variant": "x"}])
-def test_a_folder_has_no_source_and_no_variant(folder, given):
+def test_source_and_variant_raise_for_a_folder(folder, given):
     name = next(iter(given))
-    with pytest.raises(ValueError, match=rf"{name}= \(--{name}\): for the benchmarks vggsound, .* is none of them"):
+    with pytest.raises(
+        ValueError, match=rf"{name}= \(--{name}\): allowed only for the benchmarks vggsound, .* is not one of them"
+    ):
         load_rows(str(folder), **given)
 
 
-def test_nothing_of_that_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file or folder, nor is it a benchmark's name"):
+def test_missing_path_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a file, a folder nor the name of a benchmark"):
         load_rows(str(tmp_path / "gone"))

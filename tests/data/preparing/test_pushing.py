@@ -1,4 +1,4 @@
-"""Shards to the Hub: what is sent, what is not sent again, what is refused, and what the card says."""
+"""Pushing shards: uploads, skipped uploads, errors, and the card."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ QUIET = {"num_proc": 1, "progress": False, "settings": ClipSettings(trim=True, s
 
 
 class RecordingApi:
-    """The few methods of HfApi that a push uses, over dictionaries; `fails` holds errors that calls end with."""
+    """The methods of HfApi that a push uses, on dictionaries; `fails` has the errors that calls raise."""
 
     endpoint = "https://hub.test"
     repositories: dict = {}
@@ -61,9 +61,9 @@ def hub(monkeypatch):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    film = render_clip(num_frames=25)
+    video = render_clip(num_frames=25)
     for number in range(5):
-        (folder / f"v{number}_000000.mp4").write_bytes(film)
+        (folder / f"v{number}_000000.mp4").write_bytes(video)
     rows = [f"v{number},0,air horn,{'test' if number < 3 else 'train'}" for number in range(6)]
     (folder / "vggsound.csv").write_text("\n".join(rows) + "\n")
     prepare_benchmark("vggsound", folder, folder / "shards", rows_per_shard=2, **QUIET)
@@ -92,7 +92,7 @@ SHARDS = ["data/train-00000-of-00001.parquet", *(f"data/test-0000{k}-of-00002.pa
 REST = ["README.md", "coverage.json", "coverage.csv", "coverage.md"]
 
 
-def test_shards_go_as_they_are_and_the_card_last(hub, shards):
+def test_shards_are_uploaded_unchanged_and_the_card_last(hub, shards):
     assert push(shards) == "https://hub.test/datasets/org/vgg"
     assert hub.commits == [SHARDS, REST]
     repository = hub.repositories["org/vgg"]
@@ -102,7 +102,7 @@ def test_shards_go_as_they_are_and_the_card_last(hub, shards):
     }
 
 
-def test_what_is_there_is_not_sent_again(hub, shards, monkeypatch):
+def test_uploaded_files_are_not_uploaded_again(hub, shards, monkeypatch):
     monkeypatch.setattr(pushing, "COMMIT_FILES", 1)
     push(shards)
     assert hub.commits == [[path] for path in SHARDS] + [REST]
@@ -114,11 +114,11 @@ def test_what_is_there_is_not_sent_again(hub, shards, monkeypatch):
     assert hub.repositories["org/vgg"]["files"][SHARDS[2]] == (shards / SHARDS[2]).read_bytes()
 
 
-def test_a_failing_server_is_asked_again_and_a_refusal_is_not(hub, shards, caplog):
+def test_server_errors_are_retried_and_refusals_are_not(hub, shards, caplog):
     hub.fails[:] = [error(500), error(429)]
     push(shards)
     assert hub.commits == [SHARDS, REST]
-    assert caplog.text.count("again in 0 s") == 2
+    assert caplog.text.count("of 4 in 0 s") == 2
     hub.fails[:] = [error(403)]
     with pytest.raises(OSError, match="status 403"):
         push(shards)
@@ -128,30 +128,30 @@ def test_a_failing_server_is_asked_again_and_a_refusal_is_not(hub, shards, caplo
     assert not hub.fails
 
 
-def test_shards_of_another_preparation_would_mix(hub, shards):
+def test_other_shards_in_the_repository_raise(hub, shards):
     push(shards)
     hub.repositories["org/vgg"]["files"]["data/test-00000-of-00007.parquet"] = b""
     with pytest.raises(ValueError, match=r"other shards of test \(data/test-00000-of-00007.parquet\)"):
         push(shards)
 
 
-def test_wrong_folders_and_names(hub, shards, tmp_path):
+def test_invalid_folders_and_names_raise(hub, shards, tmp_path):
     with pytest.raises(ValueError, match="org/name, got 'vgg'"):
         push(shards, "vgg")
-    with pytest.raises(FileNotFoundError, match="holds no shards"):
+    with pytest.raises(FileNotFoundError, match="contains no shards"):
         push(tmp_path)
     whole = (shards / SHARDS[1]).read_bytes()
     (shards / "README.md").write_text("a card of its own")
     (shards / SHARDS[1]).write_bytes(whole[:-5])
-    with pytest.raises(ValueError, match="not a whole parquet file"):
+    with pytest.raises(ValueError, match="not a complete parquet file"):
         push(shards)
     (shards / SHARDS[1]).unlink()
     with pytest.raises(FileNotFoundError, match="missing"):
         push(shards)
-    assert not hub.repositories  # before anything was made
+    assert not hub.repositories  # before a repository was created
 
 
-def test_the_card(hub, shards, tmp_path):
+def test_card(hub, shards, tmp_path):
     from huggingface_hub import DatasetCard
 
     push(shards)
@@ -180,11 +180,11 @@ def test_the_card(hub, shards, tmp_path):
         path.unlink()
     push(shards, "org/other")
     card = DatasetCard.load(shards / "README.md")
-    assert "# My VGGSound" in card.text  # your words stay, the splits are those that are there
+    assert "# My VGGSound" in card.text  # the text stays, and the splits are updated
     assert card.data.configs[0]["data_files"] == [{"split": "test", "path": "data/test-*.parquet"}]
 
 
-def test_your_own_folder_has_a_card_too(hub, tmp_path):
+def test_card_of_a_folder_of_clips(hub, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / f"mine/{name}").mkdir(parents=True)
         for number in range(2):
@@ -197,18 +197,20 @@ def test_your_own_folder_has_a_card_too(hub, tmp_path):
     assert "license" not in card
 
 
-def test_shards_that_this_package_rendered(hub, tmp_path):
+def test_rendered_shards(hub, tmp_path):
     from hf_avfusion.data.synthetic.sounding_shapes import render
 
     render(tmp_path, num_train=2, num_validation=0, num_test=2, num_proc=1, progress=False)
     push(tmp_path, "me/shapes", name="sounding_shapes")
     assert hub.commits == [["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"], ["README.md"]]
     assert "license: apache-2.0" in (tmp_path / "README.md").read_text()
-    assert len(list(load_benchmark("sounding_shapes", "test", source=tmp_path))) == 2  # the card is in nobody's way
+    assert (
+        len(list(load_benchmark("sounding_shapes", "test", source=tmp_path))) == 2
+    )  # the card does not disturb reading
 
 
-def test_shards_come_back_from_a_hub_over_http(local_hub, shards):
-    """The real HfApi against a server; the rows that stream from it are those of the folder, bytes and all."""
+def test_pushed_shards_stream_from_a_hub_over_http(local_hub, shards):
+    """Uses the real HfApi and a server; the streamed rows equal those of the folder, including bytes."""
     for _ in range(2):
         push(shards, "org/vgg-http", token=local_hub.token)
     local = list(load_benchmark("vggsound", "test", source=shards))

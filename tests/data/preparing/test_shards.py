@@ -1,4 +1,4 @@
-"""Raw clips to shards: rows, resuming, processes, and a report whose numbers add up."""
+"""Preparing shards: rows, resuming, processes, and consistent reports."""
 
 import csv
 import os
@@ -37,17 +37,19 @@ def put(path, data):
 
 
 @pytest.fixture(scope="module")
-def film():
-    """3 s, 25 numbered pictures and 10 clicks a second."""
+def video():
+    """A clip of 3 s, with 25 numbered frames and 10 clicks per second."""
     return render_clip(num_frames=75, fps=25, audio="clicks")
 
 
 @pytest.fixture(scope="module")
-def clips(film, tmp_path_factory):
-    """VGGSound of 14 videos, of which number 3 is junk, 5 has vanished, 8 breaks off and 10 ends before its clip starts."""
+def clips(video, tmp_path_factory):
+    """VGGSound with 14 videos: 3 is no media file, 5 has vanished, 8 is truncated, 10 ends before its clip starts."""
     folder = tmp_path_factory.mktemp("clips")
     for number in range(14):
-        data = {3: b"no film at all", 8: truncated(film, 0.5), 10: render_clip(num_frames=10, fps=25)}.get(number, film)
+        data = {3: b"no video at all", 8: truncated(video, 0.5), 10: render_clip(num_frames=10, fps=25)}.get(
+            number, video
+        )
         if number != 5:
             put(folder / f"{number % 2}/v{number}.mp4", data)
     rows = [f"v{number},1,{CLASSES[number % 2]},{'test' if number < 12 else 'train'}" for number in range(14)]
@@ -62,7 +64,7 @@ def prepare(clips, output, **options):
 
 
 def contents(folder):
-    """Path -> bytes of everything that a preparation leaves."""
+    """Returns path -> bytes of all files that a preparation writes."""
     files = (path for path in Path(folder).rglob("*") if path.is_file() and path.name != preparing.LOCK)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -73,12 +75,12 @@ def prepared(clips, tmp_path_factory):
     return folder, prepare(clips, folder)
 
 
-def test_the_rows_are_cut_and_hold_both_tracks_in_time(prepared):
+def test_rows_are_trimmed_with_video_and_audio_in_sync(prepared):
     folder, _ = prepared
     rows = list(load_benchmark("vggsound", "test", source=folder))
     assert [row["clip_id"] for row in rows] == [f"v{n}_000001" for n in (0, 1, 2, 4, 6, 7, 9, 11)]
     for row in rows:
-        assert (row["start"], row["end"]) == (0.0, 2.0)  # of a film of 3 s from 1 s on: never cut again
+        assert (row["start"], row["end"]) == (0.0, 2.0)  # trimmed from 1 s on, in a file of 3 s
         name = row["clip_id"].partition("_")[0]
         assert row["video"]["path"] == f"{name}.mp4"
         assert CLASSES[int(name[1:]) % 2] == read_labels("vggsound")[row["label"]]
@@ -91,7 +93,7 @@ def test_the_rows_are_cut_and_hold_both_tracks_in_time(prepared):
     assert (loud % 1600 <= 1).all()
 
 
-def test_the_shards_stream_with_their_label_names(prepared):
+def test_shards_stream_with_their_label_names(prepared):
     folder, _ = prepared
     shards = sorted(path.name for path in (folder / "data").iterdir())
     assert shards == [
@@ -108,13 +110,13 @@ def test_the_shards_stream_with_their_label_names(prepared):
     assert count_rows(folder, "test") == 8
     footer = pq.read_metadata(folder / "data" / shards[0])
     assert max(footer.row_group(k).num_rows for k in range(footer.num_row_groups)) <= preparing.ROW_GROUP
-    assert str(folder).encode() not in (folder / "data" / shards[0]).read_bytes()  # nothing of this machine
+    assert str(folder).encode() not in (folder / "data" / shards[0]).read_bytes()  # no local paths
 
 
-def test_the_report_counts_every_clip_once(prepared):
+def test_report_counts_every_clip_once(prepared):
     folder, reports = prepared
     test = reports["test"]
-    assert str(test) == ("test: 8 of 12 annotated clips are there (officially 15,446), 1 vanished, 3 do not decode")
+    assert str(test) == ("test: 8 of 12 annotated clips are present (officially 15,446), 1 vanished, 3 do not decode")
     assert test.vanished == ("v5_000001",)
     reasons = {clip: (file, reason) for clip, file, reason in test.undecodable}
     assert reasons["v3_000001"] == (
@@ -147,9 +149,9 @@ def test_two_processes_give_the_same_bytes_as_one(clips, prepared, tmp_path):
     assert contents(tmp_path / "two") == contents(prepared[0])
 
 
-def test_going_on_remakes_nothing_that_is_whole(clips, prepared, tmp_path):
+def test_resuming_keeps_complete_shards(clips, prepared, tmp_path):
     reference = contents(prepared[0])
-    prepare(clips, tmp_path, splits=["test"])  # the other split follows later
+    prepare(clips, tmp_path, splits=["test"])  # the other split is prepared later
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
     (tmp_path / "data/test-00001-of-00003.parquet").unlink()
     put(tmp_path / "data/test-00001-of-00003.partial", b"what a stopped run leaves")
@@ -162,16 +164,18 @@ def test_going_on_remakes_nothing_that_is_whole(clips, prepared, tmp_path):
     assert reports == prepared[1]
 
 
-def test_other_settings_or_clips_are_refused(clips, film, prepared, tmp_path):
+def test_other_settings_or_clips_raise(clips, video, prepared, tmp_path):
     prepare(clips, tmp_path, splits=["train"])
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match=r"prepared otherwise: short_side was 32 and is 48\. .*overwrite=True"):
+    with pytest.raises(
+        FileExistsError, match=r"prepared with other settings or clips: short_side was 32 and is 48\. .*overwrite=True"
+    ):
         prepare(clips, tmp_path, splits=["train"], settings=ClipSettings(trim=True, short_side=48, fps=10))
     with pytest.raises(FileExistsError, match="rows_per_shard was 4 and is 1"):
         prepare(clips, tmp_path, splits=["train"], rows_per_shard=1)
     put(tmp_path / "more/vggsound.csv", b"v1,1,air horn,train\n")
-    put(tmp_path / "more/v1.mp4", film)
-    with pytest.raises(FileExistsError, match=r"the clips found of train are others \(2 then, 1 now\)"):
+    put(tmp_path / "more/v1.mp4", video)
+    with pytest.raises(FileExistsError, match=r"the clips of train have changed \(2 before, 1 now\)"):
         prepare(tmp_path / "more", tmp_path, splits=["train"])
     assert contents(tmp_path).items() >= before.items()
     prepare(clips, tmp_path, splits=["train"], rows_per_shard=1, overwrite=True)
@@ -182,7 +186,7 @@ def test_other_settings_or_clips_are_refused(clips, film, prepared, tmp_path):
     prepare(clips, tmp_path, splits=["test"], rows_per_shard=1)
     prepare(tmp_path / "more", tmp_path, splits=["train"], rows_per_shard=1, overwrite=True)  # other clips of one split
     assert {split: report.present for split, report in read_reports(tmp_path).items()} == {"test": 8, "train": 1}
-    prepare(clips, tmp_path, splits=["train"], overwrite=True)  # other settings: nothing of the old ones stays
+    prepare(clips, tmp_path, splits=["train"], overwrite=True)  # other settings: the old shards are deleted
     assert read_reports(tmp_path).keys() == {"train"}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["train-00000-of-00001.parquet"]
     put(tmp_path / "foreign/data/train-00000-of-00001.parquet", b"")
@@ -199,7 +203,7 @@ def write_some(*arguments):
     global count
     write(*arguments)
     count += 1
-    if count == 5:  # two shards are whole, the third one is half written
+    if count == 5:  # two shards are complete, the third is incomplete
         print(*(process.pid for process in preparing.multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 preparing.ROW_GROUP = 2
@@ -210,14 +214,14 @@ preparing.prepare_benchmark("vggsound", sys.argv[1], sys.argv[2], splits=["test"
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_gives_the_same_bytes(clips, tmp_path, monkeypatch):
+def test_resuming_after_a_kill_gives_the_same_bytes(clips, tmp_path, monkeypatch):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(clips), str(tmp_path / "killed")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     children = [int(word) for word in done.stdout.split()]
     assert len(children) == 2
-    for _ in range(600):  # its processes end with it, soon
+    for _ in range(600):  # its processes end soon after it
         if not any(Path(f"/proc/{child}").exists() and not _is_zombie(child) for child in children):
             break
         time.sleep(0.1)
@@ -240,11 +244,11 @@ def _is_zombie(process):
         return True
 
 
-def test_clips_stay_as_they_are_without_settings(film, tmp_path):
-    """Whole files and parts of files are copied, and read in the same place as before."""
-    put(tmp_path / "raw/abc_000001.mp4", film)
-    put(tmp_path / "raw/x.mp4", film)
-    put(tmp_path / "raw/broken.mp4", truncated(film, 0.9))
+def test_clips_do_not_change_without_settings(video, tmp_path):
+    """Files are copied, and start and end do not change."""
+    put(tmp_path / "raw/abc_000001.mp4", video)
+    put(tmp_path / "raw/x.mp4", video)
+    put(tmp_path / "raw/broken.mp4", truncated(video, 0.9))
     (tmp_path / "raw/list.csv").write_text("abc,1,air horn,test\nx,2,airplane,test\nbroken,0,airplane,test\n")
     where = {"annotations": tmp_path / "raw/list.csv", "trimmed": False}
     for name, settings in (("as they are", ClipSettings()), ("cut", ClipSettings(trim=True))):
@@ -257,9 +261,9 @@ def test_clips_stay_as_they_are_without_settings(film, tmp_path):
     assert [(row["clip_id"], row["start"], row["end"], row["label"]) for row in same] == [
         (row["clip_id"], row["start"], row["end"], row["label"]) for row in raw[:2]
     ]
-    assert [row["video"] for row in same] == [{"bytes": film, "path": name} for name in ("abc_000001.mp4", "x.mp4")]
+    assert [row["video"] for row in same] == [{"bytes": video, "path": name} for name in ("abc_000001.mp4", "x.mp4")]
     cut = list(load_benchmark("vggsound", "test", source=tmp_path / "cut"))
-    assert cut[0] == same[0]  # the file is the clip: there is nothing to cut
+    assert cut[0] == same[0]  # the file is the clip, so it is not trimmed
     assert (cut[1]["start"], cut[1]["end"]) == (0.0, 1.0)
     assert probe(cut[1]["video"]["bytes"]).duration == pytest.approx(1.0, abs=1e-3)
     unseen = prepare_benchmark(
@@ -302,13 +306,13 @@ EVERY = [  # name, variant, split, annotation file (text, or None: the real rows
 @pytest.mark.parametrize(
     ("name", "variant", "split", "text", "clip", "columns"), EVERY, ids=lambda value: str(value)[:20]
 )
-def test_every_benchmark_with_an_annotation_file(name, variant, split, text, clip, columns, film, tmp_path):
+def test_every_benchmark_with_an_annotation_file(name, variant, split, text, clip, columns, video, tmp_path):
     record = get_record(name, variant, split)
     official = record.annotations[split]
     put(tmp_path / "raw" / official, text.encode() if text else (REAL / official).read_bytes())
     sound = {"num_frames": 0, "audio_codec": "flac" if clip.endswith("flac") else "pcm_s16le", "seconds": 5.2}
     suffix = Path(clip).suffix[1:].lower()
-    put(tmp_path / "raw/clips" / clip, render_clip(container=suffix, **sound) if suffix in ("wav", "flac") else film)
+    put(tmp_path / "raw/clips" / clip, render_clip(container=suffix, **sound) if suffix in ("wav", "flac") else video)
     for second in (1, 2):
         put(tmp_path / f"raw/gt_masks/val/cat_meowing/v1/v1_{second}.png", b"png%d" % second)
     where = {"variant": variant, "trimmed": None}
@@ -338,17 +342,17 @@ def test_every_benchmark_with_an_annotation_file(name, variant, split, text, cli
             assert found[0]["end"] <= raw[0]["end"] - raw[0]["start"] + 1e-3
 
 
-def test_benchmarks_that_come_as_shards_say_so(tmp_path):
+def test_benchmarks_that_exist_only_as_shards_raise(tmp_path):
     parsed = {name for name, *_ in EVERY}
     assert parsed | {"sounding_shapes", "avdigits"} == set(BENCHMARKS)
     with pytest.raises(FileNotFoundError, match=r"render it with `python -m hf_avfusion\.data\.avdigits"):
         prepare_benchmark("avdigits", tmp_path, tmp_path / "out", **QUIET)
 
 
-def test_your_own_folder(film, tmp_path, caplog):
+def test_folder_of_clips(video, tmp_path, caplog):
     for name in ("cat", "dog"):
         for number in range(3):
-            put(tmp_path / f"mine/{name}/{number}.mp4", film if number or name == "dog" else b"junk")
+            put(tmp_path / f"mine/{name}/{number}.mp4", video if number or name == "dog" else b"junk")
     wave = render_clip(num_frames=0, audio="ramp", container="wav", audio_codec="pcm_s16le", seconds=1.0)
     put(tmp_path / "mine/dog/bark.wav", wave)
     assert find_splits(tmp_path / "mine") == ("train", "test")
@@ -369,21 +373,21 @@ def test_your_own_folder(film, tmp_path, caplog):
         for row in rows:
             if row["clip_id"] == "dog/bark.wav":
                 assert row["video"]["path"] == "bark.flac"
-    with pytest.raises(ValueError, match=r"no split 'validation'; it has: test, train"):
+    with pytest.raises(ValueError, match=r"no split 'validation'; its splits are: test, train"):
         load_folder(tmp_path / "out", "validation")
     with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
         prepare_folder(tmp_path / "mine", tmp_path / "out", seed=1, settings=settings, rows_per_shard=2, **QUIET)
 
 
-def test_shards_of_a_benchmark_are_no_folder_of_clips(film, tmp_path):
-    put(tmp_path / "kitchen/P01_11.MP4", film)
+def test_load_folder_refuses_shards_of_a_benchmark(video, tmp_path):
+    put(tmp_path / "kitchen/P01_11.MP4", video)
     put(tmp_path / "kitchen/EPIC_100_validation.csv", (REAL / "EPIC_100_validation.csv").read_bytes())
     prepare_benchmark("epic_kitchens_100", tmp_path / "kitchen", tmp_path / "out", splits=["validation"], **QUIET)
-    with pytest.raises(ValueError, match="not those of a folder of clips"):
+    with pytest.raises(ValueError, match="must have the columns clip_id, video and label"):
         load_folder(tmp_path / "out", "validation")
 
 
-def test_a_clip_that_vanishes_meanwhile_is_reported(clips, tmp_path, monkeypatch):
+def test_clip_that_vanishes_during_preparation_is_reported(clips, tmp_path, monkeypatch):
     find = preparing.find_clips
 
     def find_and_lose(*arguments):
@@ -396,14 +400,14 @@ def test_a_clip_that_vanishes_meanwhile_is_reported(clips, tmp_path, monkeypatch
     assert report.undecodable == (("v13_000001", "1/v13.mp4.gone", "cannot be opened: No such file or directory"),)
 
 
-def test_a_full_disk_is_told_before_the_work(clips, tmp_path, monkeypatch):
+def test_too_little_disk_space_raises_first(clips, tmp_path, monkeypatch):
     free = preparing.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda folder: free)
     with pytest.raises(OSError, match=r"would take .* GB free.*trim=True"):
         prepare(clips, tmp_path, settings=ClipSettings())
 
 
-def test_one_preparation_at_a_time(clips, tmp_path, monkeypatch):
+def test_only_one_preparation_per_folder(clips, tmp_path, monkeypatch):
     code = "import sys, filelock\nlock = filelock.FileLock(sys.argv[1])\nlock.acquire()\nprint('held', flush=True)\ninput()"
     command = [sys.executable, "-c", code, str(tmp_path / preparing.LOCK)]
     monkeypatch.setattr(preparing, "LOCK_WAIT", 0.1)
@@ -415,14 +419,14 @@ def test_one_preparation_at_a_time(clips, tmp_path, monkeypatch):
     assert prepare(clips, tmp_path, splits=["train"])["train"].present == 2
 
 
-def test_a_process_that_dies_is_an_error():
+def test_a_dying_process_raises():
     with pytest.raises(RuntimeError, match="a process died while it prepared clips"):
         list(preparing._in_order(os._exit, [1, 2, 3], 2))
 
 
-def test_a_shard_of_which_nothing_decodes_is_there_and_empty(film, tmp_path):
+def test_shard_without_decodable_clips_is_empty(video, tmp_path):
     for number in range(4):
-        put(tmp_path / f"raw/v{number}_000000.mp4", b"junk" if number < 2 else film)
+        put(tmp_path / f"raw/v{number}_000000.mp4", b"junk" if number < 2 else video)
     put(tmp_path / "raw/vggsound.csv", b"".join(b"v%d,0,air horn,test\n" % number for number in range(4)))
     prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "out", splits=["test"], rows_per_shard=2, **QUIET)
     for streaming in (True, False):
@@ -431,21 +435,21 @@ def test_a_shard_of_which_nothing_decodes_is_there_and_empty(film, tmp_path):
     assert count_rows(tmp_path / "out", "test") == 2
 
 
-def test_large_clips_make_small_groups(film, tmp_path, monkeypatch):
+def test_large_clips_make_small_groups(video, tmp_path, monkeypatch):
     for number in range(4):
-        put(tmp_path / f"raw/v{number}_000000.mp4", film)
+        put(tmp_path / f"raw/v{number}_000000.mp4", video)
     put(tmp_path / "raw/vggsound.csv", b"".join(b"v%d,0,air horn,test\n" % number for number in range(4)))
-    monkeypatch.setattr(preparing, "MAX_GROUP_BYTES", 2.5 * len(film))
+    monkeypatch.setattr(preparing, "MAX_GROUP_BYTES", 2.5 * len(video))
     prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "out", splits=["test"], **QUIET)
     footer = pq.read_metadata(tmp_path / "out/data/test-00000-of-00001.parquet")
     assert [footer.row_group(k).num_rows for k in range(footer.num_row_groups)] == [2, 2]
-    monkeypatch.setattr(preparing, "MAX_CLIP_BYTES", len(film) - 1)
+    monkeypatch.setattr(preparing, "MAX_CLIP_BYTES", len(video) - 1)
     report = prepare_benchmark("vggsound", tmp_path / "raw", tmp_path / "none", splits=["test"], **QUIET)["test"]
     assert report.present == 0
     assert "more than a parquet value can hold" in report.undecodable[0][2]
 
 
-def test_wrong_arguments(clips, tmp_path):
+def test_invalid_arguments_raise(clips, tmp_path):
     with pytest.raises(ValueError, match="num_proc must be at least 1"):
         prepare(clips, tmp_path, num_proc=0)
     with pytest.raises(ValueError, match="has no split 'validation'"):
@@ -455,16 +459,16 @@ def test_wrong_arguments(clips, tmp_path):
     lists = tmp_path / "lists/trainSet.txt"
     put(lists, b"Bark&x&good&0&4\n")
     with pytest.raises(
-        ValueError, match=r"is one file, but the splits train, validation, test .* testSet\.txt, trainSet"
+        ValueError, match=r"is one file, but each of the splits train, validation, test .* testSet\.txt, trainSet"
     ):
         prepare_benchmark("ave", clips, tmp_path, annotations=lists, **QUIET)
-    with pytest.raises(ValueError, match=r"file of another split; that of 'test' is testSet\.txt"):
+    with pytest.raises(ValueError, match=r"file of another split; the file of 'test' is testSet\.txt"):
         prepare_benchmark("ave", clips, tmp_path, annotations=lists, splits=["test"], **QUIET)
     put(tmp_path / "mine/cat/a.mp4", b"")
-    with pytest.raises(ValueError, match="lies in the folder of the clips"):
+    with pytest.raises(ValueError, match="is inside the folder of the clips"):
         prepare_folder(tmp_path / "mine", tmp_path / "mine/out", **QUIET)
     put(tmp_path / "shards/data/train-00000-of-00001.parquet", b"")
-    with pytest.raises(ValueError, match="holds parquet shards already"):
+    with pytest.raises(ValueError, match="already contains parquet shards"):
         prepare_folder(tmp_path / "shards", tmp_path / "out", **QUIET)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         prepare(clips / "nowhere", tmp_path)

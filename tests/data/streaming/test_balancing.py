@@ -1,4 +1,4 @@
-"""Balanced labels: each clip as often as PSLA's weights say, an epoch as long as before, exact resuming, all counted."""
+"""Balanced sampling: clips appear with PSLA's weights, epochs keep their length, resuming is exact, counters are right."""
 
 import json
 from collections import Counter
@@ -43,7 +43,7 @@ def flat(batches):
 
 
 @pytest.mark.parametrize("kind", ["rows", "dataset", "streamed"])
-def test_factors_are_the_published_weights(kind):
+def test_factors_match_the_published_weights(kind):
     balance = LabelBalance.of(rows(kind), "labels")
     assert balance.counts == COUNTS + ((0,) if kind != "rows" else ())
     assert balance.num_rows == 36
@@ -55,7 +55,7 @@ def test_factors_are_the_published_weights(kind):
 
 
 @pytest.mark.parametrize("kind", ["rows", "streamed"])
-def test_epochs_have_their_length_and_the_expected_shares(kind):
+def test_epochs_keep_their_length_and_have_the_expected_shares(kind):
     made = loader(kind)
     balance = made.dataset.order.balance
     total, epochs = Counter(), 120
@@ -67,7 +67,7 @@ def test_epochs_have_their_length_and_the_expected_shares(kind):
         for n, labels in enumerate(LABELS):
             expected = balance.factor({"labels": labels})
             assert int(expected) <= names.count(f"clip-{n}") <= int(expected) + 1
-    # Systematic sampling: over epochs each clip's mean nears its factor, with a deviation of at most 1/2 per epoch.
+    # Systematic sampling: over epochs, each clip's mean approaches its factor, with a deviation of at most 1/2 per epoch.
     for n, labels in enumerate(LABELS):
         assert total[f"clip-{n}"] / epochs == pytest.approx(
             balance.factor({"labels": labels}), abs=5 * 0.5 / epochs**0.5
@@ -76,12 +76,14 @@ def test_epochs_have_their_length_and_the_expected_shares(kind):
     for name, times in total.items():
         for label in LABELS[int(name[5:])]:
             by_class[label] += times
-    assert by_class[2] / by_class[1] == pytest.approx(1.0, abs=0.15)  # 3 clips against 9 in the rows themselves
-    assert by_class[0] / by_class[1] == pytest.approx(1.35, abs=0.15)  # the shared clip is drawn for its rare label
+    assert by_class[2] / by_class[1] == pytest.approx(1.0, abs=0.15)  # the rows have 3 and 9 clips
+    assert by_class[0] / by_class[1] == pytest.approx(
+        1.35, abs=0.15
+    )  # the clip with both labels is drawn for its rare label
 
 
 @pytest.mark.parametrize(("kind", "workers", "world_size"), [("rows", 0, 1), ("streamed", 0, 2), ("dataset", 2, 2)])
-def test_stopping_anywhere_and_going_on(kind, workers, world_size):
+def test_resuming_anywhere(kind, workers, world_size):
     options = {"kind": kind, "num_workers": workers, "rank": world_size - 1, "world_size": world_size}
     whole = loader(**options)
     whole.dataset.set_epoch(3)
@@ -98,7 +100,7 @@ def test_stopping_anywhere_and_going_on(kind, workers, world_size):
 
 
 @pytest.mark.parametrize("kind", ["rows", "streamed"])
-def test_copies_are_drawn_anew_and_all_is_counted(kind):
+def test_copies_have_their_own_draws_and_are_counted(kind):
     parts = [loader(kind, rank=rank, world_size=2, num_workers=rank) for rank in (0, 1)]
     samples = [sample for part in parts for batch in part for sample in batch]
     names = [sample["clip_id"] for sample in samples]
@@ -110,7 +112,7 @@ def test_copies_are_drawn_anew_and_all_is_counted(kind):
     assert sorted(sample["clip_id"] for sample in plain) == sorted(names)
 
 
-def test_shards_are_counted_without_reading_the_videos(tmp_path):
+def test_counting_labels_of_shards_reads_no_videos(tmp_path):
     made = rows("dataset")
     for number in range(2):
         made.shard(2, number).to_parquet(str(tmp_path / f"train-{number}.parquet"))
@@ -123,7 +125,7 @@ def test_shards_are_counted_without_reading_the_videos(tmp_path):
     assert len(list(ClipStream(streamed, reading, shuffle_buffer=9, balance=counted))) == 36
 
 
-def test_another_balance_in_the_middle_of_an_epoch_is_refused():
+def test_resuming_with_another_balance_raises():
     made = loader()
     next(iter(made))
     state = json.loads(json.dumps(made.state_dict()))
@@ -132,19 +134,19 @@ def test_another_balance_in_the_middle_of_an_epoch_is_refused():
         unbalanced.load_state_dict(state)
 
 
-def test_wrong_arguments():
+def test_invalid_arguments_raise():
     balance = LabelBalance.of(rows(), "labels")
     with pytest.raises(ValueError, match="set shuffle_buffer"):
         ClipStream(rows(), reading, balance=balance)
     with pytest.raises(ValueError, match="balance counts 36 rows, but there are 35"):
         ClipStream(rows()[1:], reading, shuffle_buffer=9, balance=balance)
-    with pytest.raises(ValueError, match="for one benchmark"):
+    with pytest.raises(ValueError, match="balance cannot be combined with interleaved rows"):
         ClipStream(interleave([rows(), rows()]), reading, shuffle_buffer=9, balance=balance)
-    with pytest.raises(ValueError, match=r"no column 'label' to balance; there are: clip_id, labels"):
+    with pytest.raises(ValueError, match=r"no column 'label' to balance; the columns are: clip_id, labels"):
         LabelBalance.of(rows("dataset"), "label")
-    with pytest.raises(ValueError, match=r"must hold class numbers, got 'x'"):
+    with pytest.raises(ValueError, match=r"must contain class numbers, got 'x'"):
         LabelBalance.count(["x"], "label")
-    with pytest.raises(ValueError, match=r"holds \[3\], but 3 classes"):
+    with pytest.raises(ValueError, match=r"contains the classes \[3\], but the balance counted 3 classes"):
         balance.factor({"labels": [3]})
-    with pytest.raises(ValueError, match="counts must hold"):
+    with pytest.raises(ValueError, match="counts must be"):
         LabelBalance("label", (0, 0), 3)

@@ -1,4 +1,4 @@
-"""Batches handed over in memory that is used again: nothing that somebody still looks at is ever written to."""
+"""Reusable batch memory: memory that something still refers to is never overwritten."""
 
 import pickle
 import random
@@ -8,52 +8,52 @@ import pytest
 import torch
 
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.streaming.batch_memory import SLOTS, SMALLEST, OwnPieces, SharedBatches
+from hf_avfusion.data.streaming.batch_memory import MIN_SLOT_BYTES, SLOTS, LocalBatchMemory, SharedBatchMemory
 from hf_avfusion.data.streaming.clip_loader import ClipLoader
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform, DecodedClip
 
-LONG = SMALLEST // 4  # floats
+LONG = MIN_SLOT_BYTES // 4  # floats
 
 
 def numbers(batch):
     return [values[0].item() for values in batch]
 
 
-def travel(batch):
-    """What becomes of a batch on its way between two processes."""
+def send(batch):
+    """Sends a batch from one process to another."""
     return pickle.loads(ForkingPickler.dumps(batch))
 
 
 class Pair:
-    """Both sides in one process: a worker's slots, and the receiver."""
+    """A worker's slots and the receiver in one process."""
 
     def __init__(self):
-        self.shared = SharedBatches(1)
+        self.shared = SharedBatchMemory(1)
         self.slots = self.shared.slots(0)
 
-    def hand_over(self, *size, value=0.0):
-        """The receiver's batch, and the place of the worker's."""
+    def transfer(self, *size, value=0.0):
+        """Returns the receiver's batch and the address of the worker's."""
         made = self.slots.empty(size, torch.float32).fill_(value)
-        return travel(self.slots.place(made)), made.data_ptr()
+        return send(self.slots.place(made)), made.data_ptr()
 
     def next_place(self, *size):
-        """Where the next batch would lie."""
+        """Returns the address of the next batch."""
         self.shared.free_unused()
         made = self.slots.empty(size, torch.float32)
         self.slots.place(made)
         return made.data_ptr()
 
 
-def test_a_slot_is_used_again_when_nothing_refers_to_it():
+def test_a_slot_is_reused_when_nothing_refers_to_it():
     pair = Pair()
-    batch, place = pair.hand_over(2, LONG, value=1)
+    batch, place = pair.transfer(2, LONG, value=1)
     row = batch[1]
     del batch
-    assert pair.next_place(2, LONG) != place  # a view is still there
+    assert pair.next_place(2, LONG) != place  # a view still exists
     array = row.numpy()
     del row
-    assert pair.next_place(2, LONG) != place  # so is numpy's
+    assert pair.next_place(2, LONG) != place  # the numpy array still exists
     assert (array == 1).all()
     del array
     assert pair.next_place(2, LONG) == place
@@ -61,13 +61,13 @@ def test_a_slot_is_used_again_when_nothing_refers_to_it():
 
 def test_smaller_and_larger_batches_share_slots():
     pair = Pair()
-    place = pair.hand_over(4, LONG)[1]
-    assert pair.next_place(3, LONG) == place  # the end of an epoch
+    place = pair.transfer(4, LONG)[1]
+    assert pair.next_place(3, LONG) == place  # the last batch of an epoch is smaller
     assert pair.next_place(5, LONG) != place
 
 
-def test_whatever_a_collator_makes_is_placed():
-    """Nested, made anew after stacking, small, or not of tensors; and slots that are not given away are none any more."""
+def test_any_output_of_a_collator_is_placed():
+    """Nested batches, tensors made after stacking, small tensors and other objects; unsent slots are dropped."""
     pair = Pair()
     unused = pair.slots.empty((LONG,), torch.float32).fill_(5)
     odd = pair.slots.empty((3, LONG), torch.float32).copy_(torch.arange(3 * LONG).view(3, LONG)).t()[7:, 1:]
@@ -78,7 +78,7 @@ def test_whatever_a_collator_makes_is_placed():
         "odd": odd,
     }
     sent = ForkingPickler.dumps(pair.slots.place(made))
-    assert len(sent) < 1 << 13  # or what waits fills the pipe, and workers cannot end when their parent was killed
+    assert len(sent) < 1 << 13  # larger messages could fill the pipe, and workers would outlive a killed parent
     placed = pickle.loads(sent)
     assert placed["x"][1][1] == "name"
     for of in (lambda b: b["x"][0], lambda b: b["x"][1][0], lambda b: b["y"], lambda b: b["odd"]):
@@ -93,15 +93,15 @@ def test_whatever_a_collator_makes_is_placed():
     assert (unused == 5).all()
 
 
-def test_a_slot_is_handed_over_once():
+def test_a_slot_is_sent_once():
     pair = Pair()
-    first, _ = pair.hand_over(2, LONG, value=1)
+    first, _ = pair.transfer(2, LONG, value=1)
     there = first.data_ptr()
     del first
     pair.shared.free_unused()
     placed = pair.slots.place(pair.slots.empty((2, LONG), torch.float32).fill_(2))
     assert len(ForkingPickler.dumps(placed)) < 500
-    again = travel(placed)
+    again = send(placed)
     assert again.data_ptr() == there
     assert (again == 2).all()
 
@@ -110,7 +110,7 @@ def test_two_tensors_in_one_slot():
     pair = Pair()
     whole = pair.slots.empty((2, LONG), torch.float32)
     place = whole.data_ptr()
-    one, other = travel(pair.slots.place([whole[0], whole[1]]))
+    one, other = send(pair.slots.place([whole[0], whole[1]]))
     one.fill_(1)
     other.fill_(2)
     del one
@@ -122,22 +122,22 @@ def test_two_tensors_in_one_slot():
 
 def test_more_batches_than_slots():
     pair = Pair()
-    kept = [pair.hand_over(2, LONG, value=number)[0] for number in range(SLOTS)]
+    kept = [pair.transfer(2, LONG, value=number)[0] for number in range(SLOTS)]
     placed = pair.slots.place(pair.slots.empty((2, LONG), torch.float32).fill_(-1))
-    assert placed.is_shared()  # a tensor as any other
-    assert (travel(placed) == -1).all()
+    assert placed.is_shared()  # in new shared memory
+    assert (send(placed) == -1).all()
     assert numbers([batch[0] for batch in kept]) == list(range(SLOTS))
 
 
-def test_own_memory_is_used_again_when_nothing_refers_to_it():
-    pieces = OwnPieces()
+def test_local_memory_is_reused_when_nothing_refers_to_it():
+    pieces = LocalBatchMemory()
     batch = pieces.empty((2, LONG), torch.float32).fill_(1)
     place, row = batch.data_ptr(), batch[1]
     del batch
-    assert pieces.empty((2, LONG), torch.float32).data_ptr() != place  # a view is still there
+    assert pieces.empty((2, LONG), torch.float32).data_ptr() != place  # a view still exists
     array = row.numpy()
     del row
-    assert pieces.empty((LONG,), torch.float32).data_ptr() != place  # so is numpy's
+    assert pieces.empty((LONG,), torch.float32).data_ptr() != place  # the numpy array still exists
     assert (array == 1).all()
     del array
     assert pieces.empty((2, LONG // 2), torch.int64).data_ptr() == place
@@ -146,7 +146,7 @@ def test_own_memory_is_used_again_when_nothing_refers_to_it():
 
 
 class Numbered(ClipTransform):
-    """Stands for decoding: the "pictures" of a clip are filled with its number."""
+    """Replaces decoding: the frames of a clip are filled with its number."""
 
     def __init__(self):
         pass
@@ -162,8 +162,8 @@ class Numbered(ClipTransform):
 
 
 @pytest.mark.slow
-def test_workers_that_are_spawned():
-    """As on systems that do not fork."""
+def test_spawned_workers():
+    """Workers are spawned on systems without fork."""
     rows = [{"clip_id": str(number)} for number in range(20)]
     loader = ClipLoader(ClipStream(rows, Numbered()), 3, AVCollator(), num_workers=2, multiprocessing_context="spawn")
     assert [numbers(batch["pixel_values"]) for batch in loader] == [
@@ -173,8 +173,8 @@ def test_workers_that_are_spawned():
 
 @pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
 @pytest.mark.parametrize("seed", range(3))
-def test_batches_that_are_kept_stay_as_they_were(seed, options):
-    """The consumer keeps whole batches, rows or arrays of them for a random while, over several epochs."""
+def test_kept_batches_do_not_change(seed, options):
+    """The consumer keeps whole batches, rows or arrays of them for a random time, over several epochs."""
     rows = [{"clip_id": str(number)} for number in range(121)]
     loader = ClipLoader(ClipStream(rows, Numbered()), 3, AVCollator(), **options)
     dice, kept, places = random.Random(seed), [], set()
@@ -203,7 +203,7 @@ def test_batches_that_are_kept_stay_as_they_were(seed, options):
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_an_epoch_that_is_left_early_takes_no_slots_with_it(persistent):
+def test_leaving_an_epoch_early_frees_all_slots(persistent):
     rows = [{"clip_id": str(number)} for number in range(40)]
     stream = ClipStream(rows, Numbered())
     loader = ClipLoader(stream, 2, AVCollator(), num_workers=2, persistent_workers=persistent)

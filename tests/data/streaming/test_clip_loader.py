@@ -1,4 +1,4 @@
-"""Batches of a stream over workers, ranks and interruptions: every row once, and the same batches again."""
+"""ClipLoader with workers, ranks and interruptions: every row appears once, and resuming gives the same batches."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ BROKEN = ("clip-3", "clip-4", "clip-17", "clip-36")
 
 
 class Reading:
-    """Stands for decoding: says which clips it was given, and refuses the broken ones."""
+    """Replaces decoding: records its clips, and raises for broken ones."""
 
     def __init__(self, broken=()):
         self.broken = broken
@@ -69,7 +69,7 @@ def test_batches_do_not_depend_on_workers(streamed, workers):
         for each in (alone, together):
             each.dataset.set_epoch(epoch)
         expected, got = list(alone), list(together)
-        assert expected == got  # ids, order and what was drawn
+        assert expected == got  # ids, order and random draws
         assert [len(batch) for batch in got] == [4] * 9 + [1]
         assert sorted(flat(ids(got))) == ALL
         assert flat(ids(got)) != ALL
@@ -77,7 +77,7 @@ def test_batches_do_not_depend_on_workers(streamed, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_do_not_share_the_epoch_of_a_streamed_dataset(monkeypatch, workers):
-    """What two workers do when they set it at the same moment: both add the difference."""
+    """If two workers set the epoch at the same time, both add the difference."""
     expected = []
     for epoch in (1, 2):
         made = loader(streamed=True)
@@ -90,13 +90,13 @@ def test_workers_do_not_share_the_epoch_of_a_streamed_dataset(monkeypatch, worke
     for epoch, batches in zip((1, 2), expected):
         made.dataset.set_epoch(epoch)
         assert list(made) == batches
-    assert made.dataset.rows.epoch == 0  # nobody wrote to it
+    assert made.dataset.rows.epoch == 0  # the shared epoch is unchanged
 
 
 @whole_way
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_divide_every_batch(streamed, world_size):
-    """Batch k of all ranks together is batch k of one process with that many more clips; the last is divided too."""
+    """Batch k of all ranks together is batch k of one process with a larger batch; the last batch is divided, too."""
     one = ids(loader(world_size * 4, streamed))
     ranks = [ids(loader(4, streamed, rank=rank, world_size=world_size, num_workers=rank)) for rank in range(world_size)]
     for number, batch in enumerate(one):
@@ -112,8 +112,8 @@ def test_ranks_divide_every_batch(streamed, world_size):
     ("streamed", "workers", "world_size"),
     [(False, 0, 1), (True, 0, 1), (False, 0, 2), (False, 1, 1), (False, 2, 1), (False, 3, 1), (True, 2, 2)],
 )
-def test_stopping_anywhere_and_going_on(streamed, workers, world_size):
-    """For rows some of which do not decode: the rest of an epoch is the same, and only the rest is decoded."""
+def test_resuming_anywhere(streamed, workers, world_size):
+    """Some rows do not decode. The rest of the epoch is the same, and only the rest is decoded."""
     options = {
         "streamed": streamed, "broken": BROKEN, "num_workers": workers, "rank": world_size - 1, "world_size": world_size,
         "batch_size": 3,
@@ -138,12 +138,12 @@ def test_stopping_anywhere_and_going_on(streamed, workers, world_size):
         assert again.skipped == skipped
         if workers == 0:  # otherwise decoding happens in other processes
             assert again.dataset.transform.given == decoded[counts[stop - 1] :]
-        again.dataset.set_epoch(3)  # it starts at its beginning
+        again.dataset.set_epoch(3)  # starts at its beginning
         assert list(again) == next_epoch
 
 
-def test_a_stream_of_which_nothing_decodes_ends():
-    """However small the batches are that are read at once."""
+def test_a_stream_without_decodable_rows_raises():
+    """Also with small batches."""
     broken = [f"clip-{n}" for n in range(5, 200)]
     with pytest.raises(RuntimeError, match="100 clips in a row did not decode"):
         list(loader(broken=broken, number=200, batch_size=2, shuffle_buffer=0))
@@ -158,7 +158,7 @@ def test_rows_that_do_not_decode_are_replaced_by_the_next(workers, world_size):
     batches = [ids(each) for each in loaders]
     assert sorted(flat(flat(batches))) == sorted(set(ALL) - set(BROKEN))
     assert sum(each.skipped for each in loaders) == len(BROKEN)
-    for each in batches:  # each worker ends with at most one short batch
+    for each in batches:  # each worker has at most one incomplete batch at the end
         assert sum(len(batch) < 4 for batch in each) <= max(1, workers)
         assert len(each) <= len(loaders[0])
     again = [ids(each) for each in loaders]
@@ -166,7 +166,7 @@ def test_rows_that_do_not_decode_are_replaced_by_the_next(workers, world_size):
     assert sum(each.skipped for each in loaders) == 2 * len(BROKEN)  # in both epochs
 
 
-def test_workers_that_stay_alive_go_on_and_start_anew():
+def test_persistent_workers_resume_and_restart():
     options = {"num_workers": 2, "persistent_workers": True, "broken": BROKEN}
     whole = loader(**options)
     batches, states = [], []
@@ -180,7 +180,7 @@ def test_workers_that_stay_alive_go_on_and_start_anew():
 
 
 @whole_way
-def test_incomplete_batches_are_left_out_if_asked(streamed):
+def test_drop_last_drops_incomplete_batches(streamed):
     for workers, world_size, number in ((0, 1, 9), (2, 1, 9), (0, 2, 4)):
         loaders = [
             loader(4, streamed, rank=rank, world_size=world_size, num_workers=workers, drop_last=True)
@@ -190,7 +190,7 @@ def test_incomplete_batches_are_left_out_if_asked(streamed):
         assert len(loaders[0]) == number
 
 
-def test_a_state_of_another_division_is_refused():
+def test_state_of_another_division_raises():
     made = loader(num_workers=2)
     next(iter(made))
     state = made.state_dict()
@@ -205,7 +205,7 @@ def test_a_state_of_another_division_is_refused():
     ):
         with pytest.raises(ValueError, match=name):
             loader(**options).load_state_dict(state)
-    # In this process or in one worker: the same rows in the same order.
+    # num_workers=0 and num_workers=1 read the same rows in the same order.
     one = loader()
     batches = iter(one)
     next(batches)
@@ -214,7 +214,7 @@ def test_a_state_of_another_division_is_refused():
     assert list(other) == list(batches)
 
 
-def test_a_state_of_other_clips_is_refused():
+def test_state_of_other_clips_raises():
     def made(names, mixed=False):
         given = datasets.Dataset.from_dict({"clip_id": names})
         if mixed:
@@ -228,41 +228,41 @@ def test_a_state_of_other_clips_is_refused():
         next(batches)
         state = json.loads(json.dumps(stopped.state_dict()))
         for others in (names[::-1], [*names[:-1], "clip-9"]):
-            with pytest.raises(ValueError, match="goes on only with the same clips in the same order"):
+            with pytest.raises(ValueError, match="needs the same clips in the same order"):
                 made(others, mixed).load_state_dict(state)
         again = made(names, mixed)
         again.load_state_dict(state)
         assert list(again) == list(batches)
-        del state["layout"]["clips"]  # of a build that did not look at them
+        del state["layout"]["clips"]  # written by an older version without the hash
         made(names[::-1], mixed).load_state_dict(state)
 
 
-def test_a_state_of_another_epoch_is_refused():
+def test_state_of_another_epoch_raises():
     made = loader()
     next(iter(made))
     state = made.state_dict()
     made = loader()
     made.load_state_dict(state)
     made.dataset.set_epoch(1)
-    with pytest.raises(ValueError, match=r"belongs to epoch 0, but the stream is at 1"):
+    with pytest.raises(ValueError, match=r"belongs to epoch 0, but the stream is at epoch 1"):
         iter(made)
 
 
-def test_rows_split_by_node_are_refused():
+def test_rows_split_by_node_raise():
     whole = datasets.Dataset.from_list(rows()).to_iterable_dataset(num_shards=4)
     part = split_dataset_by_node(whole, rank=0, world_size=2)
     with pytest.raises(ValueError, match="split_dataset_by_node"):
         ClipLoader(ClipStream(part, Reading()), 4, list, rank=0, world_size=2)
 
 
-def test_wrong_sizes():
+def test_invalid_sizes_raise():
     with pytest.raises(ValueError, match="batch_size"):
         loader(0)
     with pytest.raises(ValueError, match="rank"):
         loader(rank=2, world_size=2)
 
 
-def test_length_unknown():
+def test_unknown_length_raises():
     given = datasets.Dataset.from_list(rows(10)).to_iterable_dataset()
     made = ClipLoader(ClipStream(given, Reading()), 4, list)
     with pytest.raises(TypeError, match="num_rows"):
@@ -271,7 +271,7 @@ def test_length_unknown():
 
 
 def resident() -> float:
-    """MiB of memory of this process."""
+    """Returns the memory of this process in MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -302,7 +302,7 @@ def test_memory_does_not_grow_over_a_long_stream(tmp_path):
             used.append(resident())
     assert clips == 5000
     assert made.skipped == 0
-    settled = torch.tensor(used[4:], dtype=torch.float64)  # the first thousand fill the buffer and every cache
+    settled = torch.tensor(used[4:], dtype=torch.float64)  # the first thousand rows fill the buffer and all caches
     number = torch.arange(len(settled), dtype=torch.float64) * 250
     slope = ((number - number.mean()) * (settled - settled.mean())).sum() / ((number - number.mean()) ** 2).sum()
     assert slope * 1024 < 8.0, f"{slope * 1024:.2f} KiB a row: {used}"

@@ -1,4 +1,4 @@
-"""Streams of real clips: rows travel undecoded, each is decoded once by one worker, and nothing is lost in silence."""
+"""ClipStream on real clips: rows stay undecoded until one worker decodes each once; no clip is lost silently."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.benchmarks.folders import load_folder
 from hf_avfusion.data.benchmarks.loading import load_benchmark
 from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.streaming.clip_stream import GIVE_UP_AFTER, ClipStream
-from hf_avfusion.data.streaming.orders import READ_AT_ONCE
+from hf_avfusion.data.streaming.clip_stream import MAX_CONSECUTIVE_FAILURES, ClipStream
+from hf_avfusion.data.streaming.orders import ROWS_PER_CHUNK
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media.reader import MediaError
@@ -70,7 +70,7 @@ def test_sample(shapes):
 
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_workers_divide_the_rows_and_change_nothing_else(shapes, streaming, workers):
+def test_workers_only_divide_the_rows(shapes, streaming, workers):
     options = {
         "streaming": streaming, "shuffle_buffer": 8, "seed": 5,
         "augmentation": FrameAugmentation(crop=32, shortest_edge=36),
@@ -79,7 +79,7 @@ def test_workers_divide_the_rows_and_change_nothing_else(shapes, streaming, work
     assert len(alone) == 24
     loader = DataLoader(stream(shapes, **options), batch_size=None, num_workers=workers)
     together = list(loader)
-    assert len(together) == 24  # none twice, none lost
+    assert len(together) == 24  # each exactly once
     for name, sample in by_id(together).items():
         same(sample, alone[name])
 
@@ -105,7 +105,7 @@ def test_epochs_differ_and_repeat(shapes, streaming):
     assert [sample["clip_id"] for sample in unshuffled] == sorted(order)
 
 
-def test_epoch_reaches_workers_that_stay_alive(shapes):
+def test_epoch_reaches_persistent_workers(shapes):
     made = stream(shapes, streaming=False, shuffle_buffer=24)
     loader = DataLoader(made, batch_size=None, num_workers=2, persistent_workers=True)
     orders = []
@@ -116,7 +116,7 @@ def test_epoch_reaches_workers_that_stay_alive(shapes):
     assert orders[0] != orders[1]
 
 
-def test_batches_do_not_depend_on_what_was_drawn_before(shapes):
+def test_batches_do_not_depend_on_earlier_draws(shapes):
     collator = AVCollator(spec_augment=SpecAugment(freq_mask_max_bins=8), modality_dropout=0.5)
     first = list(DataLoader(stream(shapes, shuffle_buffer=8), batch_size=6, collate_fn=collator))
     second = list(DataLoader(stream(shapes, shuffle_buffer=8), batch_size=6, collate_fn=collator))
@@ -125,7 +125,7 @@ def test_batches_do_not_depend_on_what_was_drawn_before(shapes):
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_rows_by_their_place_in_the_order_of_all(shapes, streaming):
+def test_rows_at_positions(shapes, streaming):
     made = stream(shapes, streaming=streaming)
     rows = list(load_benchmark("sounding_shapes", "train", streaming, shapes))
     assert list(made.rows_at(0, range(24))) == rows
@@ -137,7 +137,7 @@ def test_rows_by_their_place_in_the_order_of_all(shapes, streaming):
     assert [row["clip_id"] for row in shuffled.rows_at(1, [5, 23])] == [orders[1][5], orders[1][23]]
 
 
-def test_rows_with_random_access_are_read_some_at_once(shapes, monkeypatch):
+def test_rows_with_random_access_are_read_in_chunks(shapes, monkeypatch):
     made, read = stream(shapes, streaming=False, shuffle_buffer=8), []
     whole = type(made.rows).__getitems__
     monkeypatch.setattr(
@@ -146,14 +146,14 @@ def test_rows_with_random_access_are_read_some_at_once(shapes, monkeypatch):
     draws = list(made.draws_at(0, range(0, 24, 2)))
     assert not read
     rows = [draw.row() for draw in draws]
-    assert read == [READ_AT_ONCE, 12 - READ_AT_ONCE]
-    order = made.order.order((made.seed, 0))
+    assert read == [ROWS_PER_CHUNK, 12 - ROWS_PER_CHUNK]
+    order = made.order.indices((made.seed, 0))
     assert rows == [made.rows[order[place]] for place in range(0, 24, 2)]
-    assert draws[5].row() == rows[5]  # and again
+    assert draws[5].row() == rows[5]  # a second read works, too
     assert [draw.row() for draw in made.draws_at(0, torch.arange(0, 30, 2))] == rows
 
 
-def test_more_rows_than_were_declared_are_told(shapes, caplog):
+def test_more_rows_than_num_rows_are_logged(shapes, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(list(stream(shapes, num_rows=20).rows_at(0, range(30)))) == 24
     assert "num_rows=20, but there are more rows" in caplog.text
@@ -164,7 +164,7 @@ def test_length(shapes):
     assert len(stream(shapes, num_rows=24)) == 24
     with pytest.raises(TypeError, match="num_rows"):
         len(stream(shapes))
-    with pytest.raises(ValueError, match=r"num_rows=7, but rows holds 24"):
+    with pytest.raises(ValueError, match=r"num_rows=7 for 24 rows"):
         stream(shapes, streaming=False, num_rows=7)
 
 
@@ -189,30 +189,30 @@ def rows():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_undecodable_rows_are_named_and_counted(rows, workers, caplog):
+def test_undecodable_rows_are_logged_and_counted(rows, workers, caplog):
     made = ClipStream(rows, ClipTransform(processor(), mode="eval"))
     with caplog.at_level(logging.WARNING):
         ids = {sample["clip_id"] for sample in DataLoader(made, batch_size=None, num_workers=workers)}
     assert ids == {"good-0", "good-1", "silent", "unseen"}
     assert made.skipped == 2
-    if workers == 0:  # the workers' log is their own processes'
+    if workers == 0:  # workers log in their own processes
         assert "skipped clip broken-0" in caplog.text
         assert "skipped clip broken-1" in caplog.text
 
 
-def test_stop_at_the_first_undecodable_row(rows):
+def test_on_error_stop_raises_at_the_first_undecodable_row(rows):
     made = ClipStream(rows, ClipTransform(processor(), mode="eval"), on_error="stop")
     with pytest.raises(MediaError, match="clip broken-0: "):
         list(made)
 
 
-def test_give_up_when_nothing_decodes(rows):
-    broken = [row for row in rows if row["clip_id"].startswith("broken")] * GIVE_UP_AFTER
-    with pytest.raises(RuntimeError, match=f"{GIVE_UP_AFTER} clips in a row"):
+def test_many_consecutive_failures_raise(rows):
+    broken = [row for row in rows if row["clip_id"].startswith("broken")] * MAX_CONSECUTIVE_FAILURES
+    with pytest.raises(RuntimeError, match=f"{MAX_CONSECUTIVE_FAILURES} clips in a row"):
         list(ClipStream(broken, ClipTransform(processor(), mode="eval")))
 
 
-def test_errors_of_the_set_up_are_never_skipped(rows):
+def test_other_errors_are_never_skipped(rows):
     with pytest.raises(ValueError, match=r"clip good-0 has no column 'labels'"):
         list(ClipStream(rows, ClipTransform(processor(), "labels", mode="eval")))
 
@@ -220,7 +220,7 @@ def test_errors_of_the_set_up_are_never_skipped(rows):
 # ---- transforms
 
 
-def test_missing_tracks_and_chosen_modalities(rows):
+def test_missing_modalities_and_chosen_modalities(rows):
     samples = by_id(ClipStream(rows, ClipTransform(processor(), mode="eval")))
     assert (samples["silent"]["has_audio"], "input_features" in samples["silent"]) == (False, False)
     assert (samples["unseen"]["has_video"], "pixel_values" in samples["unseen"]) == (False, False)
@@ -229,7 +229,7 @@ def test_missing_tracks_and_chosen_modalities(rows):
     heard = ClipStream(rows, ClipTransform(processor(), mode="eval", modalities=("audio",)))
     ids = {sample["clip_id"]: set(sample) & {"pixel_values", "input_features"} for sample in heard}
     assert ids == {name: {"input_features"} for name in ("good-0", "good-1", "unseen")}
-    assert heard.skipped == 3  # the silent one too: it has nothing that was asked for
+    assert heard.skipped == 3  # also the clip without audio
 
 
 def test_views(shapes):
@@ -241,7 +241,7 @@ def test_views(shapes):
 
 
 def test_segment_of_a_longer_file():
-    """Frames are numbered: only those between start and end may be seen, however the window is drawn."""
+    """Frames are numbered; any random window contains only frames between start and end."""
     from rendering import read_number
 
     data = render_clip(num_frames=100, size=(64, 64))
@@ -291,12 +291,12 @@ def test_folder_of_files_streams_like_a_benchmark(tmp_path):
     batch = next(iter(DataLoader(made, batch_size=4, collate_fn=AVCollator())))
     assert batch["pixel_values"].shape == (4, 3, 3, 32, 32)
     assert sorted(batch["labels"].tolist()) == [0, 0, 1, 1]
-    os.remove(tmp_path / load_folder(tmp_path)[0]["clip_id"])  # after the folder was read, before it is streamed
+    os.remove(tmp_path / load_folder(tmp_path)[0]["clip_id"])  # after reading the folder, before streaming
     left = list(made)
     assert (len(left), made.skipped) == (len(made) - 1, 1)
 
 
-def test_wrong_arguments(rows):
+def test_invalid_arguments_raise(rows):
     with pytest.raises(ValueError, match="on_error"):
         ClipStream(rows, print, on_error="ignore")
     with pytest.raises(TypeError, match="generator"):

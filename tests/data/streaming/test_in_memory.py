@@ -1,4 +1,4 @@
-"""Clips decoded once: the samples of the stream they are from, again and again, with what is asked of rows and transform."""
+"""Clips cached in memory: the samples, columns and number of views of the original stream."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from rendering import render_clip
 from hf_avfusion import MBTProcessor
 from hf_avfusion.data import LabelBalance
 from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.data.streaming.in_memory import Remembered, decoded_once
+from hf_avfusion.data.streaming.in_memory import CachedSamples, cache_clips
 from hf_avfusion.evaluation.views import ViewProtocol, view_transform
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
@@ -35,16 +35,16 @@ class Counting:
 
 @pytest.fixture
 def transform():
-    pictures = AVFusionVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    processor = MBTProcessor(pictures, window={"num_frames": 2, "audio_seconds": 0.2})
+    video_processor = AVFusionVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = MBTProcessor(video_processor, window={"num_frames": 2, "audio_seconds": 0.2})
     return Counting(view_transform(processor, ViewProtocol(2, 1, "mean_logits", "test"), "label"))
 
 
-def test_the_same_samples_without_decoding_again(rows, transform):
+def test_cached_samples_are_equal_and_not_decoded_again(rows, transform):
     stream = ClipStream(rows, transform, num_rows=len(rows))
     first = list(ClipStream(rows, transform))
     transform.calls, seen = 0, []
-    kept = decoded_once(stream, ["label"], lambda clips: (seen.append(clip) or clip for clip in clips))
+    kept = cache_clips(stream, ["label"], lambda clips: (seen.append(clip) or clip for clip in clips))
     assert transform.calls == len(rows)
     assert (len(kept), len(seen), stream.skipped) == (4, 4, 1)
     for epoch in (0, 1):
@@ -54,19 +54,19 @@ def test_the_same_samples_without_decoding_again(rows, transform):
             assert before["clip_id"] == after["clip_id"]
             for name in ("pixel_values", "input_features", "labels"):
                 assert torch.equal(before[name], after[name])
-            assert (before["seed"] == after["seed"]) == (epoch == 0)  # what the collator draws is new in every epoch
+            assert (before["seed"] == after["seed"]) == (epoch == 0)  # the collator's draws differ in every epoch
     assert transform.calls == len(rows)
 
 
-def test_the_views_of_a_sample_are_told(rows, transform):
-    kept = decoded_once(ClipStream(rows, transform))
+def test_cached_samples_keep_the_number_of_views(rows, transform):
+    kept = cache_clips(ClipStream(rows, transform))
     assert kept.transform.num_views == 2
     assert next(iter(kept))["pixel_values"].shape[0] == 2
-    assert Remembered(lambda row, generator: {}).num_views == 1
+    assert CachedSamples(lambda row, generator: {}).num_views == 1
 
 
-def test_clips_in_memory_can_be_balanced(rows, transform):
-    kept = decoded_once(ClipStream(rows, transform), ["label"])
+def test_cached_clips_can_be_balanced(rows, transform):
+    kept = cache_clips(ClipStream(rows, transform), ["label"])
     balance = LabelBalance.of(kept.rows, "label")
     assert (balance.counts, balance.num_rows) == ((3, 1), 4)
     labels = torch.zeros(2)

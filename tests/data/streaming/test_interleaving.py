@@ -1,4 +1,4 @@
-"""Benchmarks interleaved: the choice of datasets' own function, labels by name, every row as often as said, exact resuming."""
+"""Interleaving: the sequence of `datasets`, labels merged by name, the right number of repetitions, exact resuming."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ WEIGHTS = [0.5, 0.3, 0.2]
 
 
 class Reading:
-    """Stands for decoding: notes what it was given and what was drawn, and refuses what is broken."""
+    """Replaces decoding: records rows and random draws, and raises for broken rows."""
 
     def __init__(self, broken=()):
         self.broken = broken
@@ -66,8 +66,8 @@ def ids(batches):
     strategy=st.sampled_from(STRATEGIES),
     seed=st.integers(0, 99),
 )
-def test_the_choice_is_that_of_datasets(sizes, probabilities, strategy, seed):
-    """Unshuffled, the rows and their order are those of `datasets.interleave_datasets`, and as many as was foretold."""
+def test_sequence_matches_datasets(sizes, probabilities, strategy, seed):
+    """Unshuffled rows have the order of `datasets.interleave_datasets` and the computed number."""
     if probabilities:
         probabilities = [(n + 1) / sum(range(len(sizes) + 1)) for n in range(len(sizes))]
     streams = [source(letter, size, "streamed") for letter, size in zip("abcd", sizes)]
@@ -90,13 +90,13 @@ def test_an_epoch(kind, strategy):
         made.dataset.set_epoch(epoch)
         epochs.append(ids(made))
     assert epochs[0] == epochs[2] != epochs[1]
-    assert [name[0] for name in epochs[0]] == [name[0] for name in epochs[1]]  # the choice of sources stays
+    assert [name[0] for name in epochs[0]] == [name[0] for name in epochs[1]]  # the sequence of sources is the same
     assert len(epochs[0]) == len(made.dataset)
     everything = {f"{letter}{n}" for letter, size in zip("abc", SIZES) for n in range(size)}
     times = Counter(epochs[0])
     if strategy == "first_exhausted":
         assert max(times.values()) == 1
-        assert set(epochs[0]) != set(epochs[1])  # not always the same rows are left out
+        assert set(epochs[0]) != set(epochs[1])  # different rows are left out
     elif strategy == "all_exhausted":
         assert set(times) == everything
         assert max(times.values()) > 1
@@ -110,7 +110,7 @@ def test_an_epoch(kind, strategy):
     }
 
 
-def test_a_row_that_comes_again_is_drawn_anew():
+def test_a_repeated_row_has_its_own_draws():
     samples = [sample for batch in loader(stopping_strategy="all_exhausted") for sample in batch]
     seeds = {}
     for sample in samples:
@@ -136,7 +136,7 @@ def test_ranks_and_workers_divide_the_rows(kind):
 
 @pytest.mark.parametrize(("kind", "workers", "world_size"), [("rows", 0, 1), ("streamed", 0, 2), ("rows", 2, 2)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_stopping_anywhere_and_going_on(kind, workers, world_size, strategy):
+def test_resuming_anywhere(kind, workers, world_size, strategy):
     options = {
         "kind": kind, "stopping_strategy": strategy, "num_workers": workers, "rank": world_size - 1,
         "world_size": world_size, "broken": ("a3", "b1", "b2", "c0"),
@@ -158,7 +158,7 @@ def test_stopping_anywhere_and_going_on(kind, workers, world_size, strategy):
             assert again.dataset.transform.given == whole.dataset.transform.given[counts[stop - 1] :]
 
 
-def test_a_state_of_another_mixture_is_refused():
+def test_state_of_another_mixture_raises():
     made = loader()
     next(iter(made))
     state = json.loads(json.dumps(made.state_dict()))
@@ -170,14 +170,14 @@ def test_a_state_of_another_mixture_is_refused():
         {"num_workers": 2},
         {"world_size": 2},
     ):
-        with pytest.raises(ValueError, match=r"goes on only as it was divided"):
+        with pytest.raises(ValueError, match=r"needs the same division of the rows"):
             loader(**options).load_state_dict(state)
     loader().load_state_dict(state)
 
 
 def test_length_and_rows_split_by_node():
     unknown = ClipStream(mixture("streamed", known=False), Reading())
-    with pytest.raises(TypeError, match="not known"):
+    with pytest.raises(TypeError, match="unknown"):
         len(unknown)
     assert len(list(unknown)) == len(ClipStream(mixture(), Reading()))
     parts = [split_dataset_by_node(source(letter, 6, "streamed"), rank=0, world_size=2) for letter in "ab"]
@@ -206,7 +206,7 @@ def named(mixed, column="label"):
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_labels_go_by_their_names(streamed, caplog):
+def test_labels_are_merged_by_name(streamed, caplog):
     one, two = labelled(["cat", "dog"], [0, 1, 1]), labelled(["owl", "dog", "cat"], [0, 1, 2])
     if streamed:
         one, two = one.to_iterable_dataset(), two.to_iterable_dataset()
@@ -214,7 +214,7 @@ def test_labels_go_by_their_names(streamed, caplog):
         mixed = interleave([one, two])
     assert mixed.features["label"].names == ["cat", "dog", "owl"]
     assert list(named(mixed)) == ["cat", "owl", "dog", "dog", "dog"]
-    assert "different lists of 'label' (2, 3 names), brought to one of 3 by name; 2 names are in all" in caplog.text
+    assert "different lists of 'label' (2, 3 names); merged them to 3 names, 2 of which are in all" in caplog.text
     wanted = interleave([one, two], names={"label": ["ant", "owl", "dog", "cat"]})
     assert list(named(wanted)) == list(named(mixed))
     assert wanted.features["label"].names[0] == "ant"
@@ -230,20 +230,20 @@ def test_several_labels_and_equal_lists(caplog):
     assert same.features == one.features
 
 
-def test_sources_that_do_not_fit_are_refused():
+def test_incompatible_sources_raise():
     one = labelled(["cat", "dog"], [0, 1])
     for other, message in (
         (
             labelled(["cat"], [0], "sound"),
-            r"not have the same columns, only one of them has label, sound: .*rename_column",
+            r"must have the same columns, but only one of them has label, sound; .*rename_column",
         ),
         (
             labelled(["cat"], [[0]], several=True),
             r"'label' is ClassLabel in source 0 and a list of ClassLabel in source 1",
         ),
-        (labelled(["Cat", "dog"], [0]), r"'cat' and 'Cat' of 'label' differ only in writing"),
-        ([{"clip_id": "x", "label": 0}], r"no known features"),
-        (one.select([]), r"sources \[1\] have no rows"),
+        (labelled(["Cat", "dog"], [0]), r"'cat' and 'Cat' of 'label' differ only in spelling"),
+        ([{"clip_id": "x", "label": 0}], r"some sources have no features"),
+        (one.select([]), r"the sources \[1\] have no rows"),
     ):
         with pytest.raises(ValueError, match=message):
             interleave([one, other])
@@ -251,13 +251,13 @@ def test_sources_that_do_not_fit_are_refused():
         ValueError, match=r"source 1 has 1 classes of 'label' that names\['label'\] lacks, such as 'owl'"
     ):
         interleave([one, labelled(["owl"], [0])], names={"label": ["cat", "dog"]})
-    with pytest.raises(ValueError, match=r"names are given for clip_id"):
+    with pytest.raises(ValueError, match=r"names has the keys clip_id, which are not columns of class labels"):
         interleave([one, one], names={"clip_id": ["a"]})
-    with pytest.raises(ValueError, match=r"columns: label"):
+    with pytest.raises(ValueError, match=r"must have the same columns, but only one of them has label"):
         interleave([[{"clip_id": "x", "label": 0}], [{"clip_id": "y"}]])
 
 
-def test_wrong_arguments():
+def test_invalid_arguments_raise():
     rows = source("a", 3)
     for options, message in (
         ({"probabilities": [0.5, 0.6]}, "sum to 1"),
@@ -265,7 +265,7 @@ def test_wrong_arguments():
         ({"probabilities": [1.0, 0.0]}, "positive"),
         ({"stopping_strategy": "never"}, "must be one of first_exhausted"),
         ({"num_rows": [3]}, "each of 2 sources"),
-        ({"num_rows": [3, 4]}, "num_rows=4, but rows holds 3"),
+        ({"num_rows": [3, 4]}, "num_rows=4 for 3 rows"),
     ):
         with pytest.raises(ValueError, match=message):
             interleave([rows, rows], **options)

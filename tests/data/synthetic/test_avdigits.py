@@ -1,4 +1,4 @@
-"""AVDigits: speakers and images stay on one side, the clips carry the speech, and rows load like any benchmark's."""
+"""AVDigits: each speaker and image is in one split, clips contain the speech, and rows load like any benchmark's."""
 
 import re
 import wave
@@ -17,7 +17,7 @@ RATE = 8000
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory):
-    """Tones for speech: digit d of speaker s at 300 + 100 d + 7 s Hz, of unequal length."""
+    """Tones instead of speech: digit d of speaker s at 300 + 100 d + 7 s Hz, with different lengths."""
     folder = tmp_path_factory.mktemp("speech")
     for digit in range(10):
         for place, speaker in enumerate(("ann", "bob", "cy_d")):
@@ -59,7 +59,7 @@ def test_all_images_of_the_splits_are_disjoint_and_complete():
     assert sum(len(numbers) for split in (train, test) for numbers in split.values()) == 1797
 
 
-def test_pairs_agree_and_the_clip_holds_both(shards):
+def test_clips_contain_matching_speech_and_images(shards):
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -76,7 +76,7 @@ def test_pairs_agree_and_the_clip_holds_both(shards):
         spectrum = np.abs(np.fft.rfft(clip.waveform[0].numpy()))
         pitch = spectrum.argmax() * RATE / clip.waveform.shape[-1]
         assert abs(pitch - (300 + 100 * row["label"] + 14)) < 6
-        wanted = avdigits.draw(digits.images[number], 32).astype(float)
+        wanted = avdigits.resize_digit(digits.images[number], 32).astype(float)
         for frame in clip.frames:
             shown = frame.permute(1, 2, 0).numpy().astype(float)
             assert np.corrcoef(shown.ravel(), wanted.ravel())[0, 1] > 0.98
@@ -84,7 +84,7 @@ def test_pairs_agree_and_the_clip_holds_both(shards):
     assert seen == dict.fromkeys(range(10), 2)
 
 
-def test_the_seed_decides_the_pairs(speech, shards, tmp_path):
+def test_seed_fixes_the_pairs(speech, shards, tmp_path):
     avdigits.render(speech, tmp_path / "same", side=32, progress=False)
     options = ["--side", "32", "--seed", "1", "--test_speakers", "ann", "bob"]
     avdigits.main(["--speech", str(speech), "--output", str(tmp_path / "other"), *options])
@@ -95,7 +95,7 @@ def test_the_seed_decides_the_pairs(speech, shards, tmp_path):
     assert set(images(other)) != set(images(rows[shards]))
 
 
-def test_recordings_are_found_whatever_the_case_of_their_suffix(tmp_path):
+def test_suffix_of_recordings_is_case_insensitive(tmp_path):
     for name in ("b/1_ann_0.WAV", "a/1_ann_0.wav", "a/0_bob_3.Wav", "a/._0_bob_3.wav", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
@@ -103,14 +103,14 @@ def test_recordings_are_found_whatever_the_case_of_their_suffix(tmp_path):
     assert found == ["a/0_bob_3.Wav", "b/1_ann_0.WAV", "a/1_ann_0.wav"]
 
 
-def test_what_does_not_fit_is_named(speech, shards, tmp_path, capsys):
-    with pytest.raises(FileExistsError, match="holds parquet shards already"):
+def test_invalid_inputs_raise(speech, shards, tmp_path, capsys):
+    with pytest.raises(FileExistsError, match="already contains parquet shards"):
         avdigits.render(speech, shards)
     with pytest.raises(ValueError, match="test_speakers must be some, not all, of ann, bob, cy_d; got eve"):
         avdigits.render(speech, tmp_path, test_speakers=["eve"])
     with pytest.raises(ValueError, match="side must be even"):
         avdigits.render(speech, tmp_path, side=33)
-    with pytest.raises(FileNotFoundError, match="holds no spoken digits"):
+    with pytest.raises(FileNotFoundError, match="contains no spoken digits"):
         avdigits.render(tmp_path, tmp_path / "out")
     with pytest.raises(SystemExit):
         avdigits.main(["--speech", str(tmp_path / "gone"), "--output", str(tmp_path / "out")])

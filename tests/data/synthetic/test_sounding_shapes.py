@@ -1,4 +1,4 @@
-"""SoundingShapes: seeded, balanced, annotated from one scene, and read back from its shards as it was written."""
+"""SoundingShapes: seeds, balance, annotations, encoding, and reading its shards."""
 
 import io
 import json
@@ -18,13 +18,13 @@ from hf_avfusion.data.synthetic.sounding_scenes import (
     SOUNDS,
     SceneSettings,
     _timbre,
-    ask,
     caption,
-    coverage,
-    draw,
+    draw_frames,
     envelope,
     events,
+    make_question,
     masks,
+    pixel_coverage,
     sample_scene,
     synthesise,
 )
@@ -61,7 +61,7 @@ def rendered(tmp_path_factory):
 
 
 @pytest.mark.parametrize("classes", [2, 4, 5])
-def test_every_pair_of_classes_comes_equally_often(classes):
+def test_every_pair_of_classes_is_equally_frequent(classes):
     settings = SceneSettings(num_classes=classes)
     pairs = Counter(clip_classes(settings, 7, "train", index) for index in range(3 * classes**2))
     assert len(pairs) == classes**2
@@ -69,7 +69,7 @@ def test_every_pair_of_classes_comes_equally_often(classes):
 
 
 def test_xor_label_is_uniform_given_either_class():
-    """Given the shape alone, or the sound alone, every label is exactly equally likely: chance is all one can reach."""
+    """Given only the shape or only the sound, all labels are exactly equally likely, so accuracy stays at chance."""
     settings = SceneSettings(rule="xor", num_classes=4)
     table = np.zeros((2, 4, 4), dtype=int)
     for index in range(160):
@@ -80,28 +80,28 @@ def test_xor_label_is_uniform_given_either_class():
     assert (table == 10).all()
 
 
-def test_pair_label_tells_both_classes():
+def test_pair_label_determines_both_classes():
     settings = SceneSettings(rule="pair", num_classes=3)
     labels = {(shape, sound): settings.label(shape, sound) for shape in range(3) for sound in range(3)}
     assert sorted(labels.values()) == list(range(9))
     assert settings.label_names[labels[2, 1]] == f"{SHAPES[2]} {SOUNDS[1]}"
 
 
-def test_picture_does_not_depend_on_the_sound_nor_sound_on_the_picture():
+def test_frames_do_not_depend_on_the_sound_nor_audio_on_the_shape():
     settings = SceneSettings(num_classes=4)
     scenes = [
         [sample_scene(settings, shape, sound, np.random.default_rng(5)) for sound in range(4)] for shape in range(4)
     ]
-    assert len({draw(scene).tobytes() for scene in scenes[1]}) == 1
+    assert len({draw_frames(scene).tobytes() for scene in scenes[1]}) == 1
     assert len({synthesise(scene).tobytes() for scene in scenes[1]}) == 4
     assert len({synthesise(row[2]).tobytes() for row in scenes}) == 1
-    assert len({draw(row[2]).tobytes() for row in scenes}) == 4
+    assert len({draw_frames(row[2]).tobytes() for row in scenes}) == 4
 
 
 # ---- seeds
 
 
-def test_clip_is_a_function_of_seed_split_and_number():
+def test_clip_depends_only_on_seed_split_and_number():
     settings = RenderSettings(SceneSettings(), seed=1)
     assert render_clip(settings, "train", 5) == render_clip(settings, "train", 5)
     others = [render_clip(settings, "train", 6), render_clip(settings, "test", 5)]
@@ -110,7 +110,7 @@ def test_clip_is_a_function_of_seed_split_and_number():
         assert other["video"]["bytes"] != render_clip(settings, "train", 5)["video"]["bytes"]
 
 
-def test_no_clip_comes_twice_within_or_across_splits(rendered):
+def test_no_clip_is_repeated_within_or_across_splits(rendered):
     seen = set()
     for split, count in (("train", 40), ("validation", 16), ("test", 16)):
         rows = list(load_benchmark("sounding_shapes", split, source=rendered))
@@ -123,70 +123,70 @@ def test_no_clip_comes_twice_within_or_across_splits(rendered):
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_mask_covers_the_sounding_shape_and_nothing_else(index):
+def test_mask_covers_exactly_the_sounding_shape(index):
     scene = make_scene(BUSY, 0, "train", index)
-    frames, found = draw(scene), masks(scene)
+    frames, found = draw_frames(scene), masks(scene)
     for second in range(BUSY.duration):
-        thing = scene.sounding_thing(second)
-        if thing is None:
+        obj = scene.sounding_object(second)
+        if obj is None:
             assert not found[second].any()
             continue
         number = int((second + 0.5) * BUSY.frame_rate)
         frame = frames[number]
-        color = np.round(255 * np.array(thing.color))
-        # Away from the antialiased rim everything in the mask has the shape's colour, and nothing outside has.
-        whole = coverage(thing, np.array([number / BUSY.frame_rate]), BUSY)[0] == 1
+        color = np.round(255 * np.array(obj.color))
+        # Apart from the antialiased rim, the pixels in the mask, and no others, have the shape's colour.
+        whole = pixel_coverage(obj, np.array([number / BUSY.frame_rate]), BUSY)[0] == 1
         off = np.abs(frame[found[second] & whole] - color).max(axis=-1)
         assert np.median(off) <= 1
         assert (off <= 1).mean() > 0.9  # the rim of a shape in front
         same_color = (np.abs(frame - color) <= 1).all(axis=-1)
         assert not (same_color & ~found[second]).any()
-        assert found[second].sum() > (150 if thing is scene.dominating else 25)
+        assert found[second].sum() > (150 if obj is scene.dominating else 25)
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_events_agree_with_what_is_audible_in_the_encoded_clip(index):
-    """With AAC between them: the seconds that are not background are loud, the others are silent."""
+def test_events_match_the_encoded_audio(index):
+    """After AAC encoding, background seconds are silent and all others are loud."""
     settings = RenderSettings(SceneSettings(duration=4))
     row = render_clip(settings, "train", index)
     _, sound = decode(row["video"]["bytes"])
     background = len(settings.scene.event_names) - 1
     for second, event in enumerate(row["events"]):
-        # The borders are left out, where the codec's blocks of 64 ms smear.
+        # Without the borders, which the codec's blocks of 64 ms blur.
         level = sound[int((second + 0.1) * 16000) : int((second + 0.9) * 16000)].std()
         assert (level > 0.02) if event != background else (level < 0.004)
         if event != background:
             assert event == row["shape"] * 4 + row["sound"]
 
 
-def test_dominating_shape_is_heard_for_at_least_half_of_the_time():
+def test_dominating_shape_sounds_at_least_half_of_the_time():
     for index in range(50):
         scene = make_scene(BUSY, 0, "train", index)
         assert scene.dominating.sounding.sum() >= 2
-        assert sum(thing.sounding for thing in scene.things).max() <= 1  # one at a time
+        assert sum(obj.sounding for obj in scene.objects).max() <= 1  # one at a time
 
 
 def test_shape_pulses_with_its_sound():
     scene = make_scene(SceneSettings(frame_rate=25.0), 0, "train", 1)
-    thing = scene.dominating
+    obj = scene.dominating
     times = np.arange(50) / 25
-    area = coverage(thing, times, scene.settings).sum(axis=(1, 2))
-    assert np.corrcoef(np.sqrt(area), envelope(thing, times))[0, 1] > 0.99
+    area = pixel_coverage(obj, times, scene.settings).sum(axis=(1, 2))
+    assert np.corrcoef(np.sqrt(area), envelope(obj, times))[0, 1] > 0.99
 
 
-def test_shapes_stay_in_the_picture_and_differ():
+def test_shapes_stay_in_the_frame_and_differ():
     settings = SceneSettings(num_classes=8)
     areas = []
     for shape in range(8):
         scene = sample_scene(settings, shape, 0, np.random.default_rng(11))
         times = np.arange(25) / 12.5
-        cover = coverage(scene.dominating, times, settings)
+        cover = pixel_coverage(scene.dominating, times, settings)
         assert cover[:, [0, -1], :].max() == 0
         assert cover[:, :, [0, -1]].max() == 0
         areas.append(cover[0])
     for first in range(8):
         for second in range(first):
-            # Different outlines: a good part of the pixels of the union belongs to one only.
+            # Different outlines: many pixels of the union belong to only one shape.
             differ = np.abs(areas[first] - areas[second]).sum() / np.maximum(areas[first], areas[second]).sum()
             assert differ > 0.15, (SHAPES[first], SHAPES[second])
 
@@ -203,7 +203,7 @@ def test_questions_have_the_right_answers():
     seen = set()
     for index in range(150):
         scene = make_scene(BUSY, 0, "train", index)
-        kind, question, answer = ask(scene, np.random.default_rng(index))
+        kind, question, answer = make_question(scene, np.random.default_rng(index))
         seen.add(kind)
         assert answer in BUSY.answer_names
         heard = [event for event in events(scene) if event != 16]
@@ -230,27 +230,27 @@ def test_questions_have_the_right_answers():
     assert seen == set(QUESTION_TYPES)
 
 
-def test_caption_names_what_is_there():
+def test_caption_names_shapes_and_sounds():
     scene = make_scene(BUSY, 0, "train", 0)
     text = caption(scene)
-    for thing in scene.things:
-        assert f"{thing.color_name} {SHAPES[thing.shape]}" in text.lower()
+    for obj in scene.objects:
+        assert f"{obj.color_name} {SHAPES[obj.shape]}" in text.lower()
 
 
 # ---- encoding
 
 
 @pytest.mark.parametrize(("width", "height", "frame_rate"), [(64, 64, 12.5), (96, 48, 25.0)])
-def test_encoded_clip_is_the_scene(width, height, frame_rate):
+def test_encoded_clip_matches_the_scene(width, height, frame_rate):
     settings = SceneSettings(width=width, height=height, frame_rate=frame_rate)
     scene = make_scene(settings, 0, "test", 0)
-    data = encode(draw(scene), synthesise(scene), frame_rate, 16000)
+    data = encode(draw_frames(scene), synthesise(scene), frame_rate, 16000)
     frames, sound = decode(data)
     assert frames.shape == (settings.num_frames, height, width, 3)
-    assert np.abs(frames.astype(int) - draw(scene)).mean() < 6
+    assert np.abs(frames.astype(int) - draw_frames(scene)).mean() < 6
     original = synthesise(scene)
     noise = sound[: len(original)] - original
-    assert 10 * np.log10((original**2).mean() / (noise**2).mean()) > 15  # dB; also says that the codec adds no delay
+    assert 10 * np.log10((original**2).mean() / (noise**2).mean()) > 15  # dB; also shows that the codec adds no delay
     with av.open(io.BytesIO(data)) as container:
         assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
         assert float(container.streams.video[0].average_rate) == frame_rate
@@ -290,7 +290,7 @@ def test_interrupted_rendering_is_completed(rendered):
     assert others.stat().st_mtime_ns == stamp
 
 
-def test_other_settings_in_one_folder_are_refused_unless_overwritten(tmp_path):
+def test_other_settings_in_one_folder_raise_unless_overwritten(tmp_path):
     few = {"num_train": 4, "num_validation": 0, "num_test": 0, "num_proc": 1, "progress": False}
     render(tmp_path, seed=0, **few)
     with pytest.raises(FileExistsError, match="other settings"):
@@ -330,13 +330,13 @@ def test_command_line(tmp_path, capsys):
         ({"crf": 60}, "crf"),
     ],
 )
-def test_wrong_settings_are_named_before_anything_is_written(tmp_path, wrong, message):
+def test_invalid_settings_raise_before_anything_is_written(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         render(tmp_path / "new", progress=False, **wrong)
     assert not (tmp_path / "new").exists()
 
 
-def test_unknown_benchmark_split_and_source(tmp_path):
+def test_unknown_benchmark_split_and_source_raise(tmp_path):
     with pytest.raises(ValueError, match=r"unknown benchmark 'shapes'.*sounding_shapes"):
         load_benchmark("shapes", "train")
     with pytest.raises(ValueError, match=r"no split 'dev'.*train, validation, test"):
@@ -349,7 +349,7 @@ def test_unknown_benchmark_split_and_source(tmp_path):
         load_benchmark("sounding_shapes", "train", source=tmp_path / "nowhere" / "else")
 
 
-def test_a_stopped_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+def test_a_stopped_command_explains_how_to_continue(tmp_path, monkeypatch, capsys):
     def interrupted(**_):
         raise KeyboardInterrupt
 
@@ -357,10 +357,10 @@ def test_a_stopped_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--output", str(tmp_path)])
     assert stopped.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "repeat the command to continue" in capsys.readouterr().err
 
 
-def test_folders_that_cannot_be_used_are_told_without_a_traceback(tmp_path, capsys):
+def test_unusable_folders_are_errors_without_a_traceback(tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "sounding_shapes.json").write_text("{")
