@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks, loss_weights
 from ..evaluation.views import ViewProtocol, check_views, view_logits
+from ..files import write_text
 from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_weights, find_checkpoint
@@ -501,8 +501,7 @@ class AVTrainer(Trainer):
             "stream": self._stream.state_dict(),
         }
         path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
-        path.with_suffix(".part").write_text(json.dumps(state, indent=1))
-        os.replace(path.with_suffix(".part"), path)  # a file of this name is whole
+        write_text(path, json.dumps(state, indent=1))
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import atomic_path
+
 WIDTH, HEIGHT = 11.0, 5.2  # inches
 COLOURS = ("#9aa5b1", "#d1495b", "#30638e", "#edae49")  # of the selections, in order
 NUM_NAMED = 5  # classes listed at each end
@@ -93,16 +95,13 @@ def class_histogram(
     if title:
         axis.set_title(title, fontsize=12, fontweight="bold", loc="left")
     path = Path(path)
-    part = path.with_name(f".{path.name}.partial")
-    figure.savefig(part, dpi=dpi, format="png")
-    os.replace(part, path)  # atomic
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
     table = path.with_suffix(".csv")
-    part = table.with_name(f".{table.name}.partial")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("class", *numbers))
         writer.writerows((class_names[index], *(int(values[index]) for values in numbers.values())) for index in order)
-    os.replace(part, table)
     return table
 
 

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_avfusion.media.modalities import MODALITIES, MODEL_INPUTS
-from hf_avfusion.media.reader import MediaError
-from hf_avfusion.visualization.drawing import MAX_FRAMES, evenly_spaced, interpolation_of
+from ..files import atomic_path
+from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..media.reader import MediaError
+from .drawing import MAX_FRAMES, evenly_spaced, interpolation_of
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from hf_avfusion.media.reader import Clip, MediaSource
-    from hf_avfusion.models.avmae.modeling_avmae import AVMAEForPreTraining
+    from ..media.reader import Clip, MediaSource
+    from ..models.avmae.modeling_avmae import AVMAEForPreTraining
 
 ROWS = ("original", "masked", "reconstruction")
 WIDTH = 13.6  # inches
@@ -179,9 +180,8 @@ def draw_reconstruction(
         _draw_frames(parts[0], made, chosen, columns)
     if made.spectrogram is not None:
         _draw_spectrograms(parts[-1], made, hop, audio_start)
-    part = Path(path).with_name(Path(path).name + ".part")
-    figure.savefig(part, dpi=dpi, format="png")
-    os.replace(part, path)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def draw_file_reconstruction(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...files import atomic_path
 from .annotations import read_annotations
 from .records import BENCHMARKS
 
@@ -60,12 +61,14 @@ def write_selection(
         raise FileExistsError(f"{target} already exists; delete it or choose another output file")
     labels = [row.values["labels"] for row in read_annotations(source, BENCHMARKS["audioset"], "train")]
     kept = set(select_capped(labels, cap, seed))
-    part = target.with_name(target.name + ".partial")
-    with source.open(encoding="utf-8-sig") as lines, part.open("w", encoding="utf-8") as file:
+    with (
+        atomic_path(target) as partial,
+        source.open(encoding="utf-8-sig") as lines,
+        partial.open("w", encoding="utf-8") as file,
+    ):
         file.write(f"# {len(kept)} of the {len(labels)} clips of {source.name}, at most {cap} per class, seed {seed}\n")
         clips = (line for line in lines if line.strip() and not line.startswith("#"))
         file.writelines(line for number, line in enumerate(clips) if number in kept)
-    os.replace(part, target)  # atomic: a stopped run leaves no incomplete file under this name
     return len(kept), len(labels)
 
 

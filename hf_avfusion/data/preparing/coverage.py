@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...files import write_text
+
 FATES = ("present", "vanished", "undecodable")
 MAX_LISTED = 20  # clips and classes of each kind in the Markdown page
 REPORT = "coverage"
@@ -71,13 +73,6 @@ def count_classes(
         }
         for index, name in enumerate(names)
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: a stopped process leaves the old file or the new one, never a part."""
-    part = path.with_name(path.name + ".partial")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def write_reports(folder: str | os.PathLike, reports: Mapping[str, SplitReport]) -> None:

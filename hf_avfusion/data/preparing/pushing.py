@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import write_text
 from ...media.sources import one_line
 from ..benchmarks.loading import get_record
 from ..benchmarks.records import Benchmark
 from ..benchmarks.shards import count_rows, find_shards
-from .coverage import REPORT, read_reports, write_text
+from .coverage import REPORT, read_reports
 from .shards import MANIFEST
 
 if TYPE_CHECKING:

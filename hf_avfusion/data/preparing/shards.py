@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import atomic_path, write_text
 from ...media.reader import MediaError
 from ..benchmarks.annotations import read_annotations
 from ..benchmarks.folders import find_splits, has_shards, load_folder
@@ -39,7 +40,7 @@ from ..benchmarks.loading import get_record, row_features
 from ..benchmarks.raw_clips import find_annotations, find_clips
 from ..benchmarks.records import Benchmark
 from ..synthetic.sounding_shapes import usable_cores
-from .coverage import SplitReport, count_classes, drop_reports, write_reports, write_text
+from .coverage import SplitReport, count_classes, drop_reports, write_reports
 from .reencoding import ClipSettings, check_clip, reencode
 
 if TYPE_CHECKING:
@@ -331,8 +332,7 @@ def _write_missing(
             bar.set_postfix_str(f"{split}, {failed} do not decode")
             schema = splits[split].features.arrow_schema
             left_out, notes = [], []
-            part = path.with_suffix(".partial")
-            with _parquet_writer(part, schema) as writer:
+            with atomic_path(path) as part, _parquet_writer(part, schema) as writer:
                 for _ in groups:
                     outcomes = next(results)
                     _write_group(writer, [outcome.row for outcome in outcomes if outcome.row is not None])
@@ -342,7 +342,6 @@ def _write_missing(
                 writer.add_key_value_metadata({FOOTER: json.dumps({"undecodable": left_out, "notes": notes})})
             failed += len(left_out)
             bar.set_postfix_str(f"{split}, {failed} do not decode")
-            os.replace(part, path)  # atomic: a stopped run leaves no incomplete shard under this name
 
 
 def _copied_bytes(row: Mapping[str, Any], settings: ClipSettings) -> int:

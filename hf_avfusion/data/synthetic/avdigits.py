@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import atomic_path
 from ...media.mono import to_mono
 from ...media.reader import probe, read_clip
 from ..benchmarks.folders import files_below
@@ -175,13 +176,11 @@ def render(
             shards[split] = [folder / f"{split}-{number:05d}-of-{total:05d}.parquet" for number in range(total)]
             for number, path in enumerate(shards[split]):
                 left = min(ROWS_PER_SHARD, len(chosen) - number * ROWS_PER_SHARD)
-                partial = path.with_suffix(".partial")
-                with pq.ParquetWriter(partial, schema, compression="none") as writer:
+                with atomic_path(path) as partial, pq.ParquetWriter(partial, schema, compression="none") as writer:
                     for start in range(0, left, ROW_GROUP):
                         group = [next(rows) for _ in range(min(ROW_GROUP, left - start))]
                         writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=ROW_GROUP)
                         bar.update(len(group))
-                partial.replace(path)  # atomic: a stopped run leaves no incomplete shard under this name
     return shards
 
 

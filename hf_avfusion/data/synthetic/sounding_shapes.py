@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_avfusion.data.synthetic.sounding_scenes import (
+from ...files import atomic_path
+from .sounding_scenes import (
     QUESTION_TYPES,
     VERSION,
     Scene,
@@ -283,15 +284,15 @@ def render(
     with tqdm(total=total, unit="clip", desc=f"SoundingShapes ({rule})", disable=not progress) as bar:
         for (split, _, path), size in zip(missing, sizes):
             bar.set_postfix_str(split)
-            partial_path = path.with_suffix(".partial")
-            with pq.ParquetWriter(
-                partial_path, schema, compression="none"
-            ) as writer:  # H.264 does not compress further
+            # H.264 does not compress further.
+            with (
+                atomic_path(path) as partial_path,
+                pq.ParquetWriter(partial_path, schema, compression="none") as writer,
+            ):
                 for _ in range(size):
                     rows = next(groups)
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROW_GROUP)
                     bar.update(len(rows))
-            partial_path.replace(path)  # atomic: a stopped run leaves no incomplete shard under this name
     return {split: paths for split, paths in shards.items() if paths}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
+from ...files import write_text
 from ..checkpoints import refuse_others
 from .recipe import SECTIONS, Recipe
 
@@ -169,12 +170,7 @@ def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
 
 def save_record(record: dict[str, Any], folder: str | os.PathLike) -> Path:
     """Writes `recipe.json` into the folder, whole or not at all."""
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(part, path)
-    return path
+    return write_text(Path(folder) / FILE, json.dumps(record, indent=1))
 
 
 def read_record(place: str | os.PathLike) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def test_resuming_keeps_complete_shards(clips, prepared, tmp_path):
     prepare(clips, tmp_path, splits=["test"])  # the other split is prepared later
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
     (tmp_path / "data/test-00001-of-00003.parquet").unlink()
-    put(tmp_path / "data/test-00001-of-00003.partial", b"what a stopped run leaves")
+    put(tmp_path / "data/test-00001-of-00003.parquet.partial", b"what a stopped run leaves")
     reports = prepare(clips, tmp_path)
     assert contents(tmp_path).keys() == reference.keys()
     shards = [name for name in reference if name.endswith(".parquet")]
@@ -228,7 +228,7 @@ def test_resuming_after_a_kill_gives_the_same_bytes(clips, tmp_path, monkeypatch
     else:
         pytest.fail(f"the processes {children} of the killed run are still there")
     left = sorted(path.name for path in (tmp_path / "killed/data").iterdir())
-    assert left == [*(f"test-0000{k}-of-00004.parquet" for k in range(2)), "test-00002-of-00004.partial"]
+    assert left == [*(f"test-0000{k}-of-00004.parquet" for k in range(2)), "test-00002-of-00004.parquet.partial"]
     stamps = {name: (tmp_path / "killed/data" / name).stat().st_mtime_ns for name in left[:2]}
     monkeypatch.setattr(preparing, "ROW_GROUP", 2)
     for folder in ("killed", "whole"):

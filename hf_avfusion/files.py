@@ -1,0 +1,35 @@
+"""Atomic writes: a stopped process leaves the old file or the new one, never a part of it."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial"  # end of the name of a file that is being written
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a path next to `path` to write to, and renames it to `path` at the end of the block.
+
+    If the block raises, `path` stays as it was; the partial file remains and is overwritten by the next attempt. The folder
+    is made if it does not exist.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + PARTIAL)
+    yield partial
+    os.replace(partial, path)
+
+
+def write_text(path: str | os.PathLike, text: str) -> Path:
+    """Writes a text file in UTF-8."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+    return Path(path)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with one line per row."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
