@@ -518,10 +518,10 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
     """
     params = normalize_names(read_train_state(checkpoint))
     model_class = infer_model_class(params)
+    if not isinstance(config, (AVMAEConfig, MBTConfig)) and config and isinstance(config.get("model"), Mapping):
+        config = _config_from_scenic_file(params, model_class, config)
     if not isinstance(config, (AVMAEConfig, MBTConfig)):
         config_class = model_class.config_class
-        if config and isinstance(config.get("model"), Mapping):
-            return load_avmae(checkpoint, _config_from_scenic_file(params, model_class, config))
         unknown = set(config or {}) - set(config_class().to_dict()) - {"num_labels"}
         if unknown:
             raise ConversionError(

@@ -25,6 +25,7 @@ __all__ = [
     "evaluation_split",
     "get_record",
     "load_benchmark",
+    "load_with_coverage",
     "row_features",
 ]
 
@@ -95,6 +96,29 @@ def load_benchmark(
             benchmark's order, a file may be a trimmed clip or a whole video, or there is no source.
         FileNotFoundError: the folder lacks the split or some of its shards, or no annotated clip has a file.
     """
+    where = {"source": source, "variant": variant, "annotations": annotations, "trimmed": trimmed}
+    return load_with_coverage(name, split, streaming, **where, count_tars=False)[0]
+
+
+def load_with_coverage(
+    name: str,
+    split: str,
+    streaming: bool = True,
+    source: str | os.PathLike | None = None,
+    *,
+    variant: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    trimmed: bool | None = None,
+    count_tars: bool = True,
+) -> tuple[Any, Coverage | None]:
+    """The rows of `load_benchmark` and the coverage of a folder, which is read once for both.
+
+    Args:
+        count_tars: False leaves out the coverage of WebDataset shards, whose headers all have to be read for it.
+
+    Returns:
+        The rows, and the `Coverage`; None for a Hub repository.
+    """
     import datasets
 
     record = get_record(name, variant, split)
@@ -111,16 +135,19 @@ def load_benchmark(
                 " source= (--source)"
             )
         rows = datasets.load_dataset(os.fspath(source), split=split, streaming=streaming)
-        return _checked(rows, record, os.fspath(source))
+        return _checked(rows, record, os.fspath(source)), None
     if annotations is None and shards_of(folder, split, ".parquet"):
         shards = find_shards(folder, split)
-        _report(_shard_coverage(record, split, count_rows(folder, split), folder))
+        found = _shard_coverage(record, split, count_rows(folder, split), folder)
+        _report(found)
         rows = datasets.load_dataset(
             "parquet", data_files={split: [str(shard) for shard in shards]}, split=split, streaming=streaming
         )
-        return _checked(rows, record, str(folder))
+        return _checked(rows, record, str(folder)), found
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
-        return read_tars(find_shards(folder, split, TAR_SUFFIX), record, row_features(record), streaming)
+        tars = find_shards(folder, split, TAR_SUFFIX)
+        found = _tar_coverage(record, split, tars, folder) if count_tars else None
+        return read_tars(tars, record, row_features(record), streaming), found
     file = find_annotations(record, split, folder, annotations)
     clips, found = find_clips(record, split, folder, file, trimmed)
     _report(found)
@@ -132,7 +159,7 @@ def load_benchmark(
     features = row_features(record)
     columns = {column: [clip[column] for clip in clips] for column in features}
     rows = datasets.Dataset.from_dict(columns, features=features)
-    return rows.to_iterable_dataset(num_shards=min(len(rows), 64)) if streaming else rows
+    return rows.to_iterable_dataset(num_shards=min(len(rows), 64)) if streaming else rows, found
 
 
 def coverage(
@@ -155,8 +182,7 @@ def coverage(
     if annotations is None and shards_of(folder, split, ".parquet"):
         return _shard_coverage(record, split, count_rows(folder, split), folder)
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
-        count = sum(count_samples(shard) for shard in find_shards(folder, split, TAR_SUFFIX))
-        return _shard_coverage(record, split, count, folder)
+        return _tar_coverage(record, split, find_shards(folder, split, TAR_SUFFIX), folder)
     return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[1]
 
 
@@ -199,6 +225,10 @@ def evaluation_split(record: Benchmark, wanted: str | None = None, *, flag: str 
 
 def _shard_coverage(record: Benchmark, split: str, present: int, folder: Path) -> Coverage:
     return Coverage(record.title, split, str(folder), record.splits[split], None, present)
+
+
+def _tar_coverage(record: Benchmark, split: str, tars: list[Path], folder: Path) -> Coverage:
+    return _shard_coverage(record, split, sum(map(count_samples, tars)), folder)
 
 
 def _report(found: Coverage) -> None:

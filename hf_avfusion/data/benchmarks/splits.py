@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .folders import find_evaluation_split, load_folder, load_unlabelled
-from .loading import coverage, evaluation_split, get_record, load_benchmark
+from .loading import evaluation_split, get_record, load_with_coverage
 from .records import BENCHMARKS, Benchmark
 
 if TYPE_CHECKING:
@@ -64,11 +64,9 @@ def load_rows(
     if data in BENCHMARKS:
         record = get_record(data, variant)
         split = evaluation_split(record, split, flag=flag)
-        where = {"source": source, "variant": variant}
-        rows = load_benchmark(data, split, **where)
+        rows, covered = load_with_coverage(data, split, source=source, variant=variant)
         found, number = {"present": None, "expected": record.splits[split], "vanished": None}, None
-        if source is not None and Path(source).is_dir():
-            covered = coverage(data, split, **where)
+        if covered is not None:
             number = covered.present
             vanished = None if covered.annotated is None else len(covered.vanished)
             found = {"present": number, "expected": covered.expected, "vanished": vanished}

@@ -38,7 +38,7 @@ def test_a_benchmark(shards):
 
 
 def test_hub_repository_rows_have_an_expected_number(monkeypatch):
-    monkeypatch.setattr(splits, "load_benchmark", lambda *arguments, **options: iter([]))
+    monkeypatch.setattr(splits, "load_with_coverage", lambda *arguments, **options: (iter([]), None))
     of = load_rows("esc50", source="org/esc50", variant="fold2")
     assert (of.num_rows, of.coverage) == (None, {"present": None, "expected": 400, "vanished": None})
     assert (of.variant, of.record) == ("fold2", BENCHMARKS["esc50"].variant("fold2"))
