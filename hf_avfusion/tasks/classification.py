@@ -152,7 +152,7 @@ def check_class_aggregation(aggregation: str, config: Any) -> None:
     problem_type = getattr(config, "problem_type", None)
     if aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
         raise ValueError(
-            f"aggregation max_logits is for models of several labels per clip, and this one's problem_type is {problem_type}: "
+            f"max_logits is for models of several labels per clip, and this one's problem_type is {problem_type}: "
             "choose mean_logits or mean_probabilities"
         )
 

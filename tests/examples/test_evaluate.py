@@ -185,7 +185,7 @@ def test_the_checkpoint_that_does_not_fit_is_named(
 
 def test_aggregations_of_other_models(evaluate, no_work, checkpoint, clips, capsys):
     assert evaluate("--checkpoint", checkpoint, "--benchmark", clips, "--aggregation", "max_logits") == 1
-    assert "aggregation (--aggregation) max_logits is for models of several labels per clip" in capsys.readouterr().err
+    assert "--aggregation: max_logits is for models of several labels per clip" in capsys.readouterr().err
 
 
 def test_by_default_each_model_is_given_what_it_can_take(evaluate, checkpoint, clips, tmp_path):
@@ -294,12 +294,15 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for event localisation"),
-        (["--spans", "5"], "spans (--spans) and drawn windows (--sampling) are not for a model of event localisation"),
+        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for audio-visual event localisation"),
+        (
+            ["--spans", "5"],
+            "spans (--spans) and drawn windows (--sampling) are not for a model of audio-visual event localisation",
+        ),
         (["--sampling", "sync"], "spans (--spans) and drawn windows (--sampling) are not"),
         (
             ["--label_columns", "label"],
-            "the model gives a class for each of 10 parts of a clip (event localisation), but label",
+            "num_segments=10 (event localisation) needs a label column with a list of classes",
         ),
     ],
 )
