@@ -25,7 +25,7 @@ def waits(monkeypatch):
 
 
 def commits(local_hub) -> list[tuple[str, str, int]]:
-    return [asked for asked in local_hub.requests if "/commit/" in asked[1]]
+    return [request for request in local_hub.requests if "/commit/" in request[1]]
 
 
 # ------------------------------------------------------------------------------------------------------------- success
@@ -234,7 +234,7 @@ def test_an_interrupted_download_is_retried(local_hub, waits):
     hub.push(model, processor, REPO)
     local_hub.fail("GET", "model.safetensors", "cut")
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), model.state_dict())
-    assert [asked[:2] for asked in local_hub.requests].count(("GET", weights_address(local_hub))) == 2
+    assert [request[:2] for request in local_hub.requests].count(("GET", weights_address(local_hub))) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

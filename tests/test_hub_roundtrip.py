@@ -113,7 +113,7 @@ def test_outputs_differ_between_clips():
     """Otherwise the equality above would prove little."""
     model, processor = traveller("mbt")
     clips = [
-        processor(videos=render_clip(seconds=0.8, audio=sound), return_tensors="pt") for sound in ("chirp", "clicks")
+        processor(videos=render_clip(seconds=0.8, audio=audio), return_tensors="pt") for audio in ("chirp", "clicks")
     ]
     first, second = (model(**clip).logits for clip in clips)
     assert (first - second).abs().max() > 1e-3

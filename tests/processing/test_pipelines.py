@@ -74,8 +74,8 @@ def test_one_clip_as_path_bytes_file_url_and_row(classify, clips, tmp_path):
     part = classify({"video": clips[0], "start": 1.0, "end": 1.5})
     assert not close(part, answer)
     frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
-    sound = torch.rand(16000) - 0.5
-    both = classify({"video": frames, "audio": sound, "sampling_rate": 16000})
+    waveform = torch.rand(16000) - 0.5
+    both = classify({"video": frames, "audio": waveform, "sampling_rate": 16000})
     assert not close(both, classify({"video": frames}))
 
 
@@ -140,8 +140,8 @@ def test_each_modality_alone(classify, clips, waveform):
     inputs = its_processor(videos=clips[0], return_tensors="pt")
     answer = classify(clips[0], return_modalities=True)
     assert list(answer) == ["both", "video", "audio"]
-    for track, name in (("video", "pixel_values"), ("audio", "input_features")):
-        assert_scores(answer[track], model, lambda name=name: model(**{name: inputs[name]}).logits.softmax(-1)[0])
+    for modality, name in (("video", "pixel_values"), ("audio", "input_features")):
+        assert_scores(answer[modality], model, lambda name=name: model(**{name: inputs[name]}).logits.softmax(-1)[0])
     assert close(answer["both"], classify(clips[0]))
     silent = classify(clips[1], return_modalities=True)
     assert silent["audio"] is None
