@@ -43,7 +43,7 @@ from .tasks import task_of
 logger = logging.get_logger(__name__)
 
 PACKAGE = Path(__file__).parent
-ROOMS = ("media", "processing", "models")  # sub-packages whose code is copied into an export
+EXPORTED_PACKAGES = ("media", "processing", "models")  # sub-packages whose code is copied into an export
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 OWN_FILES = (
@@ -194,7 +194,7 @@ def _write(
     for name, value, kind in (("model", base, PreTrainedModel), ("processor", processor, ProcessorMixin)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
-        if not type(value).__module__.startswith(tuple(f"{__package__}.{room}." for room in ROOMS)):
+        if not type(value).__module__.startswith(tuple(f"{__package__}.{package}." for package in EXPORTED_PACKAGES)):
             raise ValueError(
                 f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code cannot be exported: "
                 "pass an instance of a class of this package (load the checkpoint after `import hf_avfusion`), or use "

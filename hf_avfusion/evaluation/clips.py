@@ -89,10 +89,10 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         official = next((each for each in TASKS.values() if record.task in each.benchmark_tasks), None)
         if official is not TASKS["classification"]:
             needs = official.needs if official is not None else OTHER_NEEDS[record.task]
-            of_clip = [column for column in record.label_columns if kinds[column] == "class"]
+            clip_columns = [column for column in record.label_columns if kinds[column] == "class"]
             raise ValueError(
                 f"{record.title} is a benchmark of {record.task}: it needs {needs}, but this model predicts {task.needs}. To "
-                f"score the class of the clip, pass label_columns= (--label_columns) {' or '.join(of_clip)}"
+                f"score the class of the clip, pass label_columns= (--label_columns) {' or '.join(clip_columns)}"
             )
     usual = record.label_columns if record is not None else ("label",)
     heads = task.class_heads(config)

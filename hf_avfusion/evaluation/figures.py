@@ -10,7 +10,7 @@ from typing import Any
 
 from ..visualization.charts import draw_bars, draw_columns, draw_lines, draw_ranked_bars
 from .summaries import frozen, headline, mean_and_std
-from .tables import GIVEN_NAMES, SAMPLING_NAMES, axis_text, in_percent, settings_text
+from .tables import MODALITY_NAMES, SAMPLING_NAMES, axis_text, in_percent, settings_text
 
 
 def figures(
@@ -27,26 +27,26 @@ def figures(
     evaluations, summary = list(filter(same_views, evaluations)), list(filter(same_views, results["summary"]))
     first = frozen(evaluations[0]["settings"])
     own = [each for each in evaluations if frozen(each["settings"]) == first]
-    of_first = [row for row in summary if frozen(row["settings"]) == first]
+    first_rows = [row for row in summary if frozen(row["settings"]) == first]
     about = f"{results['benchmark']['title']} {results['benchmark']['split']}"
     model = settings_text(evaluations[0]["settings"])
-    number = max(row["n"] for row in of_first)
+    number = max(row["n"] for row in first_rows)
     runs_text = f"\nmean of {number} runs" if number > 1 else ""
     std_text = f"{runs_text}, lines: ± standard deviation" if number > 1 else ""
     found = {}
     for head, names in results["classes"].items():
         suffix = f"_{head}" if len(results["classes"]) > 1 else ""
         rows = _class_rows(own, head, names)
-        of_head = f"{about}{', ' + head if suffix else ''}: {model}"
-        found[f"per_class_ap{suffix}"] = (rows, _per_class(rows, of_head + std_text, top_classes))
+        title_of_head = f"{about}{', ' + head if suffix else ''}: {model}"
+        found[f"per_class_ap{suffix}"] = (rows, _per_class(rows, title_of_head + std_text, top_classes))
         gains = [row for row in rows if row.get("gain_over_a") is not None or row.get("gain_over_v") is not None]
-        found[f"fusion_gain{suffix}"] = (gains, _gain(gains, of_head + runs_text, top_classes))
+        found[f"fusion_gain{suffix}"] = (gains, _gain(gains, title_of_head + runs_text, top_classes))
     metric = headline(evaluations[0]["metrics"])
 
-    spans = [row for row in of_first if row["sampling"] == "spread"]
+    spans = [row for row in first_rows if row["sampling"] == "spread"]
     title = f"{about}: {model}"
     found["span_sweep"] = _sweep(spans, lambda row: row["span"], metric, title, "span of the frames (s)", "span_s")
-    random_windows = [row for row in of_first if row["sampling"] != "spread"]
+    random_windows = [row for row in first_rows if row["sampling"] != "spread"]
     found["sampling"] = _choices(random_windows, lambda row: row["sampling"], metric, title, "windows", SAMPLING_NAMES)
 
     # Models with different training, each evaluated with the span of its training.
@@ -81,8 +81,8 @@ def _class_rows(own: Sequence[Mapping[str, Any]], head: str, names: Sequence[str
             values = [run["average_precision"][index] for run in scores]
             row["positives"] = max(row["positives"], *(run["positives"][index] for run in scores))
             known = [value for value in values if not math.isnan(value)]
-            of_runs = mean_and_std(known) if known else {"mean": None, "std": None, "n": 0}
-            row |= {f"ap_{each}": of_runs["mean"], f"ap_{each}_std": of_runs["std"], f"ap_{each}_n": of_runs["n"]}
+            precision = mean_and_std(known) if known else {"mean": None, "std": None, "n": 0}
+            row |= {f"ap_{each}": precision["mean"], f"ap_{each}_std": precision["std"], f"ap_{each}_n": precision["n"]}
         for each in ("a", "v"):
             both = (row.get("ap_av"), row.get(f"ap_{each}"))
             if "av" in given and each in given:
@@ -96,8 +96,8 @@ def _class_rows(own: Sequence[Mapping[str, Any]], head: str, names: Sequence[str
 def _per_class(rows: Sequence[Mapping[str, Any]], title: str, top: int) -> Callable[[Path], None]:
     shown = rows[:top]
     series = {
-        GIVEN_NAMES[each]: [(row[f"ap_{each}"], row[f"ap_{each}_std"]) for row in shown]
-        for each in GIVEN_NAMES
+        MODALITY_NAMES[each]: [(row[f"ap_{each}"], row[f"ap_{each}_std"]) for row in shown]
+        for each in MODALITY_NAMES
         if rows and f"ap_{each}" in rows[0]
     }
     note = f"the {len(shown)} best of {len(rows)} classes" if len(rows) > len(shown) else f"{len(rows)} classes"
@@ -115,7 +115,7 @@ def _gain(rows: Sequence[Mapping[str, Any]], title: str, top: int) -> Callable[[
             continue
         known.sort(key=lambda row: -row[f"gain_over_{each}"])
         better = sum(row[f"gain_over_{each}"] > 0 for row in known)
-        heading = f"over {GIVEN_NAMES[each]}: better in {better} of {len(known)} classes"
+        heading = f"over {MODALITY_NAMES[each]}: better in {better} of {len(known)} classes"
         heading += f"\n(the {top} largest gains)" if len(known) > top else ""
         panels[heading] = [(row["class"], 100 * row[f"gain_over_{each}"]) for row in known[:top]]
     return lambda path: draw_ranked_bars(
@@ -123,29 +123,29 @@ def _gain(rows: Sequence[Mapping[str, Any]], title: str, top: int) -> Callable[[
     )
 
 
-def _sweep(rows, of, metric, title, label, column):
-    """A figure with one line per modality set over the number `of(row)`; empty if all rows have the same number."""
-    if len({of(row) for row in rows}) < 2:
+def _sweep(rows, value_of, metric, title, label, column):
+    """A figure with one line per modality set over the number `value_of(row)`; empty if all rows have the same number."""
+    if len({value_of(row) for row in rows}) < 2:
         return [], lambda path: None
-    rows = sorted(rows, key=lambda row: (list(GIVEN_NAMES).index(row["given"]), of(row)))
+    rows = sorted(rows, key=lambda row: (list(MODALITY_NAMES).index(row["given"]), value_of(row)))
     series = defaultdict(list)
     for row in rows:
-        series[GIVEN_NAMES[row["given"]]].append((of(row), *_percent_of(row["metrics"][metric], metric)))
+        series[MODALITY_NAMES[row["given"]]].append((value_of(row), *_percent_of(row["metrics"][metric], metric)))
     title += _runs_text(rows) + _given_text(series)
-    table = [{column: of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
+    table = [{column: value_of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_lines(path, series, label, axis_text(metric), title=title)
 
 
-def _choices(rows, of, metric, title, label, names):
-    """A figure with one column per modality set for each name `of(row)`; empty if there is only one name."""
-    chosen = list(dict.fromkeys(of(row) for row in rows))
+def _choices(rows, value_of, metric, title, label, names):
+    """A figure with one column per modality set for each name `value_of(row)`; empty if there is only one name."""
+    chosen = list(dict.fromkeys(value_of(row) for row in rows))
     if len(chosen) < 2:
         return [], lambda path: None
     series: dict[str, dict[str, tuple]] = defaultdict(dict)
     for row in rows:
-        series[GIVEN_NAMES[row["given"]]][names[of(row)]] = _percent_of(row["metrics"][metric], metric)
+        series[MODALITY_NAMES[row["given"]]][names[value_of(row)]] = _percent_of(row["metrics"][metric], metric)
     title += _runs_text(rows) + _given_text(series)
-    table = [{"windows": of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
+    table = [{"windows": value_of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_columns(
         path, [names[each] for each in chosen], series, label, axis_text(metric), title=title
     )
@@ -173,7 +173,7 @@ def _sharing(as_trained, metric, about):
     rows = _largest_group(
         [row for row in as_trained if row["settings"].get("fusion_layer") is not None], "fusion_layer", "share_encoder"
     )
-    best = next((each for each in GIVEN_NAMES if any(row["given"] == each for row in rows)), None)
+    best = next((each for each in MODALITY_NAMES if any(row["given"] == each for row in rows)), None)
     rows = [row for row in rows if row["given"] == best]
     settings = [row["settings"] for row in rows]
     if len({(each["fusion_layer"], each["share_encoder"]) for each in settings}) < 2:
@@ -187,8 +187,8 @@ def _sharing(as_trained, metric, about):
         table.append({"fusion_layer": layer, "share_encoder": shared, "given": row["given"], **_metric_cells(row)})
     layers = settings[0]["num_hidden_layers"]
     ticks = {layers: f"{layers}\n(late)", 0: "0\n(early)"}
-    of = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
-    title = f"{about}: {of}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {GIVEN_NAMES[best]}"
+    model = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
+    title = f"{about}: {model}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {MODALITY_NAMES[best]}"
     return table, lambda path: draw_lines(
         path, series, "first layer that exchanges information", axis_text(metric), title=title, ticks=ticks
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .summaries import frozen
 
-GIVEN_NAMES = {"av": "audio and video", "a": "audio only", "v": "video only"}
+MODALITY_NAMES = {"av": "audio and video", "a": "audio only", "v": "video only"}
 SAMPLING_NAMES = {"spread": "evenly spaced", "sync": "synchronous, random", "async": "asynchronous, random"}
 METRIC_NAMES = {
     "map": "mAP",
@@ -42,7 +42,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells = [settings_text(row["settings"], trained=True) + _differences(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
         cells += [
-            GIVEN_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
+            MODALITY_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
             _counted(row), str(row["n"]),
         ]  # fmt: skip
         cells += [metric_value(name, row["metrics"][name]) if name in row["metrics"] else "" for name in names]

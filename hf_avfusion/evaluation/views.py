@@ -395,9 +395,9 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
-                    of_views = view_logits(model, part, views_per_step=views_per_step)
+                    logits_of_views = view_logits(model, part, views_per_step=views_per_step)
                     labels = part.get("labels")
-                    logits = task.join_views(of_views, labels, aggregation, config)
+                    logits = task.join_views(logits_of_views, labels, aggregation, config)
                     if reduce and task.reduce is not None:
                         logits, labels = task.reduce(logits, labels, config)
                     places = [(step, row, rank) for row in rows]
@@ -406,12 +406,12 @@ def predict_modalities(
     finally:
         model.train(training)
     skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
-    of_ranks = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
-    skipped = sum(number for _, number in of_ranks)
+    gathered = [(collected, skipped)] if ranks is None else ranks.all((collected, skipped))
+    skipped = sum(number for _, number in gathered)
     results, reasons = {}, []
     for name in modalities:
         try:
-            results[name] = _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped)
+            results[name] = _Collected.joined([parts[name] for parts, _ in gathered], name, skipped)
         except ValueError as error:
             reasons.append(error)
     if not results:
