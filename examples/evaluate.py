@@ -111,7 +111,7 @@ def check_options(options: Options) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no GPU here; give --device cpu")
     runs.conditions_of(seconds(options.spans), parts(options.sampling))
-    runs.check_given(parts(options.modalities) or None)
+    runs.check_modalities(parts(options.modalities) or None)
 
 
 def prepare(options: Options):
@@ -135,7 +135,7 @@ def prepare(options: Options):
     for name in checkpoints:
         model, processor = runs.load_checkpoint(name)
         try:
-            given = runs.check_given(parts(options.modalities) or None, model.config, options.benchmark)
+            given = runs.check_modalities(parts(options.modalities) or None, model.config, options.benchmark)
             clips = clips or clip_sets.label_rows(rows, model.config, options.label_columns)
             own = clip_sets.ModelClasses.matched(model.config, clips).names
             if own != (classes or own):

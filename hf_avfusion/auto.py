@@ -1,9 +1,9 @@
 """
-Registration of every architecture with transformers' Auto classes, and the Auto class that transformers has no name for.
+Registers every architecture with the Auto classes, and defines `AutoModelForAudioVisualClassification`.
 
-Importing model classes costs as much again as importing `AutoModel` (torchvision, torch._dynamo), so only configs are loaded here:
-models are registered by a stand-in that becomes the real class when an Auto class reaches for it, processors when transformers'
-own processor modules, which are as heavy, are imported.
+Importing the model classes takes as long as importing `AutoModel` (torchvision, torch._dynamo), so this module imports only the
+configs. A model is registered as a stand-in, which an Auto class replaces by the real class at its first use. Processors are
+registered when transformers' own processor modules, which are slow to import as well, are imported.
 """
 
 import importlib.abc
@@ -25,7 +25,7 @@ AUDIO_VISUAL_CLASSIFICATION_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, Ord
 
 
 class AutoModelForAudioVisualClassification(_BaseAutoModelClass):
-    """Any model with a head for audio-visual classification, by the `model_type` of its checkpoint."""
+    """Loads any model with a head for audio-visual classification, by the `model_type` of its checkpoint."""
 
     _model_mapping = AUDIO_VISUAL_CLASSIFICATION_MAPPING
 
@@ -34,7 +34,7 @@ AutoModelForAudioVisualClassification = auto_class_update(
     AutoModelForAudioVisualClassification, head_doc="audio-visual classification"
 )
 
-# One row per architecture: config, processor, models by Auto class. Everything but the config is "module:Class".
+# One row per architecture: config, processor, models by Auto class. Processors and models are given as "module:Class".
 ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
     (
         MBTConfig,
@@ -65,7 +65,7 @@ def load_reference(reference: str) -> type:
 
 
 class _ModelOnDemand:
-    """Stands for a model class until an attribute of it is needed; then the real class takes its place in the registry."""
+    """Stand-in for a model class. The first access to an attribute imports the class and registers it instead."""
 
     def __init__(self, auto_class: type, config_class: type, reference: str):
         self.auto_class, self.config_class, self.reference = auto_class, config_class, reference
@@ -77,10 +77,10 @@ class _ModelOnDemand:
 
 
 class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Runs a function right after a module that is not imported yet has been."""
+    """Import hook that calls a function after the first import of a module."""
 
-    def __init__(self, module: str, then: Callable[[], None]):
-        self.module, self.then = module, then
+    def __init__(self, module: str, callback: Callable[[], None]):
+        self.module, self.callback = module, callback
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != self.module:
@@ -96,14 +96,14 @@ class _AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module) -> None:
         self.loader.exec_module(module)
         module.__spec__.loader = module.__loader__ = self.loader
-        self.then()
+        self.callback()
 
 
-def _when_imported(module: str, then: Callable[[], None]) -> None:
+def _when_imported(module: str, callback: Callable[[], None]) -> None:
     if module in sys.modules:
-        then()
+        callback()
     else:
-        sys.meta_path.insert(0, _AfterImport(module, then))
+        sys.meta_path.insert(0, _AfterImport(module, callback))
 
 
 def _register_processors() -> None:
@@ -142,20 +142,21 @@ def _register_pipeline() -> None:
 
 
 def _forget_code(loaded: type) -> None:
-    """A checkpoint that came with code (hub.export) is loaded by the package's classes. What its files say about the code is
-    left out then: `pipeline` would insist on running it, and a folder that is saved without it would point to files not there.
+    """Makes `from_dict` of a class drop the maps to exported code (hub.export), since this package's classes replace it.
+
+    Otherwise `pipeline` would require trust_remote_code, and a later save would refer to Python files that it does not hold.
     """
     inherited = loaded.from_dict.__func__
 
     def from_dict(cls, saved: dict[str, Any], **kwargs: Any):
-        about_code = ("auto_map", "custom_pipelines")
-        return inherited(cls, {name: value for name, value in saved.items() if name not in about_code}, **kwargs)
+        dropped = ("auto_map", "custom_pipelines")
+        return inherited(cls, {name: value for name, value in saved.items() if name not in dropped}, **kwargs)
 
     loaded.from_dict = classmethod(from_dict)
 
 
 def register() -> None:
-    """Make every architecture known to the Auto classes."""
+    """Registers every architecture with the Auto classes."""
     for config, _, models in ARCHITECTURES:
         _forget_code(config)
         AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -1,16 +1,16 @@
 """
-A checkpoint that travels: weights, preprocessing, label names, model card, and the code that runs it without this package.
+Exports and pushes checkpoints with the code that loads them: weights, preprocessing, label names, model card, Python files.
 
     from hf_avfusion import hub
 
-    hub.export(model, processor, "folder")                        # a folder that loads anywhere
-    hub.push(model, processor, "org/mbt-sounding-shapes")         # the same as one commit of a Hub repository
+    hub.export(model, processor, "folder")                        # a folder that loads without this package
+    hub.push(model, processor, "org/mbt-sounding-shapes")         # the same files as one commit of a Hub repository
 
     AutoModelForVideoClassification.from_pretrained("org/mbt-sounding-shapes", trust_remote_code=True)   # no hf_avfusion needed
     AutoModelForVideoClassification.from_pretrained("org/mbt-sounding-shapes")                           # after import hf_avfusion
 
-Nothing is registered on classes: the maps to the code are written into the exported files alone, so that ordinary saves, in
-training for example, stay as they are.
+The maps to the code (`auto_map`) are written into the exported files only. No class is changed, so `save_pretrained` writes
+the same files as before, for example in training.
 """
 
 import ast
@@ -43,7 +43,7 @@ from .tasks import task_of
 logger = logging.get_logger(__name__)
 
 PACKAGE = Path(__file__).parent
-ROOMS = ("media", "processing", "models")  # the code that travels with a checkpoint
+EXPORTED_PACKAGES = ("media", "processing", "models")  # sub-packages whose code is copied into an export
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 OWN_FILES = (
@@ -52,12 +52,12 @@ OWN_FILES = (
     "config.json",
     "processor_config.json",
     "README.md",
-)  # what an export holds, beside code
-RETRIED = (408, 429, 500, 502, 503, 504)
+)  # files of an export other than code
+RETRIED = (408, 429, 500, 502, 503, 504)  # HTTP status codes
 
 
 class HubError(OSError):
-    """A push that did not happen: which repository, why, and what to do."""
+    """A failed push. The message names the repository, the reason and the remedy."""
 
 
 def export(
@@ -73,21 +73,21 @@ def export(
     """Writes a model and its processor into a folder that loads with and without this package.
 
     Args:
-        model: one of this package's models, or a `peft.PeftModel` around one (then the adapter alone is written).
+        model: one of this package's models, or a `peft.PeftModel` around one (then only the adapter is written).
         processor: its processor.
-        folder: where to; must not exist, or be empty. It appears when all of it is written, or not at all.
-        card: what the model card is to say of this checkpoint, or a card of your own.
-        repo_id: the name under which the card's lines load it; default: the folder's.
-        max_shard_size: weights beyond it are split into several files.
-        overwrite: replace an earlier export in that folder; a folder that holds anything else is never touched.
+        folder: must not exist or must be empty. It is written atomically: either complete or not at all.
+        card: details for the model card, or a complete card.
+        repo_id: the name that the card's code example loads; default: the folder.
+        max_shard_size: larger weights are split into several files.
+        overwrite: replace an earlier export in that folder. A folder that holds any other file is never changed.
 
     Returns:
-        The folder: `model*.safetensors`, `config.json` and `processor_config.json` with maps to the code, the code (`*.py`),
-        `README.md`.
+        The folder. It holds `model*.safetensors`, `config.json` and `processor_config.json` with maps to the code, the code
+        (`*.py`), and `README.md`.
 
     Raises:
-        ValueError: a model or processor whose code would not travel, a folder that is not free, or details of the card that
-            contradict each other.
+        ValueError: a model or processor whose class is not of this package, a folder that is not empty, or inconsistent
+            details of the card.
     """
     folder = Path(folder)
     _check_free(folder, overwrite)
@@ -121,44 +121,45 @@ def push(
     max_shard_size: int | str = "5GB",
     attempts: int = 4,
 ) -> CommitInfo:
-    """Exports a model and its processor and uploads the result as one commit: all of it arrives, or nothing.
+    """Exports a model and its processor and uploads all files in one commit.
 
     Args:
         model, processor, card, max_shard_size: see `export`.
         repo_id: "org/name", or "name" in the namespace of the token's user.
-        private: of a repository that is created.
-        create_repo: create it where it does not exist; a pull request never creates one.
-        revision: branch, created where it does not exist; default "main".
+        private: visibility of a new repository.
+        create_repo: create the repository if it does not exist. A pull request never creates one.
+        revision: branch, created if it does not exist; default "main".
         create_pr: open a pull request instead of committing to the branch.
         commit_message: default `"Upload <class of the model>"`.
         token: default: the one of `hf auth login` or `HF_TOKEN`.
-        attempts: how often an upload is tried when the server fails (5xx, 429) or the connection is lost, with growing
-            pauses. What was uploaded is not sent again.
+        attempts: maximum number of attempts if the server fails (5xx, 408, 429) or the connection is lost. The pauses
+            between them grow. Uploaded files are not sent again.
 
     Returns:
-        What `HfApi.upload_folder` returns: `.oid` of the commit, `.pr_url` of a pull request.
+        The result of `HfApi.upload_folder`: `.oid` of the commit, `.pr_url` of a pull request.
 
     Raises:
-        ValueError: as `export`, and a `repo_id` that is none. HubError: the Hub refused, or stayed out of reach.
+        ValueError: see `export`; or an invalid `repo_id`.
+        HubError: the Hub refused the push, or could not be reached.
     """
     _check_repo_id(repo_id)
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, got {attempts}")
     api = HfApi(token=token, library_name="hf_avfusion")
     message = commit_message or f"Upload {type(_without_adapter(model)).__name__}"
-    if "/" not in repo_id:  # the card's lines need the whole name
-        with _told_plainly(repo_id, api.endpoint):
+    if "/" not in repo_id:  # the card's code example needs the full name
+        with _readable_errors(repo_id, api.endpoint):
             repo_id = f"{_retried(api.whoami, attempts)['name']}/{repo_id}"
     with tempfile.TemporaryDirectory(prefix="hf_avfusion-push-") as temporary:
         folder = Path(temporary) / "export"
-        _write(model, processor, folder, card, repo_id, max_shard_size)  # before anything is asked of the Hub
-        with _told_plainly(repo_id, api.endpoint):
+        _write(model, processor, folder, card, repo_id, max_shard_size)  # before the first request to the Hub
+        with _readable_errors(repo_id, api.endpoint):
             if create_repo and not create_pr:
                 _retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), attempts)
             if revision is not None and not create_pr and not revision.startswith("refs/"):
                 _retried(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True), attempts)
             listed = _retried(lambda: api.list_repo_files(repo_id, revision=revision), attempts)
-            # Of another sharding: they would be loaded in place of these.
+            # Weight files of another sharding, which would be loaded instead of the new ones.
             stale = [name for name in listed if _is(name, WEIGHTS) and not (folder / name).exists()]
             return _retried(
                 lambda: api.upload_folder(
@@ -193,19 +194,20 @@ def _write(
     for name, value, kind in (("model", base, PreTrainedModel), ("processor", processor, ProcessorMixin)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
-        if not type(value).__module__.startswith(tuple(f"{__package__}.{room}." for room in ROOMS)):
+        if not type(value).__module__.startswith(tuple(f"{__package__}.{package}." for package in EXPORTED_PACKAGES)):
             raise ValueError(
-                f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code would not travel: "
-                "give an instance of the package's own class (load the checkpoint after `import hf_avfusion`), or use "
-                "transformers' register_for_auto_class and push_to_hub"
+                f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code cannot be exported: "
+                "pass an instance of a class of this package (load the checkpoint after `import hf_avfusion`), or use "
+                "register_for_auto_class and push_to_hub of transformers"
             )
     row = next((row for row in ARCHITECTURES if row[0] is type(base.config)), None)
     if row is None:
         known = ", ".join(config.model_type for config, *_ in ARCHITECTURES)
         raise ValueError(
-            f"{type(base).__name__} has the config {type(base.config).__name__}; architectures are {known}"
+            f"{type(base).__name__} has the config {type(base.config).__name__}: pass a model of an architecture of this "
+            f"package ({known})"
         )
-    _tell_unnamed_labels(base)
+    _warn_unnamed_labels(base)
 
     folder.mkdir(parents=True)
     processor.save_pretrained(folder)
@@ -215,7 +217,7 @@ def _write(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         model_references = _model_references(row)
         references |= model_references
-        about_code = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
+        code_entries = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
         task = task_of(model)
         if task is not None and task.pipeline is not None:
             names = [
@@ -224,9 +226,9 @@ def _write(
             pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
             entry = task.pipeline
             implementation = {"impl": _flat(entry.implementation), "pt": pt, "type": entry.type}
-            about_code["custom_pipelines"] = {entry.name: implementation}
+            code_entries["custom_pipelines"] = {entry.name: implementation}
             references["pipeline"] = f"{__package__}.{entry.implementation}"
-        _add_to_json(folder / "config.json", about_code)
+        _add_to_json(folder / "config.json", code_entries)
     else:
         _write_adapter(model, folder)
     _add_to_json(folder / "processor_config.json", {"auto_map": processor_map})
@@ -241,12 +243,12 @@ def _without_adapter(model: Any) -> Any:
 
 
 def _write_adapter(model: Any, folder: Path) -> None:
-    """The adapter of a PeftModel, and which checkpoint it belongs to."""
+    """Saves the adapter of a PeftModel, and checks that it names its base checkpoint."""
     model.save_pretrained(folder)
     saved = json.loads((folder / "adapter_config.json").read_text())
     if not saved.get("base_model_name_or_path"):
         raise ValueError(
-            "the adapter does not say which checkpoint it was trained on: load the base model with from_pretrained before "
+            "the adapter's config does not name its base checkpoint: load the base model with from_pretrained before "
             "get_peft_model, or set model.peft_config['default'].base_model_name_or_path"
         )
 
@@ -257,11 +259,11 @@ def _flat(reference: str) -> str:
 
 
 def _model_references(row: tuple) -> dict[str, str]:
-    """Full names of a model's config and of every class that the architecture has under an Auto class of transformers."""
+    """Full names of an architecture's config and model classes by Auto class of transformers."""
     config, _, models = row
     references = {"AutoConfig": f"{config.__module__}.{config.__name__}"}
     for auto_class, reference in models.items():
-        if auto_class is not AutoModelForAudioVisualClassification:  # transformers has no name for it
+        if auto_class is not AutoModelForAudioVisualClassification:  # not a class of transformers
             references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
     return references
 
@@ -273,14 +275,14 @@ def _processor_references(processor: ProcessorMixin) -> dict[str, str]:
 
 
 def _relative_imports(file: Path) -> Iterator[tuple[ast.ImportFrom, Path]]:
-    """Every `from .name import ...` of a file, also inside functions, and the file that it reads."""
+    """Every relative import of a file, also inside functions, and the imported file."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level and node.module:
             yield node, file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
 
 
 def _with_imports(files: set[Path]) -> set[Path]:
-    """The files and everything that they import by relative imports, directly or not."""
+    """The files and all files that they import by relative imports, directly or indirectly."""
     found, waiting = set(), set(files)
     while waiting:
         file = waiting.pop()
@@ -290,13 +292,13 @@ def _with_imports(files: set[Path]) -> set[Path]:
 
 
 def _code_files(references: Iterable[str]) -> list[Path]:
-    """The files of the referenced classes (`hf_avfusion.<room>.<module>.<Class>`) and of all that they import."""
+    """The files of the referenced classes (`hf_avfusion.<sub-package>.<module>.<Class>`) and of all their imports."""
     modules = (reference.split(".")[1:-1] for reference in references)
     return sorted(_with_imports({PACKAGE.joinpath(*module).with_suffix(".py") for module in modules}))
 
 
 def _flattened(file: Path) -> str:
-    """A file's text with `from ..room.name import x` as `from .name import x`: in an export all files lie in one folder."""
+    """The text of a file with `from ..package.name import x` as `from .name import x`: an export is one flat folder."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     for node, imported in _relative_imports(file):
         written = f"from {'.' * node.level}{node.module} import"
@@ -305,7 +307,7 @@ def _flattened(file: Path) -> str:
 
 
 def _exported_code(folder: Path) -> set[str]:
-    """Names of the code files of an earlier export, whatever version wrote it: those that its maps to the code reach."""
+    """Names of the code files of an earlier export of any version: those in its maps to the code, and their imports."""
     modules = set()
     for name in ("config.json", "processor_config.json"):
         try:
@@ -334,13 +336,13 @@ def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _tell_unnamed_labels(model: PreTrainedModel) -> None:
+def _warn_unnamed_labels(model: PreTrainedModel) -> None:
     names = model.config.id2label or {}
     task = task_of(model)
     if task is not None and task.class_heads(model.config) and all(name == f"LABEL_{i}" for i, name in names.items()):
         logger.warning(
-            "the labels have no names (LABEL_0, LABEL_1, ...): set model.config.id2label = dict(enumerate(names)) before, "
-            "or no one will know what the scores mean"
+            "the labels have no names (LABEL_0, LABEL_1, ...), so users cannot interpret the scores: set "
+            "model.config.id2label = dict(enumerate(names)) before the export"
         )
 
 
@@ -352,19 +354,17 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder that does not exist yet")
+        raise ValueError(f"{folder} is a file: pass a folder that does not exist yet")
     there = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     if not there:
         return
     if not overwrite:
-        raise ValueError(
-            f"{folder} is not empty: name another folder, or pass overwrite=True to replace an earlier export"
-        )
+        raise ValueError(f"{folder} is not empty: pass another folder, or overwrite=True to replace an earlier export")
     code = _exported_code(folder)
     if foreign := [name for name in there if name not in code and not _is(name, OWN_FILES)]:
         raise ValueError(
-            f"{folder} holds more than an export ({', '.join(foreign[:5])}), which overwrite=True would delete: name another "
-            "folder"
+            f"{folder} holds files that are not of an export ({', '.join(foreign[:5])}), which overwrite=True would delete: "
+            "pass another folder"
         )
 
 
@@ -375,34 +375,34 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no name of a Hub repository ('name' or 'org/name'): {error}") from error
+        raise ValueError(f"{repo_id!r} is no valid repository id: pass 'name' or 'org/name' ({error})") from error
 
 
 def _from_http(error: BaseException) -> bool:
-    """Whether an error came from the HTTP library (huggingface_hub's choice of it, not ours): a lost connection, a timeout."""
+    """Whether the HTTP library of huggingface_hub raised the error: a lost connection or a timeout."""
     return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
-def _passing(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in RETRIED
-    if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError by its class
+    if isinstance(error, OfflineModeIsEnabled):  # a subclass of ConnectionError
         return False
     return _from_http(error) or isinstance(error, (ConnectionError, TimeoutError))
 
 
 def _retried(action: Callable[[], Any], attempts: int) -> Any:
-    """What `action` returns, tried again after failures that pass. A commit is all or nothing, and one that had arrived
-    before the connection was lost is found to change nothing.
+    """Returns the result of `action`, which is repeated after temporary errors. Repeating a commit is safe: a commit is
+    atomic, and a second one with the same files changes nothing.
     """
     for attempt in range(1, attempts + 1):
         try:
             return action()
         except Exception as error:
-            if attempt == attempts or not _passing(error):
+            if attempt == attempts or not _is_temporary(error):
                 raise
             wait = 0.5 * 2**attempt
-            logger.warning(f"attempt {attempt} of {attempts} failed ({_reason(error)}); again in {wait:g} s")
+            logger.warning(f"attempt {attempt} of {attempts} failed ({_reason(error)}); retrying in {wait:g} s")
             time.sleep(wait)
 
 
@@ -412,31 +412,33 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _told_plainly(repo_id: str, endpoint: str) -> Iterator[None]:
-    """Whatever the Hub answers, one message: which repository, why, what to do."""
+def _readable_errors(repo_id: str, endpoint: str) -> Iterator[None]:
+    """Turns errors of the Hub into a `HubError` that names the repository, the reason and the remedy."""
     try:
         yield
     except OfflineModeIsEnabled as error:
         raise HubError(f"{repo_id} was not pushed: HF_HUB_OFFLINE is set; unset it") from error
     except RevisionNotFoundError as error:
-        raise HubError(f"{repo_id} was not pushed: it has no such revision ({_reason(error)})") from error
+        raise HubError(
+            f"{repo_id} was not pushed: it has no such revision ({_reason(error)}); pass an existing one"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status == 401:
-            why = "it does not know the token (401): log in with `hf auth login`, set HF_TOKEN, or pass token="
+            why = "the token is missing or invalid (401): log in with `hf auth login`, set HF_TOKEN, or pass token="
         elif status == 403:
-            why = "the token may not write there (403): use one with the right to write to this repository"
+            why = "the token has no write access (403): use a token with write access to this repository"
         elif isinstance(error, RepositoryNotFoundError) or status == 404:
-            why = "there is no such repository, or the token may not see it (404): create it, or pass create_repo=True"
+            why = "no such repository, or the token has no read access (404): create it, or pass create_repo=True"
         else:
             why = _reason(error)
-        raise HubError(f"{repo_id} was not pushed, nothing was committed. {endpoint}: {why}") from error
+        raise HubError(f"{repo_id} was not pushed and has no new commit. {endpoint}: {why}") from error
     except Exception as error:
-        if not _passing(error):
+        if not _is_temporary(error):
             raise
         raise HubError(
-            f"{repo_id} was not pushed: {endpoint} cannot be reached ({_reason(error)}); push again, what is there already is "
-            "not sent twice"
+            f"{repo_id} was not pushed: {endpoint} cannot be reached ({_reason(error)}): push again; uploaded files are not "
+            "sent twice"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """
-The model card of an exported checkpoint: what is known of it, from the model, its processor, its results and its architecture's
-card in `model_cards/`. What is not known is said to be so; no figure is made up.
+Writes the model card of an exported checkpoint from the model, its processor, its results and its architecture's card in
+`model_cards/`. Facts that are not known are marked as not stated.
 """
 
 import json
@@ -20,14 +20,14 @@ from .tasks.classification import CLASSIFICATION
 from .tasks.task import Task
 from .training.recipes.record import changes
 
-# In an installed package the cards are beside this file; in a clone they are at its top.
+# An installed package holds the cards next to this file, a clone at its top level.
 _INSTALLED = Path(__file__).parent / "model_cards"
 CARDS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "model_cards"
-REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # what the code that travels imports
+REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # imports of the exported code
 LICENCE_OF_CODE = "apache-2.0"
 
-# Figures of a run that say nothing about the model.
-_NOT_MEASURES = re.compile(
+# Figures of a run that are no metrics of the model.
+_NON_METRICS = re.compile(
     r"(_|^)(runtime|samples_per_second|steps_per_second|model_preparation_time|epoch|total_flos|loss)$"
 )
 
@@ -36,11 +36,16 @@ _NOT_MEASURES = re.compile(
 class Evaluation:
     """Metrics measured on one split.
 
-    dataset: its name; dataset_id: its repository on the Hub, if there is one; split: which part of it.
-    metrics: name -> value, as printed by the evaluation.
-    condition: what the model was given, where that is not simply both tracks: "audio only".
-    views: windows per clip; seeds: of the runs that the figures are of; num_clips: clips scored; skipped_clips: clips that did
-        not decode. None where it is not known.
+    Args:
+        dataset: name of the dataset.
+        split: name of the split.
+        metrics: name -> value, as printed by the evaluation.
+        dataset_id: repository of the dataset on the Hub, if it has one.
+        condition: conditions other than the plain evaluation with both modalities, such as "audio only".
+        views: windows per clip; None if not known.
+        seeds: of the evaluated runs; None if not known.
+        num_clips: scored clips; None if not known.
+        skipped_clips: clips that could not be decoded; None if not known.
     """
 
     dataset: str
@@ -60,24 +65,24 @@ class Evaluation:
         for name, value in self.metrics.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(
-                    f"{self.dataset}, {self.split}: {name}={value!r} is not a measured number: leave it out"
+                    f"{self.dataset}, {self.split}: {name}={value!r} is not a finite number: leave this metric out"
                 )
 
 
 @dataclass(frozen=True)
 class CardDetails:
-    """What only the one who trained a checkpoint knows. Everything is optional; what is left out the card calls not stated.
+    """Facts that the author of a checkpoint provides for its card. All are optional; the card says if one is not stated.
 
     Args:
         title: heading; default: the name of the repository.
-        license: of the weights, as the Hub spells licences ("apache-2.0", "cc-by-4.0", "other").
-        training_data: a sentence that describes the data.
-        datasets: repositories of the training data on the Hub.
+        license: licence of the weights in the Hub's spelling ("apache-2.0", "cc-by-4.0", "other").
+        training_data: a sentence that describes the training data.
+        datasets: Hub ids of the training datasets.
         recipe: setting -> value.
-        label_source: where the label names come from.
-        evaluation: what was measured.
+        label_source: source of the label names.
+        evaluation: measured results.
         base_model: Hub id of the checkpoint that training started from.
-        limits: a sentence or more, in addition to those of the architecture.
+        limits: one or more sentences, in addition to the limits of the architecture.
     """
 
     title: str | None = None
@@ -98,14 +103,14 @@ def build_card(
     repo_id: str,
     saved: Any = None,
 ) -> ModelCard:
-    """The card of a checkpoint, made from `model_cards/template.md`.
+    """Builds the card of a checkpoint from `model_cards/template.md`.
 
     Args:
-        model: the model itself (the base one of an adapter).
+        model: the model, or the base model of an adapter.
         processor: its processor; the table of inputs is read from it.
-        details: what neither of them knows.
-        repo_id: what the card's lines load.
-        saved: what is saved, where that is not the model: an adapter around it.
+        details: facts that the model and the processor do not hold.
+        repo_id: the name that the card's code example loads.
+        saved: the `peft.PeftModel` if an adapter is saved instead of the model.
     """
     config = model.config
     adapter = saved is not None and saved is not model
@@ -123,7 +128,7 @@ def build_card(
         pipeline_tag=task.hub_task if task is not None else None,
         tags=["hf_avfusion", config.model_type, "audio-visual"],
         datasets=list(details.datasets) or None,
-        # The Hub links ids; a folder of this machine would mean nothing there.
+        # The Hub links to this id; a local folder has no page.
         base_model=base_model if base_model and not Path(base_model).is_dir() else None,
         model_name=title if results else None,
         eval_results=results or None,
@@ -157,7 +162,7 @@ def build_card(
 
 
 def architecture_sections(model_type: str) -> dict[str, str]:
-    """Heading -> text of the architecture's card in `model_cards/`, "" for what stands under its title; {} without a card."""
+    """Heading -> text of the architecture's card in `model_cards/`, with "" for the introduction; {} without a card."""
     path = CARDS / f"{model_type}.md"
     if not path.is_file():
         return {}
@@ -171,21 +176,21 @@ def architecture_sections(model_type: str) -> dict[str, str]:
 def read_results(
     path: str | Path, dataset: str | None = None, split: str | None = None, checkpoint: str | Path | None = None
 ) -> list[Evaluation]:
-    """Evaluations from a JSON file. Times and losses are left out, and so is what is undefined (null).
+    """Reads evaluations from a JSON file. Times, losses and undefined values (null) are left out.
 
     Args:
         path: one of
             - `results.json` of examples/evaluate.py: {"benchmark": {"title", "split"}, "evaluations": [{"checkpoint", "given",
               "views", "seed", "clips", "metrics"}, ...]};
-            - your own: {"dataset": "SoundingShapes", "split": "test", "metrics": {"top1": 0.91}, "views": 4, "seeds": [0],
-              "num_clips": 480}, or a list of such;
+            - an object {"dataset": "SoundingShapes", "split": "test", "metrics": {"top1": 0.91}, "views": 4, "seeds": [0],
+              "num_clips": 480}, or a list of such objects;
             - the metrics of a Trainer (`test_results.json`: {"eval_top1": 0.91, "eval_clips": 480}).
-        dataset, split: where the file does not name them; a Trainer's split is also read from the file's name.
-        checkpoint: whose evaluations of a results.json are meant, as it was named or where it lies; may be left out where
-            there is one only.
+        dataset, split: names, if the file does not hold them. The default split of a Trainer's file is read from its name.
+        checkpoint: selects the evaluations of one checkpoint in a results.json by its name or path; may be left out if there
+            is only one.
 
     Raises:
-        ValueError: the file is no such JSON, or does not say what was measured on what.
+        ValueError: the file has none of these formats, or does not name the dataset, the split or a metric.
     """
     path = Path(path)
     try:
@@ -197,13 +202,15 @@ def read_results(
             return _of_checkpoint(content, checkpoint)
         entries = content if isinstance(content, list) else [content]
         if not entries or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError("it holds no results: an object, or a list of objects, is expected")
+            raise ValueError("it holds no results: pass a file with a JSON object or a list of objects")
         default_split = split or path.name.removesuffix(".json").removesuffix("_results")
         return [_of_entry(entry, dataset, split, default_split) for entry in entries]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not written as results are: {type(error).__name__} {error}") from error
+        raise ValueError(
+            f"{path} is in none of the formats of results (see read_results): {type(error).__name__} {error}"
+        ) from error
 
 
 def _of_checkpoint(content: dict[str, Any], checkpoint: str | Path | None) -> list[Evaluation]:
@@ -214,8 +221,8 @@ def _of_checkpoint(content: dict[str, Any], checkpoint: str | Path | None) -> li
     ]
     if len(chosen) != 1:
         raise ValueError(
-            f"it holds evaluations of {', '.join(evaluated) or 'nothing'}: say which of them this checkpoint is"
-            + ("" if checkpoint is None else f"; {checkpoint} is none")
+            f"it holds evaluations of {', '.join(evaluated) or 'nothing'}: pass one of these names as checkpoint= "
+            "(--results_checkpoint)" + ("" if checkpoint is None else f", got {checkpoint}")
         )
     about, results = content["benchmark"], []
     for each in content["evaluations"]:
@@ -223,7 +230,7 @@ def _of_checkpoint(content: dict[str, Any], checkpoint: str | Path | None) -> li
             continue
         condition = [{"av": "", "a": "audio only", "v": "video only"}[each["given"]]]
         if each.get("sampling", "spread") != "spread":
-            condition.append(f"windows drawn ({each['sampling']}), span {each['span']:g} s")
+            condition.append(f"random windows ({each['sampling']}), span {each['span']:g} s")
         if each.get("crops", 1) != 1:
             condition.append(f"{each['crops']} crops per view")
         results.append(
@@ -262,7 +269,7 @@ def _of_entry(entry: dict[str, Any], dataset: str | None, split: str | None, def
 
 def _required(value: str | None, what: str = "dataset") -> str:
     if not value:
-        raise ValueError(f"it does not say on which {what} was measured: name it beside the file ({what}=)")
+        raise ValueError(f"it does not name the {what} of the results: pass {what}=")
     return value
 
 
@@ -270,16 +277,18 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
     measured = {
         name: value
         for name, value in metrics.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not _NOT_MEASURES.search(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not _NON_METRICS.search(name)
     }
     if not measured:
-        raise ValueError("it holds no metric")
+        raise ValueError("it holds no metric: pass a file with at least one number that is no time and no loss")
     return measured
 
 
 def read_recipe(path: str | Path) -> dict[str, str]:
-    """Settings of a training run for the card, from the `recipe.json` that a run leaves beside its model, or from an object of
-    your own, {setting: value}, which is taken as it is.
+    """Reads the training settings for the card from a JSON file.
+
+    Args:
+        path: the `recipe.json` that a training run writes next to its model, or an object {setting: value}.
 
     Raises:
         ValueError: the file holds no JSON object.
@@ -289,7 +298,7 @@ def read_recipe(path: str | Path) -> dict[str, str]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{path} holds no settings: an object is expected")
+        raise ValueError(f"{path} holds no settings: pass a file with a JSON object {{setting: value}}")
     if "overridden" not in record or "settings" not in record:
         return {str(name): str(value) for name, value in record.items()}
     lines = {"recipe": record.get("recipe") or "none", "source": record.get("source"), "start": record.get("start")}
@@ -360,11 +369,11 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
         ("`pixel_values`", f"{window['num_frames']} RGB frames, {rate}; {', '.join(steps)}"),
         (
             "`input_features`",
-            f"{window['audio_seconds']:g} s of sound, {audio.sampling_rate} Hz mono ({processor.channel_mix} of the channels); "
+            f"{window['audio_seconds']:g} s of audio, {audio.sampling_rate} Hz mono ({processor.channel_mix} of the channels); "
             f"window {audio.win_length * milliseconds:g} ms, hop {audio.hop_length * milliseconds:g} ms, FFT {audio.n_fft}, "
             f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
         ),
-        ("short clips", "go on at their start" if window["short"] == "wrap" else "the last frame stays"),
+        ("short clips", "wrap to their start" if window["short"] == "wrap" else "repeat the last frame"),
     ]
 
 
@@ -384,9 +393,9 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
 
     clips = known(evaluation.num_clips)
     if evaluation.skipped_clips:
-        clips += f" (and {evaluation.skipped_clips} that did not decode)"
+        clips += f" (and {evaluation.skipped_clips} that could not be decoded)"
     seeds = known(None if evaluation.seeds is None else ", ".join(map(str, evaluation.seeds)))
-    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both tracks")]
+    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both modalities")]
     about += [known(evaluation.views), seeds, clips]
     return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
 
@@ -416,5 +425,5 @@ def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]
 
 
 def _cell(value: Any) -> str:
-    """Text that does not break out of a table or of its line."""
+    """The value as text that is safe in a cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")

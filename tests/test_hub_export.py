@@ -1,4 +1,4 @@
-"""hub.export: what the folder holds, that it loads, that nothing else changes, and that it is whole or not there."""
+"""hub.export: the files of the folder, loading it, failed exports, and that classes and ordinary saves stay unchanged."""
 
 import json
 import os
@@ -31,8 +31,8 @@ def exported(tmp_path) -> Path:
     return hub.export(*traveller("mbt"), tmp_path / "exported")
 
 
-def test_the_folder_holds_weights_code_maps_labels_and_card(exported):
-    assert hf_avfusion.hub.export is hub.export  # without an import of its own
+def test_export_holds_weights_code_maps_labels_and_card(exported):
+    assert hf_avfusion.hub.export is hub.export  # `import hf_avfusion` is enough
     assert names(exported) - code(exported) == {
         "config.json",
         "model.safetensors",
@@ -47,15 +47,14 @@ def test_the_folder_holds_weights_code_maps_labels_and_card(exported):
         "pipelines.py",
     }
     assert needed <= code(exported)
-    for name in code(exported):  # the package's own lines, all of whose relative imports are of files beside them
-        (original,) = (file for room in hub.ROOMS for file in (hub.PACKAGE / room).rglob(name))
+    for name in code(exported):  # only relative imports differ from the package's files, and they resolve in the folder
+        (original,) = (file for package in hub.EXPORTED_PACKAGES for file in (hub.PACKAGE / package).rglob(name))
         changed = set((exported / name).read_text().splitlines()) - set(original.read_text().splitlines())
         assert all(re.match(r"\s*from \.\w+ import", line) for line in changed)
         for module in re.findall(r"^\s*from (\.[\w.]*) import", (exported / name).read_text(), re.MULTILINE):
             assert f"{module[1:]}.py" in code(exported), (name, module)
-    assert not {"modeling_avmae.py", "layers_avmae.py", "processing_avmae.py"} & code(
-        exported
-    )  # of another architecture
+    other_architecture = {"modeling_avmae.py", "layers_avmae.py", "processing_avmae.py"}
+    assert not other_architecture & code(exported)
     config = json.loads((exported / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "configuration_mbt.MBTConfig",
@@ -70,7 +69,7 @@ def test_the_folder_holds_weights_code_maps_labels_and_card(exported):
     assert set(saved["feature_extractor"]["auto_map"]) == {"AutoFeatureExtractor"}
 
 
-def test_it_loads_as_the_packages_own_classes_and_equals_the_model(exported):
+def test_export_loads_as_classes_of_the_package_with_equal_weights(exported):
     model, processor = traveller("mbt")
     loaded, info = AutoModelForVideoClassification.from_pretrained(exported, output_loading_info=True)
     assert type(loaded) is MBTForAudioVisualClassification
@@ -83,8 +82,8 @@ def test_it_loads_as_the_packages_own_classes_and_equals_the_model(exported):
         assert type(classify).__module__ == "hf_avfusion.processing.pipelines"
 
 
-def test_ordinary_saves_before_and_after_stay_as_they_were(tmp_path):
-    """Neither the classes nor a checkpoint that was loaded from an export bring code, or maps to it, into later saves."""
+def test_export_does_not_change_ordinary_saves(tmp_path):
+    """Later saves of the model, or of a checkpoint loaded from an export, hold no code and no maps to code."""
     model, processor = traveller("mbt")
     before, after, again = tmp_path / "before", tmp_path / "after", tmp_path / "again"
     for part in (model, processor):
@@ -102,7 +101,7 @@ def test_ordinary_saves_before_and_after_stay_as_they_were(tmp_path):
         assert json.loads((again / file).read_text()) == json.loads((before / file).read_text())
     for part in (model, model.config, processor, processor.video_processor, processor.feature_extractor):
         assert type(part)._auto_class is None
-    # and so an export of what was loaded is the export
+    # Exporting the loaded checkpoint gives the same files.
     hub.export(
         AutoModelForVideoClassification.from_pretrained(again), AutoProcessor.from_pretrained(again), tmp_path / "b"
     )
@@ -133,7 +132,7 @@ def test_a_base_model_has_no_pipeline(tmp_path):
     assert "AutoModelForVideoClassification" in config["auto_map"]  # to train a head on it
 
 
-def test_an_adapter_is_exported_alone_and_loads_on_its_base(tmp_path):
+def test_adapter_is_exported_without_its_base_and_loads_on_it(tmp_path):
     model, processor = traveller("mbt")
     hub.export(model, processor, tmp_path / "base")
     base = AutoModelForVideoClassification.from_pretrained(tmp_path / "base").eval()
@@ -150,12 +149,12 @@ def test_an_adapter_is_exported_alone_and_loads_on_its_base(tmp_path):
         assert_outputs_of(adapted, found, lambda: adapted(**inputs).logits)
         assert not torch.allclose(found, model(**inputs).logits, atol=1e-3)
     unnamed = get_peft_model(mbt(), lora)
-    with pytest.raises(ValueError, match="does not say which checkpoint"):
+    with pytest.raises(ValueError, match="does not name its base checkpoint"):
         hub.export(unnamed, processor, tmp_path / "unnamed")
     assert not (tmp_path / "unnamed").exists()
 
 
-def test_a_folder_that_is_not_free_is_left_alone(exported):
+def test_a_folder_with_other_files_is_refused(exported):
     model, processor = traveller("mbt")
     with pytest.raises(ValueError, match="overwrite=True"):
         hub.export(model, processor, exported)
@@ -175,7 +174,7 @@ def test_a_folder_that_is_not_free_is_left_alone(exported):
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_an_export_that_fails_leaves_what_was_there(existing, tmp_path):
+def test_a_failed_export_does_not_change_the_folder(existing, tmp_path):
     model, processor = traveller("mbt")
     folder = tmp_path / "exported"
     if existing:
@@ -183,7 +182,7 @@ def test_an_export_that_fails_leaves_what_was_there(existing, tmp_path):
     before = {file.name: file.read_bytes() for file in folder.iterdir()} if existing else None
 
     class Full(ModelCard):
-        """The card is written last, after weights, configs and code."""
+        """Fails while the card is written, which is the last file."""
 
         def __str__(self):
             raise OSError(28, "No space left on device")
@@ -195,7 +194,7 @@ def test_an_export_that_fails_leaves_what_was_there(existing, tmp_path):
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
-def test_what_would_not_travel_is_refused(tmp_path):
+def test_classes_of_other_packages_are_refused(tmp_path):
     model, processor = traveller("mbt")
 
     class Own(MBTForAudioVisualClassification):
@@ -210,7 +209,7 @@ def test_what_would_not_travel_is_refused(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_labels_without_names_are_told(tmp_path, caplog):
+def test_unnamed_labels_give_a_warning(tmp_path, caplog):
     _, processor = traveller("mbt")
     import logging
 

@@ -1,4 +1,4 @@
-"""hub.push and loading over HTTP against a Hub on loopback: branches, pull requests, adapters, training, and what goes wrong."""
+"""hub.push and loading over HTTP from a local Hub server: branches, pull requests, adapters, training, and failures."""
 
 import os
 
@@ -17,21 +17,21 @@ REPO = "org/mbt-sounding-shapes"
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Pauses between attempts pass at once."""
-    waits = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    return waits
+def waits(monkeypatch):
+    """Replaces `time.sleep`; returns the list of requested pauses."""
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    return pauses
 
 
 def commits(local_hub) -> list[tuple[str, str, int]]:
-    return [asked for asked in local_hub.requests if "/commit/" in asked[1]]
+    return [request for request in local_hub.requests if "/commit/" in request[1]]
 
 
-# ------------------------------------------------------------------------------------------------------- what goes well
+# ------------------------------------------------------------------------------------------------------------- success
 
 
-def test_one_commit_holds_all_and_loads_by_name(local_hub):
+def test_push_makes_one_commit_that_loads_by_name(local_hub):
     model, processor = traveller("mbt")
     done = hub.push(model, processor, REPO)
     assert local_hub.titles(REPO) == ["Upload MBTForAudioVisualClassification", "initial commit"]
@@ -47,13 +47,13 @@ def test_one_commit_holds_all_and_loads_by_name(local_hub):
     assert len(local_hub.titles(REPO)) == 2
 
 
-def test_a_name_alone_is_in_the_namespace_of_the_user(local_hub):
+def test_a_name_without_namespace_gets_that_of_the_user(local_hub):
     hub.push(*traveller("mbt"), "shapes")
     card = local_hub.files(f"{local_hub.user}/shapes")["README.md"].decode()
     assert f'model="{local_hub.user}/shapes"' in card
 
 
-def test_a_later_push_takes_away_what_would_be_loaded_instead(local_hub):
+def test_a_later_push_deletes_weights_of_another_sharding(local_hub):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO)
     HfApi().upload_file(repo_id=REPO, path_in_repo="kept.py", path_or_fileobj=b"# not ours")
@@ -78,7 +78,7 @@ def test_a_branch_a_tag_and_a_pull_request(local_hub):
     request = hub.push(model, processor, REPO, create_pr=True)
     assert request.pr_revision == "refs/pr/1"
     assert local_hub.titles(REPO, revision="next")[0] == "A later model"
-    assert len(local_hub.titles(REPO)) == 2  # main is as it was
+    assert len(local_hub.titles(REPO)) == 2  # main has no new commit
     for revision, later in (("v1", False), ("next", True), ("refs/pr/1", True), (None, False)):
         options = {} if revision is None else {"revision": revision}
         loaded = AutoModelForVideoClassification.from_pretrained(REPO, **options).state_dict()
@@ -89,7 +89,7 @@ def test_a_branch_a_tag_and_a_pull_request(local_hub):
         AutoConfig.from_pretrained(REPO, revision="v2")
 
 
-def test_an_adapter_beside_its_base(local_hub):
+def test_push_of_an_adapter(local_hub):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO)
     base = AutoModelForVideoClassification.from_pretrained(REPO).eval()
@@ -144,7 +144,7 @@ def test_training_with_push_to_hub_then_the_export(local_hub, tmp_path):
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), trainer.model.state_dict())
 
 
-# ------------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------------------- failure
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_training_with_push_to_hub_then_the_export(local_hub, tmp_path):
         ("POST", "/commit/", "cut"),
     ],
 )
-def test_what_fails_once_is_tried_again(local_hub, impatient, method, path, how):
+def test_temporary_errors_are_retried(local_hub, waits, method, path, how):
     model, processor = traveller("mbt")
     local_hub.fail(method, path, how)
     hub.push(model, processor, REPO)
     assert len(local_hub.titles(REPO)) == 2
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), model.state_dict())
-    assert impatient  # there was a pause
+    assert waits  # there was a pause
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_fails_once_is_tried_again(local_hub, impatient, method, path, how)
         ("cut", r"org/mbt-sounding-shapes was not pushed.*push again"),
     ],
 )
-def test_what_fails_always_ends_in_one_message_and_no_commit(local_hub, impatient, how, message):
+def test_permanent_errors_give_one_message_and_no_commit(local_hub, waits, how, message):
     model, processor = traveller("mbt")
     local_hub.fail("POST", "/commit/", how, times=100)
     with pytest.raises(hub.HubError, match=message):
@@ -184,7 +184,7 @@ def test_what_fails_always_ends_in_one_message_and_no_commit(local_hub, impatien
     assert local_hub.files(REPO) == {}
 
 
-def test_refusals_are_told_at_once(local_hub, impatient):
+def test_refusals_are_not_retried(local_hub, waits):
     model, processor = traveller("mbt")
     with pytest.raises(
         hub.HubError, match=r"org/mbt-sounding-shapes was not pushed.*\(401\): log in with `hf auth login`"
@@ -199,26 +199,26 @@ def test_refusals_are_told_at_once(local_hub, impatient):
     local_hub.fail("POST", "/commit/", 403)
     with torch.no_grad():
         model.classifier.bias.add_(1.0)
-    with pytest.raises(hub.HubError, match=r"may not write there \(403\)"):
+    with pytest.raises(hub.HubError, match=r"has no write access \(403\)"):
         hub.push(model, processor, REPO)
     assert len(local_hub.titles(REPO)) == 2
-    assert not impatient
+    assert not waits
 
 
-def test_offline_is_told(local_hub, monkeypatch):
+def test_offline_mode_gives_a_hub_error(local_hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(hub.HubError, match="HF_HUB_OFFLINE is set"):
         hub.push(*traveller("mbt"), REPO)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "org/a/b", "org/na me", "", "org/name.git", "-x", "http://a/b"])
-def test_repository_names_are_checked_before_anything_is_done(local_hub, name):
-    with pytest.raises(ValueError, match="is no name of a Hub repository"):
+def test_repository_names_are_checked_before_the_first_request(local_hub, name):
+    with pytest.raises(ValueError, match="is no valid repository id"):
         hub.push(*traveller("mbt"), name)
     assert not local_hub.requests
 
 
-def test_nothing_is_asked_of_the_hub_before_the_export_stands(local_hub):
+def test_the_export_is_written_before_the_first_request(local_hub):
     _, processor = traveller("mbt")
     with pytest.raises(ValueError, match="model must be"):
         hub.push(torch.nn.Linear(1, 1), processor, REPO)
@@ -229,16 +229,16 @@ def weights_address(local_hub) -> str:
     return f"/{REPO}/resolve/{local_hub.repositories['models', REPO].branches['main']}/model.safetensors"
 
 
-def test_a_download_that_is_cut_is_asked_for_again(local_hub, impatient):
+def test_an_interrupted_download_is_retried(local_hub, waits):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO)
     local_hub.fail("GET", "model.safetensors", "cut")
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), model.state_dict())
-    assert [asked[:2] for asked in local_hub.requests].count(("GET", weights_address(local_hub))) == 2
+    assert [request[:2] for request in local_hub.requests].count(("GET", weights_address(local_hub))) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_server_that_fails_while_loading_is_named_and_the_next_time_all_is_well(local_hub, impatient, name):
+def test_a_server_error_while_loading_names_the_repository_and_the_next_load_works(local_hub, waits, name):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO)
     local_hub.fail("GET", name, 500)
@@ -247,13 +247,13 @@ def test_a_server_that_fails_while_loading_is_named_and_the_next_time_all_is_wel
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), model.state_dict())
 
 
-def test_loading_what_stays_broken_or_is_not_there_names_it_and_leaves_no_half_file(local_hub, impatient):
+def test_a_failed_load_names_the_repository_and_leaves_no_partial_weights(local_hub, waits):
     model, processor = traveller("mbt")
     hub.push(model, processor, REPO, private=True)
     local_hub.fail("GET", "model.safetensors", 500, times=100)
     with pytest.raises(OSError, match=r"mbt-sounding-shapes[\s\S]*500"):
         AutoModelForVideoClassification.from_pretrained(REPO)
-    for folder, _, files in os.walk(constants.HF_HUB_CACHE):  # what a later run would take for the weights
+    for folder, _, files in os.walk(constants.HF_HUB_CACHE):  # a later run would load these files as the weights
         assert not any(name.endswith(".safetensors") for name in files), folder
     local_hub.mend()
     assert_same_bits(AutoModelForVideoClassification.from_pretrained(REPO).state_dict(), model.state_dict())

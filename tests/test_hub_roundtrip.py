@@ -1,4 +1,4 @@
-"""What was exported or pushed loads where hf_avfusion cannot be imported, and gives the same outputs, for every architecture."""
+"""Exported and pushed checkpoints of every architecture load without hf_avfusion and give the same outputs."""
 
 import json
 import os
@@ -56,8 +56,8 @@ assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
 """
 
 
-def test_every_architecture_travels():
-    """A new architecture is a line in travellers.py."""
+def test_every_architecture_has_a_checkpoint_in_travellers():
+    """A new architecture needs one line in travellers.py."""
     travelling = {type(traveller(name)[0].config) for name in TRAVELLERS}
     assert {config for config, *_ in ARCHITECTURES} <= travelling
 
@@ -68,7 +68,7 @@ def test_loads_without_the_package_from_folder_and_hub(name, local_hub, tmp_path
     model, processor = traveller(name)
     folder = hub.export(model, processor, tmp_path / "exported")
     hub.push(model, processor, f"org/{name}")
-    away = tmp_path / "away"  # none of this repository's folders is in the path of a process that starts here
+    away = tmp_path / "away"  # a process that starts here does not have this repository in its path
     away.mkdir()
     (away / "clip.mp4").write_bytes(render_clip(seconds=0.8))
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
@@ -109,11 +109,11 @@ def test_loads_without_the_package_from_folder_and_hub(name, local_hub, tmp_path
                     assert_rounding(*scores)
 
 
-def test_outputs_do_differ_between_clips():
-    """Or the equality above would show little."""
+def test_outputs_differ_between_clips():
+    """Otherwise the equality above would prove little."""
     model, processor = traveller("mbt")
     clips = [
-        processor(videos=render_clip(seconds=0.8, audio=sound), return_tensors="pt") for sound in ("chirp", "clicks")
+        processor(videos=render_clip(seconds=0.8, audio=audio), return_tensors="pt") for audio in ("chirp", "clicks")
     ]
     first, second = (model(**clip).logits for clip in clips)
     assert (first - second).abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""Model cards: what they hold, that they validate, that their lines run, and that only measured figures reach them."""
+"""Model cards: their content, validation on the Hub, their code examples, and reading results and recipes from files."""
 
 import json
 import re
@@ -27,15 +27,15 @@ EVALUATION = Evaluation(
     skipped_clips=2,
 )  # fmt: skip
 DETAILS = CardDetails(
-    title="MBT that hears shapes",
+    title="MBT on SoundingShapes",
     license="cc-by-4.0",
     training_data="3,000 rendered clips.",
     datasets=["org/sounding-shapes"],
     recipe={"optimizer": "momentum_sgd", "epochs": 50},
-    label_source="the data set",
+    label_source="the dataset",
     evaluation=[EVALUATION],
     base_model="org/base",
-    limits="Knows four shapes.",
+    limits="Recognizes four shapes.",
 )
 
 
@@ -43,7 +43,7 @@ def card_of(details: CardDetails = DETAILS, model=None) -> ModelCard:
     return build_card(model or traveller("mbt")[0], processor(), details, "org/mbt-shapes")
 
 
-def test_a_full_card_holds_everything_and_is_read_back():
+def test_a_full_card_holds_all_details_and_can_be_parsed():
     text = str(card_of())
     for heading in ("Use it", "Inputs", "Labels", "Training", "Evaluation", "Limits", "Licence and citation"):
         assert f"\n## {heading}\n" in text
@@ -59,13 +59,14 @@ def test_a_full_card_holds_everything_and_is_read_back():
         "4 RGB frames, spread over 0.32 s",
         "16000 Hz mono",
         "16 mel bands",
-        "Knows four shapes.",
+        "Recognizes four shapes.",
         "`a dog`",
-        "the data set",
+        "the dataset",
     ):
         assert part in text
     assert (
-        "| SoundingShapes | test | both tracks | 4 | 0, 1 | 480 (and 2 that did not decode) | top1 | 0.9125 |" in text
+        "| SoundingShapes | test | both modalities | 4 | 0, 1 | 480 (and 2 that could not be decoded) | top1 | 0.9125 |"
+        in text
     )
     data = ModelCard(text).data
     assert data.license == "cc-by-4.0"
@@ -83,7 +84,7 @@ def test_a_full_card_holds_everything_and_is_read_back():
     assert second.metric_value == 0.5
 
 
-def test_an_empty_card_says_what_is_not_known():
+def test_an_empty_card_marks_unknown_facts():
     text = str(card_of(CardDetails(), mbt(id2label=None, label2id=None, num_labels=3)))
     for part in (
         "Nothing was measured",
@@ -100,22 +101,22 @@ def test_an_empty_card_says_what_is_not_known():
 @pytest.mark.parametrize("details", [DETAILS, CardDetails()])
 def test_cards_validate(local_hub, details):
     card = card_of(details)
-    card.validate()  # asks the Hub, here the one of the tests
+    card.validate()  # sends a request to the local Hub server of the tests
     assert ("POST", "/api/validate-yaml", 200) in local_hub.requests
     assert card_errors(str(card)) == []
 
 
-def test_the_check_itself_finds_faults():
+def test_card_errors_finds_faults():
     text = str(card_of())
     assert card_errors(text.replace("      type: org/sounding-shapes\n", "")) != []
     assert card_errors(text.replace("library_name: transformers", "library_name: [unclosed")) != []
     assert card_errors(re.sub(r"    - type: accuracy\n", "    - ", text)) != []
 
 
-def test_labels_cannot_break_out_of_the_card():
+def test_labels_are_escaped():
     text = str(card_of())
     assert LABELS[2] == "{{ curly }}"
-    assert "`{{ curly }}`" in text  # filled in, not evaluated
+    assert "`{{ curly }}`" in text  # not evaluated as a template
     assert "`a \\| bar`" in text
     assert "`'tick'`" in text
     names = {0: "x\n---\nlicense: mit\n---", 1: "<script>"}
@@ -126,7 +127,7 @@ def test_labels_cannot_break_out_of_the_card():
     assert ModelCard(text).data.license == "cc-by-4.0"
 
 
-def test_heads_many_labels_and_several_labels():
+def test_labels_of_multi_head_and_multi_label_models():
     names = dict(enumerate("abcde"))
     heads = mbt(class_splits={"verb": 3, "noun": 2}, id2label=names, label2id={n: i for i, n in names.items()})
     assert "verb: 3 (one per clip): `a`, `b`, `c`." in str(card_of(CardDetails(), heads))
@@ -137,7 +138,7 @@ def test_heads_many_labels_and_several_labels():
 
 
 @pytest.mark.parametrize("kind", ["classifier", "base"])
-def test_the_lines_of_the_card_run(kind, tmp_path, monkeypatch):
+def test_the_code_example_of_the_card_runs(kind, tmp_path, monkeypatch):
     model, its_processor = traveller("mbt")
     model = model if kind == "classifier" else mbt(MBTModel)
     folder = hub.export(model, its_processor, tmp_path / "exported")
@@ -154,8 +155,8 @@ def test_the_lines_of_the_card_run(kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.9", None, True])
-def test_only_numbers_are_figures(value):
-    with pytest.raises(ValueError, match="is not a measured number"):
+def test_metrics_must_be_finite_numbers(value):
+    with pytest.raises(ValueError, match="is not a finite number"):
         Evaluation("x", "test", {"top1": value})
 
 
@@ -176,7 +177,7 @@ def test_results_of_the_evaluation_example(tmp_path):
     assert [(e.condition, e.metrics) for e in found] == [
         (None, {"top1": 0.9}),
         ("audio only", {"top1": 0.5}),
-        ("windows drawn (sync), span 2 s", {"top1": 0.8}),
+        ("random windows (sync), span 2 s", {"top1": 0.8}),
     ]
     assert (found[0].dataset, found[0].split, found[0].views, found[0].seeds) == ("SoundingShapes", "test", 4, (3,))
     assert (found[0].num_clips, found[0].skipped_clips) == (480, 1)
@@ -184,12 +185,12 @@ def test_results_of_the_evaluation_example(tmp_path):
     results["evaluations"].append(one("runs/b", "av", 0.1))
     path.write_text(json.dumps(results))
     assert [e.metrics["top1"] for e in read_results(path, checkpoint="runs/b")] == [0.1]
-    for checkpoint in (None, "runs/c"):  # figures of another model must not come onto this card
-        with pytest.raises(ValueError, match=r"runs/a, runs/b: say which"):
+    for checkpoint in (None, "runs/c"):  # the card must not show results of another model
+        with pytest.raises(ValueError, match=r"runs/a, runs/b: pass one of these names"):
             read_results(path, checkpoint=checkpoint)
 
 
-def test_results_of_a_trainer_and_of_ones_own(tmp_path):
+def test_results_of_a_trainer_and_of_a_user(tmp_path):
     path = tmp_path / "validation_results.json"
     metrics = {
         "eval_top1": 0.25,
@@ -203,7 +204,7 @@ def test_results_of_a_trainer_and_of_ones_own(tmp_path):
     assert read_results(path, "Mine") == [
         Evaluation("Mine", "validation", {"top1": 0.25}, num_clips=8, skipped_clips=0)
     ]
-    with pytest.raises(ValueError, match=r"validation_results\.json: it does not say on which dataset"):
+    with pytest.raises(ValueError, match=r"validation_results\.json: it does not name the dataset"):
         read_results(path)
     own = {
         "dataset": "SoundingShapes",
@@ -220,7 +221,7 @@ def test_results_of_a_trainer_and_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "text", ["not json", "3", "[]", "[3]", '{"metrics": {}}', '{"evaluations": [{}]}', '{"eval_runtime": 1}']
 )
-def test_files_that_hold_no_results_are_named(text, tmp_path):
+def test_errors_name_the_file_without_results(text, tmp_path):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=r"results\.json"):
         read_results(tmp_path / "results.json", "x", "test")
@@ -246,7 +247,7 @@ def test_recipes(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", [config.model_type for config, *_ in ARCHITECTURES])
-def test_every_architecture_has_a_card_with_what_pushed_cards_take_from_it(model_type):
+def test_every_architecture_has_a_card_with_the_required_sections(model_type):
     sections = architecture_sections(model_type)
     assert sections, f"model_cards/{model_type}.md is missing"
     assert len(sections[""]) > 100
@@ -255,7 +256,7 @@ def test_every_architecture_has_a_card_with_what_pushed_cards_take_from_it(model
     assert "@" in sections["Licence and citation"]
 
 
-def test_the_template_travels_with_the_package():
+def test_the_template_is_part_of_the_package():
     assert (CARDS / "template.md").is_file()
     head = (CARDS / "template.md").read_text().split("---")[1]
     assert head.strip() == "{{ card_data }}"

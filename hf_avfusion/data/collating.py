@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from ..media.modalities import MODEL_INPUTS
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
 
-MODALITIES = (("pixel_values", "has_video"), ("input_features", "has_audio"))  # in the order of modality_mask's columns
+# (model input, flag of a sample) of each modality, in the order of modality_mask's columns
+INPUT_FLAGS = tuple((name, f"has_{modality}") for modality, name in MODEL_INPUTS.items())
 
 
 class AVCollator:
@@ -73,12 +75,12 @@ class AVCollator:
         if not samples:
             raise ValueError("a batch needs at least one sample")
         generator = self._generator(samples)
-        present = torch.tensor([[bool(sample[flag]) for _, flag in MODALITIES] for sample in samples])
+        present = torch.tensor([[bool(sample[flag]) for _, flag in INPUT_FLAGS] for sample in samples])
         empty = [sample.get("clip_id", number) for number, sample in enumerate(samples) if not present[number].any()]
         if empty:
             raise ValueError(f"these samples have neither video nor audio: {', '.join(map(str, empty))}")
         batch = {}
-        for column, (name, _) in enumerate(MODALITIES):
+        for column, (name, _) in enumerate(INPUT_FLAGS):
             if present[:, column].any():
                 batch[name] = _stack(samples, name, present[:, column])
         if "labels" in samples[0]:
@@ -96,7 +98,7 @@ class AVCollator:
             self._mixup(batch, present, generator)
         if any(self.modality_dropout):
             present = self._drop(present, generator)
-        if self.mask_always or not present[:, [name in batch for name, _ in MODALITIES]].all():
+        if self.mask_always or not present[:, [name in batch for name, _ in INPUT_FLAGS]].all():
             batch["modality_mask"] = present
         return batch
 
@@ -123,7 +125,7 @@ class AVCollator:
         labels = self._soft(batch["labels"])
         alike = (present == present.flip(0)).all(dim=1)
         weights = {}
-        for name, _ in MODALITIES:
+        for name, _ in INPUT_FLAGS:
             if name in batch:
                 if not weights or self.mixup_per_modality:
                     weight = draw_mixup(self.mixup_alpha, generator)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..media.modalities import MODALITIES
 from ..media.reader import Clip, MediaError
 from ..tasks.classification import ClassLabels
 from ..tasks.task import RowLabels
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ..processing.processing_avfusion import AVFusionProcessor
 
 logger = logging.getLogger(__name__)
-
-MODALITIES = ("video", "audio")
 
 
 @dataclass

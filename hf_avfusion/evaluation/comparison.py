@@ -1,8 +1,8 @@
-"""A comparison of model variants over seeds: finished runs kept in files, mean and spread of each metric, one table.
+"""Comparison of model variants over seeds: saved runs, mean and standard deviation of each metric, and one table.
 
-A folder holds `runs/<variant>-seed<n>.json`, one file per finished run with its settings, so that a stopped comparison
-goes on where it was; `costs.json`; and the report: `comparison.md`, `.csv` (one row per variant, unrounded) and `.json`
-(everything). Files are written whole or not at all.
+A folder holds `runs/<variant>-seed<n>.json`, one file with metrics and settings per finished run, so that an interrupted
+comparison can be resumed; `costs.json`; and the report: `comparison.md`, `.csv` (one row per variant, unrounded) and `.json`
+(all data). Files are written atomically.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from rich.table import Table
 
 from .reports import plain
 
-COSTS = {  # heading and how a value is written
+COSTS = {  # heading and format of the values
     "parameters": ("parameters", "{:,}"),
-    "trainable_parameters": ("of them trained", "{:,}"),
+    "trainable_parameters": ("trainable parameters", "{:,}"),
     "flops_per_clip": ("GFLOPs per clip", "{:,.4g}"),
     "inference_clips_per_s": ("clips/s inference", "{:,.0f}"),
     "training_clips_per_s": ("clips/s training", "{:,.0f}"),
     "inference_mib": ("peak MiB inference", "{:,.0f}"),
     "training_mib": ("peak MiB training", "{:,.0f}"),
 }
-RATES = ("inference_clips_per_s", "training_clips_per_s")  # with their ratio to the first variant's
-ABOUT_THE_RUN = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips", "views")  # no scores
+RATES = ("inference_clips_per_s", "training_clips_per_s")  # shown with their ratio to the first variant
+NON_SCORES = ("runtime", "samples_per_second", "steps_per_second", "clips", "skipped_clips", "views")
 
 
-class Spread(NamedTuple):
-    """Mean and sample standard deviation (n - 1; None for a single run, NaN among infinite ones) of a metric over n seeds."""
+class MeanStd(NamedTuple):
+    """Mean and sample standard deviation (n - 1; None for one run, NaN if a value is infinite) of a metric over n seeds."""
 
     mean: float
     std: float | None
     n: int
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Raises ValueError without values."""
+def mean_and_std(values: Sequence[float]) -> MeanStd:
+    """Mean and standard deviation over runs. Raises ValueError if there are no values."""
     if not values:
-        raise ValueError("a mean needs at least one run")
-    finite = all(map(math.isfinite, values))  # the d-prime of a perfect model is not, and `stdev` fails on it
+        raise ValueError("got no values: a mean needs at least one run")
+    finite = all(map(math.isfinite, values))  # a perfect model has an infinite d-prime, for which `stdev` fails
     deviation = None if len(values) < 2 else statistics.stdev(values) if finite else math.nan
-    return Spread(statistics.mean(values), deviation, len(values))
+    return MeanStd(statistics.mean(values), deviation, len(values))
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all; its folder is made if missing."""
+    """Writes a text file atomically, and creates its folder if necessary."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -65,26 +65,26 @@ class Comparison:
     """The folder of a comparison.
 
     Args:
-        folder: made when first written to.
-        settings: what all runs have in common, plain values; a finished run of other settings is refused.
+        folder: created before the first file is written.
+        settings: common settings of all runs, as JSON values. A saved run with other settings is refused.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
         self.folder = Path(folder)
-        self.settings = json.loads(json.dumps(settings))  # as it will be read back
+        self.settings = json.loads(json.dumps(settings))  # equal to settings that are read from a file
 
     def run_file(self, variant: str, seed: int) -> Path:
         return self.folder / "runs" / f"{variant}-seed{seed}.json"
 
     def finished(self, variant: str, seed: int, config: Mapping[str, Any]) -> dict[str, float] | None:
-        """Metrics of a run that is done; None if it is not.
+        """Returns the metrics of a finished run, or None if it is not finished.
 
         Args:
-            config: what sets the variant apart.
+            config: the settings of the variant.
 
         Raises:
-            ValueError: the run was made with other settings, or its file is not one of ours; with the file, what
-                differs and the remedy.
+            ValueError: the run has other settings, or its file is no run of a comparison. The message names the file, the
+                difference and the remedy.
         """
         path = self.run_file(variant, seed)
         if not path.exists():
@@ -93,29 +93,31 @@ class Comparison:
             run = json.loads(path.read_text(encoding="utf-8"))
             found, metrics = {**run["settings"], "config of the variant": run["config"]}, dict(run["metrics"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no finished run ({error}): delete it, and the run is repeated") from error
+            raise ValueError(f"{path} is no finished run ({error}): delete it to repeat the run") from error
         wanted = {**self.settings, "config of the variant": json.loads(json.dumps(config))}
         names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         if names:
-            told = "; ".join(f"{name}: it has {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
+            differences = "; ".join(f"{name}: it has {found.get(name)!r}, now {wanted.get(name)!r}" for name in names)
             raise ValueError(
-                f"{path} is a run with other settings ({told}). Choose another output folder, or delete the file to repeat"
-                " the run."
+                f"{path} is a run with other settings ({differences}). Choose another output folder, or delete the file to "
+                "repeat the run."
             )
         return metrics
 
     def keep(self, variant: str, seed: int, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Marks a run as finished."""
+        """Saves the metrics of a finished run."""
         run = {"settings": self.settings, "config": config, "seed": seed, "metrics": metrics}
         write_whole(self.run_file(variant, seed), json.dumps(run, indent=2) + "\n")
 
     def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
-        """Keeps what `costs.compare_costs` returned; `measured` says with what: `configs` of the variants, and the rest."""
+        """Saves the result of `costs.compare_costs`; `measured` holds its conditions: `configs` of the variants, and others."""
         write_whole(self.folder / "costs.json", json.dumps({"measured": measured, "costs": costs}, indent=2) + "\n")
 
     def costs(self, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-        """The costs kept of the variants in `measured["configs"]`; None if one of them was not measured, or with
-        something else. Only costs that were measured together are comparable, so they are never put together.
+        """Returns the saved costs of the variants in `measured["configs"]`.
+
+        Returns None if the costs of a variant are missing or were measured under other conditions: only costs that were
+        measured together are comparable.
         """
         path = self.folder / "costs.json"
         if not path.exists():
@@ -135,8 +137,9 @@ class Comparison:
         """Writes `comparison.md`, `.csv` and `.json`; returns the table to print.
 
         Args:
-            runs: variant -> seed -> metric -> value. costs: variant -> what `compare_costs` says of it; `measured`: as
-                for `keep_costs`.
+            runs: variant -> seed -> metric -> value.
+            costs: variant -> costs from `compare_costs`.
+            measured: see `keep_costs`.
         """
         summary = summarize(runs)
         headings, rows = table(summary, costs)
@@ -155,14 +158,14 @@ class Comparison:
             "runs": runs,
         }
         write_whole(self.folder / "comparison.json", json.dumps(plain(everything), indent=2, allow_nan=False) + "\n")
-        printed = Table(*headings, title="mean ± standard deviation over n seeds; x: relative to the first")
+        printed = Table(*headings, title="mean ± standard deviation over n seeds; x: ratio to the first variant")
         for row in rows:
             printed.add_row(*row)
         return printed
 
 
 def versions() -> dict[str, str]:
-    """Of Python, this package and the libraries that compute."""
+    """Versions of Python, this package, torch and transformers."""
     import torch
     import transformers
 
@@ -173,26 +176,27 @@ def versions() -> dict[str, str]:
 
 
 def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:
-    """The scores among what `Trainer.evaluate` returns, without their prefix."""
+    """The scores in the result of `Trainer.evaluate`, without their prefix."""
     named = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-    return {name: value for name, value in named.items() if name not in ABOUT_THE_RUN}
+    return {name: value for name, value in named.items() if name not in NON_SCORES}
 
 
-def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[str, Spread]]:
-    """variant -> metric -> mean and spread over the seeds; variants without a run are left out."""
+def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, dict[str, MeanStd]]:
+    """variant -> metric -> mean and standard deviation over the seeds. Variants without a run are left out."""
     summary = {}
     for variant, by_seed in runs.items():
         results = list(by_seed.values())
         if results:
-            summary[variant] = {metric: spread([run[metric] for run in results]) for metric in results[0]}
+            summary[variant] = {metric: mean_and_std([run[metric] for run in results]) for metric in results[0]}
     return summary
 
 
 def table(
-    summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]
+    summary: Mapping[str, Mapping[str, MeanStd]], costs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, a column per variant: the metrics (the loss only in the files) over n seeds, then the costs;
-    rates with their ratio to the first variant's. What is not known is `-`.
+    """Headings and cells with a column per variant: the metrics without the loss, the number of seeds, then the costs.
+
+    Rates are shown with their ratio to the first variant. Unknown values are `-`.
     """
     variants = list(dict.fromkeys([*costs, *summary]))
     metrics = list(dict.fromkeys(name for scores in summary.values() for name in scores if name != "loss"))
@@ -200,19 +204,19 @@ def table(
     for metric in metrics:
         scores = [summary.get(variant, {}).get(metric) for variant in variants]
         name = f"{metric} %" if _is_share(metric) else metric
-        rows.append([name, *("-" if score is None else _written(metric, score) for score in scores)])
+        rows.append([name, *("-" if score is None else _format_score(metric, score) for score in scores)])
     if metrics:
         counts = [[score.n for score in summary.get(variant, {}).values()] for variant in variants]
         rows.append(["seeds (n)", *(str(max(count, default=0)) for count in counts)])
     for name, (heading, _) in COSTS.items():
         values = [costs.get(variant, {}).get(name) for variant in variants]
-        if costs:  # also where the system cannot tell, so that every table has the same rows
-            rows.append([heading, *(_cost(name, value, values[0]) for value in values)])
+        if costs:  # unknown values keep their row, so that every table has the same rows
+            rows.append([heading, *(_format_cost(name, value, values[0]) for value in values)])
     return ["", *variants], rows
 
 
-def _written(metric: str, value: Spread) -> str:
-    """`99.8 ± 0.1` in per cent for shares, plain for losses and d-prime."""
+def _format_score(metric: str, value: MeanStd) -> str:
+    """`99.8 ± 0.1`: shares in per cent, losses and d-prime unscaled."""
     scale, digits = (100, 1) if _is_share(metric) else (1, 3)
     text = f"{scale * value.mean:.{digits}f}"
     return text if value.std is None else f"{text} ± {scale * value.std:.{digits}f}"
@@ -222,7 +226,7 @@ def _is_share(metric: str) -> bool:
     return metric.startswith("top") or metric in ("map", "auc")
 
 
-def _cost(name: str, value: float | None, first: float | None) -> str:
+def _format_cost(name: str, value: float | None, first: float | None) -> str:
     if value is None:
         return "-"
     text = COSTS[name][1].format(value / 1e9 if name == "flops_per_clip" else value)
@@ -234,8 +238,8 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def as_csv(summary: Mapping[str, Mapping[str, Spread]], costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row per variant: `<metric>_mean`, `<metric>_std`, `n`, and the costs; nothing is rounded."""
+def as_csv(summary: Mapping[str, Mapping[str, MeanStd]], costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row per variant: `<metric>_mean`, `<metric>_std`, `n`, and the costs, all unrounded."""
     rows = []
     for variant in dict.fromkeys([*costs, *summary]):
         row: dict[str, Any] = {"fusion": variant}

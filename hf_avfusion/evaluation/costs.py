@@ -1,9 +1,9 @@
-"""What a model costs, measured alike for every architecture: parameters, FLOPs, time and peak memory on a given batch.
+"""Costs of a model on a given batch: parameters, FLOPs, time and peak memory.
 
-Times of models that are compared are taken in turn, round by round, so that other load on the machine falls on all of
-them; the least time of each is what counts, since other load only ever adds. Peak memory on CUDA is the allocator's;
-elsewhere on Linux it is the kernel's high-water mark of resident memory (VmHWM), for which every case needs a process of
-its own (`in_own_process`), or it would inherit the heap of the case before.
+Compared models are timed in turn, round by round, so that other load on the machine affects all of them. The shortest time
+of each model counts, since other load can only add time. Peak memory on CUDA is that of the allocator. On the CPU under
+Linux it is the kernel's high-water mark of resident memory (VmHWM). Each case then needs its own process
+(`in_own_process`), since a process keeps the heap of earlier cases.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-LABELS = ("labels", "audio_labels")  # what a training step is given and inference is not
+LABELS = ("labels", "audio_labels")  # inputs of training only
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """All parameters of a model and those that are trained (`requires_grad`); shared ones count once."""
+    """Number of all parameters and of trainable parameters (`requires_grad`). Shared parameters count once."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def count_flops(function: Callable[[], Any]) -> int:
-    """FLOPs of a call as torch.utils.flop_counter counts them: two per multiply-add of every matrix product.
+    """FLOPs of a call by torch.utils.flop_counter: two per multiply-add of every matrix product.
 
-    The call is made once, with gradients recorded (the counter fails without); tensors on the meta device cost nothing.
-    Attention must be "eager" or "sdpa"; the latter is counted in its plain form, since the counter does not know the CPU's
-    fused kernel and would take its two products for nothing.
+    The function is called once, with gradients enabled (the counter fails without them). It may use the meta device, on
+    which nothing is computed. Attention must be "eager" or "sdpa". "sdpa" is counted with its math backend, since the
+    counter ignores the two products in the fused kernel of the CPU.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
@@ -42,7 +42,7 @@ def count_flops(function: Callable[[], Any]) -> int:
 
 
 def inference(model: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A call that runs `model` on a batch in evaluation mode, without labels and without gradients."""
+    """Returns a function that runs `model` on a batch in evaluation mode, without labels and gradients."""
     unlabelled = {name: value for name, value in inputs.items() if name not in LABELS}
 
     def call() -> None:
@@ -56,7 +56,7 @@ def inference(model: nn.Module, inputs: Mapping[str, Tensor]) -> Callable[[], No
 def training_step(
     model: nn.Module, inputs: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> Callable[[], None]:
-    """A call that trains `model` on a batch with labels once: forward, `loss`, backward and an update."""
+    """Returns a function that makes one training step of `model` on a batch: forward, `loss`, backward and an update."""
 
     def call() -> None:
         model.train()
@@ -71,7 +71,7 @@ def training_step(
 
 
 def timed(call: Callable[[], Any], device: str | torch.device) -> float:
-    """Seconds of one call, waiting for the device before and after."""
+    """Time of one call in s, with device synchronization before and after."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize()
@@ -83,8 +83,9 @@ def timed(call: Callable[[], Any], device: str | torch.device) -> float:
 
 
 def best_time(call: Callable[[], Any], device: str | torch.device, repeats: int, seconds: float) -> tuple[float, int]:
-    """Least seconds of `call` over `repeats` calls, fewer (at least 2) once `seconds` are spent, and how many there
-    were; no warm-up here.
+    """Shortest time of `call` in s, and the number of calls.
+
+    There are `repeats` calls, or fewer (at least 2) if they take more than `seconds`. There is no warm-up.
     """
     times: list[float] = []
     while len(times) < repeats and (len(times) < 2 or sum(times) < seconds):
@@ -95,7 +96,7 @@ def best_time(call: Callable[[], Any], device: str | torch.device, repeats: int,
 def best_times_in_turn(
     calls: Mapping[Hashable, Callable[[], Any]], device: str | torch.device, rounds: int
 ) -> dict[Any, float]:
-    """Least seconds of each call; every round makes each of them once, and one more round before them warms up."""
+    """Shortest time of each call in s. Every round makes each call once; a first round is the warm-up."""
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
     times: dict[Any, list[float]] = {name: [] for name in calls}
@@ -111,7 +112,7 @@ def best_times_in_turn(
 
 
 def resident_mib(field: str) -> float | None:
-    """A field of /proc/self/status in MiB (VmRSS now, VmHWM the peak since the last reset); None where there is none."""
+    """A field of /proc/self/status in MiB (VmRSS: current, VmHWM: peak since the last reset); None if it does not exist."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -128,7 +129,7 @@ def _reset_resident_peak() -> bool:
 
 
 class PeakMemory:
-    """Peak memory of a `with` block above `baseline` (`PeakMemory.now`), in MiB; None where it cannot be told."""
+    """Peak memory of a `with` block above `baseline` (`PeakMemory.now`) in MiB; None if it cannot be measured."""
 
     def __init__(self, device: str | torch.device, baseline: float | None):
         self.on_gpu, self.baseline, self.mib = torch.device(device).type == "cuda", baseline, None
@@ -152,12 +153,13 @@ class PeakMemory:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call in a forked child (Linux), whose memory starts clean; elsewhere here.
+    """Calls a function in a forked process without the heap of earlier calls; without fork, in this process.
 
-    The parent must not have run parallel torch code before: the fork would lose its OpenMP threads, and wait for them.
+    This process must not have run parallel torch code before: a forked process has no OpenMP threads and would wait for
+    them forever.
 
     Raises:
-        RuntimeError: the child ended without an answer. What the function raised, here again.
+        RuntimeError: the process ended without a result. Exceptions of the function are raised here again.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         return function(*arguments)
@@ -179,7 +181,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
         process.join()
         raise RuntimeError(
             f"the process of {function.__name__}{arguments[:1]} ended with code {process.exitcode} (-9: out of memory); "
-            "ask for a smaller model, smaller batches or shorter clips"
+            "use a smaller model, smaller batches or shorter clips"
         ) from None
     process.join()
     if isinstance(answer, BaseException):
@@ -197,19 +199,20 @@ def compare_costs(
     device: str | torch.device = "cpu",
     rounds: int = 10,
 ) -> dict[str, dict[str, float | int | None]]:
-    """Costs of several models on one batch; on the CPU call it before any other torch code, as `in_own_process` says.
+    """Measures the costs of several models on one batch. On the CPU, call it before other torch code (`in_own_process`).
 
     Args:
-        builders: name of a model to what makes it. inputs: makes the batch, with `labels`.
-        rounds: calls per time, of which the least counts; all models of a round run right after each other.
+        builders: name -> function that builds the model.
+        inputs: makes the batch, with `labels`.
+        rounds: timed calls of each model, of which the shortest counts. In each round all models run one after another.
 
     Returns:
-        Of each model: `parameters`, `trainable_parameters`; `flops_per_clip`, of a forward pass;
-        `inference_clips_per_s` and `training_clips_per_s`, where a training step is forward, backward and an update by
-        AdamW; `inference_mib` and `training_mib`, the peak beyond the loaded model, optimiser state included (None where
-        the system cannot tell).
+        For each model: `parameters`, `trainable_parameters`; `flops_per_clip` of a forward pass; `inference_clips_per_s` and
+        `training_clips_per_s`, where a training step is forward, backward and an update by AdamW; `inference_mib` and
+        `training_mib`, the peak above the memory of the loaded model, with the optimizer state (None if it cannot be
+        measured).
     """
-    # An accelerator's allocator counts exactly, and a forked process could not use the device.
+    # The allocator of an accelerator counts exactly, and a forked process could not use the device.
     run = in_own_process if torch.device(device).type == "cpu" else (lambda function, *given: function(*given))
     costs = run(_counts_and_times, builders, inputs, device, rounds)
     for name, build in builders.items():
@@ -249,7 +252,7 @@ def _peaks(name: str, build, inputs, device) -> dict[str, float | None]:
     baseline = PeakMemory.now(device)
     peaks = {}
     for kind, call in (("inference", inference(model, batch)), ("training", training_step(model, batch, optimizer))):
-        call()  # warms up: the optimiser's state is made in its first step
+        call()  # warm-up: the first step creates the optimizer state
         with PeakMemory(device, baseline) as memory:
             call()
         peaks[f"{kind}_mib"] = memory.mib

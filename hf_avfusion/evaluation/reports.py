@@ -1,4 +1,4 @@
-"""What evaluations of checkpoints come to: results.json, a table in Markdown, and figures with their numbers as CSV."""
+"""Reports on evaluations of checkpoints: results.json, a Markdown table, and figures with their data as CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 from .clips import EvaluationSet
 from .figures import figures
 from .summaries import condition, summarise
-from .tables import GIVEN_NAMES, SAMPLING_NAMES, markdown
+from .tables import MODALITY_NAMES, SAMPLING_NAMES, markdown
 
 RESULTS = "results.json"
 TABLE = "table.md"
@@ -28,14 +28,16 @@ _PACKAGES = ("hf_avfusion", "torch", "transformers", "accelerate", "datasets", "
 def make_results(
     clips: EvaluationSet, classes: Mapping[str, Sequence[str]], evaluations: Sequence[Mapping[str, Any]], seed: int
 ) -> dict[str, Any]:
-    """The content of results.json.
+    """Makes the content of results.json.
 
     Args:
-        clips: what was evaluated on; classes: head -> class names of the models.
-        evaluations: of `evaluate_checkpoint`, of all checkpoints; seed: of windows drawn by chance.
+        clips: the evaluation set.
+        classes: head -> class names of the models.
+        evaluations: results of `evaluate_checkpoint` for all checkpoints.
+        seed: seed of random windows.
 
     Raises:
-        ValueError: a checkpoint comes twice under one condition, which would count it as two runs.
+        ValueError: a checkpoint has two evaluations under the same condition, which would count as two runs.
     """
     check_once(evaluations)
     benchmark = clips.describe()
@@ -55,12 +57,12 @@ def make_results(
 
 
 def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
-    """That no checkpoint comes twice under one condition; scores are not looked at, so plans can be checked too.
+    """Checks that no checkpoint has two evaluations under the same condition. Planned evaluations have no scores yet.
 
-    The seed tells only windows drawn by chance apart: those that are spread are the same for every seed.
+    The seed is part of the condition only for random windows: evenly spaced windows are the same for every seed.
 
     Raises:
-        ValueError: one does, and would count as two runs; the message names it and the condition.
+        ValueError: a checkpoint has two; the message names the checkpoint and the condition.
     """
     seen: dict[tuple, Mapping[str, Any]] = {}
     for each in evaluations:
@@ -69,15 +71,15 @@ def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
             names = " and ".join(dict.fromkeys((seen[key]["checkpoint"], each["checkpoint"])))
             seed = f", seed {each['seed']}" if each["sampling"] != "spread" else ""
             raise ValueError(
-                f"{names}: the same checkpoint twice under the same condition ({GIVEN_NAMES[each['given']]}, {each['span']:g} "
-                f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: give each "
-                "checkpoint once, and none that the results.json beside it holds already"
+                f"{names}: the same checkpoint twice under the same condition ({MODALITY_NAMES[each['given']]}, {each['span']:g} "
+                f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: pass each "
+                "checkpoint once, and no checkpoint that a given results.json already holds"
             )
         seen[key] = each
 
 
 def all_done(planned: Iterable[Mapping[str, Any]], done: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether each of these plans is among the evaluations that are done: the same checkpoint under the same condition."""
+    """Whether every planned evaluation is done, for the same checkpoint and condition."""
     return {_identity(each) for each in planned} <= {_identity(each) for each in done}
 
 
@@ -87,25 +89,26 @@ def _identity(each: Mapping[str, Any]) -> tuple:
 
 
 def write_results(results: Mapping[str, Any], folder: str | os.PathLike) -> Path:
-    """Writes results.json alone, whole or not at all: what is finished is not lost with what comes after it."""
+    """Writes only results.json, atomically, so that a later failure does not lose finished evaluations."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return _write(folder / RESULTS, (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
 
 
 def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_classes: int = 30) -> list[Path]:
-    """Writes results.json, table.md and every figure that the evaluations hold the numbers of, each with its CSV.
+    """Writes results.json, table.md, and a figure with its CSV for every comparison that the evaluations allow.
 
-    Figures: `per_class_ap` (average precision of the `top_classes` best classes, as given both tracks or one), and
-    `fusion_gain` (what both tracks give over each of them), for every head; `span_sweep`, `sampling` (one set of runs
-    under several conditions); `weight_sharing`, `trained_span`, `trained_sampling` (runs that were trained
-    differently). The first four are of the settings that come first, the means of its runs; each of the last three is of
-    the largest set of settings that differ in what it shows alone.
+    Figures of the first settings, with the means of their runs:
+        `per_class_ap`: average precision of the `top_classes` best classes for each modality set, one figure per head.
+        `fusion_gain`: gain of both modalities over each modality, one figure per head.
+        `span_sweep`, `sampling`: scores under several conditions.
+    Figures of the largest group of settings that differ only in the compared setting:
+        `weight_sharing`, `trained_span`, `trained_sampling`.
 
-    What an earlier report in the folder has of these and this one has not is removed.
+    Figures of an earlier report in the folder that this report does not have are deleted.
 
     Returns:
-        the files, in the order of writing. Each is written whole or not at all.
+        The files in the order of writing. Each is written atomically.
 
     Raises:
         ValueError: `top_classes` below 1.
@@ -116,7 +119,7 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     written = [write_results(results, folder), _write(folder / TABLE, markdown(results).encode())]
     for name, (rows, draw) in figures(results, top_classes).items():
         if not rows:
-            for kind in ("csv", "png"):  # of an earlier report in this folder, which results.json is no longer of
+            for kind in ("csv", "png"):  # left by an earlier report in this folder
                 (folder / f"{name}.{kind}").unlink(missing_ok=True)
             continue
         table = io.StringIO()
@@ -132,16 +135,17 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
 
 
 def is_results(path: str | os.PathLike) -> bool:
-    """Whether a name is of results: a .json file, or a folder that holds results.json and no checkpoint."""
+    """Whether a path names results: a .json file, or a folder that holds results.json and no checkpoint."""
     path = Path(path)
     return path.suffix == ".json" or ((path / RESULTS).is_file() and not (path / "config.json").is_file())
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """A results.json (or the folder that holds one), to be put together with other evaluations.
+    """Reads a results.json, given the file or its folder.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: it is not one of this kind.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no report of an evaluation.
     """
     path = Path(path) / RESULTS if Path(path).is_dir() else Path(path)
     if not path.is_file():
@@ -152,7 +156,8 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     wanted = {"benchmark", "classes", "evaluations"}
     if not isinstance(results, dict) or not wanted <= set(results):
-        raise ValueError(f"{path} is no report of an evaluation: it lacks {', '.join(sorted(wanted - set(results)))}")
+        missing = ", ".join(sorted(wanted - set(results)))
+        raise ValueError(f"{path} has no {missing}: pass a results.json of an evaluation")
     for each in results["evaluations"]:
         each["metrics"] = {name: float(value) for name, value in each["metrics"].items()}
         for scores in each["per_class"].values():
@@ -165,10 +170,10 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 def check_same(
     results: Mapping[str, Any], path: str, clips: EvaluationSet, classes: Mapping[str, Sequence[str]]
 ) -> None:
-    """That results read from a file are of the same clips and classes, or of another fold of a benchmark that has several.
+    """Checks that results from a file are for the same clips and classes. They may be for another fold of the benchmark.
 
     Raises:
-        ValueError: they are not; the message says in what.
+        ValueError: they are not; the message names the difference.
     """
     own = clips.describe()
     for field in ("name", "split", "variant", "columns", "num_segments"):
@@ -176,17 +181,17 @@ def check_same(
             continue
         if results["benchmark"].get(field) != own[field]:
             raise ValueError(
-                f"{path} was evaluated on another benchmark: its {field} is {results['benchmark'].get(field)!r}, here it is "
-                f"{own[field]!r}"
+                f"{path} holds results on other clips: its {field} is {results['benchmark'].get(field)!r}, here it is "
+                f"{own[field]!r}; leave this file out"
             )
     if results["classes"] != {head: list(names) for head, names in classes.items()}:
         raise ValueError(
-            f"{path} holds results of models with other heads or classes, which cannot be averaged with these"
+            f"{path} holds results of models with other heads or classes, which cannot be averaged: leave this file out"
         )
 
 
 def versions() -> dict[str, str | None]:
-    """Of this package, Python and what computes the numbers."""
+    """Versions of Python, this package and its main dependencies."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -199,9 +204,7 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The commit of the repository that this package lies in, with `+changes` where files differ from it; None where it
-    was installed without one.
-    """
+    """The git commit of this package, with `+changes` if files differ from it; None if it is not in a repository."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -220,7 +223,7 @@ def commit() -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """As strict JSON can hold it: NaN (undefined) is null, an infinite d-prime the text that `float` reads."""
+    """The value for strict JSON: NaN (undefined) becomes null, an infinite d-prime a string that `float` can read."""
     if isinstance(value, Mapping):
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""A checkpoint on a benchmark: both loaded, checked to fit each other, and scored under one condition after another."""
+"""Evaluates a checkpoint on a benchmark: loads it, checks that the clips match it, and scores it under each condition."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import torch
 
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
+from ..media.modalities import MODALITIES
 from ..tasks import task_of_config
 from .clips import EvaluationSet, ModelClasses
 from .views import (
-    GIVEN,
+    MODALITY_SETS,
     PROTOCOLS,
     ViewPredictions,
     ViewProtocol,
     check_views,
     choose_protocol,
-    predict_given,
+    predict_modalities,
     view_transform,
 )
 
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
     from ..processing.processing_avfusion import AVFusionProcessor
     from ..tasks import Task
 
-# spread: the protocol's windows, evenly over the clip. sync, async: windows drawn by chance as in training, at one place of
-# the clip for both tracks, or at a place of its own for each (MBT supplementary A.4).
+# spread: the protocol's windows at equal distances over the clip. sync, async: random windows as in training; video and audio
+# share one position (sync) or have a position each (async) (MBT supplementary A.4).
 SAMPLINGS = ("spread", "sync", "async")
-TRACKS = {"pixel_values": "video", "input_features": "audio"}
 
-# Fields of configurations that make another model of the same inputs, or take other inputs.
+# Config fields that change the model or its inputs.
 SETTINGS = (
     "model_type", "fusion", "fusion_layer", "share_encoder", "num_hidden_layers", "hidden_size", "modalities",
     "encoder_strategy", "num_fusion_layers", "num_bottleneck_tokens", "bottleneck_update", "test_with_bottlenecks", "readout",
@@ -49,8 +49,12 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Condition:
-    """How the windows of an evaluation are taken: `span`, the seconds over which the frames are spread (None: as the
-    checkpoint's processor has it; the sound is always as long as the model's spectrogram), and one of `SAMPLINGS`.
+    """How an evaluation chooses its windows.
+
+    Args:
+        span: seconds that the frames of a window cover; None is the span of the checkpoint's processor. The audio is always
+            as long as the model's spectrogram.
+        sampling: one of `SAMPLINGS`.
     """
 
     span: float | None = None
@@ -58,49 +62,49 @@ class Condition:
 
     def __post_init__(self) -> None:
         if self.span is not None and not 0 < self.span < float("inf"):
-            raise ValueError(f"a span (--spans) is a positive number of seconds, got {self.span}")
+            raise ValueError(f"a span (--spans) must be a positive number of seconds, got {self.span}")
         if self.sampling not in SAMPLINGS:
-            raise ValueError(f"sampling (--sampling) is one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
+            raise ValueError(f"sampling (--sampling) must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
 
 
 def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, AVFusionProcessor]:
-    """Model (in evaluation mode) and processor of a checkpoint folder or Hub repository.
+    """Loads the model (in evaluation mode) and the processor of a checkpoint folder or Hub repository.
 
     Raises:
-        ValueError: nothing there, an architecture without a head for clips, no processor beside the weights, or weights
-            that do not fill the model (a base model has no head to score).
+        ValueError: no such checkpoint, an architecture without a head for clips, no saved processor, or missing weights
+            (a base model has no head).
     """
     from transformers import AutoConfig, AutoProcessor
 
     from ..processing.processing_avfusion import AVFusionProcessor
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name} is no checkpoint: neither a folder nor the id of a Hub repository (owner/name)")
+        raise ValueError(f"{name} is no checkpoint: pass a folder or the id of a Hub repository (owner/name)")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         within = sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
         raise ValueError(
             f"{name} is no checkpoint: it holds no config.json"
-            + (f"; give the folders in it that do: {' '.join(within)}" if within else "")
+            + (f"; pass one of its sub-folders with a config.json: {' '.join(within)}" if within else "")
         )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{name} is no checkpoint: a folder with config.json, or a Hub repository ({error})"
+            f"{name} is no checkpoint: pass a folder with config.json or a Hub repository ({error})"
         ) from error
     task = task_of_config(config)
     known = task.auto_class._model_mapping
     if type(config) not in known:
         raise ValueError(
-            f"{name} is a {config.model_type}, which has no head for {task.title}; there are: "
+            f"{name} is a {config.model_type}, which has no head for {task.title}: pass a checkpoint of one of "
             f"{', '.join(each.model_type for each in known)}"
         )
     try:
         processor = AutoProcessor.from_pretrained(name)
     except (OSError, ValueError, TypeError) as error:
-        raise _without_processor(name) from error
+        raise _missing_processor(name) from error
     if not isinstance(processor, AVFusionProcessor):
-        raise _without_processor(name)
+        raise _missing_processor(name)
     model, report = task.auto_class.from_pretrained(name, output_loading_info=True)
     problems = {kind: sorted(map(str, tensors)) for kind, tensors in report.items() if tensors}
     if problems:
@@ -108,65 +112,74 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     return model.eval().to(device), processor
 
 
-def _without_processor(name: str) -> ValueError:
+def _missing_processor(name: str) -> ValueError:
     return ValueError(
-        f"{name} has no processor (processor_config.json), so how its inputs were made is not known: save the one it was "
-        "trained with there, processor.save_pretrained(folder); AVTrainer does so given processing_class"
+        f"{name} has no processor (processor_config.json), so its preprocessing is not known: save the processor of the "
+        "training there with processor.save_pretrained(folder), or pass it to AVTrainer as processing_class"
     )
 
 
 def protocol_for(config: PreTrainedConfig, data: str, **numbers: Any) -> ViewProtocol:
-    """The published protocol of an architecture (on this benchmark, where its paper says so) with some of its numbers
-    replaced (`choose_protocol`). A model for event localisation sees each clip whole, once.
+    """Returns the published protocol of an architecture, with `numbers` replaced (`choose_protocol`).
+
+    The protocol is that for the benchmark `data`, if the paper states one. The only view of a model for event localisation
+    is the whole clip.
 
     Raises:
-        ValueError: what `choose_protocol` refuses, several views for event localisation, or the maximum over views for
-            a model that gives one class per clip.
+        ValueError: values that `choose_protocol` refuses, several views for event localisation, or the maximum over views
+            for a model that predicts one class per clip.
     """
     task = task_of_config(config)
     name = next((key for key in (f"{config.model_type}/{data}", config.model_type) if key in PROTOCOLS), None)
     if task.whole_clip:
         name = None
-    chosen = "each clip whole" if task.whole_clip else "no published protocol"
-    protocol = choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", chosen)
+    source = "the whole clip" if task.whole_clip else "no published protocol"
+    protocol = choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", source)
     check_views(protocol, task, config, ("--views", "--crops", "--aggregation"))
     return protocol
 
 
-def check_given(given: Sequence[str] | None, config: PreTrainedConfig | None = None, data: str = "") -> tuple[str, ...]:
-    """The keys of `GIVEN` that were asked for, once each; None asks for all that the model and the benchmark (`data`) have
-    the streams and tracks for. Without a `config` the names alone are checked.
+def check_modalities(
+    modalities: Sequence[str] | None, config: PreTrainedConfig | None = None, data: str = ""
+) -> tuple[str, ...]:
+    """Returns the requested keys of `MODALITY_SETS` without duplicates.
+
+    Args:
+        modalities: requested keys; None requests all keys that the model and the benchmark support.
+        config: config of the model; None checks only the names of the keys.
+        data: name of the benchmark.
 
     Raises:
-        ValueError: none, an unknown one, one that needs a stream the model does not have, or pictures of a benchmark
-            that has none.
+        ValueError: no key, an unknown key, a modality that the model has no stream for, or video on an audio-only benchmark.
     """
-    wanted = tuple(dict.fromkeys(GIVEN if given is None else given))
-    unknown = [name for name in wanted if name not in GIVEN]
+    wanted = tuple(dict.fromkeys(MODALITY_SETS if modalities is None else modalities))
+    unknown = [name for name in wanted if name not in MODALITY_SETS]
     if unknown or not wanted:
         raise ValueError(
-            f"modalities (--modalities) are {', '.join(GIVEN)} (both, audio, video), got {', '.join(unknown) or 'none'}"
+            f"modalities (--modalities) must be some of {', '.join(MODALITY_SETS)} (both, audio, video), got "
+            f"{', '.join(unknown) or 'none'}"
         )
-    reasons = {name: None if config is None else _cannot_be_given(name, config, data) for name in wanted}
+    reasons = {name: None if config is None else _unsupported_reason(name, config, data) for name in wanted}
     possible = tuple(name for name, reason in reasons.items() if reason is None)
-    if possible == wanted or (given is None and possible):
+    if possible == wanted or (modalities is None and possible):
         return possible
     name, reason = next((name, reason) for name, reason in reasons.items() if reason is not None)
     raise ValueError(f"modalities (--modalities) {name}: {reason}")
 
 
-def _cannot_be_given(name: str, config: PreTrainedConfig, data: str) -> str | None:
-    streams = tuple(getattr(config, "modalities", ("video", "audio")))
-    if lacking := {TRACKS[each] for each in GIVEN[name]} - set(streams):
-        return f"the model has no {' and no '.join(sorted(lacking))} stream"
+def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str | None:
+    missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
+    if missing:
+        return f"the model has no {' and no '.join(sorted(missing))} stream"
     if name != "a" and data in BENCHMARKS and BENCHMARKS[data].task == "audio classification":
-        return f"{BENCHMARKS[data].title} has no pictures, only a can be given"
+        return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
 
 
 def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[str, Any]:
-    """What tells runs apart in a report; runs that agree in all of it are averaged. Nothing of the training but the windows:
-    runs may differ in seed, learning rate or dropout.
+    """Returns the settings that identify a model in a report. Runs with equal settings are averaged.
+
+    Of the training, only the windows are included: runs with different seeds, learning rates or dropout are averaged.
     """
     window = processor.window_policy
     settings = {
@@ -181,7 +194,7 @@ def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the clips: what makes their samples, and the evaluations that come of it, without their scores."""
+    """One pass over the clips: the transform of its samples, and its evaluations, without scores."""
 
     transform: Callable[..., dict[str, Any]]
     evaluations: list[dict[str, Any]]
@@ -198,19 +211,19 @@ def plan_passes(
     protocol: ViewProtocol,
     seed: int = 0,
 ) -> list[Pass]:
-    """What `evaluate_checkpoint` does with the same arguments, a pass for each condition.
+    """Plans the passes of `evaluate_checkpoint`, one for each condition.
 
     Raises:
-        ValueError: classes or modalities that do not fit, crops that the processor leaves no room for, or another
-            condition than the plain one for a model whose labels are of parts of the whole clip.
+        ValueError: unsupported modalities, several crops with a processor that does not support them, or a condition other
+            than the default for a model that labels segments of the whole clip.
     """
-    given = check_given(given, config)
+    given = check_modalities(given, config)
     settings, passes = settings_of(config, processor), []
     for condition in conditions:
         if clips.task.whole_clip and condition != Condition():
             raise ValueError(
-                f"spans (--spans) and drawn windows (--sampling) are not for a model of {clips.task.title}: its labels are of "
-                "parts of the whole clip, so its window is the whole clip; leave them out"
+                f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model labels "
+                "segments of the whole clip, so its window is the whole clip; leave them out"
             )
         wanted = ("av",) if condition.sampling != "spread" and "av" in given else given
         window = {**processor.window, "synchronous": condition.sampling != "async"}
@@ -225,7 +238,7 @@ def plan_passes(
             protocol,
             clips.task.read_labels(clips.columns, clips.fields),
             mode="eval" if condition.sampling == "spread" else "train",
-            modalities=tuple(sorted({TRACKS[name] for each in given for name in GIVEN[each]})),
+            modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
         )
         about = {
             "checkpoint": name,
@@ -261,19 +274,21 @@ def evaluate_checkpoint(
     progress: bool = False,
     ranks: Ranks | None = None,
 ) -> list[dict[str, Any]]:
-    """Scores a checkpoint under every condition, given each of the modalities; one plain dictionary for each of both.
+    """Scores a checkpoint under every condition with each of the modality sets.
 
     Args:
-        name: of the checkpoint, for the report.
-        given: where windows are drawn, "av" alone counts if it is among them: one track has nothing to be synchronous to.
-        seed: of windows drawn by chance (`Condition.sampling`); the same clip gets the same windows for one seed.
-        the rest: as in `predict_given`.
+        name: name of the checkpoint in the report.
+        given: keys of `MODALITY_SETS`. For random windows only "av" is used, if it is requested: synchronous and
+            asynchronous windows do not differ for one modality.
+        seed: seed of random windows (`Condition.sampling`). With the same seed a clip gets the same windows.
+        others: see `predict_modalities`.
 
     Returns:
         `[{"checkpoint", "settings", "partition", "given", "span", "sampling", "views", "crops", "aggregation", "seed", "clips",
-        "skipped", "lacking", "metrics": {...}, "per_class": {head: {"average_precision", "positives"}}}, ...]`; nothing
-        for a track that no clip has, which a warning tells (`predict_given`). In event localisation average precision
-        and positives are of the clips' parts.
+        "skipped", "lacking", "metrics": {...}, "per_class": {head: {"average_precision", "positives"}}}, ...]`, with one
+        dictionary for each condition and modality set. "lacking" counts the clips without the requested modality. If no
+        clip has a modality, its entry is absent and a warning is logged. For event localisation, average precision and
+        positives are computed over segments.
     """
     config, results = model.config, []
     classes = ModelClasses.matched(config, clips)
@@ -282,7 +297,7 @@ def evaluate_checkpoint(
     )
     for each in planned:
         number = None if _has_length(clips.rows) else clips.num_rows
-        predictions = predict_given(
+        predictions = predict_modalities(
             model,
             ClipStream(clips.rows, each.transform, seed=seed, num_rows=number),
             [evaluation["given"] for evaluation in each.evaluations],
@@ -311,18 +326,18 @@ def _scores(
 ) -> dict[str, Any]:
     logits, labels = predictions.logits, classes.to_model_labels(predictions.labels)
     metrics = task.metrics(logits, labels, config)
-    if list(classes.names) == ["verb", "noun"]:  # together they are called the action
+    if list(classes.names) == ["verb", "noun"]:  # a verb and a noun make an action
         metrics = {name.replace("_joint", "_action"): value for name, value in metrics.items()}
-    counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.lacking}
+    counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.missing_modality}
     return {**counts, "metrics": metrics, "per_class": task.per_class(logits, labels, classes.names, config)}
 
 
 def conditions_of(
     spans: Sequence[float] = (), samplings: Sequence[str] = (), processor: AVFusionProcessor | None = None
 ) -> list[Condition]:
-    """The plain evaluation first, then one condition for each span and each sampling, none of them twice.
+    """Returns the default condition, then one condition for each span and each sampling, without duplicates.
 
-    A span that the processor has anyway is the plain evaluation.
+    The span of the processor itself is the default condition.
     """
     own = None
     if processor is not None:

@@ -1,4 +1,4 @@
-"""Evaluations of several runs put together: mean and spread of each metric."""
+"""Summaries of the evaluations of several runs: mean and standard deviation of each metric."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for all runs of the same settings under the same condition: mean, sample standard deviation (None for a
-    single run) and number of runs of each metric, in the order in which they first came.
+    """Returns one row for each settings and condition, in the order of their first evaluation.
+
+    A row holds the mean, the sample standard deviation (None for a single run) and the number of runs of each metric.
     """
     groups: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
     for each in evaluations:
@@ -21,7 +22,7 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         first = members[0]
         kept = ("settings", "given", "span", "sampling", "views", "crops", "aggregation")
         metrics = {
-            name: spread([each["metrics"][name] for each in members])
+            name: mean_and_std([each["metrics"][name] for each in members])
             for name in first["metrics"]
             if all(name in each["metrics"] for each in members)
         }
@@ -31,7 +32,7 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def spread(values: Sequence[float]) -> dict[str, float | int | None]:
+def mean_and_std(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean, sample standard deviation (n - 1; None for one value) and n."""
     finite = all(math.isfinite(value) for value in values)
     deviation = None if len(values) < 2 else stdev(values) if finite else math.nan
@@ -39,17 +40,15 @@ def spread(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """The metric that a benchmark of this kind is known by: mAP, the joint accuracy of several heads, top-1, or the
-    accuracy of all parts of the clips (event localisation).
-    """
+    """The main metric: mAP, the joint accuracy of several heads, top-1, or the accuracy of segments (event localisation)."""
     return next(name for name in ("map", "top1_action", "top1_joint", "top1", "accuracy") if name in metrics)
 
 
 def condition(each: Mapping[str, Any]) -> tuple:
-    """Under what an evaluation was made: evaluations under another are not averaged with it."""
+    """The condition of an evaluation. Only evaluations under the same condition are averaged."""
     return tuple(each[name] for name in ("span", "sampling", "views", "crops", "aggregation"))
 
 
 def frozen(settings: Mapping[str, Any]) -> tuple:
-    """The settings as something that can be compared and counted."""
+    """The settings as a hashable value."""
     return tuple((name, tuple(v) if isinstance(v := settings[name], list) else v) for name in sorted(settings))

@@ -1,4 +1,4 @@
-"""The table of a report, and how metrics and settings are worded in it and in the figures."""
+"""The Markdown table of a report, and the text for metrics and settings in tables and figures."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 
 from .summaries import frozen
 
-GIVEN_NAMES = {"av": "audio and video", "a": "audio only", "v": "video only"}
-SAMPLING_NAMES = {"spread": "spread evenly", "sync": "synchronous, drawn", "async": "asynchronous, drawn"}
+MODALITY_NAMES = {"av": "audio and video", "a": "audio only", "v": "video only"}
+SAMPLING_NAMES = {"spread": "evenly spaced", "sync": "synchronous, random", "async": "asynchronous, random"}
 METRIC_NAMES = {
     "map": "mAP",
     "auc": "AUC",
     "d_prime": "d-prime",
     "classes_without_positives": "classes without positives",
-    "accuracy": "accuracy of the parts",
+    "accuracy": "accuracy of segments",
 }
-# Settings that a run is trained with, as a report words them.
-_TRAINED = ("trained_span", "trained_synchronous")
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The summary as a table, under a few lines that say of what it is."""
+    """The summary as a table with a short heading."""
     summary, about = results["summary"], results["benchmark"]
     several = len({frozen(row["settings"]) for row in summary}) > 1
     names = list(dict.fromkeys(name for row in summary for name in row["metrics"]))
@@ -29,22 +27,22 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [f"# {about['title']}, {about['split']}", ""]
     partitions = sorted({each["partition"] for each in results["evaluations"] if each.get("partition")})
     if partitions:
-        whole = ", the mean of the test clips of each" if len(partitions) > 1 else " only"
-        lines += [f"{', '.join(partitions)}{whole}.", ""]
+        which = "Mean over the test clips of" if len(partitions) > 1 else "Only"
+        lines += [f"{which} {', '.join(partitions)}.", ""]
     if not several and summary:
         lines += [f"Model: {settings_text(summary[0]['settings'], trained=True)}.", ""]
     covered = about["coverage"]
     if covered.get("present") is not None:
         expected = f" of {covered['expected']}" if covered.get("expected") is not None else ""
-        vanished = f"; {covered['vanished']} annotated clips are not there" if covered.get("vanished") else ""
+        vanished = f"; {covered['vanished']} annotated clips are missing" if covered.get("vanished") else ""
         which = f" of {clips_of}" if (clips_of := about.get("partition")) else ""
         lines += [f"Coverage{which}: {covered['present']}{expected} clips{vanished}.", ""]
     table = [[*columns, *map(metric_text, names)]]
     for row in summary:
-        cells = [settings_text(row["settings"], trained=True) + _besides(row, summary)] if several else []
+        cells = [settings_text(row["settings"], trained=True) + _differences(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
         cells += [
-            GIVEN_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
+            MODALITY_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
             _counted(row), str(row["n"]),
         ]  # fmt: skip
         cells += [metric_value(name, row["metrics"][name]) if name in row["metrics"] else "" for name in names]
@@ -52,11 +50,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*table)]
     table.insert(1, ["-" * width for width in widths])
     lines += ["| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |" for cells in table]
-    spread_note = "Mean ± sample standard deviation over runs. " if any(row["n"] > 1 for row in summary) else ""
+    std_note = "Mean ± sample standard deviation over runs. " if any(row["n"] > 1 for row in summary) else ""
     made_by = f"hf_avfusion {results['versions']['hf_avfusion']}, commit {results['commit'] or 'not known'}"
     lines += [
         "",
-        f"{spread_note}Scores of a clip's views: {_aggregations(summary)}. {_seeds(results)}; {made_by}.",
+        f"{std_note}Aggregation over views: {_aggregations(summary)}. {_seeds(results)}; {made_by}.",
         "",
     ]
     return "\n".join(lines)
@@ -79,14 +77,14 @@ def axis_text(name: str) -> str:
 
 
 def metric_value(name: str, value: Mapping[str, Any]) -> str:
-    """Mean and deviation; accuracies and mAP in per cent."""
+    """Mean and standard deviation; accuracies and mAP in per cent."""
     factor, digits = (100, 2) if in_percent(name) else (1, 0 if name == "classes_without_positives" else 3)
     text = f"{factor * value['mean']:.{digits}f}"
     return text if value["std"] is None else f"{text} ± {factor * value['std']:.{digits or 1}f}"
 
 
 def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
-    """`MBT, bottleneck fusion from layer 8 of 12, separate encoders`, and with `trained` how its windows were."""
+    """`MBT, bottleneck fusion from layer 8 of 12, separate encoders`; `trained` adds the windows of the training."""
     parts = [str(settings["model_type"]).upper()]
     layer, layers = settings.get("fusion_layer"), settings.get("num_hidden_layers")
     if settings.get("modalities") is not None and len(settings["modalities"]) == 1:
@@ -103,32 +101,37 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
     return ", ".join(parts)
 
 
-# Settings that `settings_text` tells.
-_TOLD = (
-    "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities", *_TRAINED,
+# Settings that `settings_text` includes.
+_TEXT_SETTINGS = (
+    "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities",
+    "trained_span", "trained_synchronous",
 )  # fmt: skip
 
 
-def _besides(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """What tells a row's settings from those of the rows that `settings_text` words alike."""
+def _differences(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The settings in which a row differs from other rows with the same `settings_text`."""
     own, text = row["settings"], settings_text(row["settings"], trained=True)
-    alike = [dict(frozen(each["settings"])) for each in rows if settings_text(each["settings"], trained=True) == text]
-    names = [name for name in own if name not in _TOLD and all(name in each for each in alike)]
-    return "".join(f", {name} {own[name]}" for name in names if len({each[name] for each in alike}) > 1)
+    same_text = [
+        dict(frozen(each["settings"])) for each in rows if settings_text(each["settings"], trained=True) == text
+    ]
+    names = [name for name in own if name not in _TEXT_SETTINGS and all(name in each for each in same_text)]
+    return "".join(f", {name} {own[name]}" for name in names if len({each[name] for each in same_text}) > 1)
 
 
 def _counted(row: Mapping[str, Any]) -> str:
     clips = "/".join(map(str, dict.fromkeys(row["clips"])))
     left_out = [
-        f"{max(row[key])} {text}" for key, text in (("skipped", "skipped"), ("lacking", "without")) if max(row[key])
+        f"{max(row[key])} {text}"
+        for key, text in (("skipped", "skipped"), ("lacking", "without the modality"))
+        if max(row[key])
     ]
     return clips + (f" ({', '.join(left_out)})" if left_out else "")
 
 
 def _seeds(results: Mapping[str, Any]) -> str:
-    """Of the windows drawn by chance, which those of an earlier evaluation may have had another of."""
-    drawn = {each["seed"] for each in results["evaluations"] if each["sampling"] != "spread"}
-    seeds = sorted(drawn or {results["seed"]})
+    """The seeds of random windows. Evaluations of earlier results may have other seeds."""
+    random_seeds = {each["seed"] for each in results["evaluations"] if each["sampling"] != "spread"}
+    seeds = sorted(random_seeds or {results["seed"]})
     return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
@@ -137,5 +140,5 @@ def _aggregations(summary: Sequence[Mapping[str, Any]]) -> str:
 
 
 def in_percent(metric: str) -> bool:
-    """Whether a metric is read in per cent."""
+    """Whether a metric is shown in per cent."""
     return metric in ("map", "accuracy") or metric.startswith("top")

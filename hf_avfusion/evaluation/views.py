@@ -1,11 +1,11 @@
-"""Evaluation over several views of each clip, as published: windows spread in time, crops in space, scores aggregated.
+"""Published evaluation protocols with several views per clip: temporal windows, spatial crops, and aggregated scores.
 
     transform = view_transform(processor, PROTOCOLS["mbt"], "label")
     predictions = predict_views(model, ClipStream(rows, transform))
     top_k_accuracies(predictions.logits, predictions.labels)
 
-Whatever the aggregation, its result stands where the logits of a single view would: softmax (of each head) or sigmoid
-turns it into probabilities, and every metric takes it as it is.
+The result of every aggregation can be used like the logits of a single view: softmax (of each head) or sigmoid turns it
+into probabilities, and every metric accepts it.
 """
 
 import copy
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from ..data.collating import MODALITIES as TRACKS
 from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
+from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..tasks import TASKS, Task, task_of
 from ..tasks.joining import Aggregation, check_aggregation_name
 from ..tasks.task import RowLabels
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Axes of one view of a clip.
-INPUTS = {"pixel_values": ("frame", "channel", "height", "width"), "input_features": ("time", "mel")}
+VIEW_AXES = {"pixel_values": ("frame", "channel", "height", "width"), "input_features": ("time", "mel")}
 
-# What a model is given: both tracks of a clip, its sound alone, its pictures alone.
-GIVEN = {"av": ("pixel_values", "input_features"), "a": ("input_features",), "v": ("pixel_values",)}
+# The modalities that a model can be evaluated with: both, audio only, video only.
+MODALITY_SETS = {"av": ("video", "audio"), "a": ("audio",), "v": ("video",)}
 
 
 @dataclass(frozen=True)
 class ViewProtocol:
-    """Views of a published evaluation: `num_views` windows in time, `num_crops` crops in space of each."""
+    """Views of an evaluation: `num_views` temporal windows, and `num_crops` spatial crops of each window."""
 
     num_views: int
     num_crops: int
@@ -52,17 +52,17 @@ class ViewProtocol:
     def __post_init__(self) -> None:
         if self.num_views < 1 or self.num_crops not in (1, 3):
             raise ValueError(
-                f"a protocol has at least one view and 1 or 3 crops, got {self.num_views} and {self.num_crops}."
+                f"got num_views={self.num_views} and num_crops={self.num_crops}: pass at least 1 view, and 1 or 3 crops."
             )
         check_aggregation_name(self.aggregation)
 
     @property
     def total(self) -> int:
-        """Views of a clip, all its crops counted."""
+        """Number of views of a clip: windows times crops."""
         return self.num_views * self.num_crops
 
 
-# Key: architecture, or architecture and benchmark where its paper says so.
+# Key: architecture, or architecture and benchmark if the paper has a protocol for the benchmark.
 PROTOCOLS: dict[str, ViewProtocol] = {
     "mbt": ViewProtocol(4, 1, "mean_logits", "scenic projects/mbt, num_test_clips=4"),
     "avmae": ViewProtocol(4, 1, "mean_logits", "scenic projects/av_mae, num_test_clips=4"),
@@ -71,8 +71,8 @@ PROTOCOLS: dict[str, ViewProtocol] = {
     ),
     "avbert/ucf101": ViewProtocol(10, 3, "mean_probabilities", "AVBERT: 30 views, sum of soft-max scores"),
     "avbert/esc50": ViewProtocol(10, 1, "mean_probabilities", "AVBERT: ten clips of 2 s, sum of soft-max scores"),
-    # The paper names the crops and the maximum over "sequences", not how many sequences of 30 s a video gives.
-    "avbert/charades": ViewProtocol(1, 3, "max_logits", "AVBERT: three crops, maximum; windows in time not stated"),
+    # The paper states the crops and the maximum over "sequences", but not the number of 30 s sequences per video.
+    "avbert/charades": ViewProtocol(1, 3, "max_logits", "AVBERT: three crops, maximum; number of windows not stated"),
 }
 
 
@@ -83,15 +83,15 @@ def choose_protocol(
     num_crops: int | None = None,
     aggregation: Aggregation | None = None,
 ) -> ViewProtocol | None:
-    """The protocol of a name in `PROTOCOLS` with these of its numbers replaced; None where nothing is asked for.
+    """Returns a protocol of `PROTOCOLS` with the other arguments replaced, or None if all arguments are None.
 
-    Without a name: `num_views` windows (1), `num_crops` crops (1), logits averaged.
+    Without a name, the defaults are one window, one crop and the mean of the logits.
 
     Raises:
-        ValueError: a name that is not in `PROTOCOLS`, or numbers that `ViewProtocol` refuses.
+        ValueError: a name that is not in `PROTOCOLS`, or values that `ViewProtocol` refuses.
     """
     if name is not None and name not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {name!r}; there are: {', '.join(PROTOCOLS)}.")
+        raise ValueError(f"there is no protocol {name!r}: pass one of {', '.join(PROTOCOLS)}.")
     given = {"num_views": num_views, "num_crops": num_crops, "aggregation": aggregation}
     given = {field: value for field, value in given.items() if value is not None}
     if name is None and not given:
@@ -105,14 +105,14 @@ def check_views(
     config: Any,
     flags: Sequence[str] = ("num_views", "num_crops", "aggregation"),
 ) -> None:
-    """Checks that a model can be scored by these views, before any work.
+    """Checks that a model can be scored with a protocol.
 
     Args:
-        flags: what sets views, crops and aggregation, for the messages.
+        flags: names of the arguments for views, crops and aggregation, for error messages.
 
     Raises:
-        ValueError: several views for a task whose labels are of parts of the whole clip, or an aggregation that the task does
-            not have, such as the maximum over views for a model with one class per clip.
+        ValueError: several views for a task with labels for segments of the whole clip, or an aggregation that the task does
+            not support, such as the maximum over views for a model with one class per clip.
     """
     if protocol is None:
         return
@@ -123,8 +123,8 @@ def check_views(
         )
     if task.whole_clip and protocol.total > 1:
         raise ValueError(
-            f"{protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}) of a model for {task.title}: its "
-            "labels are of parts of the whole clip, so it sees each clip whole, once; set both to 1 or leave them out."
+            f"got {protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}) for a model for {task.title}: "
+            "it labels segments of the whole clip, so its only view is the whole clip; set both to 1 or leave them out."
         )
     try:
         task.check_aggregation(protocol.aggregation, config)
@@ -138,15 +138,15 @@ def view_transform(
     labels: RowLabels | Sequence[str] | str = ("label",),
     **options: Any,
 ) -> "ClipTransform | CropViews":
-    """The `ClipTransform` whose samples have the views of a protocol, with `CropViews` around it for several crops.
+    """Makes the `ClipTransform` for the views of a protocol, wrapped in `CropViews` for several crops.
 
     Args:
-        processor: for several crops a copy of it resizes without cropping; the crops have the size of its own crop.
-        protocol: None is the single view in the middle of the clip.
-        labels, options: of `ClipTransform`.
+        processor: of the model. For several crops, a copy resizes without cropping; the crops have the size of its crop.
+        protocol: None means one view in the middle of the clip.
+        labels, options: arguments of `ClipTransform`.
 
     Raises:
-        ValueError: several crops, and a processor whose pictures leave no room for them.
+        ValueError: several crops with a processor whose resized frames are not larger than its crop.
     """
     if protocol is None or protocol.num_crops == 1:
         views = 1 if protocol is None else protocol.num_views
@@ -155,7 +155,7 @@ def view_transform(
     if side["height"] != side["width"] or not size.get("shortest_edge"):
         raise ValueError(
             f"num_crops={protocol.num_crops} needs a processor that resizes the short side (size={{'shortest_edge': n}}) and "
-            f"crops a square; this one has size={dict(size)} and crop_size={dict(side)}. Use num_crops=1 (evaluate.py: --crops 1)."
+            f"crops a square, got size={dict(size)} and crop_size={dict(side)}. Use num_crops=1 (evaluate.py: --crops 1)."
         )
     processor = copy.deepcopy(processor)
     processor.video_processor.do_center_crop = False
@@ -164,24 +164,26 @@ def view_transform(
 
 
 class ViewPredictions(NamedTuple):
-    """One row per clip, in the order of the rows, whatever the number of workers and processes, where all clips decode;
-    behind one that does not, the order may differ, and `clip_ids` tells it.
+    """Predictions, one row per clip.
+
+    If all clips can be decoded, the rows are in the order of the dataset for any number of workers and processes. After a
+    clip that cannot be decoded the order may differ; `clip_ids` always names the clip of each row.
     """
 
-    # float32 [clips, classes] or [clips, segments, classes], on the CPU; see the module's first lines
+    # float32 [clips, classes] or [clips, segments, classes], on the CPU
     logits: torch.Tensor
     # as collated: long [clips], [clips, heads] or [clips, segments], or float [clips, classes]
     labels: torch.Tensor | None
     clip_ids: list[Any]
-    skipped: int  # clips that the stream left out because they did not decode
-    lacking: int = 0  # clips that decode, but have nothing of what the model was to be given
+    skipped: int  # clips that could not be decoded
+    missing_modality: int = 0  # decoded clips without the requested modality
 
 
 def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.Tensor:
-    """Square crops spread along the longer side, centred on the other one.
+    """Square crops at equal distances along the longer side, centred on the shorter side.
 
-    Three crops begin at 0, ceil((length - size) / 2) and length - size; one crop is the middle one (SlowFast's and
-    AVBERT's test crops). With the short side resized to `size` they take in the whole picture, up to a ratio of 3.
+    Three crops start at 0, ceil((length - size) / 2) and length - size. One crop is the middle one (the test crops of
+    SlowFast and AVBERT). If the short side is resized to `size`, three crops cover frames with an aspect ratio of up to 3.
 
     Args:
         frames: `[..., H, W]`, any dtype.
@@ -189,17 +191,17 @@ def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.
         num_crops: 1 or 3.
 
     Returns:
-        `[num_crops, ..., size, size]`: left to right, or top to bottom where the picture is higher than wide.
+        `[num_crops, ..., size, size]`: left to right, or top to bottom if the frames are higher than wide.
 
     Raises:
-        ValueError: another number of crops, or frames smaller than the crop.
+        ValueError: `num_crops` is not 1 or 3, or the frames are smaller than the crop.
     """
     height, width = frames.shape[-2:]
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops must be 1 or 3, got {num_crops}.")
     if not 1 <= size <= min(height, width):
         raise ValueError(
-            f"A crop of {size} does not fit frames of {height}x{width}: resize their short side to {size}."
+            f"a crop of {size} does not fit into frames of {height}x{width}: resize their short side to at least {size}."
         )
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     offsets = [(top, left)]
@@ -212,23 +214,23 @@ def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.
 
 
 class CropViews:
-    """A `ClipTransform` whose every window becomes `num_crops` views, one per spatial crop; the sound is the same in each.
+    """Wraps a `ClipTransform` to make `num_crops` views of each window, one per spatial crop, with the same audio.
 
-    The views of a sample are ordered by window, then by crop: 10 windows give 30 views with three crops.
+    The views of a sample are ordered by window, then by crop. 10 windows with three crops give 30 views.
 
     Args:
         transform: a `ClipTransform` whose processor resizes but does not crop (`do_center_crop=False`).
-        size, num_crops: as in `spatial_crops`.
+        size, num_crops: see `spatial_crops`.
 
     Raises:
-        ValueError: a processor that crops by itself: what is left of its pictures has no other crops.
+        ValueError: the processor crops the frames itself.
     """
 
     def __init__(self, transform: Callable[..., dict[str, Any]], size: int, num_crops: int = 3):
         video_processor = getattr(getattr(transform, "processor", None), "video_processor", None)
         if getattr(video_processor, "do_center_crop", False):
             raise ValueError(
-                "The processor crops the centre already: set processor.video_processor.do_center_crop=False."
+                "the processor already crops the centre: set processor.video_processor.do_center_crop=False."
             )
         self.transform = transform
         self.size = size
@@ -236,17 +238,17 @@ class CropViews:
 
     @property
     def num_views(self) -> int:
-        """Views of a sample: windows times crops."""
+        """Number of views of a sample: windows times crops."""
         return getattr(self.transform, "num_views", 1) * self.num_crops
 
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         sample = self.transform(row, generator)
         if "pixel_values" in sample:
-            pixels = _with_views(sample["pixel_values"], INPUTS["pixel_values"], axis=0)
+            pixels = _with_views(sample["pixel_values"], VIEW_AXES["pixel_values"], axis=0)
             crops = spatial_crops(pixels, self.size, self.num_crops)  # [crops, windows, T, C, size, size]
             sample["pixel_values"] = crops.transpose(0, 1).flatten(0, 1)
         if "input_features" in sample:
-            features = _with_views(sample["input_features"], INPUTS["input_features"], axis=0)
+            features = _with_views(sample["input_features"], VIEW_AXES["input_features"], axis=0)
             sample["input_features"] = features.repeat_interleave(self.num_crops, dim=0)
         return sample
 
@@ -259,32 +261,32 @@ def view_logits(
     views_per_step: int = 16,
     passes: int | None = None,
 ) -> torch.Tensor:
-    """Logits of every view of a collated batch, `views_per_step` views at a time, so that the model's memory is bounded.
+    """Computes the logits of every view of a collated batch, `views_per_step` views at a time to bound the memory.
 
     Args:
-        model: gives `.logits`; taken as it is (call `model.eval()` before).
-        batch: what `AVCollator` makes of samples with views: `pixel_values` `[B, views, T, C, H, W]`, `input_features`
-            `[B, views, time, mel]`, either or both, `modality_mask` `[B, 2]`; without the axis of views a single view
-            is meant. Chunks go to the model's device and floating-point type.
+        model: returns `.logits`. Call `model.eval()` before.
+        batch: output of `AVCollator` for samples with views: `pixel_values` `[B, views, T, C, H, W]`, `input_features`
+            `[B, views, time, mel]`, or both, and `modality_mask` `[B, 2]`. A batch without the views axis has one view.
+            Chunks are moved to the model's device and floating-point type.
         views_per_step: rows of one forward pass.
-        passes: at least this many forward passes, the last one repeated, for models whose processes must take equally
-            many (sharded weights) with batches that differ.
+        passes: minimum number of forward passes; the last one is repeated. Models with sharded weights need the same
+            number of passes in all processes.
 
     Returns:
         float32 `[B, views, classes]` on the CPU.
 
     Raises:
-        ValueError: no modality in the batch, or different numbers of views.
+        ValueError: no modality in the batch, or different numbers of clips or views.
     """
     if views_per_step < 1:
         raise ValueError(f"views_per_step must be at least 1, got {views_per_step}.")
     inputs = {
-        name: _with_views(batch[name], view, axis=1) for name, view in INPUTS.items() if batch.get(name) is not None
+        name: _with_views(batch[name], axes, axis=1) for name, axes in VIEW_AXES.items() if batch.get(name) is not None
     }
     shapes = {tuple(tensor.shape[:2]) for tensor in inputs.values()}
     if len(shapes) != 1:
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items()) or "neither"
-        raise ValueError(f"Expected pixel_values and input_features with the same clips and views, got {found}.")
+        raise ValueError(f"expected pixel_values and input_features with the same clips and views, got {found}.")
     clips, views = shapes.pop()
     rows = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
     if batch.get("modality_mask") is not None:
@@ -313,39 +315,39 @@ def predict_views(
     progress: bool = False,
     ranks: "Ranks | None" = None,
 ) -> ViewPredictions:
-    """Runs a model over every view of every clip and aggregates each clip's logits.
+    """Runs a model on every view of every clip and aggregates the logits of each clip.
 
-    Of the inputs only `batch_size` clips (and what the workers prefetch) are held at once, of the views only
-    `views_per_step` are on the model's device; what grows with the clips is one row of logits each.
+    Memory holds `batch_size` clips and those that the workers prefetch. The model's device holds `views_per_step` views.
+    Only the logits, one row per clip, grow with the number of clips.
 
     Args:
-        model: gives `.logits`; put into evaluation mode for the time, then back. Its task joins the views.
-        samples: a `ClipStream`, or anything a DataLoader takes, of samples of `view_transform`, `ClipTransform` or
+        model: returns `.logits`. It is in evaluation mode during the call. Its task aggregates the views.
+        samples: a `ClipStream`, or any dataset of a DataLoader, with samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
         batch_size: clips per batch of the loader.
         views_per_step: see `view_logits`.
-        num_workers: processes that decode.
+        num_workers: decoding processes.
         collator: default `AVCollator()`.
-        progress: show a bar of clips.
-        ranks: several processes share the clips, `Ranks(rank, world_size)` in each: every clip is decoded and scored by
-            one of them, and all of them return all predictions. Each process holds the whole model.
+        progress: show a progress bar.
+        ranks: `Ranks(rank, world_size)` divides the clips among several processes. One process decodes and scores each
+            clip, and all processes return all predictions. Each process holds the whole model.
 
     Raises:
-        ValueError: no clips, another iterable dataset than a `ClipStream` in several processes, or as `view_logits` and
+        ValueError: no clips; several processes with an iterable dataset that is no `ClipStream`; or see `view_logits` and
             `aggregate_views`.
     """
-    predictions = predict_given(
+    predictions = predict_modalities(
         model, samples, ("av",), aggregation=aggregation, batch_size=batch_size, views_per_step=views_per_step,
         num_workers=num_workers, collator=collator, progress=progress, ranks=ranks,
     )  # fmt: skip
     return predictions["av"]
 
 
-def predict_given(
+def predict_modalities(
     model: torch.nn.Module,
     samples: Dataset | Sequence[dict[str, Any]],
-    given: Sequence[str] = ("av", "a", "v"),
+    modalities: Sequence[str] = ("av", "a", "v"),
     *,
     aggregation: Aggregation = "mean_logits",
     batch_size: int = 4,
@@ -356,33 +358,36 @@ def predict_given(
     ranks: "Ranks | None" = None,
     reduce: bool = False,
 ) -> dict[str, ViewPredictions]:
-    """`predict_views` of one model that is given both tracks ("av"), the sound alone ("a") or the pictures alone ("v"),
-    each clip decoded once for all of them.
+    """`predict_views` with both modalities ("av"), audio only ("a") and video only ("v"); each clip is decoded once.
 
-    What is not given is absent, as for a clip without that track. A clip that lacks the only track given is left out
-    there and counted in `lacking`; "av" takes every clip with what it has. A track that no clip has is left out of the
-    result with a warning, where the others have something to show.
+    The other modality is absent, as for a clip without that track. "a" and "v" leave out clips without the requested
+    modality and count them in `missing_modality`. "av" uses every clip. If no clip has a requested modality, its key is
+    absent from the result and a warning is logged, provided that another key has predictions.
 
-    A model of event localisation takes one view per clip; its logits are `[clips, segments, classes]`.
+    A model for event localisation needs one view per clip; its logits are `[clips, segments, classes]`.
 
     Args:
-        given: keys of `GIVEN`.
-        reduce: keep what the task's `reduce` makes of logits and labels, where it has one: what its metrics need, clip by clip.
-        the rest, and the errors, as in `predict_views`; additionally a ValueError for an unknown key, where no clip has
-            anything of what is given, or for several views of a task that sees each clip whole.
+        modalities: keys of `MODALITY_SETS`.
+        reduce: apply the task's `reduce`, if it has one, to logits and labels: it keeps what the metrics need of each clip.
+        others: see `predict_views`.
+
+    Raises:
+        ValueError: an unknown key, no clip with any of the requested modalities, several views for a task that needs
+            the whole clip, or see `predict_views`.
     """
     from tqdm import tqdm
 
     check_aggregation_name(aggregation)
-    if unknown := [name for name in given if name not in GIVEN] or not given:
-        raise ValueError(f"modalities are {', '.join(GIVEN)} (both, audio, video), got {unknown if given else 'none'}.")
+    if unknown := [name for name in modalities if name not in MODALITY_SETS] or not modalities:
+        got = unknown if modalities else "none"
+        raise ValueError(f"modalities must be some of {', '.join(MODALITY_SETS)} (both, audio, video), got {got}.")
     config = getattr(model, "config", None)
     task = task_of(model) or TASKS["classification"]
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
     loader = _loader(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
     )
-    collected = {name: _Collected() for name in given}
+    collected = {name: _Collected() for name in modalities}
     before = getattr(samples, "skipped", 0)
     number = getattr(samples, "num_rows", None)
     training = model.training
@@ -390,14 +395,14 @@ def predict_given(
     try:
         with tqdm(unit=" clips", disable=not progress, total=number and -(-number // world_size)) as bar:
             for step, (ids, batch) in enumerate(loader):
-                for name in given:
-                    part, rows = _given_only(batch, name, len(ids))
-                    collected[name].lacking += len(ids) - len(rows)
+                for name in modalities:
+                    part, rows = _select_modalities(batch, name, len(ids))
+                    collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
-                    of_views = view_logits(model, part, views_per_step=views_per_step)
+                    logits_of_views = view_logits(model, part, views_per_step=views_per_step)
                     labels = part.get("labels")
-                    logits = task.join_views(of_views, labels, aggregation, config)
+                    logits = task.join_views(logits_of_views, labels, aggregation, config)
                     if reduce and task.reduce is not None:
                         logits, labels = task.reduce(logits, labels, config)
                     places = [(step, row, rank) for row in rows]
@@ -406,58 +411,61 @@ def predict_given(
     finally:
         model.train(training)
     skipped = loader.skipped if isinstance(loader, ClipLoader) else getattr(samples, "skipped", 0) - before
-    of_ranks = [(collected, skipped)] if ranks is None else ranks.all_gather((collected, skipped))
-    skipped = sum(number for _, number in of_ranks)
+    gathered = [(collected, skipped)] if ranks is None else ranks.all_gather((collected, skipped))
+    skipped = sum(number for _, number in gathered)
     results, reasons = {}, []
-    for name in given:
+    for name in modalities:
         try:
-            results[name] = _Collected.joined([parts[name] for parts, _ in of_ranks], name, skipped)
+            results[name] = _Collected.joined([parts[name] for parts, _ in gathered], name, skipped)
         except ValueError as error:
             reasons.append(error)
     if not results:
         raise reasons[0]
-    for reason in reasons:  # what the others have come to is not thrown away for it
-        logger.warning("%s It has no scores.", reason)
+    for reason in reasons:  # the predictions with the other modalities are still returned
+        logger.warning("%s These scores are left out.", reason)
     return results
 
 
 def _loader(samples: Any, batch_size: int, num_workers: int, collator: Callable, rank: int, world_size: int) -> Any:
-    """This process's batches: row number n of the clips is row n // world_size of process n % world_size."""
+    """The batches of this process: clip n is row n // world_size of process n % world_size."""
     if isinstance(samples, ClipStream):
         return ClipLoader(samples, batch_size, collator, rank=rank, world_size=world_size, num_workers=num_workers)
     if world_size > 1:
         if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
             raise ValueError(
-                f"{type(samples).__name__} cannot be divided among {world_size} processes: give a ClipStream, or samples with "
+                f"{type(samples).__name__} cannot be divided among {world_size} processes: pass a ClipStream, or samples with "
                 "a length and random access."
             )
         samples = Subset(samples, range(rank, len(samples), world_size))
     return DataLoader(samples, batch_size=batch_size, num_workers=num_workers, collate_fn=collator)
 
 
-def _given_only(batch: Mapping[str, torch.Tensor], given: str, clips: int) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """The batch as a model sees it that is given one modality alone, and which of its rows that leaves."""
-    if given == "av":
+def _select_modalities(
+    batch: Mapping[str, torch.Tensor], key: str, clips: int
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The part of a batch with the modalities of `MODALITY_SETS[key]`, and the indices of its rows in the batch."""
+    if key == "av":
         return dict(batch), list(range(clips))
-    (name,) = GIVEN[given]
+    (modality,) = MODALITY_SETS[key]
+    name = MODEL_INPUTS[modality]
     if batch.get(name) is None:
         return {}, []
     mask = batch.get("modality_mask")
-    column = [track for track, _ in TRACKS].index(name)
+    column = MODALITIES.index(modality)
     keep = torch.ones(clips, dtype=torch.bool) if mask is None else mask[:, column].bool()
     part = {key: batch[key][keep] for key in (name, "labels") if batch.get(key) is not None}
     return part, keep.nonzero().flatten().tolist()
 
 
 class _Collected:
-    """What one process has predicted so far, with the place of every row in the order of all processes' rows."""
+    """Predictions of one process, with sort keys that order the rows of all processes."""
 
     def __init__(self) -> None:
-        self.places: list[tuple[int, int, int]] = []  # step, row of the batch, process
+        self.places: list[tuple[int, int, int]] = []  # sort key of a row: step, row of the batch, process
         self.logits: list[torch.Tensor] = []
         self.labels: list[torch.Tensor] = []
         self.clip_ids: list[Any] = []
-        self.lacking = 0
+        self.missing_modality = 0
 
     def add(self, places: list, logits: torch.Tensor, labels: torch.Tensor | None, clip_ids: list[Any]) -> None:
         self.places += places
@@ -467,25 +475,25 @@ class _Collected:
         self.clip_ids += clip_ids
 
     @staticmethod
-    def joined(parts: "list[_Collected]", given: str, skipped: int) -> ViewPredictions:
+    def joined(parts: "list[_Collected]", key: str, skipped: int) -> ViewPredictions:
         """The rows of all processes, in order."""
         places = [place for part in parts for place in part.places]
-        lacking = sum(part.lacking for part in parts)
+        missing = sum(part.missing_modality for part in parts)
         if not places:
-            what = {"av": "", "a": " with sound", "v": " with pictures"}[given]
-            lack = f", {lacking} lack that track" if lacking else ""
-            raise ValueError(f"There are no clips{what} to evaluate ({skipped} did not decode{lack}).")
+            which = {"av": "", "a": " with audio", "v": " with video"}[key]
+            without = f", {missing} do not have this modality" if missing else ""
+            raise ValueError(f"There are no clips{which} to evaluate ({skipped} could not be decoded{without}).")
         order = sorted(range(len(places)), key=places.__getitem__)
         logits = torch.cat([logits for part in parts for logits in part.logits])[order]
         labels = [labels for part in parts for labels in part.labels]
         clip_ids = [clip for part in parts for clip in part.clip_ids]
         return ViewPredictions(
-            logits, torch.cat(labels)[order] if labels else None, [clip_ids[i] for i in order], skipped, lacking
+            logits, torch.cat(labels)[order] if labels else None, [clip_ids[i] for i in order], skipped, missing
         )
 
 
 class _WithIds:
-    """A collator that hands on the samples' clip_id beside the batch; a class, so that it can travel to workers."""
+    """A collator that returns the clip ids together with the batch. A class can be pickled for worker processes."""
 
     def __init__(self, collator: Callable[[Sequence[dict[str, Any]]], Mapping[str, torch.Tensor]]):
         self.collator = collator
@@ -495,6 +503,6 @@ class _WithIds:
         return [sample.get("clip_id") for sample in samples], self.collator(samples)
 
 
-def _with_views(tensor: torch.Tensor, view: tuple[str, ...], axis: int) -> torch.Tensor:
-    """`tensor` with an axis of views at `axis`, of length 1 where it holds one view, whose axes are `view`, per clip."""
-    return tensor.unsqueeze(axis) if tensor.dim() == len(view) + axis else tensor
+def _with_views(tensor: torch.Tensor, axes: tuple[str, ...], axis: int) -> torch.Tensor:
+    """Inserts a views axis of length 1 at `axis` if the tensor has none. `axes` are the axes of one view."""
+    return tensor.unsqueeze(axis) if tensor.dim() == len(axes) + axis else tensor

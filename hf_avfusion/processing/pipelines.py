@@ -1,4 +1,4 @@
-"""pipeline("audio-visual-classification"): media files in, labels with scores out, from both tracks or each alone."""
+"""pipeline("audio-visual-classification"): labels and scores of media files, from both modalities or from each alone."""
 
 import os
 import types
@@ -10,51 +10,54 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.utils import logging
 
+from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
 from .answers import AGGREGATIONS, FUNCTIONS, classify, localize
 
 logger = logging.get_logger(__name__)
 
 TASK = "audio-visual-classification"
-INPUTS = {"video": "pixel_values", "audio": "input_features"}  # modality -> argument of the model
-_ROW = {"video", "audio", "sampling_rate", "start", "end"}  # what is read of a dict that is a clip
 
 
 class AudioVisualClassificationPipeline(Pipeline):
-    """Classifies clips by their pictures and their sound.
+    """Classifies clips by their frames and their audio.
 
         classify = pipeline("audio-visual-classification", model="org/mbt-vggsound")
         classify("clip.mp4", top_k=3)                                        # [{"label": ..., "score": ...}, ...]
         classify(["a.mp4", "b.mp4"], batch_size=2, views=4)                  # a list of such lists
         classify("clip.mp4", return_modalities=True)                         # {"both": [...], "video": [...], "audio": [...]}
-        for answer in classify(path for path in paths): ...                  # a generator is answered one by one
+        for answer in classify(path for path in paths): ...                  # a generator gives one answer at a time
 
-    A clip is a path, a URL, bytes, a binary file object, a dict with `bytes` and `path` as in datasets, or a dict with `video`
-    and/or `audio` (each a file as before, or frames uint8 [T, H, W, C] and a waveform float [samples] with `sampling_rate`) and
-    perhaps `start` and `end` (s, the part of the file that is the clip), which is what a row of a benchmark holds. Several
-    are given as a list or a column of a `datasets.Dataset` (a list comes back, with a bar of progress), or as a generator,
-    a column of a stream or a torch `Dataset` (an iterator comes back).
+    A clip is one of
+        - a media file: a path, a URL, bytes, a binary file object, or a dict with `bytes` and `path` as in datasets;
+        - a dict, such as a row of a benchmark, with `video` and/or `audio`. Each is a media file or an array: frames uint8
+          [T, H, W, C], a waveform float [samples] with `sampling_rate`. `start` and `end` (s, optional) are the bounds of
+          the clip in the file.
+    A list or a column of a `datasets.Dataset` returns a list and shows a progress bar. A generator, a column of a streamed
+    dataset or a torch `Dataset` returns an iterator.
 
     Args of a call, and of `pipeline(...)` for all calls:
-        top_k (int | None, defaults to 5): labels per clip (and head), best first; None gives all.
-        views (int, defaults to 1): windows per file whose scores are averaged.
-        aggregation (str, defaults to "mean_logits"): "mean_logits" or "mean_probabilities", what is averaged over views.
-        return_modalities (bool, defaults to False): answer with scores from both tracks and from each alone; None stands where
-            the clip lacks that track or the model that stream.
-        function_to_apply (str, *optional*): "softmax" (of each head), "sigmoid" or "none"; by default what the model's
-            `problem_type` asks for.
-        batch_size (int, defaults to 1), num_workers (int, defaults to 0): clips per step; processes that decode.
-        progress (bool, *optional*): show the bar of a list; by default where the output is a terminal and it has several clips.
+        top_k (int | None, defaults to 5): labels per clip (and head), best first; None returns all.
+        views (int, defaults to 1): windows per file. Scores are averaged over them.
+        aggregation (str, defaults to "mean_logits"): "mean_logits" or "mean_probabilities": what to average over views.
+        return_modalities (bool, defaults to False): return scores from both modalities and from each alone. A score is None
+            if the clip lacks the modality or the model lacks its stream.
+        function_to_apply (str, *optional*): "softmax" (of each head), "sigmoid" or "none"; the default follows the model's
+            `problem_type`.
+        batch_size (int, defaults to 1): clips per forward pass.
+        num_workers (int, defaults to 0): decoding processes.
+        progress (bool, *optional*): show a progress bar for a list; default: only for several clips and in a terminal.
 
     Returns:
-        Per clip a list of `{"label": str, "score": float}`; of a model with several heads (`class_splits`)
-        `{head: list}`; of an event localiser (`num_segments`) a list of segments in the order of time, each
-        `{"start": float, "end": float, "labels": list}` in s from the start of the clip; with `return_modalities` a dict of
-        such by "both", "video" and "audio".
+        For each clip a list of `{"label": str, "score": float}`. A model with several heads (`class_splits`) returns
+        `{head: list}`. An event localiser (`num_segments`) returns a list of segments in temporal order, each
+        `{"start": float, "end": float, "labels": list}` with times in s from the start of the clip. With
+        `return_modalities`, a dict with the keys "both", "video" and "audio" holds one such result for each.
 
     Raises:
-        ValueError: an argument with a value that has no meaning. TypeError: an unknown argument, or a clip that is none.
-        MediaError: a file that cannot be read, with its name.
+        ValueError: an invalid value of an argument.
+        TypeError: an unknown argument, or a clip of an unsupported type.
+        MediaError: a file that cannot be read; the message names it.
     """
 
     _load_processor = True
@@ -72,7 +75,7 @@ class AudioVisualClassificationPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown:
             known = "top_k, views, aggregation, return_modalities, function_to_apply, batch_size, num_workers, progress"
-            raise TypeError(f"unknown arguments {', '.join(unknown)} of the {TASK} pipeline; known: {known}")
+            raise TypeError(f"the {TASK} pipeline has no arguments {', '.join(unknown)}; pass one of: {known}")
         for name, value in (("top_k", 1 if top_k in (None, "default") else top_k), ("views", views or 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
@@ -106,22 +109,24 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def preprocess(self, clip: Any, views: int = 1) -> dict[str, Any]:
         """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both."""
-        if hasattr(clip, "_hf_encoded"):  # datasets decoded it: what it was decoded from is still there
+        if hasattr(clip, "_hf_encoded"):  # decoded by datasets, which keeps the encoded file
             clip = clip._hf_encoded
         if not isinstance(clip, dict) or "bytes" in clip or "path" in clip:
             inputs = self.processor(videos=clip, num_views=views, return_tensors="pt")
-        elif not _ROW & {"video", "audio"} & set(clip):
+        elif not {"video", "audio"} & set(clip):
             raise TypeError(
-                f"a clip given as a dict has `bytes` or `path`, or `video` or `audio`; got {', '.join(clip)}"
+                f"a clip passed as a dict must have `bytes` or `path`, or `video` or `audio`; got {', '.join(clip)}"
             )
         else:
             inputs = self._row(clip, views)
-        streams = [modality for modality in INPUTS if modality in getattr(self.model.config, "modalities", INPUTS)]
-        taken = {INPUTS[modality]: inputs[INPUTS[modality]] for modality in streams if INPUTS[modality] in inputs}
-        if not taken:
+        config = self.model.config
+        modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
+        names = [MODEL_INPUTS[modality] for modality in modalities]
+        used = {name: inputs[name] for name in names if name in inputs}
+        if not used:
             name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
-            raise MediaError(str(name), f"has no {' and no '.join(streams)}, and this model takes nothing else")
-        return taken
+            raise MediaError(str(name), f"has no {' and no '.join(modalities)}, which this model needs: leave it out")
+        return used
 
     def _row(self, row: dict[str, Any], views: int) -> Any:
         video, audio = row.get("video"), row.get("audio")
@@ -129,12 +134,14 @@ class AudioVisualClassificationPipeline(Pipeline):
         window = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
         if window:
             if video is None or audio is not None:
-                raise ValueError("`start` and `end` say which part of a file under `video` is the clip")
+                raise ValueError(
+                    "`start` and `end` are the bounds of a clip in a media file: pass the file as `video`, without `audio`"
+                )
             clips = self.processor.load_clip(video, num_views=views, **window)
             for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
                 logger.warning(f"{clips[0].info.name}: {text}")
             if all(clip.frames is None and clip.waveform is None for clip in clips):
-                raise MediaError(clips[0].info.name, "gives neither pictures nor sound")
+                raise MediaError(clips[0].info.name, "has no readable frames and no readable audio: leave the clip out")
             return self.processor.process_clips(clips, return_tensors="pt")
         options = {"return_tensors": "pt"} | ({"num_views": views} if views > 1 else {})
         if row.get("sampling_rate") is not None:
@@ -145,14 +152,14 @@ class AudioVisualClassificationPipeline(Pipeline):
     # ------------------------------------------------------------------------------------------------------- a batch
 
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
-        """Logits [B, views, ...] of both modalities together, and of each alone (those of a missing one mean nothing)."""
+        """Logits [B, views, ...] from both modalities, and from each alone. Logits from a missing modality are undefined."""
         views, present = batch.pop("views"), batch.pop("present")
-        floating = {name: batch[name].to(self.model.dtype) for name in INPUTS.values() if name in batch}
+        floating = {name: batch[name].to(self.model.dtype) for name in MODEL_INPUTS.values() if name in batch}
         mask = {"modality_mask": batch["modality_mask"]} if "modality_mask" in batch else {}
         logits = {"both": self.model(**floating, **mask).logits}
-        for modality, name in INPUTS.items() if return_modalities else ():
+        for modality, name in MODEL_INPUTS.items() if return_modalities else ():
             if name in floating:
-                # A single track given is the whole input already.
+                # With only one modality in the batch, "both" already holds its logits.
                 alone = self.model(**{name: floating[name]}).logits if len(floating) > 1 else logits["both"]
                 logits[modality] = alone
         return {"logits": {k: v.float().unflatten(0, (-1, views)) for k, v in logits.items()}, "present": present}
@@ -167,14 +174,14 @@ class AudioVisualClassificationPipeline(Pipeline):
     ) -> Any:
         """Logits [1, views, classes] (or [1, views, segments, classes]) of one clip to labels and scores."""
         present = outputs["present"][0]
-        answers: dict[str, Any] = dict.fromkeys(INPUTS)
+        answers: dict[str, Any] = dict.fromkeys(MODEL_INPUTS)
         for name, logits in outputs["logits"].items():
             if name == "both" or present[name]:
                 answers[name] = self._answer(logits[0], top_k, aggregation, function_to_apply)
         return {"both": answers.pop("both"), **answers} if return_modalities else answers["both"]
 
     def _answer(self, logits: torch.Tensor, top_k: int | None, aggregation: str, function: str | None) -> Any:
-        """Logits [views, classes] or [views, segments, classes] to the best labels, of each head or segment."""
+        """Logits [views, classes] or [views, segments, classes] to the best labels of each head or segment."""
         config = self.model.config
         options = {"top_k": top_k, "aggregation": aggregation, "function": function}
         one_head = not getattr(config, "class_splits", None)
@@ -190,7 +197,7 @@ class AudioVisualClassificationPipeline(Pipeline):
         ]
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
-        if "present" not in model_inputs:  # one clip, not by way of a loader
+        if "present" not in model_inputs:  # a single clip, which no loader has collated
             model_inputs = _collate([model_inputs])
         return super().forward(model_inputs, **forward_params)
 
@@ -203,13 +210,13 @@ class AudioVisualClassificationPipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Iterator[Any]:
-        """Answers one by one. The inherited loader can neither batch clips with a missing track nor keep views together."""
+        """Yields one answer at a time. The inherited method cannot batch clips with a missing modality or several views."""
         if isinstance(inputs, Sized):
             clips = _Prepared(inputs, self.preprocess, preprocess_params)
         else:
             clips = _PreparedStream(inputs, self.preprocess, preprocess_params)
             if num_workers > 1:
-                logger.warning(f"num_workers={num_workers}: a stream of clips is read by one process")
+                logger.warning(f"num_workers={num_workers}: one process reads an iterator of clips, so 1 is used")
                 num_workers = 1
         loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
         for batch in loader:
@@ -220,7 +227,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
 
 class _Clips(Dataset):
-    """Several clips given at once, which are answered with a list."""
+    """Clips whose answers are returned as a list."""
 
     def __init__(self, clips: Any):
         self.clips = clips
@@ -252,7 +259,7 @@ class _PreparedStream(IterableDataset):
 
 
 def _as_many(inputs: Any) -> Any:
-    """`_Clips` for what is answered with a list, something to iterate over for what is answered one by one, None for a clip."""
+    """`_Clips` if the answers are returned as a list, an iterable if they are yielded one at a time, None for one clip."""
     if hasattr(inputs, "column_name") and hasattr(inputs, "source"):  # a column of datasets
         inputs = _undecoded(inputs)
         return _Clips(inputs) if isinstance(inputs, Sized) else (clip for clip in inputs)
@@ -267,13 +274,13 @@ def _as_many(inputs: Any) -> Any:
     if isinstance(inputs, Iterator):
         return (clip for clip in inputs)
     raise TypeError(
-        f"clips are a path, URL, bytes, file object or dict, a list, generator or datasets column of such; got a "
-        f"{type(inputs).__name__} (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
+        f"got a {type(inputs).__name__}: pass a path, URL, bytes, file object or dict, or a list, generator or datasets column "
+        "of these (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
     )
 
 
 def _undecoded(column: Any) -> Any:
-    """The column with its videos as they are stored; datasets would decode each with torchcodec first."""
+    """The column with its videos still encoded; otherwise datasets would decode each with torchcodec first."""
     from datasets import Video
 
     source, name = column.source, column.column_name
@@ -284,17 +291,17 @@ def _undecoded(column: Any) -> Any:
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Clips, each [views, ...], to a batch [clips x views, ...]; rows of a track that is missing hold zeros and are masked."""
-    present = [{modality: name in sample for modality, name in INPUTS.items()} for sample in samples]
+    """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
+    present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
     views = len(next(iter(samples[0].values())))
     batch: dict[str, Any] = {"views": views, "present": present}
-    for name in INPUTS.values():
+    for name in MODEL_INPUTS.values():
         rows = [sample.get(name) for sample in samples]
         given = next((row for row in rows if row is not None), None)
         if given is not None:
             batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
-    if any(not all(tracks.values()) for tracks in present) and all(name in batch for name in INPUTS.values()):
-        mask = torch.tensor([list(tracks.values()) for tracks in present])
+    if any(not all(row.values()) for row in present) and all(name in batch for name in MODEL_INPUTS.values()):
+        mask = torch.tensor([list(row.values()) for row in present])
         batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
     return batch
 

@@ -1,4 +1,4 @@
-"""What the processors of all architectures do alike: files, arrays or decoded clips to `pixel_values` and `input_features`."""
+"""Base class of all processors: turns files, arrays or decoded clips into `pixel_values` and `input_features`."""
 
 import os
 import reprlib
@@ -16,6 +16,7 @@ from transformers.utils import TensorType, logging
 from transformers.video_utils import make_batched_videos
 
 from ..media.limits import check_input_values, check_sizes
+from ..media.modalities import MODALITIES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
 from ..media.windows import WindowPolicy, load_window
@@ -24,11 +25,9 @@ from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProc
 
 logger = logging.get_logger(__name__)
 
-MODALITIES = ("video", "audio")  # the columns of modality_mask
-
 
 class _NoTokens:
-    """An inert stand-in for a tokenizer: transformers' Trainer reads these of every processor it is to save."""
+    """Stand-in for a tokenizer: transformers' Trainer reads these attributes of every processor that it saves."""
 
     init_kwargs: ClassVar[dict[str, Any]] = {}
     eos_token_id = bos_token_id = pad_token_id = None
@@ -36,12 +35,12 @@ class _NoTokens:
 
 class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
     """
-    Keyword arguments of a call that concern media files.
+    Keyword arguments of a call for media files.
 
     use_audio_in_video (bool): read the audio track of a video file from the same window; default True.
     mode (str): "eval" (centred window, or `num_views` windows spread over the clip) or "train" (a random window).
     num_views (int): windows per file; default 1.
-    backend (str), on_decode_error (str): as in `media_avfusion.read_clip`.
+    backend (str), on_decode_error (str): as in `media.reader.read_clip`.
     """
 
     videos_kwargs: AVFusionVideoProcessorKwargs
@@ -58,17 +57,17 @@ def _empty(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 class AVFusionProcessor(ProcessorMixin):
-    """Base of the architectures' processors; a subclass states `default_window` and `audio_preset`, the published settings.
+    """Base class of the processors. A subclass sets `default_window` and `audio_preset` to the published values.
 
     Args:
-        video_processor (AVFusionVideoProcessor): built with its defaults when not given.
-        feature_extractor (AVFusionFeatureExtractor): built from `audio_preset`, as long as the window, when not given.
-        window (WindowPolicy | dict): which frames and which sound of a file are taken; a dict may name some fields only.
-            Fields of WindowPolicy can also be given by name: `num_frames=8, span=8.0`. Where `audio_seconds` is not
-            given, it is what fills the spectrogram of a feature extractor that is.
-        channel_mix (str): how the channels of a file become mono (`channel_mix_avfusion.to_mono`): "mean" and others.
+        video_processor (AVFusionVideoProcessor, *optional*): default: one with default settings.
+        feature_extractor (AVFusionFeatureExtractor, *optional*): default: one from `audio_preset`, as long as the window.
+        window (WindowPolicy | dict): selects the frames and the audio of a file. A dict may hold only some of the fields.
+            Fields of WindowPolicy can also be passed by name: `num_frames=8, span=8.0`. `audio_seconds` defaults to the
+            length of the spectrogram of the `feature_extractor`, if one is passed.
+        channel_mix (str): how the audio channels of a file are mixed to mono: "mean" or another of `media.mono.TO_MONO`.
 
-    All of it is saved in `processor_config.json`.
+    All arguments are saved in `processor_config.json`.
     """
 
     valid_processor_kwargs = AVFusionProcessorKwargs
@@ -76,7 +75,7 @@ class AVFusionProcessor(ProcessorMixin):
     default_window = WindowPolicy()
     audio_preset = "mbt"
 
-    # defaults of the call
+    # defaults of `__call__`
     use_audio_in_video = True
     mode = "eval"
     num_views = 1
@@ -109,7 +108,7 @@ class AVFusionProcessor(ProcessorMixin):
             check_input_values(values, f"num_frames and {name} of the video processor")
 
     def _check_lengths(self) -> None:
-        """A window that does not fill the spectrogram would be wrapped or cut each time, which no one can want."""
+        """Raises if the window is shorter or longer than the spectrogram: every clip would be wrapped or cut."""
         extractor, wanted = self.feature_extractor, self.window_policy.audio_seconds
         if getattr(extractor, "padding", None) != "wrap" or extractor.seconds is None:
             return
@@ -117,8 +116,8 @@ class AVFusionProcessor(ProcessorMixin):
             fitting = round(wanted * extractor.sampling_rate / extractor.hop_length)
             raise ValueError(
                 f"the window has audio_seconds={wanted}, but spectrogram_length={extractor.spectrogram_length} of the feature "
-                f"extractor holds {extractor.seconds:g} s: make them agree (spectrogram_length={fitting} does, also beside "
-                "audio_seconds in from_pretrained)"
+                f"extractor holds {extractor.seconds:g} s: make them equal, e.g. pass spectrogram_length={fitting} (in "
+                "from_pretrained together with audio_seconds)"
             )
 
     @property
@@ -127,22 +126,22 @@ class AVFusionProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
-        """As transformers'; fields of the window can be replaced by name, `from_pretrained(folder, num_frames=8)`, or as
-        a dict, `window={"num_frames": 8}`; the others stay as saved.
+        """Like the method of transformers. Fields of the window can be replaced by name, `from_pretrained(folder,
+        num_frames=8)`, or by a dict, `window={"num_frames": 8}`. The other fields keep their saved values.
         """
-        # The inherited method would hand num_frames to the video processor and drop the others.
+        # The inherited method would pass num_frames to the video processor and drop the other fields.
         window = kwargs.pop("window", None)
         single = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
         single |= {field.name: kwargs.pop(field.name) for field in fields(WindowPolicy) if field.name in kwargs}
         if single:
-            # Before the processor is built, which compares the window with the spectrogram's length.
+            # Merge here, since __init__ compares the whole window with the spectrogram's length.
             saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **kwargs)
             kwargs["window"] = {**saved.get("window", {}), **single}
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs: Any):
-        kwargs.pop("window", None)  # no field of the parts
+        kwargs.pop("window", None)  # the video processor and the feature extractor have no such field
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- the call
@@ -157,32 +156,32 @@ class AVFusionProcessor(ProcessorMixin):
         """Prepares one clip or a batch of clips.
 
         Args:
-            videos: one of, or a list of: a media file (path, URL, bytes, binary file object, or a dict with `bytes` and
-                `path` as in datasets), of which a window is read with its sound; or frames already chosen, uint8 or float,
-                [T, H, W, C] or [T, C, H, W] (numpy, torch, list of pictures). None in a list: that clip has no video.
-            audio: one of, or a list of: a waveform, float [samples], mono, with `sampling_rate=`; or a media file, of
-                which the audio track of the window is read. None in a list: that clip has no audio. Given beside video
-                files, it is used instead of their own sound.
-            generator: source of random windows (mode="train").
-            kwargs: `sampling_rate` (Hz of waveforms given as arrays), `do_resample`, `return_tensors` ("pt", "np", None for
-                lists), those of `AVFusionProcessorKwargs`, and fields of the video processor. `num_frames` and `fps`
-                replace the window's num_frames and frame_rate (or span) for files.
+            videos: one or a list of: a media file (path, URL, bytes, binary file object, or a dict with `bytes` and `path`
+                as in datasets), from which a window of frames and audio is read; or selected frames, uint8 or float,
+                [T, H, W, C] or [T, C, H, W] (numpy, torch, list of frames). None in a list: that clip has no video.
+            audio: one or a list of: a mono waveform, float [samples], with `sampling_rate=`; or a media file, from which
+                the audio track of the window is read. None in a list: that clip has no audio. If `videos` holds files
+                as well, `audio` replaces their own audio tracks.
+            generator: random generator of the windows (mode="train").
+            kwargs: `sampling_rate` (Hz of waveforms passed as arrays), `do_resample`, `return_tensors` ("pt", "np", None
+                for lists), those of `AVFusionProcessorKwargs`, and fields of the video processor. For files, `num_frames`
+                and `fps` replace the window's num_frames and frame_rate (or span).
 
         Returns:
-            BatchFeature with `pixel_values`, float32 [B, T, C, H, W], and `input_features`, float32 [B, time, mel]. A
-            modality that no clip has is absent; if some clips lack a track, their rows hold zeros and `modality_mask`,
-            bool [B, 2] with columns (video, audio), says which are real. With num_views=n, B is n times the number of
-            files, the n views of a file next to each other in the order of time.
+            BatchFeature with `pixel_values`, float32 [B, T, C, H, W], and `input_features`, float32 [B, time, mel]. If no
+            clip has a modality, its key is absent. If some clips lack a modality, their rows hold zeros, and
+            `modality_mask`, bool [B, 2] with columns (video, audio), is False there. With num_views=n, B is n times the
+            number of files; the n views of a file are adjacent, in temporal order.
 
         Raises:
             TypeError: an unknown keyword argument.
-            ValueError: no input, unequal numbers of videos and waveforms, a clip of arrays with neither track, and what the
-                two parts refuse (wrong sampling rate, NaN, empty, wrong rank).
-            MediaError: a file that cannot be read, or has none of the tracks that were asked for.
+            ValueError: no input, unequal numbers of videos and waveforms, a clip with neither modality, or an input that
+                the video processor or the feature extractor refuses (wrong sampling rate, NaN, empty, wrong shape).
+            MediaError: a file that cannot be read, or that has none of the requested tracks.
         """
         self._refuse_unknown(kwargs)
         if videos is None and audio is None:
-            raise ValueError("neither videos nor audio is given: pass at least one of them")
+            raise ValueError("got neither videos nor audio: pass at least one of them")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator={generator!r}: pass torch.Generator().manual_seed(...)")
         if isinstance(kwargs.get("sampling_rate"), np.integer):  # transformers takes Python's int alone
@@ -190,7 +189,7 @@ class AVFusionProcessor(ProcessorMixin):
         given = set(kwargs)
         merged = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
         video_kwargs, audio_kwargs = merged["videos_kwargs"], merged["audio_kwargs"]
-        audio_kwargs.pop("device", None)  # a flat device= is meant for the frames; spectrograms are computed on the CPU
+        audio_kwargs.pop("device", None)  # a flat device= applies to frames only; spectrograms are computed on the CPU
         tensors = {kw.pop("return_tensors", None) for kw in (video_kwargs, audio_kwargs)} - {None}
         return_tensors = tensors.pop() if tensors else None
 
@@ -205,16 +204,19 @@ class AVFusionProcessor(ProcessorMixin):
         for name in ("mode", "num_views", "backend", "on_decode_error"):
             if name in given and merged[name] is not None and not (video_files or audio_files):
                 raise ValueError(
-                    f"{name}={merged[name]!r} chooses windows of media files, but arrays were given: drop it"
+                    f"{name}={merged[name]!r} applies to media files only, but arrays were passed: leave it out"
                 )
         views = merged["num_views"] if merged["num_views"] is not None else 1
         if views < 1:
             raise ValueError(f"num_views must be a positive integer, got {views!r}")
         if views != 1 and ((videos is not None and not video_files) or (audio is not None and not audio_files)):
-            raise ValueError(f"num_views={views} needs files for videos and audio, but one of them is given as arrays")
+            raise ValueError(
+                f"num_views={views} needs media files, but videos or audio holds arrays: pass files, or num_views=1"
+            )
         if audio_kwargs.get("sampling_rate") is not None and (audio is None or audio_files):
             raise ValueError(
-                f"sampling_rate={audio_kwargs['sampling_rate']} is that of waveforms given as audio=; a file states its own"
+                f"sampling_rate={audio_kwargs['sampling_rate']} is that of waveforms passed as audio=, but there are none: "
+                "leave it out, the rate of a file is read from the file"
             )
 
         count = len(videos if videos is not None else audio)
@@ -233,15 +235,16 @@ class AVFusionProcessor(ProcessorMixin):
             for name in ("num_frames", "fps"):
                 if name in given or name in kwargs.get("videos_kwargs", {}):
                     raise ValueError(
-                        f"{name} chooses frames of media files, but videos holds arrays, which are taken whole: drop it, or "
-                        "choose the frames before (frames[::2])"
+                        f"{name} applies to media files only, but videos holds arrays, which are used whole: leave it out, or "
+                        "select frames before the call (frames[::2])"
                     )
         if video_files:
-            video_kwargs.pop("do_sample_frames", None)  # the window has chosen the frames
+            video_kwargs.pop("do_sample_frames", None)  # the window already selects the frames
         use_track = merged["use_audio_in_video"] is not False
         for index in range(count):
             rows = slice(index * views, (index + 1) * views)
-            video, sound = videos[index] if videos is not None else None, audio[index] if audio is not None else None
+            video = videos[index] if videos is not None else None
+            clip_audio = audio[index] if audio is not None else None
             state = generator.get_state() if generator is not None else None
             clips: list[Clip] = []
             if video is not None and video_files:
@@ -249,26 +252,26 @@ class AVFusionProcessor(ProcessorMixin):
                 clips = self.load_clip(video, tracks=wanted, generator=generator, **reading)
                 frames[rows] = [clip.frames for clip in clips]
                 waveforms[rows] = [self._mono(clip) for clip in clips]
-                self._tell(clips, wanted)
+                self._warn_damage(clips, wanted)
             elif video is not None:
                 frames[rows] = [video]
-            if sound is not None and audio_files:
+            if clip_audio is not None and audio_files:
                 if video_files and state is not None:
-                    generator.set_state(state)  # the same place in the file with the sound as in that with the pictures
-                clips = self.load_clip(sound, tracks=MODALITIES[1:], generator=generator, **reading)
+                    generator.set_state(state)  # draws the same position in the audio file as in the video file
+                clips = self.load_clip(clip_audio, tracks=MODALITIES[1:], generator=generator, **reading)
                 waveforms[rows] = [self._mono(clip) for clip in clips]
-                self._tell(clips, MODALITIES[1:])
-            elif sound is not None:
-                waveforms[rows] = [sound]
-            if any(picture is None and wave is None for picture, wave in zip(frames[rows], waveforms[rows])):
-                raise _nothing_of(index, clips, pictures=video is not None, sound=sound is not None or use_track)
-        if audio is None or audio_files:  # the sound of files has been brought to this rate
+                self._warn_damage(clips, MODALITIES[1:])
+            elif clip_audio is not None:
+                waveforms[rows] = [clip_audio]
+            if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
+                raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
+        if audio is None or audio_files:  # `_mono` has resampled the audio of files to this rate
             audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
         if video_files:
             video_kwargs["input_data_format"] = "channels_first"
         return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs)
 
-    # ----------------------------------------------------------------------------------- the same in two steps, for training
+    # ------------------------------------------------------------------------------------------ the two steps of a call
 
     def load_clip(
         self,
@@ -281,18 +284,20 @@ class AVFusionProcessor(ProcessorMixin):
         policy: WindowPolicy | None = None,
         **reading: Any,
     ) -> list[Clip]:
-        """Decodes the windows of one file and nothing more: uint8 frames at their own size, waveforms at their own rate.
+        """Decodes the windows of one file: uint8 frames at their original size, waveforms at their original rate.
 
         Args:
             source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
-            mode: "eval" or "train"; num_views: windows to take; generator: source of random windows.
+            mode: "eval" or "train".
+            num_views: number of windows.
+            generator: random generator of the windows (mode="train").
             tracks: ("video", "audio") or one of them.
             policy: replaces the processor's window.
-            reading: start=, end= (s, the part of the file that is the clip), backend=, on_decode_error=, name=, threads=
-                of `windows_avfusion.load_window`.
+            reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads= of
+                `media.windows.load_window`.
 
         Returns:
-            One `Clip` per view. Augment `clip.frames` and `clip.waveform` as you like, then pass it to `process_clips`.
+            One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
         """
         if isinstance(source, dict):
             reading.setdefault("name", source.get("path"))
@@ -312,11 +317,11 @@ class AVFusionProcessor(ProcessorMixin):
     def process_clips(
         self, clips: Sequence[Clip], return_tensors: str | TensorType | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Decoded (and perhaps augmented) clips to what `__call__` returns, one row per clip.
+        """Turns decoded (and possibly augmented) clips into what `__call__` returns, one row per clip.
 
-        `kwargs` are fields of the video processor: frames that were resized, cropped or scaled to [0, 1] by augmentation
-        are passed with do_resize=False, do_center_crop=False, do_rescale=False. Waveforms at another rate than the feature
-        extractor's are mixed to mono and resampled (`torchaudio.functional.resample`).
+        `kwargs` are fields of the video processor. Pass do_resize=False, do_center_crop=False or do_rescale=False if the
+        augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and resampled
+        (`torchaudio.functional.resample`) if their rate is not that of the feature extractor.
         """
         self._refuse_unknown(kwargs)
         if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
@@ -327,29 +332,32 @@ class AVFusionProcessor(ProcessorMixin):
         return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
 
     def reduce_clip(self, clip: Clip, **kwargs: Any) -> Clip:
-        """The first half of `process_clips` on one clip: what is left is as small as it gets without losing anything.
+        """First half of `process_clips` for one clip: reduces it to the smallest lossless form.
 
-        Frames are resized and cropped, and stay on the scale 0..255; sound is mono at the feature extractor's rate. `kwargs`
-        are `do_resize`, `do_center_crop`. The second half is `process_reduced`.
+        Frames are resized and cropped, and stay in the range 0..255. The waveform becomes mono at the feature extractor's
+        rate. `kwargs` are `do_resize` and `do_center_crop`. The second half is `process_reduced`.
         """
-        frames, sound = clip.frames, self._mono(clip)
+        frames, waveform = clip.frames, self._mono(clip)
         if frames is not None:
             frames = self.video_processor.resize_and_crop(frames, **kwargs)
-        if sound is not None:
-            sound = sound[None]
-        rate = self.feature_extractor.sampling_rate if sound is not None else None
-        return replace(clip, frames=frames, waveform=sound, sampling_rate=rate)
+        if waveform is not None:
+            waveform = waveform[None]
+        rate = self.feature_extractor.sampling_rate if waveform is not None else None
+        return replace(clip, frames=frames, waveform=waveform, sampling_rate=rate)
 
     def process_reduced(
         self,
         clips: Sequence[Clip],
         empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Clips of `reduce_clip`, all with the same tracks, to `pixel_values` and `input_features` as `process_clips` gives
-        them, bit for bit, written once into memory that `empty` (size, dtype) gives; default: new memory.
+        """Second half of `process_clips`: turns clips of `reduce_clip` into the same tensors, bit for bit.
+
+        Args:
+            clips: all with the same modalities.
+            empty: allocates an output tensor from its size and dtype; default: `torch.empty`. Each value is written once.
 
         Raises:
-            ValueError: clips of different sizes; and what the feature extractor refuses.
+            ValueError: clips of different sizes, or an input that the feature extractor refuses.
         """
         empty = _empty if empty is None else empty
         tensors = {}
@@ -364,8 +372,8 @@ class AVFusionProcessor(ProcessorMixin):
                 self.video_processor.normalize_into(video, out)
         if clips[0].waveform is not None:
             rate = self.feature_extractor.sampling_rate
-            sounds = [clip.waveform[0] for clip in clips]
-            features = self.feature_extractor(sounds, sampling_rate=rate)["input_features"]
+            waveforms = [clip.waveform[0] for clip in clips]
+            features = self.feature_extractor(waveforms, sampling_rate=rate)["input_features"]
             lengths = sorted({len(feature) for feature in features})
             if len(lengths) > 1:
                 raise ValueError(f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked")
@@ -386,53 +394,53 @@ class AVFusionProcessor(ProcessorMixin):
     ) -> BatchFeature:
         present = [[item is not None for item in items] for items in (frames, waveforms)]
         if not any(present[0]) and not any(present[1]):
-            raise ValueError("no clip has a video or an audio track that was asked for: there is nothing to process")
+            raise ValueError("no clip has frames or a waveform: pass at least one clip that has one of them")
         part_tensors = None if return_tensors is None else "pt"
         data: dict[str, Any] = {}
         if any(present[0]):
             videos = [item for item in frames if item is not None]
             out = self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)
-            data["pixel_values"] = _spread(out["pixel_values"], present[0])
+            data["pixel_values"] = _fill_missing_rows(out["pixel_values"], present[0])
         if any(present[1]):
-            sounds = [item for item in waveforms if item is not None]
-            out = self.feature_extractor(sounds, return_tensors=part_tensors, **audio_kwargs)
-            data["input_features"] = _spread(out["input_features"], present[1])
+            given = [item for item in waveforms if item is not None]
+            out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
+            data["input_features"] = _fill_missing_rows(out["input_features"], present[1])
         if any(any(row) and not all(row) for row in present):
             mask = list(map(list, zip(*present)))
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _mono(self, clip: Clip) -> torch.Tensor | None:
-        """The sound of a clip, float32 [samples] at the feature extractor's rate."""
+        """Mono waveform of a clip, float32 [samples] at the feature extractor's rate."""
         if clip.waveform is None:
             return None
         with warnings.catch_warnings(record=True) as cancelled:
             warnings.simplefilter("always", UserWarning)
             waveform = to_mono(clip.waveform, self.channel_mix)
-        if cancelled:  # the same in terms of a processor, and of which file
+        if cancelled:  # replaces the warning of `to_mono` by one with the file's name and the processor's argument
             logger.warning_once(
-                f"{clip.info.name}: its channels cancel, their mean is nearly silent although they are not (opposite phase): a "
-                "processor with channel_mix='left' or 'max_energy' keeps the sound"
+                f"{clip.info.name}: its channels cancel each other (opposite phase), so their mean is nearly silent: use a "
+                "processor with channel_mix='left' or 'max_energy'"
             )
         if clip.sampling_rate == self.feature_extractor.sampling_rate:
             return waveform
         return _resampler(clip.sampling_rate, self.feature_extractor.sampling_rate)(waveform)
 
-    def _tell(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
-        """Warns of damage in a file, and once of a missing track."""
+    def _warn_damage(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
+        """Logs a file's decoding warnings, and once per processor that a track is missing."""
         for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
             logger.warning(f"{clips[0].info.name}: {text}")
         for track in wanted:
             missing = any((clip.frames if track == "video" else clip.waveform) is None for clip in clips)
-            if missing and track not in self.__dict__.setdefault("_told", set()):
-                self._told.add(track)
+            if missing and track not in self.__dict__.setdefault("_warned_tracks", set()):
+                self._warned_tracks.add(track)
                 logger.warning(
-                    f"{clips[0].info.name} has no {track} track: that modality is left out for it, and modality_mask marks it in "
-                    "a batch with clips that have one (told once)"
+                    f"{clips[0].info.name} has no {track} track: this modality is absent, or masked by modality_mask in a batch "
+                    "with clips that have it (this warning is shown once)"
                 )
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        """An unknown argument is an error; transformers only warns and ignores it."""
+        """Raises TypeError for an unknown argument; transformers only warns and ignores it."""
         if not kwargs:
             return
         nested = {
@@ -459,15 +467,15 @@ class AVFusionProcessor(ProcessorMixin):
 
 @lru_cache(maxsize=8)
 def _resampler(old: int, new: int) -> torch.nn.Module:
-    """`torchaudio.functional.resample` between two rates (Hz), whose filter is computed once and not for every clip."""
+    """`torchaudio.functional.resample` between two rates (Hz) with a cached filter."""
     from torchaudio.transforms import Resample
 
-    return Resample(old, new, dtype=torch.float32)  # the function's own precision: equal bits
+    return Resample(old, new, dtype=torch.float32)  # the precision of the function, so results are bit-identical
 
 
 @lru_cache(maxsize=16, typed=True)
 def _policy(**fields: Any) -> WindowPolicy:
-    return WindowPolicy.from_dict(fields)  # checked once, not for every clip
+    return WindowPolicy.from_dict(fields)  # cached: the check of the fields is slow for every clip
 
 
 def _is_media(value: Any) -> bool:
@@ -476,26 +484,27 @@ def _is_media(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
 
 
-def _nothing_of(index: int, clips: Sequence[Clip], pictures: bool, sound: bool) -> ValueError:
-    """The error about clip number `index`, which gives neither of what was asked for."""
+def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> ValueError:
+    """The error for clip number `index`, which has none of the requested modalities."""
     if not clips:
         return ValueError(f"clip {index} has neither video nor audio (None): leave it out")
-    asked = [track for track, wanted in zip(MODALITIES, (pictures, sound)) if wanted]
-    told = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
-    return MediaError(clips[0].info.name, "; ".join([f"gives no {' and no '.join(asked)}, as asked for", *told]))
+    requested = [track for track, wanted in zip(MODALITIES, (video, audio)) if wanted]
+    reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
+    text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
+    return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
 
 
 def _all_media(values: Sequence[Any], name: str) -> bool:
-    """Whether the entries of a list are media files; a mixture of files and arrays raises."""
+    """Whether the entries of a list are media files. Raises ValueError for a mixture of files and arrays."""
     media = [_is_media(value) for value in values if value is not None]
     if not media:
-        raise ValueError(f"{name} is empty or holds None only: pass at least one clip")
+        raise ValueError(f"{name} is empty or holds only None: pass at least one clip")
     if any(media) and not all(media):
         raise ValueError(f"{name} mixes files and arrays: pass all as files or all as arrays")
     return media[0]
 
 
-_VIDEOS = "pass a media file, frames (numpy, torch, a list of pictures), or a list of such"
+_VIDEOS = "pass a media file, frames (numpy, torch, a list of frames), or a list of these"
 
 
 def _as_videos(videos: Any) -> list[Any]:
@@ -513,7 +522,8 @@ def _as_videos(videos: Any) -> list[Any]:
         raise ValueError(f"videos is a {type(videos).__name__}: {_VIDEOS}")
     elif videos.ndim not in (4, 5):
         raise ValueError(
-            f"videos has shape {tuple(videos.shape)}: a video is [T, H, W, C] or [T, C, H, W], a batch has one axis more"
+            f"videos has shape {tuple(videos.shape)}: pass one video as [T, H, W, C] or [T, C, H, W], or a batch with a "
+            "leading batch axis"
         )
     return make_batched_videos(videos)
 
@@ -521,7 +531,7 @@ def _as_videos(videos: Any) -> list[Any]:
 def _one_video(video: Any, index: int) -> Any:
     batch = make_batched_videos(video)
     if len(batch) != 1:
-        raise ValueError(f"videos[{index}] holds {len(batch)} videos: beside None, pass one video per entry")
+        raise ValueError(f"videos[{index}] holds {len(batch)} videos: pass one video or None per entry")
     return batch[0]
 
 
@@ -537,8 +547,8 @@ def _as_audio(audio: Any) -> list[Any]:
     return list(audio)
 
 
-def _spread(rows: Any, present: list[bool]) -> Any:
-    """Puts rows of zeros where a track is missing: [n, ...] (or a list) to [len(present), ...]."""
+def _fill_missing_rows(rows: Any, present: list[bool]) -> Any:
+    """Inserts rows of zeros where a modality is missing: [n, ...] (or a list) to [len(present), ...]."""
     if all(present):
         return rows
     if torch.is_tensor(rows):
@@ -550,4 +560,4 @@ def _spread(rows: Any, present: list[bool]) -> Any:
     return [next(left) if has else zeros for has in present]
 
 
-__all__ = ["MODALITIES", "AVFusionProcessor", "AVFusionProcessorKwargs"]
+__all__ = ["AVFusionProcessor", "AVFusionProcessorKwargs"]

@@ -64,8 +64,8 @@ def segment_fields(features: datasets.Features, columns: Sequence[str], config: 
     fields = class_fields(features, columns)
     if not isinstance(features[columns[0]], datasets.List):
         raise ValueError(
-            f"num_segments={config.num_segments} (event localisation) needs a label column with a list of classes, one for each part"
-            f" of the clip (AVE: events), but {', '.join(columns)} holds one class for the whole clip; choose another with"
+            f"num_segments={config.num_segments} (event localisation) needs a label column with a list of classes, one for each"
+            f" part of the clip (AVE: events), but {', '.join(columns)} holds one class for the whole clip; choose another with"
             " label_columns= (--label_columns)"
         )
     return {**fields, "num_segments": config.num_segments, "problem_type": "single_label_classification"}

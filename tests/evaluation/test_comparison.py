@@ -1,4 +1,4 @@
-"""Finished runs are kept and found again, and the tables hold the mean and the spread of what they hold."""
+"""Comparisons: saved runs and costs, and tables with mean and standard deviation."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_avfusion.evaluation.comparison import Comparison, scores_of, spread, summarize, table, write_whole
+from hf_avfusion.evaluation.comparison import Comparison, mean_and_std, scores_of, summarize, table, write_whole
 
 RUNS = {
     "bottleneck": {0: {"loss": 0.25, "top1": 0.9}, 1: {"loss": 0.5, "top1": 0.8}, 2: {"loss": 1.0, "top1": 0.95}},
@@ -21,19 +21,19 @@ COSTS = {
 }  # fmt: skip
 
 
-def test_spread_is_the_sample_standard_deviation():
+def test_mean_and_sample_standard_deviation():
     values = [0.9, 0.8, 0.95]
-    mean, std, n = spread(values)
+    mean, std, n = mean_and_std(values)
     assert (mean, std, n) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), 3)
-    assert spread([0.5]) == (0.5, None, 1)
-    mean, std, n = spread([math.inf, math.inf, 2.5])  # d-prime of models that rank every clip rightly
+    assert mean_and_std([0.5]) == (0.5, None, 1)
+    mean, std, n = mean_and_std([math.inf, math.inf, 2.5])  # a perfect ranking has an infinite d-prime
     assert (mean, n) == (math.inf, 3)
     assert math.isnan(std)
     with pytest.raises(ValueError, match="at least one"):
-        spread([])
+        mean_and_std([])
 
 
-def test_scores_are_told_from_what_the_trainer_adds():
+def test_scores_of_drops_other_entries_of_the_trainer():
     metrics = {
         "eval_loss": 1.0,
         "eval_top1_shape": 0.5,
@@ -52,12 +52,12 @@ def test_table():
         ["top1 %", "88.3 ± 7.6", "25.0"],
         ["seeds (n)", "3", "1"],
         ["parameters", "1,200", "1,100"],
-        ["of them trained", "1,000", "1,100"],
+        ["trainable parameters", "1,000", "1,100"],
         ["GFLOPs per clip", "0.065", "0.06"],
         ["clips/s inference", "400 (x 1.00)", "500 (x 1.25)"],
         ["clips/s training", "100 (x 1.00)", "120 (x 1.20)"],
         ["peak MiB inference", "16", "15"],
-        ["peak MiB training", "-", "-"],  # the system cannot tell; the row stays
+        ["peak MiB training", "-", "-"],  # unknown values keep their row
     ]
 
 
@@ -68,7 +68,7 @@ def test_costs_alone_and_a_variant_without_runs():
     assert rows[1][1:] == ["3", "0"]
 
 
-def test_reports_hold_the_unrounded_numbers(tmp_path):
+def test_reports_hold_unrounded_numbers(tmp_path):
     comparison = Comparison(tmp_path / "new", {"data": "x"})
     comparison.report(RUNS, COSTS, {"device": "CPU"})
     rows = {row["fusion"]: row for row in csv.DictReader((tmp_path / "new" / "comparison.csv").open())}
@@ -97,7 +97,7 @@ def test_a_perfect_variant_is_reported_in_strict_json(tmp_path):
     assert "| d_prime | inf ± nan |" in (tmp_path / "comparison.md").read_text()
 
 
-def test_a_finished_run_is_found_only_with_its_settings(tmp_path):
+def test_a_finished_run_with_other_settings_is_refused(tmp_path):
     comparison = Comparison(tmp_path, {"data": "x", "sizes": (1, 2)})
     config = {"fusion": "bottleneck"}
     assert comparison.finished("late", 0, config) is None
@@ -113,7 +113,7 @@ def test_a_finished_run_is_found_only_with_its_settings(tmp_path):
         comparison.finished("late", 0, config)
 
 
-def test_costs_are_kept_for_what_they_were_measured_with(tmp_path):
+def test_saved_costs_are_used_only_under_the_same_conditions(tmp_path):
     comparison = Comparison(tmp_path, {})
     configs = {"bottleneck": {"patch_size": (8, 8)}, "late": {"patch_size": (4, 4)}}
     measured = {"device": "CPU, 1 threads", "configs": configs}
@@ -126,7 +126,7 @@ def test_costs_are_kept_for_what_they_were_measured_with(tmp_path):
     assert comparison.costs({**measured, "device": "a GPU"}) is None
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_write_whole_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "a" / "file.txt"
     write_whole(path, "old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))

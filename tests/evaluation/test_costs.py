@@ -1,4 +1,4 @@
-"""Costs: counts against formulae, the order of calls, memory of a child process. No test depends on how long things take."""
+"""Costs: counts against formulas, the order of calls, memory of a forked process. No test depends on real times."""
 
 import os
 
@@ -28,7 +28,7 @@ def batch(clips=2):
     }
 
 
-def test_parameters_and_those_that_are_trained():
+def test_all_and_trainable_parameters():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)
     assert costs.count_parameters(model) == (16 + 10, 10)
@@ -36,26 +36,28 @@ def test_parameters_and_those_that_are_trained():
     assert costs.count_parameters(model) == (16, 0)
 
 
-def test_flops_of_a_product():
+def test_flops_of_a_matrix_product():
     a, b = torch.randn(3, 5), torch.randn(5, 7)
     assert costs.count_flops(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_flops_of_attention_are_counted_whatever_computes_it(attention, device):
-    """One layer of late fusion over 4 + 1 video and 4 + 1 audio tokens, by hand: two FLOPs per multiply-add."""
+def test_flops_do_not_depend_on_the_attention_implementation(attention, device):
+    """Expected: one layer of late fusion over 4 + 1 video and 4 + 1 audio tokens, two FLOPs per multiply-add."""
     d, m, n = 16, 32, 5
     with torch.device(device):
         model = build(num_hidden_layers=1, fusion_layer=1)
         model.set_attn_implementation(attention)
         inputs = batch(1)
-    block = 2 * n * (4 * d * d + 2 * d * m) + 2 * 2 * n * n * d  # projections and MLP; scores and their use
+    block = (
+        2 * n * (4 * d * d + 2 * d * m) + 2 * 2 * n * n * d
+    )  # projections and MLP; attention scores and weighted sum
     embeddings = 2 * 4 * (3 * 2 * 8 * 8) * d + 2 * 4 * (8 * 8) * d
     assert costs.count_flops(lambda: model.eval()(**inputs)) == 2 * block + embeddings + 2 * 2 * d * 3
 
 
-def test_inference_leaves_and_training_changes_the_weights():
+def test_training_changes_the_weights_and_inference_does_not():
     model, inputs = build(), batch()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     costs.inference(model, inputs)()
@@ -67,7 +69,7 @@ def test_inference_leaves_and_training_changes_the_weights():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_calls_take_turns_and_the_least_time_counts(monkeypatch):
+def test_calls_are_made_in_turn_and_the_shortest_time_counts(monkeypatch):
     clock = iter([0, 9, 0, 9, 0, 3, 0, 5, 0, 4, 0, 2])  # a and b in turn; the first round warms up
     monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
     called = []
@@ -78,7 +80,7 @@ def test_calls_take_turns_and_the_least_time_counts(monkeypatch):
         costs.best_times_in_turn(calls, "cpu", rounds=0)
 
 
-def test_repeats_end_when_the_seconds_are_spent(monkeypatch):
+def test_repeats_end_after_the_time_limit(monkeypatch):
     clock = iter([0, 4, 0, 3, 0, 5, 0, 1])
     monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
     assert costs.best_time(lambda: None, "cpu", repeats=9, seconds=10) == (3, 3)
@@ -93,7 +95,7 @@ def _die(value):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked processes on this system")
-def test_a_process_of_its_own_answers_raises_and_is_missed():
+def test_in_own_process_returns_and_raises():
     assert costs.in_own_process(os.getpid) != os.getpid()
     with pytest.raises(KeyError, match="what"):
         costs.in_own_process(_fail, "what")
@@ -109,10 +111,10 @@ def _peak_of(mib):
     return memory.mib
 
 
-@pytest.mark.skipif(costs.resident_mib("VmHWM") is None, reason="the kernel tells no high-water mark")
-def test_peak_memory_sees_what_was_freed_again():
+@pytest.mark.skipif(costs.resident_mib("VmHWM") is None, reason="the kernel has no high-water mark")
+def test_peak_memory_includes_freed_memory():
     small, large = costs.in_own_process(_peak_of, 1), costs.in_own_process(_peak_of, 200)
     if small is None:
-        pytest.skip("the high-water mark cannot be reset here")
-    assert 190 < large < 260  # 200 MiB, far above the steps of an allocator
+        pytest.skip("this system cannot reset the high-water mark")
+    assert 190 < large < 260  # 200 MiB, far above the granularity of an allocator
     assert small < 60

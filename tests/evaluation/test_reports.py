@@ -1,4 +1,4 @@
-"""Reports from evaluations made up by hand: means and deviations, tables, figures' numbers, files."""
+"""Reports on hand-written evaluations: means and deviations, tables, data of figures, and files."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ def rows_of(results, name, top=30):
     return figures(results, top)[name][0]
 
 
-def test_mean_and_spread_of_runs_by_hand():
+def test_mean_and_deviation_of_runs():
     both, audio, late = summarise(
         [
             evaluation("a", 0.5), evaluation("a", 0.2, "a"), evaluation("b", 0.6), evaluation("c", 0.7),
@@ -56,11 +56,11 @@ def test_mean_and_spread_of_runs_by_hand():
         ]
     )  # fmt: skip
     assert both["runs"] == ["a", "b", "c"]
-    # (0.5 + 0.6 + 0.7) / 3, and the root of ((0.1^2 + 0 + 0.1^2) / 2)
+    # (0.5 + 0.6 + 0.7) / 3, and the square root of ((0.1^2 + 0 + 0.1^2) / 2)
     assert both["metrics"]["top1"] == {"mean": pytest.approx(0.6), "std": pytest.approx(0.1), "n": 3}
     assert both["metrics"]["top5"] == {"mean": 1.0, "std": 0.0, "n": 3}
     assert (both["clips"], both["skipped"], both["n"]) == ([18, 18, 18], [2, 2, 2], 3)
-    # One run has no spread; runs that were trained otherwise are not averaged with others.
+    # One run has no deviation, and runs with different training are not averaged.
     assert (audio["given"], audio["metrics"]["top1"]) == ("a", {"mean": 0.2, "std": None, "n": 1})
     assert (late["settings"]["fusion_layer"], late["n"]) == (12, 1)
 
@@ -77,13 +77,13 @@ def test_a_checkpoint_counts_once(tmp_path):
         ValueError, match=r"link: the same checkpoint twice under the same condition \(audio and video, 8 s"
     ):
         make_results(CLIPS, CLASSES, [first, evaluation(str(tmp_path / "link"), 0.5)], 0)
-    # The seed draws nothing where windows are spread evenly, so it makes no second run of them.
-    with pytest.raises(ValueError, match="spread evenly, 4 views"):
+    # Evenly spaced windows do not depend on the seed, so another seed gives the same evaluation.
+    with pytest.raises(ValueError, match="evenly spaced, 4 views"):
         make_results(CLIPS, CLASSES, [first, {**first, "seed": 1}], 0)
-    drawn = evaluation(str(tmp_path), 0.5, sampling="sync")
-    assert make_results(CLIPS, CLASSES, [drawn, {**drawn, "seed": 1}], 0)["summary"][0]["n"] == 2
-    with pytest.raises(ValueError, match="drawn, 4 views, seed 0"):
-        make_results(CLIPS, CLASSES, [drawn, drawn], 0)
+    random = evaluation(str(tmp_path), 0.5, sampling="sync")
+    assert make_results(CLIPS, CLASSES, [random, {**random, "seed": 1}], 0)["summary"][0]["n"] == 2
+    with pytest.raises(ValueError, match="random, 4 views, seed 0"):
+        make_results(CLIPS, CLASSES, [random, random], 0)
 
 
 def test_headlines():
@@ -104,11 +104,11 @@ def test_table():
         "given", "span of the frames", "windows", "views", "clips", "runs", "top-1 (%)", "top-5 (%)"
     ]  # fmt: skip
     assert cells[2] == [
-        "audio and video", "8 s", "spread evenly", "4", "18 (2 skipped)", "2", "62.50 ± 17.68", "100.00 ± 0.00"
+        "audio and video", "8 s", "evenly spaced", "4", "18 (2 skipped)", "2", "62.50 ± 17.68", "100.00 ± 0.00"
     ]  # fmt: skip
     assert [row[0] for row in cells[3:]] == ["audio only", "video only"]
     assert len({len(row) for row in cells}) == 1
-    assert "20 of 22 clips; 2 annotated clips are not there" in text
+    assert "20 of 22 clips; 2 annotated clips are missing" in text
     assert "MBT, bottleneck-fusion" not in text
     assert "MBT, bottleneck fusion from layer 8 of 12, separate encoders, frames over 8 s" in text
     assert "Seed 3" in text
@@ -127,23 +127,23 @@ def test_names_of_metrics():
     assert tables.metric_value("classes_without_positives", {"mean": 3, "std": 0.0}) == "3 ± 0.0"
 
 
-def test_precision_of_classes_and_gain_by_hand():
+def test_precision_of_classes_and_gain():
     results = make_results(CLIPS, CLASSES, [*all_given("a", 0.5), *all_given("b", 0.6, shift=0.1)], 0)
     rows = rows_of(results, "per_class_ap")
-    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # best first; without positives: none
+    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # best first, without the class "none"
     assert rows[0]["positives"] == 8
     assert rows[0]["ap_av"] == pytest.approx((0.9 + 1.0) / 2)
     assert rows[0]["ap_av_std"] == pytest.approx(stdev([0.9, 1.0]))
     gains = rows_of(results, "fusion_gain")
     assert [row["gain_over_a"] for row in gains] == pytest.approx([0.4, -0.1, 0.0])
     assert [row["gain_over_v"] for row in gains] == pytest.approx([0.6, 0.4, 0.4])
-    # Without both tracks there is no gain.
+    # Without an evaluation of both modalities there is no gain.
     alone = make_results(CLIPS, CLASSES, [evaluation("a", 0.5, "a")], 0)
     assert rows_of(alone, "fusion_gain") == []
     assert rows_of(alone, "per_class_ap")[0]["class"] == "cat"
 
 
-def test_only_the_plain_evaluation_counts_for_classes():
+def test_precision_of_classes_uses_only_the_default_condition():
     other = evaluation("a", 0.5, shift=-0.3, span=2.0), evaluation("a", 0.5, shift=-0.2, sampling="async")
     results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5), *other], 0)
     assert rows_of(results, "per_class_ap")[0]["ap_av"] == 0.9
@@ -159,11 +159,11 @@ def test_sweeps_of_one_model():
     assert [(row["given"], row["span_s"]) for row in spans][:3] == [("av", 2.0), ("av", 4.0), ("av", 8.0)]
     assert [row["top1"] for row in spans][:3] == pytest.approx([0.4, 0.45, 0.5])
     assert [(row["windows"], row["top1"]) for row in rows_of(results, "sampling")] == [("sync", 0.3), ("async", 0.2)]
-    # None of these can be drawn of one model.
+    # These figures need several models.
     assert not any(rows_of(results, name) for name in ("weight_sharing", "trained_span", "trained_sampling"))
 
 
-def test_models_that_were_trained_differently():
+def test_figures_of_models_with_different_training():
     evaluations = [
         evaluation("a", 0.5), evaluation("b", 0.7), evaluation("c", 0.4, share_encoder=True),
         evaluation("d", 0.3, fusion_layer=12), evaluation("e", 0.2, fusion_layer=12, share_encoder=True),
@@ -174,7 +174,7 @@ def test_models_that_were_trained_differently():
         (False, 8, 2), (False, 12, 1), (True, 8, 1), (True, 12, 1)
     ]  # fmt: skip
     assert rows[0]["top1"] == pytest.approx(0.6)
-    # Models of another kind do not stand on the same line, wherever they come.
+    # Models with other settings are not part of the line, in any order.
     wider = evaluation("f", 0.9, fusion_layer=4, hidden_size=1024)
     for mixed in ([*evaluations, wider], [wider, *evaluations]):
         assert rows_of(make_results(CLIPS, CLASSES, mixed, 0), "weight_sharing") == rows
@@ -191,21 +191,21 @@ def test_models_that_were_trained_differently():
         assert sorted((row["windows"], row["top1"]) for row in trained) == [("async", 0.6), ("sync", 0.5)]
 
 
-def test_models_for_spans_may_hear_and_see_as_much_more():
+def test_audio_and_frames_may_grow_with_the_span():
     def spans(*evaluations):
         results = make_results(CLIPS, CLASSES, evaluations, 0)
         return [(row["span_s"], row["top1"]) for row in rows_of(results, "trained_span")]
 
     short = evaluation("a", 0.4, span=2.0, trained_span=2.0, num_frames=8, spectrogram_length=200)
-    heard = evaluation("b", 0.5, num_frames=8, spectrogram_length=800)
-    seen = evaluation("c", 0.6, num_frames=32, spectrogram_length=800)
-    assert spans(short, heard) == [(2.0, 0.4), (8.0, 0.5)]
-    assert spans(short, seen) == [(2.0, 0.4), (8.0, 0.6)]
-    assert spans(short, heard, seen) == [(2.0, 0.4), (8.0, 0.5)]  # not two models at one span
-    assert spans(heard, seen) == []
+    longer_audio = evaluation("b", 0.5, num_frames=8, spectrogram_length=800)
+    more_frames = evaluation("c", 0.6, num_frames=32, spectrogram_length=800)
+    assert spans(short, longer_audio) == [(2.0, 0.4), (8.0, 0.5)]
+    assert spans(short, more_frames) == [(2.0, 0.4), (8.0, 0.6)]
+    assert spans(short, longer_audio, more_frames) == [(2.0, 0.4), (8.0, 0.5)]  # one model for each span
+    assert spans(longer_audio, more_frames) == []
 
 
-def test_models_that_differ_in_what_has_no_column_are_told_apart():
+def test_the_table_names_settings_that_differ():
     made = [
         evaluation("a", 0.5, num_bottleneck_tokens=4, patch_size=[16, 16]),
         evaluation("b", 0.7, num_bottleneck_tokens=64, patch_size=[16, 16]),
@@ -222,7 +222,7 @@ def test_models_that_differ_in_what_has_no_column_are_told_apart():
     assert tables.settings_text(strategy) == "AVMAE, mid fusion encoding"
 
 
-def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
+def test_titles_of_figures_state_the_number_of_runs(tmp_path, monkeypatch):
     titles = {}
 
     def keep(path, *arguments, title, **options):
@@ -245,7 +245,7 @@ def test_pictures_tell_the_runs_behind_their_lines(tmp_path, monkeypatch):
     assert titles["weight_sharing"] == f"{sharing}\nmean of 1 to 2 runs, {lines}"
 
 
-def test_clips_of_a_hub_repository_are_counted_as_they_are_read():
+def test_coverage_of_a_hub_repository_counts_evaluated_clips():
     unknown = EvaluationSet(**{**vars(CLIPS), "coverage": {"present": None, "expected": 22, "vanished": None}})
     assert "Coverage" not in markdown(make_results(unknown, CLASSES, [], 0))
     results = make_results(unknown, CLASSES, all_given("a", 0.5), 0)
@@ -253,7 +253,7 @@ def test_clips_of_a_hub_repository_are_counted_as_they_are_read():
     assert "Coverage: 20 of 22 clips." in markdown(results)
 
 
-def test_evaluations_of_other_views_are_in_the_table_alone():
+def test_evaluations_with_other_views_are_only_in_the_table():
     other = {**evaluation("b", 0.9, shift=0.1), "views": 1}
     results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5), other], 0)
     assert [row["views"] for row in results["summary"]] == [4, 1]
@@ -275,18 +275,18 @@ def test_files(tmp_path):
             assert path.read_bytes().startswith(b"\x89PNG")
     with open(tmp_path / "new" / "report" / "per_class_ap.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # all of them, whatever is drawn
+    assert [row["class"] for row in rows] == ["dog", "cat", "costs $5 | or $6"]  # the CSV holds all classes
     assert float(rows[1]["ap_a"]) == pytest.approx(0.725)
     assert {"versions", "commit", "seed", "created"} <= set(results)
 
-    # Another report in the same folder does not lie beside pictures of this one.
+    # Another report in the same folder deletes the figures of this one.
     (tmp_path / "new" / "report" / "span_sweep.txt").write_text("my notes")
     write_report(make_results(CLIPS, CLASSES, [evaluation("d", 0.5, "a")], 0), tmp_path / "new" / "report")
     left = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
     assert left == ["per_class_ap.csv", "per_class_ap.png", "results.json", "span_sweep.txt", "table.md"]
 
 
-def test_results_come_back_as_they_were(tmp_path):
+def test_results_are_read_back_unchanged(tmp_path):
     perfect = evaluation("a", 0.5)
     perfect["metrics"] = {"map": 0.5, "d_prime": math.inf}
     write_report(make_results(CLIPS, CLASSES, [perfect], 0), tmp_path)
@@ -302,7 +302,7 @@ def test_results_come_back_as_they_were(tmp_path):
     assert back["metrics"] == {"map": 0.5, "d_prime": math.inf}
     assert math.isnan(back["per_class"]["label"]["average_precision"][3])
     check_same(again, "results.json", CLIPS, CLASSES)
-    # Put together with a new run they are one group.
+    # They are averaged with a new run.
     new = evaluation("b", 0.7)
     new["metrics"] = {"map": 0.7, "d_prime": 2.0}
     (row,) = make_results(CLIPS, CLASSES, [back, new], 0)["summary"]
@@ -329,30 +329,30 @@ def test_folds_of_a_benchmark_are_averaged_and_named():
     both = [*first["evaluations"], {**evaluation("b", 0.75), "partition": "fold3"}]
     results = make_results(fold(3), CLASSES, both, 0)
     assert results["summary"][0]["metrics"]["top1"] == {"mean": 0.625, "std": pytest.approx(0.25 / 2**0.5), "n": 2}
-    assert "fold1, fold3, the mean of the test clips of each." in markdown(results)
+    assert "Mean over the test clips of fold1, fold3." in markdown(results)
     assert "Coverage of fold3: 20 of 22 clips" in markdown(results)
-    assert "fold1 only." in markdown(first)
-    with pytest.raises(ValueError, match="the same checkpoint twice"):  # which was trained on the clips of the others
+    assert "Only fold1." in markdown(first)
+    with pytest.raises(ValueError, match="the same checkpoint twice"):  # its training clips include other test folds
         make_results(fold(3), CLASSES, [both[0], {**both[0], "partition": "fold3"}], 0)
     about = {**CLIPS.describe(), "variant": "mini"}
-    with pytest.raises(ValueError, match=r"another benchmark: its variant is 'mini', here it is None"):
+    with pytest.raises(ValueError, match=r"other clips: its variant is 'mini', here it is None"):
         check_same({"benchmark": about, "classes": {}}, "results.json", CLIPS, CLASSES)
 
 
-def test_files_that_are_no_results(tmp_path):
+def test_errors_for_files_without_results(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text('{"benchmark": {}}')
-    with pytest.raises(ValueError, match="lacks classes, evaluations"):
+    with pytest.raises(ValueError, match="has no classes, evaluations"):
         read_results(tmp_path)
     with pytest.raises(ValueError, match="top_classes"):
         write_report(make_results(CLIPS, CLASSES, [evaluation("a", 0.5)], 0), tmp_path, top_classes=0)
 
 
-def test_a_report_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_report_keeps_the_old_one(tmp_path, monkeypatch):
     write_report(make_results(CLIPS, CLASSES, [evaluation("a", 0.5)], 0), tmp_path)
     before = (tmp_path / "results.json").read_bytes()
 

@@ -1,4 +1,4 @@
-"""Checkpoints and clips that fit each other, and those that do not; scores against the model called by hand."""
+"""Evaluation of checkpoints: scores against direct calls of the model, and errors for clips that do not match a model."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.clips import EvaluationSet, ModelClasses, label_rows, load_evaluation_set
 from hf_avfusion.evaluation.runs import (
     Condition,
-    check_given,
+    check_modalities,
     conditions_of,
     evaluate_checkpoint,
     load_checkpoint,
@@ -48,7 +48,7 @@ def config(names=(), **options):
 def model(*arguments, **options):
     torch.manual_seed(0)
     made = MBTForAudioVisualClassification(config(*arguments, **options)).eval()
-    torch.nn.init.normal_(made.classifier.weight)  # a fresh head is zero: every class alike
+    torch.nn.init.normal_(made.classifier.weight)  # a new head is zero, so all classes would have equal logits
     return made
 
 
@@ -88,7 +88,7 @@ def rows():
     ]
 
 
-def by_hand(net, transform, row, inputs):
+def mean_logits(net, transform, row, inputs):
     sample = transform(row)
     with torch.no_grad():
         return net(**{name: sample[name] for name in inputs if name in sample}).logits.mean(0)
@@ -97,10 +97,10 @@ def by_hand(net, transform, row, inputs):
 BOTH = ("pixel_values", "input_features")
 
 
-def test_heads_scored_as_by_hand(rows):
+def test_scores_of_heads_equal_direct_calls(rows):
     splits = {"verb": 2, "noun": 3}
     net = model(["take", "put", "cup", "pan", "knife"], class_splits=splits)
-    # The clips number the nouns in another way than the model.
+    # The clips number the nouns differently from the model.
     clips = clips_of({"verb": ("take", "put"), "noun": ("knife", "cup", "pan")}, rows)
     protocol = protocol_for(net.config, "mine", num_views=3)
     assert (protocol.num_views, protocol.aggregation) == (3, "mean_logits")
@@ -109,7 +109,7 @@ def test_heads_scored_as_by_hand(rows):
     )
     both, audio = results
     transform = ClipTransform(processor(), (), num_views=3)
-    logits = torch.stack([by_hand(net, transform, row, BOTH) for row in rows]).numpy()
+    logits = torch.stack([mean_logits(net, transform, row, BOTH) for row in rows]).numpy()
     labels = np.array([[row["verb"], [2, 0, 1][row["noun"]]] for row in rows])
     expected = multi_head_accuracies(logits, labels, splits)
     assert both["metrics"] == pytest.approx({name.replace("joint", "action"): v for name, v in expected.items()})
@@ -120,8 +120,8 @@ def test_heads_scored_as_by_hand(rows):
     assert both["per_class"]["noun"]["average_precision"] == pytest.approx(precision.tolist(), abs=1e-6)
     assert both["per_class"]["noun"]["positives"] == [2, 2, 2]
 
-    heard = [row for row in rows if row["clip_id"] != "clip-2"]
-    logits = torch.stack([by_hand(net, transform, row, BOTH[1:]) for row in heard]).numpy()
+    with_audio = [row for row in rows if row["clip_id"] != "clip-2"]
+    logits = torch.stack([mean_logits(net, transform, row, BOTH[1:]) for row in with_audio]).numpy()
     labels = np.delete(labels, 2, axis=0)
     expected = multi_head_accuracies(logits, labels, splits)
     assert audio["metrics"]["top1_action"] == pytest.approx(expected["top1_joint"])
@@ -129,7 +129,7 @@ def test_heads_scored_as_by_hand(rows):
 
 def test_several_labels_per_clip(rows):
     net = model(["a", "b", "c", "d"], problem_type="multi_label_classification")
-    clips = clips_of({"labels": ("b", "a", "d")}, rows, multi_label=True)  # a folder may hold some of the classes
+    clips = clips_of({"labels": ("b", "a", "d")}, rows, multi_label=True)  # a folder may lack classes
     (result,) = evaluate_checkpoint(
         "here", net, processor(), clips, given=("v",), protocol=protocol_for(net.config, "x", num_views=1)
     )
@@ -157,7 +157,7 @@ def test_spans_and_samplings_change_the_windows(rows):
     results = evaluate_checkpoint("here", net, processor(), clips, **options)
     first = torch.cat(logits.pop("now"))
     again = evaluate_checkpoint("here", net, processor(), clips, **options)
-    assert torch.equal(first, torch.cat(logits.pop("now")))  # windows drawn by chance are drawn by the seed
+    assert torch.equal(first, torch.cat(logits.pop("now")))  # the same seed gives the same random windows
     evaluate_checkpoint("here", net, processor(), clips, seed=1, **options)
     assert not torch.equal(first, torch.cat(logits.pop("now")))
     seen.remove()
@@ -167,9 +167,9 @@ def test_spans_and_samplings_change_the_windows(rows):
         ("av", 0.4, "spread"), ("v", 0.4, "spread"), ("av", 0.8, "spread"), ("v", 0.8, "spread"),
         ("av", 0.4, "sync"), ("av", 0.4, "async"),
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"a span \(--spans\) is a positive number"):
+    with pytest.raises(ValueError, match=r"a span \(--spans\) must be a positive number"):
         conditions_of([0.0])
-    with pytest.raises(ValueError, match=r"sampling \(--sampling\) is one of"):
+    with pytest.raises(ValueError, match=r"sampling \(--sampling\) must be one of"):
         conditions_of([], ["both"])
 
 
@@ -182,7 +182,7 @@ def test_settings_come_from_the_checkpoint():
     assert settings_of(MBTConfig(), MBTProcessor())["trained_span"] == 2.56  # 32 frames at 12.5 per second
 
 
-def test_models_that_compute_something_else_are_no_runs_of_one():
+def test_settings_differ_for_different_models():
     first = settings_of(config(), processor())
     assert first == settings_of(config(drop_path_rate=0.3, label_smoothing=0.1), processor())
     for other in ({"num_bottleneck_tokens": 8}, {"readout": "mean"}, {"bottleneck_update": "video_first"}):
@@ -191,48 +191,48 @@ def test_models_that_compute_something_else_are_no_runs_of_one():
         settings_of(AVMAEConfig(encoder_strategy=name), processor()) for name in ("early", "separate", "shared")
     ]
     assert all(one != other for one, other in combinations(strategies, 2))
-    assert json.loads(json.dumps(strategies)) == strategies  # as results.json will hold them
+    assert json.loads(json.dumps(strategies)) == strategies  # results.json keeps them unchanged
 
 
-def test_modalities_that_a_model_can_be_given():
-    assert check_given(["a", "av", "a"], config()) == ("a", "av")
+def test_check_modalities():
+    assert check_modalities(["a", "av", "a"], config()) == ("a", "av")
     with pytest.raises(ValueError, match=r"av, a, v .* got audio"):
-        check_given(["audio"], config())
+        check_modalities(["audio"], config())
     with pytest.raises(ValueError, match="got none"):
-        check_given([], config())
+        check_modalities([], config())
     with pytest.raises(ValueError, match=r"modalities \(--modalities\) av: the model has no video stream"):
-        check_given(["a", "av"], config(modalities=("audio",)))
-    assert check_given(["a"], config(), "esc50") == ("a",)
-    # Not asked for, it is all that there is.
-    assert check_given(None, config()) == ("av", "a", "v")
-    assert check_given(None, config(modalities=("audio",))) == check_given(None, config(), "esc50") == ("a",)
+        check_modalities(["a", "av"], config(modalities=("audio",)))
+    assert check_modalities(["a"], config(), "esc50") == ("a",)
+    # None requests all supported modalities.
+    assert check_modalities(None, config()) == ("av", "a", "v")
+    assert check_modalities(None, config(modalities=("audio",))) == check_modalities(None, config(), "esc50") == ("a",)
     with pytest.raises(ValueError, match="no audio stream"):
-        check_given(None, config(modalities=("video",)), "esc50")
-    with pytest.raises(ValueError, match=r"modalities \(--modalities\) v: ESC-50 has no pictures"):
-        check_given(["a", "v"], config(), "esc50")
+        check_modalities(None, config(modalities=("video",)), "esc50")
+    with pytest.raises(ValueError, match=r"modalities \(--modalities\) v: ESC-50 has no video"):
+        check_modalities(["a", "v"], config(), "esc50")
 
 
 @pytest.mark.parametrize(
     ("made", "columns", "options", "message"),
     [
-        (config(["dog", "cat"]), {"label": ("dog", "cow", "hen")}, {}, "the model does not know 'cow', 'hen'"),
+        (config(["dog", "cat"]), {"label": ("dog", "cow", "hen")}, {}, "the model does not have 'cow', 'hen'"),
         (config(num_labels=2), {"label": ("dog", "cat")}, {}, "its id2label holds no names"),
         (config(["dog", "cat", "cow"]), {"label": ("dog", "cat")}, {"name": "ave"}, "does not have 'cow'"),
-        (config(["dog", "dog"]), {"label": ("dog",)}, {}, "two classes one name"),
+        (config(["dog", "dog"]), {"label": ("dog",)}, {}, "the same name for two classes"),
         (
             config(["dog", "cat"]),
             {"labels": ("dog", "cat")},
             {"multi_label": True},
-            "trained to give one class per clip",
+            "the model predicts one class per clip",
         ),
     ],
 )
-def test_classes_that_do_not_match(made, columns, options, message):
+def test_mismatched_classes_are_refused(made, columns, options, message):
     with pytest.raises(ValueError, match=message):
         ModelClasses.matched(made, clips_of(columns, [], **options))
 
 
-# ------------------------------------------------------------------------------------------- what is loaded by its name
+# ---------------------------------------------------------------------------------------- loading sets and checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def saved(tmp_path_factory):
 def test_a_benchmark_by_its_name(shards):
     heads = {"shape": 4, "sound": 4}
     clips = load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits=heads))
-    assert clips.columns == ("shape", "sound")  # called as the heads
+    assert clips.columns == ("shape", "sound")  # the names of the heads
     assert clips.names["shape"] == tuple(SHAPES)
     assert clips.coverage == {"present": 6, "expected": None, "vanished": None}
     assert "rows" not in clips.describe()
@@ -261,11 +261,11 @@ def test_a_benchmark_by_its_name(shards):
     assert ModelClasses.matched(config(SHAPES[::-1]), chosen).numbers == ((3, 2, 1, 0),)
     with pytest.raises(
         ValueError,
-        match=r"SoundingShapes: there are no columns what, which .*give label_columns=",
+        match=r"SoundingShapes: there are no columns what, which .*pass label_columns=",
     ):
         load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits={"what": 4, "which": 4}))
     with pytest.raises(
-        ValueError, match=r"label_columns \(--label_columns\) shape are 1, but the model has 2 heads: shape, sound"
+        ValueError, match=r"label_columns \(--label_columns\) shape: got 1, but the model has 2 heads: shape, sound"
     ):
         load_evaluation_set(
             "sounding_shapes", source=str(shards), label_columns=["shape"], config=config(class_splits=heads)
@@ -283,26 +283,26 @@ def test_a_benchmark_by_its_name(shards):
 def test_a_benchmark_of_another_task(name, needs, column):
     record = BENCHMARKS[name]
     rows = SplitRows(name, record.title, "test", None, None, None, None, {}, record)
-    with pytest.raises(ValueError, match=rf"needs {needs}.*give label_columns= \(--label_columns\) {column}$"):
+    with pytest.raises(ValueError, match=rf"needs {needs}.*pass label_columns= \(--label_columns\) {column}$"):
         label_rows(rows, config(SHAPES))
 
 
 @pytest.mark.parametrize(
     ("made", "read", "message"),
     [
-        (10, None, "gives a class for every second, but the clips' labels are read as a class for the clip"),
-        (None, 10, "gives a class for the clip, but the clips' labels are read as a class for every second"),
-        (10, 5, "num_segments=10, but the clips' labels ask for 5"),
+        (10, None, "predicts a class for every second, but the labels of the clips are a class for the clip"),
+        (None, 10, "predicts a class for the clip, but the labels of the clips are a class for every second"),
+        (10, 5, "num_segments=10, but the labels of the clips need 5"),
     ],
 )
-def test_another_number_of_parts_of_a_clip(made, read, message):
+def test_mismatched_numbers_of_segments_are_refused(made, read, message):
     clips = clips_of({"events": ("dog", "cat")}, [], num_segments=read)
     wrong = SimpleNamespace(num_segments=made, problem_type="single_label_classification", class_splits=None)
     with pytest.raises(ValueError, match=message):
         ModelClasses.matched(wrong, clips)
 
 
-def test_a_folder_of_ones_own(tmp_path):
+def test_a_folder_of_clips(tmp_path):
     for name in ("test/ring/a.mp4", "test/cross/b.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(render_clip(num_frames=10))
@@ -319,9 +319,11 @@ def test_checkpoints(saved, tmp_path):
 
     with pytest.raises(ValueError, match=r"is no checkpoint: it holds no config\.json$"):
         load_checkpoint(str(tmp_path))
-    with pytest.raises(ValueError, match=rf"holds no config\.json; give the folders in it that do: .*{saved.name}"):
+    with pytest.raises(
+        ValueError, match=rf"holds no config\.json; pass one of its sub-folders with a config\.json: .*{saved.name}"
+    ):
         load_checkpoint(str(saved.parent))
-    with pytest.raises(ValueError, match="gone is no checkpoint: neither a folder"):
+    with pytest.raises(ValueError, match="gone is no checkpoint: pass a folder"):
         load_checkpoint(str(tmp_path / "gone"))
     alone = tmp_path / "alone"
     shutil.copytree(saved, alone)
@@ -330,7 +332,7 @@ def test_checkpoints(saved, tmp_path):
         load_checkpoint(str(alone))
     headless = tmp_path / "headless"
     shutil.copytree(saved, headless)
-    MBTModel(config()).save_pretrained(headless)  # its head would be drawn by chance
+    MBTModel(config()).save_pretrained(headless)  # its head would be initialized at random
     with pytest.raises(ValueError, match=r"does not hold the weights of a MBTForAudioVisualClassification.*classifier"):
         load_checkpoint(str(headless))
     other = tmp_path / "other"

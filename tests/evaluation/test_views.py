@@ -1,4 +1,4 @@
-"""Views: aggregation and crops by hand, and a tiny MBT on rendered clips against one view at a time."""
+"""Views: aggregation and crops against values computed by hand, and a tiny MBT on rendered clips, one view at a time."""
 
 import math
 
@@ -16,7 +16,7 @@ from hf_avfusion.evaluation.views import (
     PROTOCOLS,
     CropViews,
     choose_protocol,
-    predict_given,
+    predict_modalities,
     predict_views,
     spatial_crops,
     view_logits,
@@ -108,7 +108,7 @@ def test_crops_by_hand():
     assert torch.equal(spatial_crops(frames, 4, 1)[0], crops[1])
 
 
-def test_crops_equal_those_of_the_original(shared):
+def test_crops_equal_those_of_the_original_code(shared):
     tensors = load_file(shared / "goldens" / "avbert" / "preprocess.safetensors")
     frames = tensors["input/frames_uint8"].permute(0, 3, 1, 2).float()  # 20 x 30, short side to 16
     resized = torch.nn.functional.interpolate(frames, size=(16, 24), mode="nearest")
@@ -118,7 +118,7 @@ def test_crops_equal_those_of_the_original(shared):
 
 
 @pytest.mark.parametrize(("size", "number", "message"), [(5, 3, "4x9"), (0, 3, "crop of 0"), (4, 2, "1 or 3")])
-def test_wrong_crops_are_named(size, number, message):
+def test_errors_name_the_wrong_crop(size, number, message):
     with pytest.raises(ValueError, match=message):
         spatial_crops(torch.zeros(3, 4, 9), size, number)
 
@@ -133,7 +133,7 @@ def tiny_model(**options):
         patch_size=8, num_frames=2, num_mel_bins=16, spectrogram_length=16, **{"num_labels": 5, **options},
     )  # fmt: skip
     model = MBTForAudioVisualClassification(config).eval()
-    with torch.no_grad():  # a fresh head gives nearly the same to everything
+    with torch.no_grad():  # a new head gives nearly the same logits for every input
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model
@@ -151,7 +151,7 @@ def processor(**video):
 
 @pytest.fixture(scope="module")
 def rows():
-    """Seven clips of 1 to 1.5 s: numbered pictures and a rising tone, so that every view differs; two lack a track."""
+    """Seven clips of 1 to 1.5 s with numbered frames and a rising tone, so that all views differ; two lack a modality."""
     kinds = [{}, {"audio": None}, {}, {"num_frames": 0, "seconds": 1.2}, {}, {}, {"size": (64, 96)}]
     return [
         {
@@ -166,7 +166,7 @@ def rows():
 
 
 def logits_one_by_one(model, transform, row):
-    """[views, classes]: every view of a clip through the model alone."""
+    """Logits [views, classes] of a clip, with one forward pass per view."""
     sample = transform(row)
     inputs = [name for name in ("pixel_values", "input_features") if name in sample]
     with torch.no_grad():
@@ -184,15 +184,15 @@ def test_four_views_are_the_mean_of_single_views(rows, batch_size, views_per_ste
     result = predict_views(model, ClipStream(rows, transform), batch_size=batch_size, views_per_step=views_per_step)
     single = torch.stack([logits_one_by_one(model, transform, row) for row in rows])
     assert single.shape == (7, 4, 5)
-    assert single.std(dim=1).max() > 0.01  # the views do differ
+    assert single.std(dim=1).max() > 0.01  # the views differ
     torch.testing.assert_close(result.logits, single.mean(dim=1), atol=1e-5, rtol=1e-5)
     assert result.labels.tolist() == [row["label"] for row in rows]
     assert result.clip_ids == [row["clip_id"] for row in rows]
     assert result.skipped == 0
 
 
-def test_first_and_last_view_are_those_of_the_clip(rows):
-    """The four windows are spread from the start to the end: the pictures' numbers say so."""
+def test_windows_cover_the_clip_from_start_to_end(rows):
+    """The frame numbers show the positions of the four windows."""
     large = MBTProcessor(
         video_processor=AVFusionVideoProcessor(do_resize=False, do_center_crop=False),
         feature_extractor=processor().feature_extractor,
@@ -200,10 +200,10 @@ def test_first_and_last_view_are_those_of_the_clip(rows):
     )  # fmt: skip
     frames = ClipTransform(large, num_views=4)(rows[0])["pixel_values"]
     numbers = [read_number(((view[0] + 1) * 127.5).round().to(torch.uint8)) for view in frames]
-    assert numbers == [0, 7, 14, 21]  # 25 pictures, windows of 4: trunc(linspace(0, 21, 4))
+    assert numbers == [0, 7, 14, 21]  # 25 frames, windows of 4: trunc(linspace(0, 21, 4))
 
 
-def test_probabilities_of_the_model_s_kind(rows):
+def test_probabilities_follow_the_problem_type(rows):
     transform = ClipTransform(processor(), num_views=5)
     for options in ({}, {"problem_type": "multi_label_classification"}, {"class_splits": {"a": 2, "b": 3}}):
         model = tiny_model(**options)
@@ -222,8 +222,8 @@ def test_probabilities_of_the_model_s_kind(rows):
             torch.testing.assert_close(result.logits.softmax(-1), single.softmax(-1).mean(1))
 
 
-def test_lists_of_classes_make_it_multi_label(rows):
-    model = tiny_model()  # no problem_type: float labels tell
+def test_float_labels_imply_multi_label(rows):
+    model = tiny_model()  # without problem_type
     listed = [{**row, "label": [row["label"]]} for row in rows]
     transform = ClipTransform(processor(), ClassLabels("label", 5), num_views=2)
     result = predict_views(model, ClipStream(listed, transform), aggregation="max_logits")
@@ -234,7 +234,7 @@ def test_thirty_views_of_ten_windows_and_three_crops(rows):
     model = tiny_model()
     whole = ClipTransform(processor(do_center_crop=False), num_views=10)
     cropped = CropViews(whole, 16)
-    for row in (rows[0], rows[6]):  # wide and upright
+    for row in (rows[0], rows[6]):  # wide and tall frames
         pixels, sample = whole(row)["pixel_values"], cropped(row)
         assert sample["pixel_values"].shape == (30, 2, 3, 16, 16)
         assert sample["input_features"].shape == (30, 16, 16)
@@ -249,7 +249,7 @@ def test_thirty_views_of_ten_windows_and_three_crops(rows):
         CropViews(ClipTransform(processor()), 16)
 
 
-def test_single_views_need_no_axis(rows):
+def test_single_views_need_no_views_axis(rows):
     model, transform = tiny_model(), ClipTransform(processor())
     result = predict_views(model, ClipStream(rows, transform), batch_size=3)
     with torch.no_grad():
@@ -257,7 +257,7 @@ def test_single_views_need_no_axis(rows):
     torch.testing.assert_close(result.logits[:3], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_clips_that_do_not_decode_are_counted_and_the_mode_is_kept(rows):
+def test_broken_clips_are_counted_and_the_training_mode_is_restored(rows):
     broken = {
         **rows[0],
         "clip_id": "broken",
@@ -266,18 +266,18 @@ def test_clips_that_do_not_decode_are_counted_and_the_mode_is_kept(rows):
     model = tiny_model(drop_path_rate=0.9)
     transform = ClipTransform(processor(), num_views=2)
     expected = torch.stack([logits_one_by_one(model, transform, row).mean(0) for row in rows[:2]])
-    model.train()  # would now leave out most layers
+    model.train()  # with stochastic depth of 0.9, training mode would change the logits
     stream = ClipStream([rows[0], broken, rows[1]], transform)
     for _ in range(2):
         result = predict_views(model, stream)
         torch.testing.assert_close(result.logits, expected, atol=1e-5, rtol=1e-5)
         assert (result.clip_ids, result.skipped) == (["clip-0", "clip-1"], 1)
         assert model.training
-    with pytest.raises(ValueError, match=r"no clips to evaluate \(1 did not decode\)"):
+    with pytest.raises(ValueError, match=r"no clips to evaluate \(1 could not be decoded\)"):
         predict_views(model, ClipStream([broken], ClipTransform(processor())))
 
 
-def test_workers_change_nothing(rows):
+def test_workers_do_not_change_predictions(rows):
     model, transform = tiny_model(), ClipTransform(processor(), num_views=2)
     alone = predict_views(model, ClipStream(rows, transform))
     shared_out = predict_views(model, ClipStream(rows, transform), num_workers=2)
@@ -287,64 +287,65 @@ def test_workers_change_nothing(rows):
 
 
 def test_each_modality_alone_from_one_decoding(rows, caplog):
-    """The same as decoding that track only; clips that lack it are left out and counted."""
+    """Equals decoding that track only. Clips without the modality are left out and counted."""
     model, decoded = tiny_model(), []
 
     def transform(row, generator):
         decoded.append(row["clip_id"])
         return ClipTransform(processor(), num_views=3)(row, generator)
 
-    results = predict_given(model, ClipStream(rows, transform), batch_size=3, views_per_step=4)
+    results = predict_modalities(model, ClipStream(rows, transform), batch_size=3, views_per_step=4)
     assert decoded == [row["clip_id"] for row in rows]
     assert torch.equal(
         results["av"].logits, predict_views(model, ClipStream(rows, transform), batch_size=3, views_per_step=4).logits
     )
-    for given, track, lacks in (("a", "audio", "clip-1"), ("v", "video", "clip-3")):
-        alone = ClipTransform(processor(), num_views=3, modalities=(track,))
+    for key, modality, missing in (("a", "audio", "clip-1"), ("v", "video", "clip-3")):
+        alone = ClipTransform(processor(), num_views=3, modalities=(modality,))
         expected = predict_views(model, ClipStream(rows, alone))
-        assert expected.skipped == 1  # it has none of the tracks that are decoded
-        assert (results[given].skipped, results[given].lacking) == (0, 1)
-        assert results[given].clip_ids == [row["clip_id"] for row in rows if row["clip_id"] != lacks]
-        assert torch.equal(results[given].labels, expected.labels)
-        torch.testing.assert_close(results[given].logits, expected.logits, atol=1e-5, rtol=1e-5)
+        assert expected.skipped == 1  # the clip without this modality
+        assert (results[key].skipped, results[key].missing_modality) == (0, 1)
+        assert results[key].clip_ids == [row["clip_id"] for row in rows if row["clip_id"] != missing]
+        assert torch.equal(results[key].labels, expected.labels)
+        torch.testing.assert_close(results[key].logits, expected.logits, atol=1e-5, rtol=1e-5)
     silent = ClipStream([rows[1]], ClipTransform(processor()))
-    with pytest.raises(ValueError, match=r"no clips with sound to evaluate \(0 did not decode, 1 lack that track\)"):
-        predict_given(model, silent, ("a",))
+    message = r"no clips with audio to evaluate \(0 could not be decoded, 1 do not have this modality\)"
+    with pytest.raises(ValueError, match=message):
+        predict_modalities(model, silent, ("a",))
     caplog.clear()
-    assert list(predict_given(model, silent, ("a", "v"))) == ["v"]  # what there is to score is scored
-    assert "no clips with sound to evaluate" in caplog.text
+    assert list(predict_modalities(model, silent, ("a", "v"))) == ["v"]
+    assert "no clips with audio to evaluate" in caplog.text
     with pytest.raises(ValueError, match=r"got \['audio'\]"):
-        predict_given(model, silent, ("audio",))
+        predict_modalities(model, silent, ("audio",))
 
 
 class TwoInOne:
-    """Stands for `Ranks` of one of two processes that run one after the other; the second sees what the first said."""
+    """Stand-in for `Ranks` of two processes that run one after the other; the second one gathers the values of both."""
 
     world_size = 2
 
-    def __init__(self, rank, said):
-        self.rank, self.said = rank, said
+    def __init__(self, rank, gathered):
+        self.rank, self.gathered = rank, gathered
 
     def all_gather(self, value):
-        self.said.append(value)
-        return self.said
+        self.gathered.append(value)
+        return self.gathered
 
 
 @pytest.mark.parametrize("random_access", [False, True])
 def test_processes_share_the_clips(rows, random_access):
-    """Seven clips, four and three, one of which does not decode; every clip is scored once, in the order of the rows."""
+    """Each of the seven clips is scored once, by one of two processes, and the order is that of the rows."""
     model, transform = tiny_model(), ClipTransform(processor(), num_views=2)
     samples = [transform(row) for row in rows] if random_access else ClipStream(rows, transform)
-    whole = predict_given(model, samples, ("av", "a"), batch_size=2)
-    said = []
-    first = predict_given(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(0, said))
+    whole = predict_modalities(model, samples, ("av", "a"), batch_size=2)
+    gathered = []
+    first = predict_modalities(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(0, gathered))
     assert 0 < len(first["av"].clip_ids) < 7
-    both = predict_given(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(1, said))
-    for given in ("av", "a"):
-        assert both[given].clip_ids == whole[given].clip_ids
-        assert torch.equal(both[given].labels, whole[given].labels)
-        assert both[given].lacking == whole[given].lacking
-        torch.testing.assert_close(both[given].logits, whole[given].logits, atol=1e-5, rtol=1e-5)
+    both = predict_modalities(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(1, gathered))
+    for key in ("av", "a"):
+        assert both[key].clip_ids == whole[key].clip_ids
+        assert torch.equal(both[key].labels, whole[key].labels)
+        assert both[key].missing_modality == whole[key].missing_modality
+        torch.testing.assert_close(both[key].logits, whole[key].logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_stream_that_cannot_be_divided_is_refused(rows):
@@ -363,8 +364,8 @@ def test_protocols_are_chosen_and_built(rows):
     assert (mine.num_views, mine.num_crops, mine.total, mine.aggregation) == (2, 3, 6, "mean_probabilities")
     assert choose_protocol(num_crops=3).total == 3
     for wrong, message in (
-        ({"name": "mtb"}, "there are: mbt"),
-        ({"num_views": 0}, "at least one view"),
+        ({"name": "mtb"}, "pass one of mbt"),
+        ({"num_views": 0}, "at least 1 view"),
         ({"num_crops": 2}, "1 or 3 crops"),
         ({"aggregation": "median"}, "aggregation must be one of"),
     ):
@@ -377,13 +378,13 @@ def test_protocols_are_chosen_and_built(rows):
     sample = view_transform(whole, mine)(rows[0])
     assert sample["pixel_values"].shape == (6, 2, 3, 16, 16)
     assert not torch.equal(sample["pixel_values"][0], sample["pixel_values"][2])
-    assert whole.video_processor.do_center_crop  # a copy was changed
+    assert whole.video_processor.do_center_crop  # only a copy was changed
     fixed = processor(size={"height": 16, "width": 16})
     with pytest.raises(ValueError, match="resizes the short side"):
         view_transform(fixed, mine)
 
 
-def test_never_more_views_at_once_than_asked_for():
+def test_a_forward_pass_has_at_most_views_per_step_rows():
     seen = []
 
     class Counting(torch.nn.Module):
@@ -406,25 +407,25 @@ def test_never_more_views_at_once_than_asked_for():
     assert torch.equal(logits, pixels[:, :, 0, 0, 0])
 
 
-def test_clips_are_drawn_as_they_are_needed():
-    """No more than one batch of clips is waiting at any time, however long the stream."""
-    model, drawn, waiting = tiny_model(), [], []
+def test_clips_are_read_lazily():
+    """At most one batch of clips waits at any time, even for a long stream."""
+    model, read, waiting = tiny_model(), [], []
 
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
             for index in range(40):
-                drawn.append(index)
+                read.append(index)
                 pixels = torch.full((2, 2, 3, 16, 16), float(index))
                 yield {"pixel_values": pixels, "has_video": True, "has_audio": False, "clip_id": index}
 
-    model.register_forward_hook(lambda *_: waiting.append(len(drawn) - len(waiting) * 2))
+    model.register_forward_hook(lambda *_: waiting.append(len(read) - len(waiting) * 2))
     result = predict_views(model, Stream(), batch_size=4, views_per_step=4)  # two clips of two views a step
     assert result.clip_ids == list(range(40))
     assert len(waiting) == 20
     assert max(waiting) == 4
 
 
-def test_wrong_batches_are_named():
+def test_errors_name_the_wrong_batch():
     model = tiny_model()
     with pytest.raises(ValueError, match="neither"):
         view_logits(model, {"labels": torch.zeros(2)})
@@ -437,7 +438,7 @@ def test_wrong_batches_are_named():
         predict_views(model, [], aggregation="mode")
 
 
-def test_published_protocols_can_be_carried_out():
+def test_published_protocols_can_be_used():
     for protocol in PROTOCOLS.values():
         multi_label = protocol.aggregation == "max_logits"
         views = torch.from_numpy(np.random.default_rng(0).normal(size=(2, protocol.num_views * protocol.num_crops, 3)))

@@ -142,7 +142,7 @@ def test_a_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
     lines = [line.strip("| ").split(" | ") for line in (tmp_path / "comparison.md").read_text().splitlines()[2:]]
     cells = dict(lines)
     assert "±" in cells["top1 %"]
-    costs = ["parameters", "of them trained", "GFLOPs per clip", "clips/s inference", "clips/s training"]
+    costs = ["parameters", "trainable parameters", "GFLOPs per clip", "clips/s inference", "clips/s training"]
     costs += ["peak MiB inference", "peak MiB training"]
     assert list(cells)[-8:] == ["seeds (n)", *costs]
     for name, value in lines:

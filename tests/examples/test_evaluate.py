@@ -120,7 +120,7 @@ def test_a_checkpoint_of_earlier_results_is_told_before_the_work(
     assert evaluate(*plain, "--seed", "1", *again) == 1
     error = capsys.readouterr().err
     assert f"error: {checkpoint}: the same checkpoint twice under the same condition (audio and video, 0.4 s," in error
-    assert "results.json beside it holds already" in error
+    assert "no checkpoint that a given results.json already holds" in error
 
 
 def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, checkpoint, clips, tmp_path):
@@ -141,9 +141,12 @@ def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, chec
     ("options", "message"),
     [
         (["--spans", "2,x"], "--spans 2,x: 'x' is no number of seconds"),
-        (["--spans", "0"], "a span (--spans) is a positive number of seconds, got 0.0"),
-        (["--sampling", "both"], "sampling (--sampling) is one of spread, sync, async, got 'both'"),
-        (["--modalities", "audio"], "modalities (--modalities) are av, a, v (both, audio, video), got audio"),
+        (["--spans", "0"], "a span (--spans) must be a positive number of seconds, got 0.0"),
+        (["--sampling", "both"], "sampling (--sampling) must be one of spread, sync, async, got 'both'"),
+        (
+            ["--modalities", "audio"],
+            "modalities (--modalities) must be some of av, a, v (both, audio, video), got audio",
+        ),
         (["--views", "0"], "--views must be at least 1, got 0"),
         (["--crops", "2"], "--crops must be 1 or 3, got 2"),
         (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
@@ -207,7 +210,7 @@ def test_a_track_that_no_clip_has_costs_its_own_scores_only(evaluate, checkpoint
     assert evaluate(*command) == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [(each["given"], each["clips"]) for each in results["evaluations"]] == [("av", 2), ("v", 2)]
-    assert "no clips with sound to evaluate" in caplog.text
+    assert "no clips with audio to evaluate" in caplog.text
 
 
 def test_a_pass_that_fails_leaves_those_before_it(evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch):
@@ -287,19 +290,19 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
     assert {name: number for name, number in positives.items() if number} == {
         "Church bell": 14, "Helicopter": 3, read_labels("ave_events")[28]: 13,
     }  # fmt: skip
-    assert "accuracy of the parts (%)" in (tmp_path / "table.md").read_text()
+    assert "accuracy of segments (%)" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "per_class_ap.csv").is_file()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for audio-visual event localisation"),
+        (["--views", "4"], "got 4 views (--views) x 1 crops (--crops) for a model for audio-visual event localisation"),
         (
             ["--spans", "5"],
-            "spans (--spans) and drawn windows (--sampling) are not for a model of audio-visual event localisation",
+            "spans (--spans) and random windows (--sampling) are not supported for audio-visual event localisation",
         ),
-        (["--sampling", "sync"], "spans (--spans) and drawn windows (--sampling) are not"),
+        (["--sampling", "sync"], "spans (--spans) and random windows (--sampling) are not"),
         (
             ["--label_columns", "label"],
             "num_segments=10 (event localisation) needs a label column with a list of classes",
@@ -313,4 +316,4 @@ def test_what_does_not_fit_event_localisation(evaluate, no_work, ave, localiser,
 
 def test_a_model_for_clips_is_offered_the_label_alone(evaluate, no_work, ave, checkpoint, capsys):
     assert evaluate("--checkpoint", checkpoint, "--benchmark", "ave", "--source", ave) == 1
-    assert capsys.readouterr().err.endswith("give label_columns= (--label_columns) label\n")
+    assert capsys.readouterr().err.endswith("pass label_columns= (--label_columns) label\n")

@@ -49,7 +49,7 @@ def test_a_dry_run_shows_the_files_and_the_card_and_asks_nothing_of_the_hub(loca
         "model.safetensors",
         "modeling_mbt.py",
         "# mine",
-        "| Shapes | test | both tracks |",
+        "| Shapes | test | both modalities |",
         "| learning rate | 0.1 |",
     ):
         assert part in shown
@@ -65,7 +65,7 @@ def test_results_of_several_models_need_a_name(local_hub, run_folder, tmp_path, 
     (tmp_path / "results.json").write_text(json.dumps({"benchmark": benchmark, "evaluations": evaluations}))
     options = (run_folder, "org/mine", "--dry_run", "--results", tmp_path / "results.json")
     assert run(monkeypatch, *options) == 1
-    assert "say which of them" in capsys.readouterr().err.replace("\n", " ")
+    assert "pass one of these names" in capsys.readouterr().err.replace("\n", " ")
     assert run(monkeypatch, *options, "--results_checkpoint", "b") == 0
     assert "| top1 | 0.75 |" in capsys.readouterr().out
 
@@ -84,7 +84,7 @@ def test_an_adapter_is_pushed_too(local_hub, tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda folder: ("gone", "org/mine"), "gone is no folder"),
-        (lambda folder: (folder, "org/../mine"), "'org/../mine' is no name of a Hub repository"),
+        (lambda folder: (folder, "org/../mine"), "'org/../mine' is no valid repository id"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_message(local_hub, run_folder, monkeypatch, capsys, change, message):

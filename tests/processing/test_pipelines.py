@@ -1,4 +1,4 @@
-"""pipeline("audio-visual-classification"): what it takes, what it answers, and that batches and views change nothing else."""
+"""pipeline("audio-visual-classification"): its inputs and answers, and that batches and workers do not change the answers."""
 
 import io
 import subprocess
@@ -24,13 +24,13 @@ def scores(answer) -> dict[str, float]:
 
 
 def assert_scores(answer: list[dict], model: torch.nn.Module, run: Callable[[], torch.Tensor]) -> None:
-    """An answer holds the scores that `run` computes with the model, label by label."""
+    """Asserts that an answer holds the scores that `run` computes with the model, label by label."""
     found = torch.tensor([scores(answer)[label] for _, label in sorted(model.config.id2label.items())])
     assert_outputs_of(model, found, run)
 
 
 def close(first, second) -> bool:
-    """Answers alike: the same labels in the same order, the same scores up to rounding of a larger batch."""
+    """Whether two answers have the same labels in the same order, and the same scores up to rounding."""
     if isinstance(first, dict) and "label" not in first:
         return set(first) == set(second) and all(close(first[name], second[name]) for name in first)
     if isinstance(first, list):
@@ -48,16 +48,16 @@ def classify():
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> list[str]:
-    """The first and the last with both tracks, the second without sound."""
+    """Three clips; the second has no audio track."""
     folder = tmp_path_factory.mktemp("clips")
     files = []
-    for name, sound in (("both", "chirp"), ("mute", None), ("clicks", "clicks")):
-        files.append(str(render_clip(folder / f"{name}.mp4", seconds=2.0, audio=sound)))
+    for name, audio in (("both", "chirp"), ("mute", None), ("clicks", "clicks")):
+        files.append(str(render_clip(folder / f"{name}.mp4", seconds=2.0, audio=audio)))
     return files
 
 
 @pytest.fixture(scope="module")
-def sound_alone() -> dict:
+def waveform() -> dict:
     return {"audio": torch.sin(torch.arange(16000) * 0.3).numpy(), "sampling_rate": 16000}
 
 
@@ -74,8 +74,8 @@ def test_one_clip_as_path_bytes_file_url_and_row(classify, clips, tmp_path):
     part = classify({"video": clips[0], "start": 1.0, "end": 1.5})
     assert not close(part, answer)
     frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
-    sound = torch.rand(16000) - 0.5
-    both = classify({"video": frames, "audio": sound, "sampling_rate": 16000})
+    waveform = torch.rand(16000) - 0.5
+    both = classify({"video": frames, "audio": waveform, "sampling_rate": 16000})
     assert not close(both, classify({"video": frames}))
 
 
@@ -87,9 +87,9 @@ def test_top_k(classify, clips):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_lists_batches_generators_and_columns_give_the_same(classify, clips, sound_alone, batch_size):
-    """Also where tracks are missing in some clips of a batch."""
-    mixed = [*clips, sound_alone]
+def test_lists_batches_generators_and_columns_give_the_same(classify, clips, waveform, batch_size):
+    """The batches include clips with a missing modality."""
+    mixed = [*clips, waveform]
     expected = [classify(clip, return_modalities=True) for clip in mixed]
     options = {"batch_size": batch_size, "return_modalities": True}
     assert close(classify(mixed, **options), expected)
@@ -103,7 +103,7 @@ def test_lists_batches_generators_and_columns_give_the_same(classify, clips, sou
     assert close(classify(column, **options), expected[:3])
 
 
-def test_columns_of_videos_are_read_without_a_second_decoder(classify, clips):
+def test_columns_of_videos_are_not_decoded_by_datasets(classify, clips):
     features = datasets.Features({"video": datasets.Video(decode=True)})
     rows = datasets.Dataset.from_dict({"video": clips}, features=features)
     expected = classify(clips)
@@ -112,17 +112,17 @@ def test_columns_of_videos_are_read_without_a_second_decoder(classify, clips):
     assert close(list(classify(streamed)), expected)
 
 
-def test_columns_that_are_decoded_already_are_taken_back(classify, clips, torchcodec):
+def test_decoded_videos_of_datasets_give_the_same(classify, clips, torchcodec):
     rows = datasets.Dataset.from_dict({"video": clips}, features=datasets.Features({"video": datasets.Video()}))
     assert close(classify(rows[0]["video"]), classify(clips[0]))
 
 
-def test_workers_decode_the_same(classify, clips):
+def test_workers_give_the_same(classify, clips):
     assert close(classify(clips, num_workers=2, batch_size=2), classify(clips))
     assert close(list(classify((clip for clip in clips), num_workers=2)), classify(clips))
 
 
-def test_views_are_averaged_as_evaluation_does(classify, clips):
+def test_scores_are_averaged_over_views(classify, clips):
     model, its_processor = traveller("mbt")
     with torch.no_grad():
         logits = model(**its_processor(videos=clips[0], num_views=3, return_tensors="pt")).logits
@@ -135,20 +135,20 @@ def test_views_are_averaged_as_evaluation_does(classify, clips):
     assert close(classify(clips, views=3, batch_size=3), [classify(clip, views=3) for clip in clips])
 
 
-def test_each_modality_alone(classify, clips, sound_alone):
+def test_each_modality_alone(classify, clips, waveform):
     model, its_processor = traveller("mbt")
     inputs = its_processor(videos=clips[0], return_tensors="pt")
     answer = classify(clips[0], return_modalities=True)
     assert list(answer) == ["both", "video", "audio"]
-    for track, name in (("video", "pixel_values"), ("audio", "input_features")):
-        assert_scores(answer[track], model, lambda name=name: model(**{name: inputs[name]}).logits.softmax(-1)[0])
+    for modality, name in (("video", "pixel_values"), ("audio", "input_features")):
+        assert_scores(answer[modality], model, lambda name=name: model(**{name: inputs[name]}).logits.softmax(-1)[0])
     assert close(answer["both"], classify(clips[0]))
-    mute = classify(clips[1], return_modalities=True)
-    assert mute["audio"] is None
-    assert close(mute["video"], mute["both"])
-    heard = classify(sound_alone, return_modalities=True)
-    assert heard["video"] is None
-    assert close(heard["audio"], heard["both"])
+    silent = classify(clips[1], return_modalities=True)
+    assert silent["audio"] is None
+    assert close(silent["video"], silent["both"])
+    audio_only = classify(waveform, return_modalities=True)
+    assert audio_only["video"] is None
+    assert close(audio_only["audio"], audio_only["both"])
 
 
 def test_a_model_of_one_modality(clips):
@@ -160,7 +160,7 @@ def test_a_model_of_one_modality(clips):
         classify(clips[1])
 
 
-def test_several_labels_per_clip_get_sigmoids_and_several_heads_their_own_scores(clips):
+def test_scores_of_multi_label_and_multi_head_models(clips):
     model = mbt(problem_type="multi_label_classification").eval()
     torch.nn.init.normal_(model.classifier.weight)
     its_processor = processor()
@@ -189,7 +189,7 @@ def test_half_precision(clips):
 def test_progress_on_lists(classify, clips, capsys):
     classify(clips[:2], progress=True)
     assert "2/2" in capsys.readouterr().err
-    classify(clips[:2])  # no terminal here
+    classify(clips[:2])  # stderr is no terminal in tests
     classify(clips[:2], progress=False)
     classify(clips[0])
     assert capsys.readouterr().err == ""
@@ -203,22 +203,22 @@ def test_progress_on_lists(classify, clips, capsys):
         ({"views": 1.5}, ValueError, "views must be a positive integer, got 1.5"),
         ({"aggregation": "median"}, ValueError, "aggregation must be one of mean_logits"),
         ({"function_to_apply": "relu"}, ValueError, "function_to_apply must be one of softmax"),
-        ({"topk": 3}, TypeError, "unknown arguments topk"),
+        ({"topk": 3}, TypeError, "has no arguments topk"),
     ],
 )
-def test_wrong_arguments_are_named(classify, clips, options, error, message):
+def test_errors_name_the_wrong_argument(classify, clips, options, error, message):
     with pytest.raises(error, match=message):
         classify(clips[0], **options)
 
 
-def test_wrong_clips_are_named(classify, clips, tmp_path):
+def test_errors_name_the_wrong_clip(classify, clips, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"no film")
     for bad in (str(tmp_path / "junk.mp4"), [clips[0], str(tmp_path / "junk.mp4")]):
         with pytest.raises(MediaError, match=r"junk\.mp4"):
             classify(bad)
     with pytest.raises(MediaError, match=r"gone\.mp4"):
         classify(str(tmp_path / "gone.mp4"))
-    with pytest.raises(TypeError, match="a clip given as a dict has"):
+    with pytest.raises(TypeError, match="a clip passed as a dict must have"):
         classify({"clip": clips[0]})
     with pytest.raises(TypeError, match="got a int"):
         classify(3)
@@ -227,7 +227,7 @@ def test_wrong_clips_are_named(classify, clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_task_is_known_also_where_the_pipelines_were_imported_first():
+def test_the_task_is_registered_if_transformers_pipelines_were_imported_first():
     code = (
         "from transformers import pipeline\nimport hf_avfusion\nfrom transformers.pipelines import PIPELINE_REGISTRY\n"
         f"print(PIPELINE_REGISTRY.check_task({TASK!r})[1]['impl'].__name__)"
@@ -237,7 +237,7 @@ def test_the_task_is_known_also_where_the_pipelines_were_imported_first():
 
 
 def test_an_event_localiser_answers_for_each_segment(clips):
-    """The labels of each quarter of the clip, with its place in s from the start of the clip."""
+    """With 4 segments, each quarter of the clip has its own labels, start and end in s."""
     model = avmae(num_segments=4, readout="mean").eval()
     torch.nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(0))
     its_processor = processor(AVMAEProcessor)
@@ -252,6 +252,6 @@ def test_an_event_localiser_answers_for_each_segment(clips):
         assert found == pytest.approx(dict(zip(model.config.id2label.values(), expected)), abs=1e-5)
     assert len({segment["labels"][0]["score"] for segment in answer}) > 1
     assert len(classify(clips[0], top_k=2)[0]["labels"]) == 2
-    mute = classify(clips[1], return_modalities=True)
-    assert mute["audio"] is None
-    assert len(mute["video"]) == len(mute["both"]) == 4
+    silent = classify(clips[1], return_modalities=True)
+    assert silent["audio"] is None
+    assert len(silent["video"]) == len(silent["both"]) == 4

@@ -279,10 +279,10 @@ class TestErrors:
             ({"videos": VIDEO, "text": "a dog"}, TypeError, r"unknown keyword argument text"),
             ({"videos": VIDEO, "videos_kwargs": {"sise": 4}}, TypeError, r"videos_kwargs has unknown entries sise"),
             ({"audio": WAVE, "padding": True}, TypeError, r"unknown keyword argument padding"),
-            ({"videos": VIDEO, "num_views": 4}, ValueError, r"num_views=4 chooses windows of media files"),
-            ({"videos": VIDEO, "mode": "train"}, ValueError, r"mode='train' chooses windows"),
-            ({"videos": VIDEO, "num_frames": 2}, ValueError, r"num_frames chooses frames of media files"),
-            ({"videos": VIDEO, "videos_kwargs": {"fps": 2}}, ValueError, r"fps chooses frames of media files"),
+            ({"videos": VIDEO, "num_views": 4}, ValueError, r"num_views=4 applies to media files only"),
+            ({"videos": VIDEO, "mode": "train"}, ValueError, r"mode='train' applies to media files only"),
+            ({"videos": VIDEO, "num_frames": 2}, ValueError, r"num_frames applies to media files only"),
+            ({"videos": VIDEO, "videos_kwargs": {"fps": 2}}, ValueError, r"fps applies to media files only"),
             ({"videos": [1, 2]}, ValueError, r"videos holds a int"),
             ({"videos": VIDEO, "images": VIDEO}, TypeError, r"unknown keyword argument images=.{1,60}; known"),
             (
@@ -311,12 +311,12 @@ class TestErrors:
             small()(videos={"bytes": b"no media", "path": "broken.mp4"})
         with pytest.raises(ValueError, match=r"sampling_rate=16000 is that of waveforms"):
             small()(videos=clip, sampling_rate=RATE)
-        with pytest.raises(ValueError, match=r"num_views=2 needs files"):
+        with pytest.raises(ValueError, match=r"num_views=2 needs media files"):
             small()(videos=clip, audio=self.WAVE, sampling_rate=RATE, num_views=2)
         silent = {"bytes": silent_clip, "path": "silent.mp4"}
-        with pytest.raises(MediaError, match=r"silent\.mp4: gives no audio, as asked for"):
+        with pytest.raises(MediaError, match=r"silent\.mp4: has no readable audio track: leave the clip out"):
             small()(audio=silent)
-        with pytest.raises(MediaError, match=r"silent\.mp4: gives no audio"):
+        with pytest.raises(MediaError, match=r"silent\.mp4: has no readable audio"):
             small()(audio=[clip, silent])
         with pytest.raises(ValueError, match=r"mode must be 'train' or 'eval'"):
             small()(videos=clip, mode="test")
