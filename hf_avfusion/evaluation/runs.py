@@ -135,7 +135,7 @@ def protocol_for(config: PreTrainedConfig, data: str, **numbers: Any) -> ViewPro
         name = None
     source = "the whole clip" if task.whole_clip else "no published protocol"
     protocol = choose_protocol(name, **numbers) or ViewProtocol(1, 1, "mean_logits", source)
-    check_views(protocol, task, config, ("--views", "--crops", "--aggregation"))
+    check_views(protocol, task, config, ("--views", "--crops", "--aggregation"), labels_decide=False)
     return protocol
 
 

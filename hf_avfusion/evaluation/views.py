@@ -104,11 +104,13 @@ def check_views(
     task: Task,
     config: Any,
     flags: Sequence[str] = ("num_views", "num_crops", "aggregation"),
+    labels_decide: bool = True,
 ) -> None:
     """Checks that a model can be scored with a protocol.
 
     Args:
         flags: names of the arguments for views, crops and aggregation, for error messages.
+        labels_decide: a configuration without a problem type passes, since the kind of the labels decides later.
 
     Raises:
         ValueError: several views for a task with labels for segments of the whole clip, or an aggregation that the task does
@@ -127,7 +129,7 @@ def check_views(
             "it labels segments of the whole clip, so its only view is the whole clip; set both to 1 or leave them out."
         )
     try:
-        task.check_aggregation(protocol.aggregation, config)
+        task.check_aggregation(protocol.aggregation, config, labels_decide)
     except ValueError as error:
         raise ValueError(f"{flags[2]}: {error}.") from error
 

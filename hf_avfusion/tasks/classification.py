@@ -147,10 +147,11 @@ def choose_head_columns(
     return tuple(heads)
 
 
-def check_class_aggregation(aggregation: str, config: Any) -> None:
+def check_class_aggregation(aggregation: str, config: Any, labels_decide: bool) -> None:
     """Raises ValueError for the maximum over views of a model that gives one class per clip."""
     problem_type = getattr(config, "problem_type", None)
-    if aggregation == "max_logits" and problem_type not in (None, "multi_label_classification"):
+    undecided = problem_type is None and labels_decide
+    if aggregation == "max_logits" and problem_type != "multi_label_classification" and not undecided:
         raise ValueError(
             f"max_logits is for models of several labels per clip, and this one's problem_type is {problem_type}: "
             "choose mean_logits or mean_probabilities"

@@ -72,7 +72,8 @@ class Task:
         class_heads: (config) -> head of the model -> number of classes; {} where its answers are no classes.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are no classes.
         whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
-        check_aggregation: (aggregation, config) raises ValueError where views cannot be joined so.
+        check_aggregation: (aggregation, config, labels_decide) raises ValueError where views cannot be joined so. With
+            `labels_decide`, a configuration without a problem type passes: the kind of the labels decides later.
         join_views: (logits [clips, views, ...], labels or None, aggregation, config) -> logits [clips, ...].
         loss: (logits, labels, config) -> the loss of each clip, for logits that were joined from views.
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
@@ -103,7 +104,7 @@ class Task:
     class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
     whole_clip: bool = False
-    check_aggregation: Callable[[str, PreTrainedConfig], None] = lambda aggregation, config: None
+    check_aggregation: Callable[[str, PreTrainedConfig, bool], None] = lambda aggregation, config, labels_decide: None
     join_views: Callable[..., torch.Tensor] | None = None
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
