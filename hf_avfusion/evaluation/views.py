@@ -23,6 +23,7 @@ from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..models.shared.configuration_shared import CLIP_AXES
 from ..tasks import TASKS, Task, task_of
 from ..tasks.joining import Aggregation, check_aggregation_name
 from ..tasks.task import RowLabels
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Axes of one view of a clip.
-VIEW_AXES = {"pixel_values": ("frame", "channel", "height", "width"), "input_features": ("time", "mel")}
 
 # The modalities that a model can be evaluated with: both, audio only, video only.
 MODALITY_SETS = {"av": ("video", "audio"), "a": ("audio",), "v": ("video",)}
@@ -245,12 +244,13 @@ class CropViews:
 
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         sample = self.transform(row, generator)
+        has_views = getattr(self.transform, "num_views", 1) > 1
         if "pixel_values" in sample:
-            pixels = _with_views(sample["pixel_values"], VIEW_AXES["pixel_values"], axis=0)
+            pixels = sample["pixel_values"] if has_views else sample["pixel_values"].unsqueeze(0)
             crops = spatial_crops(pixels, self.size, self.num_crops)  # [crops, windows, T, C, size, size]
             sample["pixel_values"] = crops.transpose(0, 1).flatten(0, 1)
         if "input_features" in sample:
-            features = _with_views(sample["input_features"], VIEW_AXES["input_features"], axis=0)
+            features = sample["input_features"] if has_views else sample["input_features"].unsqueeze(0)
             sample["input_features"] = features.repeat_interleave(self.num_crops, dim=0)
         return sample
 
@@ -278,12 +278,14 @@ def view_logits(
         float32 `[B, views, classes]` on the CPU.
 
     Raises:
-        ValueError: no modality in the batch, or different numbers of clips or views.
+        ValueError: no modality in the batch, different numbers of clips or views, or an input with other axes than the
+            architecture states (`config.input_axes`).
     """
     if views_per_step < 1:
         raise ValueError(f"views_per_step must be at least 1, got {views_per_step}.")
+    input_axes = getattr(getattr(model, "config", None), "input_axes", CLIP_AXES)
     inputs = {
-        name: _with_views(batch[name], axes, axis=1) for name, axes in VIEW_AXES.items() if batch.get(name) is not None
+        name: _with_views(name, batch[name], axes) for name, axes in input_axes.items() if batch.get(name) is not None
     }
     shapes = {tuple(tensor.shape[:2]) for tensor in inputs.values()}
     if len(shapes) != 1:
@@ -505,6 +507,11 @@ class _WithIds:
         return [sample.get("clip_id") for sample in samples], self.collator(samples)
 
 
-def _with_views(tensor: torch.Tensor, axes: tuple[str, ...], axis: int) -> torch.Tensor:
-    """Inserts a views axis of length 1 at `axis` if the tensor has none. `axes` are the axes of one view."""
-    return tensor.unsqueeze(axis) if tensor.dim() == len(axes) + axis else tensor
+def _with_views(name: str, tensor: torch.Tensor, axes: tuple[str, ...]) -> torch.Tensor:
+    """The tensor [B, views, *axes] of an input [B, views, *axes] or [B, *axes], with the axes that the architecture states."""
+    views = tensor.dim() - 1 - len(axes)
+    if views not in (0, 1):
+        raise ValueError(
+            f"{name} must be [batch, {', '.join(axes)}], or have an axis of views after the batch, got {tuple(tensor.shape)}."
+        )
+    return tensor if views else tensor.unsqueeze(1)

@@ -1,6 +1,7 @@
 """Views: aggregation and crops against values computed by hand, and a tiny MBT on rendered clips, one view at a time."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from hf_avfusion.metrics.classification import multi_head_accuracies
 from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
 from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.models.shared.configuration_shared import CLIP_AXES
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.tasks.classification import ClassLabels
@@ -405,6 +407,31 @@ def test_a_forward_pass_has_at_most_views_per_step_rows():
     assert seen == [4, 4, 4, 2]
     assert logits.dtype == torch.float32
     assert torch.equal(logits, pixels[:, :, 0, 0, 0])
+
+
+def test_the_architecture_states_where_views_stand():
+    """One view of a sequence of clips is not taken for several views of one clip."""
+
+    class Sequences(torch.nn.Module):
+        config = SimpleNamespace(input_axes={name: ("clips", *axes) for name, axes in CLIP_AXES.items()})
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, pixel_values=None, input_features=None, modality_mask=None):
+            given = pixel_values if pixel_values is not None else input_features
+            assert given.shape[1] == 5  # clips
+            return SimpleNamespace(logits=given.flatten(1)[:, :3] * self.weight)
+
+    model, frames = Sequences(), torch.rand(2, 5, 2, 3, 4, 4)
+    assert view_logits(model, {"pixel_values": frames}).shape == (2, 1, 3)
+    assert view_logits(model, {"pixel_values": frames.unsqueeze(1).repeat(1, 4, 1, 1, 1, 1, 1)}).shape == (2, 4, 3)
+    assert view_logits(model, {"input_features": torch.rand(2, 5, 8, 6)}).shape == (2, 1, 3)  # not five views
+    with pytest.raises(ValueError, match=r"input_features must be \[batch, clips, time, mel\], or .* got \(2, 8, 6\)"):
+        view_logits(model, {"input_features": torch.rand(2, 8, 6)})
+    with pytest.raises(ValueError, match=r"pixel_values must be \[batch, frames, channels, height, width\]"):
+        view_logits(tiny_model(), {"pixel_values": torch.rand(1, 2, 2, 2, 3, 16, 16)})
 
 
 def test_clips_are_read_lazily():

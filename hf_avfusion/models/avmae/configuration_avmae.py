@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from ...media.limits import check_num_parameters, check_sizes
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import apply_class_splits, as_pair, check_class_splits
+from ..shared.configuration_shared import CLIP_AXES, apply_class_splits, as_pair, check_class_splits
 
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -433,6 +433,11 @@ class AVMAEConfig(PreTrainedConfig):
             return patch_height * patch_width * self.num_audio_channels
         frames = 1 if self.central_frame_target else self.tubelet_size
         return frames * patch_height * patch_width * self.num_channels
+
+    @property
+    def input_axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of each input, after the batch axis."""
+        return CLIP_AXES
 
     @classmethod
     def sizes(cls) -> tuple[str, ...]:

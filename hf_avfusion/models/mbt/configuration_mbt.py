@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from ...media.limits import check_num_parameters, check_sizes
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import apply_class_splits, as_pair, check_class_splits
+from ..shared.configuration_shared import CLIP_AXES, apply_class_splits, as_pair, check_class_splits
 
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
@@ -280,6 +280,11 @@ class MBTConfig(PreTrainedConfig):
     def num_bottleneck_rows(self) -> int:
         """Rows of the bottleneck parameter: one more than `num_bottleneck_tokens` with the `"token"` readout."""
         return self.num_bottleneck_tokens + (self.readout == "token")
+
+    @property
+    def input_axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of each input, after the batch axis."""
+        return CLIP_AXES
 
     @classmethod
     def sizes(cls) -> tuple[str, ...]:

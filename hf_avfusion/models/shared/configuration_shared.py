@@ -6,6 +6,10 @@ from transformers import PreTrainedConfig
 
 from ...media.limits import check_num_labels
 
+# Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
+# windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
+CLIP_AXES = {"pixel_values": ("frames", "channels", "height", "width"), "input_features": ("time", "mel")}
+
 
 def as_pair(name: str, value: Any) -> tuple[int, int]:
     """(height, width) of a size given once or as a pair. Raises ValueError naming the field."""
@@ -47,4 +51,4 @@ def check_class_splits(config: PreTrainedConfig) -> None:
         )
 
 
-__all__ = ["apply_class_splits", "as_pair", "check_class_splits"]
+__all__ = ["CLIP_AXES", "apply_class_splits", "as_pair", "check_class_splits"]
