@@ -294,12 +294,12 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for event localisation"),
-        (["--spans", "5"], "spans (--spans) and drawn windows (--sampling) are not for a model of event localisation"),
+        (["--views", "4"], "4 views (--views) x 1 crops (--crops) of a model for audio-visual event localisation"),
+        (["--spans", "5"], "spans (--spans) and drawn windows (--sampling) are not for a model of audio-visual event"),
         (["--sampling", "sync"], "spans (--spans) and drawn windows (--sampling) are not"),
         (
             ["--label_columns", "label"],
-            "the model gives a class for each of 10 parts of a clip (event localisation), but label",
+            "num_segments=10 (--num_segments) needs a column with a list of classes",
         ),
     ],
 )

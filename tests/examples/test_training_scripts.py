@@ -15,7 +15,7 @@ from hf_avfusion.data.benchmarks.records import read_labels
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes import RECIPES
+from hf_avfusion.training.recipes import RECIPES, building_runs
 from hf_avfusion.training.recipes.command_line import exit_with_error, parse_with_recipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -196,7 +196,7 @@ WRONG = [
     (
         "pretraining",
         ["--data", "YOURS", "--eval_split", "train", "--fsdp", "full_shard"],
-        "but FSDP and DeepSpeed's ZeRO-3 divide it: leave the pictures out (--picture_steps 0)",
+        "but FSDP and DeepSpeed's ZeRO-3 shard it: disable them (--picture_steps 0)",
     ),
     ("pretraining", ["--data", "audioset", "--eval_split", "test"], "--eval_split test: AudioSet has no such split"),
 ]
@@ -271,7 +271,7 @@ def test_undecodable_clip_is_skipped_or_stops_the_run(
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(scripts[task], "ClipStream", Watched)
+    monkeypatch.setattr(building_runs, "ClipStream", Watched)
     write(your_own / f"{broken}.mp4", b"no film at all")
     write(your_own / "train/cat/e.mp4", film)
     command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
