@@ -1,23 +1,24 @@
-"""Scores checkpoints on a benchmark, or on a folder of your own videos: numbers, a table, figures.
+"""Evaluates checkpoints on a benchmark or on a folder of your own videos, and writes metrics, a table and figures.
 
     python examples/evaluate.py --checkpoint runs/mine --benchmark my_videos/ --output report
     python examples/evaluate.py --checkpoint org/mbt-vggsound --benchmark vggsound --source clips/ --views 4 --modalities av,a,v
 
-    # mean and spread over seeds; other spans of the frames; both tracks from one place of the clip, or each from its own
+    # mean and standard deviation over seeds; frames over other spans; video and audio from the same window (sync) or from
+    # independent windows (async)
     python examples/evaluate.py --runs runs/seed0 runs/seed1 runs/seed2 --benchmark audioset --source DIR --split eval \
         --spans 2,4,8 --sampling sync,async
 
-    # checkpoints that differ (fusion layer, shared encoder, span): what each was trained with is read from it; results.json
-    # of earlier evaluations stand beside checkpoints, and are not computed again: a stopped evaluation goes on, another --seed
-    # of drawn windows, other spans or checkpoints are added
+    # checkpoints with different settings (fusion layer, shared encoder, span), which the script reads from each checkpoint.
+    # --runs also takes results.json of earlier evaluations, which are not computed again: use it to resume a stopped
+    # evaluation, or to add another --seed of random windows, other spans or other checkpoints
     python examples/evaluate.py --runs report/results.json runs/shared --benchmark vggsound --source clips/
 
-    # the mean over ESC-50's folds or UCF101's splits: each model on its own, with the results of the others
+    # the mean over ESC-50's folds or UCF101's splits: evaluate each model on its own split and add the results of the others
     python examples/evaluate.py --runs fold1/results.json runs/fold2 --benchmark esc50 --variant fold2 --source DIR --output fold2
 
-Without `--views` the windows are those of the architecture's published evaluation. `--modalities a` gives the same model
-the sound alone. A model for event localisation (AVE) is scored on every second of the clips, each seen whole. results.json is
-written after every pass over the clips, the rest at the end. Several processes share the clips:
+Without `--views`, the script uses the windows of the architecture's published evaluation. `--modalities a` evaluates the same
+model on audio only. A model for event localisation (AVE) sees whole clips and is scored on every second. results.json is
+written after every pass over the clips, the table and figures at the end. Several processes divide the clips among them:
 torchrun --nproc_per_node 2 examples/evaluate.py ...
 """
 
@@ -48,83 +49,92 @@ class Options:
     checkpoint: str | None = field(default=None, metadata={"help": "Checkpoint folder or Hub repository."})
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Further checkpoints (other seeds, other settings), or results.json of earlier evaluations."},
+        metadata={"help": "More checkpoints (other seeds or settings), or results.json of earlier evaluations."},
     )
     source: str | None = field(
-        default=None, metadata={"help": "Where a benchmark is: folder of shards or clips, or Hub repository."}
+        default=None, metadata={"help": "Location of the benchmark: folder of shards or clips, or Hub repository."}
     )
     variant: str | None = field(default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50."})
     split: str | None = field(
-        default=None, metadata={"help": "Split that is evaluated; default: test, or the benchmark's last."}
+        default=None, metadata={"help": "Split to evaluate; default: test, or the benchmark's last."}
     )
     label_columns: list[str] | None = field(
-        default=None, metadata={"help": "The label, or one column per head of the model, in the heads' order."}
+        default=None, metadata={"help": "The label column, or one column per head, in the order of the model's heads."}
     )
     modalities: str = field(
-        default="", metadata={"help": "What the model is given: av (both), a, v; default av,a,v, or what it can take."}
+        default="",
+        metadata={
+            "help": "Modalities to evaluate with: av (both), a, v; default: av,a,v, or those that the model takes."
+        },
     )
 
     views: int | None = field(default=None, metadata={"help": "Windows per clip; default: as published."})
-    crops: int | None = field(default=None, metadata={"help": "Crops in space of each window, 1 or 3."})
+    crops: int | None = field(default=None, metadata={"help": "Spatial crops per window, 1 or 3."})
     aggregation: str | None = field(
-        default=None, metadata={"help": "How views are joined (as published).", "choices": list(get_args(Aggregation))}
+        default=None,
+        metadata={"help": "How to join views; default: as published.", "choices": list(get_args(Aggregation))},
     )
-    spans: str = field(default="", metadata={"help": "Also with frames spread over these seconds, such as 2,4,8."})
+    spans: str = field(default="", metadata={"help": "Also evaluate with frames over these seconds, such as 2,4,8."})
     sampling: str = field(
-        default="", metadata={"help": "Also with windows drawn by chance: sync, async, or both (sync,async)."}
+        default="", metadata={"help": "Also evaluate with random windows: sync, async, or both (sync,async)."}
     )
-    seed: int = field(default=0, metadata={"help": "Of windows drawn by chance."})
+    seed: int = field(default=0, metadata={"help": "Seed of the random windows."})
 
-    output: str = field(default="evaluation", metadata={"help": "Folder of results.json, table.md and the figures."})
+    output: str = field(default="evaluation", metadata={"help": "Folder for results.json, table.md and the figures."})
     top_classes: int = field(default=30, metadata={"help": "Classes in the figures; the CSV files hold all."})
     batch_size: int = field(default=4, metadata={"help": "Clips per batch, with all their views."})
-    views_per_step: int = field(default=16, metadata={"help": "Views that pass through the model at a time."})
-    workers: int = field(default=1, metadata={"help": "Processes that decode, for each process that computes."})
+    views_per_step: int = field(default=16, metadata={"help": "Views per forward pass."})
+    workers: int = field(default=1, metadata={"help": "Decoding processes per evaluating process."})
     device: str = field(
         default="cuda" if torch.cuda.is_available() else "cpu",
-        metadata={"help": "Where the model runs.", "choices": ["cpu", "cuda"]},
+        metadata={"help": "Device of the model.", "choices": ["cpu", "cuda"]},
     )
 
 
-def parts(text: str) -> list[str]:
+def split_commas(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def seconds(text: str) -> list[float]:
     """The numbers of `--spans`."""
     numbers = []
-    for part in parts(text):
+    for part in split_commas(text):
         try:
             numbers.append(float(part))
         except ValueError:
-            raise ValueError(f"--spans {text}: {part!r} is no number of seconds") from None
+            raise ValueError(
+                f"--spans {text}: {part!r} is not a number of seconds; give numbers separated by commas, such as 2,4,8"
+            ) from None
     return numbers
 
 
 def check_options(options: Options) -> None:
-    """What needs neither clips nor checkpoints."""
+    """Checks the options that need neither clips nor checkpoints."""
     for flag, least in {"top_classes": 1, "batch_size": 1, "views_per_step": 1, "views": 1, "workers": 0}.items():
         if (number := getattr(options, flag)) is not None and number < least:
             raise ValueError(f"--{flag} must be at least {least}, got {number}")
     if options.crops not in (None, 1, 3):
         raise ValueError(f"--crops must be 1 or 3, got {options.crops}")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch finds no GPU here; give --device cpu")
-    runs.conditions_of(seconds(options.spans), parts(options.sampling))
-    runs.check_modalities(parts(options.modalities) or None)
+        raise ValueError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    runs.conditions_of(seconds(options.spans), split_commas(options.sampling))
+    runs.check_modalities(split_commas(options.modalities) or None)
 
 
 def prepare(options: Options):
-    """Everything read and checked before the work, the cheapest first: each checkpoint is loaded once, so that one that
-    does not fit is told at once, and not after the others were evaluated.
+    """Reads and checks all inputs before the first evaluation, the cheapest first.
+
+    It loads each checkpoint once, so that a wrong one fails now and not after the others were evaluated.
     """
     check_options(options)
     names = [*([options.checkpoint] if options.checkpoint else []), *options.runs]
     checkpoints = [name for name in names if not reports.is_results(name)]
     if not checkpoints:
-        raise ValueError("give a checkpoint to evaluate: --checkpoint X, or --runs X Y ...")
+        raise ValueError("no checkpoint to evaluate: give --checkpoint X, or --runs X Y ...")
     if len(set(map(os.path.realpath, names))) < len(names):
-        raise ValueError(f"--checkpoint, --runs: of {', '.join(names)} one comes twice, and would count as two runs")
+        raise ValueError(
+            f"--checkpoint, --runs: {', '.join(names)} contain a duplicate, which would count as two runs; give each once"
+        )
     earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
     rows = clip_sets.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
 
@@ -135,20 +145,23 @@ def prepare(options: Options):
     for name in checkpoints:
         model, processor = runs.load_checkpoint(name)
         try:
-            given = runs.check_modalities(parts(options.modalities) or None, model.config, options.benchmark)
+            given = runs.check_modalities(split_commas(options.modalities) or None, model.config, options.benchmark)
             clips = clips or clip_sets.label_rows(rows, model.config, options.label_columns)
-            own = clip_sets.ModelClasses.matched(model.config, clips).names
-            if own != (classes or own):
-                raise ValueError(f"it has other heads or classes than {checkpoints[0]}: not for one report")
+            model_classes = clip_sets.ModelClasses.matched(model.config, clips).names
+            if model_classes != (classes or model_classes):
+                raise ValueError(
+                    f"its heads or classes differ from those of {checkpoints[0]}; evaluate it separately, with another"
+                    " --output"
+                )
             job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}
-            job["conditions"] = runs.conditions_of(seconds(options.spans), parts(options.sampling), processor)
+            job["conditions"] = runs.conditions_of(seconds(options.spans), split_commas(options.sampling), processor)
             passes = runs.plan_passes(name, model.config, processor, clips, seed=options.seed, **job)
             new = [not reports.all_done(each.evaluations, done) for each in passes]
-            if any(new):  # of several passes those that were done before are not repeated
+            if any(new):  # keep only the passes that no earlier evaluation holds
                 job["conditions"], passes = list(compress(job["conditions"], new)), list(compress(passes, new))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        classes = own
+        classes = model_classes
         jobs.append((name, job))
         planned += [evaluation for each in passes for evaluation in each.evaluations]
 
@@ -164,7 +177,7 @@ def prepare(options: Options):
 
 def main() -> int:
     (options,) = HfArgumentParser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
-    state = PartialState(cpu=options.device == "cpu")  # under torchrun one process of several
+    state = PartialState(cpu=options.device == "cpu")  # under torchrun, one of several processes
     console = Console(quiet=not state.is_main_process)
     results = None
     try:
@@ -185,8 +198,8 @@ def main() -> int:
                     batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
                     progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
                 )  # fmt: skip
-            except ValueError as error:  # of this process's clips, so each process tells its own
-                kept = f"; what was finished before is in {options.output}/{reports.RESULTS}" if results else ""
+            except ValueError as error:  # about this process's clips, so each process prints its own
+                kept = f"; the finished passes are in {options.output}/{reports.RESULTS}" if results else ""
                 print(f"error: {name}: {error}{kept}", file=sys.stderr)
                 return 1
             results = reports.make_results(clips, classes, evaluations, options.seed)

@@ -1,29 +1,30 @@
-"""Fine-tunes an audio-visual classifier on a benchmark, or on a folder of your own videos.
+"""Fine-tunes an audio-visual classifier on a benchmark or on a folder of your own videos.
 
     # your own videos: sub-folders named after the classes, or a CSV with the columns file,label[,start,end]
     python examples/finetune_classification.py --data my_videos/ --from_vit google/vit-base-patch16-224-in21k \
         --num_frames 8 --span 8 --output_dir runs/mine --num_train_epochs 10
 
-    # a benchmark, from a folder of its shards or a Hub repository, as published; flags replace single values
+    # a benchmark from a folder of its shards or a Hub repository, with a published recipe; flags override its values
     python -m hf_avfusion.training.recipes                  # lists the recipes
     python examples/finetune_classification.py --recipe mbt/vggsound --data vggsound --source DIR --output_dir runs/vggsound
 
-    # the same on a small machine: 64 clips an update as published, 4 at a time; a smaller model of fewer, smaller frames
+    # the same on a small machine: batches of 64 as published, accumulated from 4 clips at a time; a smaller model with fewer
+    # and smaller frames
     ... --per_device_train_batch_size 4 --from_vit none --size small --image_size 112 --num_frames 8 --span 8
 
-    # from a pretrained AV-MAE (pretrain_avmae.py): with its own encoder, as a linear probe, from sound alone, or into MBT
+    # from a pretrained AV-MAE (pretrain_avmae.py): with its own encoder, as a linear probe, from audio alone, or into MBT
     ... --model runs/mae
     ... --model runs/mae --config '{"freeze_encoder": true}'
     ... --model runs/mae --config '{"modalities": ["audio"]}'
     ... --from_avmae runs/mae --config '{"fusion_layer": 8}'
 
-    # event localisation: the class of each second of AVE's clips of 10 s, of which all is seen and heard
+    # event localisation: the class of each second of AVE's 10 s clips; the model sees and hears the whole clip
     ... --model runs/mae --data ave --source DIR --label_columns events --num_segments 10 --span 10 --audio_seconds 10
 
-`--model` names an architecture (a fresh model of `--size`, or one that starts `--from_vit`), or a checkpoint: a
-folder or a Hub id, whose head starts afresh if the number of labels is another. Every option of transformers' Trainer works too.
-Model and processor are saved together in `--output_dir`, with what they were trained by in `recipe.json`; a stopped run goes on
-with `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, or `true` for the last one that was written to its end.
+`--model` names an architecture (for a new model of `--size`, or one initialised `--from_vit`) or a checkpoint (a folder or a
+Hub id). A checkpoint gets a new head if the number of labels differs. The script also accepts every option of transformers'
+Trainer. It saves the model and its processor in `--output_dir`, and all settings in `recipe.json` there. To resume a stopped
+run, add `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, or `true` for the last complete checkpoint.
 """
 
 import sys
@@ -34,32 +35,33 @@ from rich import print
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building_runs import DataOptions, RunData, build_run, train_and_evaluate
-from hf_avfusion.training.recipes.command_line import REFUSALS, parse_with_recipe, refuse
+from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
 
 @dataclass
 class Options(DataOptions):
     label_columns: list[str] | None = field(
-        default=None, metadata={"help": "The label; several columns make several heads (such as verb noun)."}
+        default=None, metadata={"help": "The label column; several columns make several heads (such as verb noun)."}
     )
     num_segments: int | None = field(
         default=None,
         metadata={
-            "help": "Event localisation: the label column holds a class for each of so many equal parts of a clip."
+            "help": "Event localisation: number of equal parts of a clip; the label column holds one class for each."
         },
     )
     balance_labels: bool = field(
-        default=False, metadata={"help": "Clips of rare labels come up more often: not each clip once per epoch."}
+        default=False,
+        metadata={"help": "Read clips of rare labels more often; an epoch then does not hold each clip exactly once."},
     )
     modality_dropout: float = field(
         default=0.0,
-        metadata={"help": "Share of clips that lose a track in training, so that one model serves without it."},
+        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
     )
 
 
 def prepare() -> tuple[Options, AVTrainer]:
-    """Everything before the training, so that wrong arguments stop the script before work is lost."""
+    """Loads and checks everything that training needs, so that wrong arguments fail early."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --num_frames, --mixup_alpha, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments)
     task = TASKS["classification" if options.num_segments is None else "event_localization"]
@@ -79,11 +81,13 @@ def prepare() -> tuple[Options, AVTrainer]:
 def main() -> int:
     try:
         options, trainer = prepare()
-    except REFUSALS as error:
-        return refuse(error)
+    except USER_ERRORS as error:
+        return exit_with_error(error)
     skipped = train_and_evaluate(trainer, options.eval_split)
     if skipped:
-        print(f"[yellow]{skipped} times a clip was left out because it did not decode; the log above names it.[/]")
+        print(
+            f"[yellow]skipped {skipped} clips that could not be decoded (counted in every epoch); see the log above[/]"
+        )
     folder = trainer.args.output_dir
     print(f"saved in {folder}; try: python examples/predict.py --model {folder} CLIP")
     return 0

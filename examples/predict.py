@@ -1,11 +1,11 @@
-"""Says what is in your clips: files or folders in, a table of the most probable labels out.
+"""Classifies your clips: takes media files or folders and prints a table of the most probable labels.
 
     python examples/predict.py --model CHECKPOINT clip.mp4 more/clips/
     python examples/predict.py --model org/mbt-vggsound clips/ --top_k 3 --output predictions.jsonl --pictures seen/
 
 A checkpoint is a folder written by `save_pretrained` (or by the other examples), or the id of a Hub repository.
-Files that can't be read are listed at the end with the reason; the exit code is 1 if none could. With `--output`
-every clip becomes one JSON line as soon as it is done.
+Unreadable files are listed at the end with the reason; the exit code is 1 if no file was readable. With `--output`,
+one JSON line is written per clip, as soon as it is done.
 """
 
 import json
@@ -33,19 +33,19 @@ class Options:
     model: str = field(metadata={"help": "Checkpoint folder or Hub repository."})
     top_k: int = field(default=5, metadata={"help": "Labels per clip (and head)."})
     num_views: int = field(
-        default=1, metadata={"help": "Windows per clip whose logits are averaged; MBT was published with 4."}
+        default=1, metadata={"help": "Windows per clip, whose logits are averaged; the MBT paper uses 4."}
     )
     output: str | None = field(default=None, metadata={"help": "File for one JSON line per clip."})
     pictures: str | None = field(
-        default=None, metadata={"help": "Folder for a PNG per clip: what the prediction drew on."}
+        default=None, metadata={"help": "Folder for one PNG per clip that shows where the model attends."}
     )
     device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs."}
+        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Device of the model."}
     )
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
-    """What is written to `--output` about a clip."""
+    """The entry of one clip in the `--output` file."""
     if heads is None:
         return {"clip": str(clip), "skipped": reason}
     return {"clip": str(clip), "predictions": heads}
@@ -53,7 +53,7 @@ def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
 
 def main() -> int:
     parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", help="Media files, and folders that are searched for some.")
+    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
     options, positional = parser.parse_args_into_dataclasses()
     for name in ("top_k", "num_views"):
         if getattr(options, name) < 1:
@@ -85,7 +85,7 @@ def main() -> int:
                 if options.pictures:
                     from hf_avfusion.visualization.attention import explain
 
-                    stems[clip.stem] += 1  # clips of one name, from several folders, are numbered
+                    stems[clip.stem] += 1  # clips of the same name from different folders are numbered
                     name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
                     explain(model, processor, str(clip), path=Path(options.pictures) / f"{name}.png")
             except (MediaError, FileNotFoundError) as error:

@@ -1,15 +1,15 @@
-"""Puts a trained model on the Hub, with the code that runs it and a model card that says what it is.
+"""Pushes a trained model to the Hub, with the code that runs it and a model card.
 
-    # what would be pushed: files, sizes and the card; nothing is sent
+    # shows the files, their sizes and the card; pushes nothing
     python examples/push_to_hub.py runs/mine org/mbt-mine --dry_run
 
-    # from the output folder of examples/finetune_classification.py, with what examples/evaluate.py measured
+    # from the output folder of examples/finetune_classification.py, with the results of examples/evaluate.py
     hf auth login
     python examples/push_to_hub.py runs/mine org/mbt-mine --license cc-by-4.0 --results evaluation/results.json \
         --training_data "1,200 videos of our own, filmed in 2024" --label_source "the folders' names"
 
-The folder holds a model and its processor, or an adapter (peft) and the processor. What a run left beside them is read too:
-`recipe.json` for the recipe, and, with `--dataset`, the metrics of a `*_results.json`. Everybody can then load it:
+The folder holds a processor and either a model or an adapter (peft). The card takes the recipe from the run's `recipe.json` in the
+same folder and, with `--dataset`, the metrics from its `*_results.json`. Everybody can then load the model:
 
     pipeline("audio-visual-classification", model="org/mbt-mine", trust_remote_code=True)("clip.mp4")
 """
@@ -33,33 +33,34 @@ from hf_avfusion.model_card import CardDetails, Evaluation, read_recipe, read_re
 @dataclass
 class Options:
     dry_run: bool = field(default=False, metadata={"help": "Show what would be pushed, and push nothing."})
-    private: bool = field(default=False, metadata={"help": "Make a repository that is created private."})
-    revision: str | None = field(default=None, metadata={"help": "Branch; created where it does not exist."})
+    private: bool = field(default=False, metadata={"help": "If the repository is new, make it private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch; created if it does not exist."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
-    message: str | None = field(default=None, metadata={"help": "Message of the commit."})
-    max_shard_size: str = field(default="5GB", metadata={"help": "Weights beyond it become several files."})
+    message: str | None = field(default=None, metadata={"help": "Commit message."})
+    max_shard_size: str = field(default="5GB", metadata={"help": "Larger weights are split into several files."})
 
-    title: str | None = field(default=None, metadata={"help": "Heading of the card; the repository's name by default."})
+    title: str | None = field(default=None, metadata={"help": "Heading of the card; default: the repository's name."})
     license: str | None = field(default=None, metadata={"help": "Licence of the weights, such as cc-by-4.0."})
-    training_data: str | None = field(default=None, metadata={"help": "A sentence on what it was trained on."})
-    datasets: list[str] = field(default_factory=list, metadata={"help": "Hub repositories of that data."})
-    label_source: str | None = field(default=None, metadata={"help": "Where the label names come from."})
+    training_data: str | None = field(default=None, metadata={"help": "A sentence about the training data."})
+    datasets: list[str] = field(default_factory=list, metadata={"help": "Hub repositories of the training data."})
+    label_source: str | None = field(default=None, metadata={"help": "Source of the label names."})
     base_model: str | None = field(default=None, metadata={"help": "Hub id of the checkpoint training started from."})
-    limits: str | None = field(default=None, metadata={"help": "What it should not be used for, or does badly."})
+    limits: str | None = field(default=None, metadata={"help": "Limitations and out-of-scope uses of the model."})
     results: list[str] = field(default_factory=list, metadata={"help": "Result files (JSON) for the card."})
     results_checkpoint: str | None = field(
-        default=None, metadata={"help": "This model's name in a results.json that holds several; default: the folder."}
+        default=None,
+        metadata={"help": "This model's name in a results.json of several models; default: the folder."},
     )
     dataset: str | None = field(
-        default=None, metadata={"help": "What results that do not say so were measured on, such as VGGSound."}
+        default=None, metadata={"help": "Dataset of results that do not name theirs, such as VGGSound."}
     )
-    recipe: str | None = field(default=None, metadata={"help": "JSON of settings; FOLDER/recipe.json by default."})
+    recipe: str | None = field(default=None, metadata={"help": "JSON of settings; default: FOLDER/recipe.json."})
 
 
 def load(folder: Path):
-    """The model of the class that was saved, and its processor."""
+    """The saved model, in its own class, and its processor."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder: give the output folder of a training run")
+        raise ValueError(f"{folder} is not a folder: give the output folder of a training run")
     processor = AutoProcessor.from_pretrained(folder)
     if (folder / "adapter_config.json").is_file():
         from peft import PeftModel
@@ -69,26 +70,26 @@ def load(folder: Path):
         return PeftModel.from_pretrained(model, folder), processor
     name = (AutoConfig.from_pretrained(folder).architectures or [None])[0]
     if name not in hf_avfusion.__all__:
-        raise ValueError(f"{folder} holds a {name}, which is no model of hf_avfusion")
+        raise ValueError(f"{folder} holds a {name}, but only models of hf_avfusion can be pushed: give a folder of one")
     return getattr(hf_avfusion, name).from_pretrained(folder), processor
 
 
 def find_results(folder: Path, options: Options) -> list[Evaluation]:
-    """From the named files; without any, what the run measured itself, if it is said on what."""
+    """Results from the files of `--results`; without them, from the run's own `*_results.json` if `--dataset` is given."""
     files = [Path(file) for file in options.results]
     if not files and options.dataset:
         files = [
             f for f in sorted(folder.glob("*_results.json")) if f.name not in ("train_results.json", "all_results.json")
         ]
     if not files and list(folder.glob("*_results.json")):
-        print(f"[yellow]{folder} holds results; give --dataset to have them on the card[/]")
+        print(f"[yellow]{folder} holds results; give --dataset to add them to the card[/]")
     evaluations = []
     for file in files:
         content = json.loads(file.read_text())
         several = isinstance(content, dict) and len({e["checkpoint"] for e in content.get("evaluations", [])}) > 1
         checkpoint = options.results_checkpoint or (folder if several else None)
         if not several and "evaluations" in content and options.results_checkpoint is None:
-            print(f"{file} holds evaluations of {content['evaluations'][0]['checkpoint']}, taken to be this model")
+            print(f"{file} holds evaluations of {content['evaluations'][0]['checkpoint']}, assumed to be this model")
         evaluations += read_results(file, options.dataset, checkpoint=checkpoint)
     return evaluations
 
@@ -125,7 +126,7 @@ def main() -> int:
                     table.add_row(name, f"{bytes_:,}")
                 text = (exported / "README.md").read_text()
             print(table)
-            sys.stdout.write(text + "\n")  # as it is: no line broken, nothing taken for markup
+            sys.stdout.write(text + "\n")  # rich's print would wrap lines and read markup
             print("nothing was pushed (--dry_run)")
             return 0
         done = hub.push(

@@ -1,11 +1,11 @@
-"""Shows what a pretrained masked autoencoder makes of your clips: original, masked and reconstruction, a PNG for each.
+"""Reconstructs your clips with a pretrained masked autoencoder and draws one PNG per clip: original, masked, reconstruction.
 
     python examples/reconstruct.py --model runs/mae clip.mp4 more/clips/
     python examples/reconstruct.py --model runs/mae clip.mp4 --video_mask_ratio 0.75 --tracks video --seed 3
 
 A checkpoint is a folder that `pretrain_avmae.py` wrote, or the id of a Hub repository. Visible patches are pasted into the
-reconstruction; `--paste False` shows the prediction everywhere. Files that can't be read are listed at the end with the reason; the
-exit code is 1 if none could.
+reconstruction; `--paste False` shows the prediction everywhere. Unreadable files are listed at the end with the reason; the exit
+code is 1 if no file was readable.
 """
 
 import sys
@@ -28,24 +28,29 @@ from hf_avfusion.visualization.reconstruction import draw_file_reconstruction
 @dataclass
 class Options:
     model: str = field(metadata={"help": "Checkpoint folder or Hub repository."})
-    output: str = field(default="reconstructions", metadata={"help": "Folder of the pictures."})
-    seed: int = field(default=0, metadata={"help": "Of the masks."})
-    paste: bool = field(default=True, metadata={"help": "Show the original where it was visible."})
+    output: str = field(default="reconstructions", metadata={"help": "Folder for the pictures."})
+    seed: int = field(default=0, metadata={"help": "Seed of the masks."})
+    paste: bool = field(default=True, metadata={"help": "Show the original for visible patches."})
     tracks: list[str] | None = field(
-        default=None, metadata={"help": "Leave the other track out: video or audio.", "choices": list(MODALITIES)}
+        default=None,
+        metadata={"help": "Use only this track: video or audio; default: both.", "choices": list(MODALITIES)},
     )
-    video_mask_ratio: float | None = field(default=None, metadata={"help": "Instead of the checkpoint's."})
-    audio_mask_ratio: float | None = field(default=None, metadata={"help": "Instead of the checkpoint's."})
-    start: float | None = field(default=None, metadata={"help": "Part of the file that is the clip: from this second."})
-    end: float | None = field(default=None, metadata={"help": "Part of the file that is the clip: to this second."})
+    video_mask_ratio: float | None = field(
+        default=None, metadata={"help": "Share of masked video patches; default: the checkpoint's."}
+    )
+    audio_mask_ratio: float | None = field(
+        default=None, metadata={"help": "Share of masked audio patches; default: the checkpoint's."}
+    )
+    start: float | None = field(default=None, metadata={"help": "Start of the clip in the file, in seconds."})
+    end: float | None = field(default=None, metadata={"help": "End of the clip in the file, in seconds."})
     device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where the model runs."}
+        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Device of the model."}
     )
 
 
 def main() -> int:
     parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", help="Media files, and folders that are searched for some.")
+    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
     options, positional = parser.parse_args_into_dataclasses()
     console = Console()
     clips = media_files(positional.clips)
@@ -63,7 +68,7 @@ def main() -> int:
 
     table, skipped, stems = Table("clip", "video loss", "audio loss", "picture"), {}, Counter()
     for clip in track(clips, "reconstructing", console=console, disable=not console.is_terminal):
-        stems[clip.stem] += 1  # clips of one name, from several folders, are numbered
+        stems[clip.stem] += 1  # clips of the same name from different folders are numbered
         name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
         picture = Path(options.output) / f"{name}.png"
         try:

@@ -1,4 +1,4 @@
-"""Samples to a batch: stacking, the batch-wise augmentations of training, and `modality_mask` where a track is missing."""
+"""Collates samples to a batch: stacks them, applies the batch augmentations of training, and masks missing modalities."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ INPUT_FLAGS = tuple((name, f"has_{modality}") for modality, name in MODEL_INPUTS
 
 
 class AVCollator:
-    """Makes the model's inputs from the samples of a `ClipTransform`. Without arguments it only stacks: evaluation.
+    """Makes the model's inputs from the samples of a `ClipTransform`. Without arguments it only stacks, as for evaluation.
 
-    In this order, each only if asked for: time shift, SpecAugment, mixup, modality dropout.
+    Augmentations are applied in this order, each only if its argument is set: time shift, SpecAugment, mixup, modality dropout.
 
     Args:
-        spec_augment: applied to the spectrograms.
-        time_shift: rolls each spectrogram by a random number of rows (AV-MAE on AudioSet).
-        mixup_alpha: lambda ~ Beta(alpha, alpha), one for the batch; the partner of item i is item B - 1 - i. Labels
-            are mixed alike, so integer labels become class probabilities, of several heads side by side. A pair that does
-            not have the same tracks is left unmixed, since filler must not leak in.
-        mixup_per_modality: MBT's `mixmod`: a lambda for each modality; `audio_labels` then holds the audio's labels.
-        num_labels: number of classes, needed for mixup with integer labels.
-        class_splits: head -> number of classes, needed for mixup with several heads; in the order of the labels' columns.
-        modality_dropout: probability that a clip which has both tracks loses one of them, never both: one number,
-            shared equally, or two, (video, audio).
-        mask_always: emit `modality_mask` even when nothing is missing, so that all batches take one path of the model.
-        seed: of the collator's own generator, used only when samples bring no `seed` of their own. With their seeds
-            (a `ClipStream` gives them) a batch's randomness depends on its rows and epoch, not on workers.
+        spec_augment: augmentation of the spectrograms.
+        time_shift: roll each spectrogram by a random number of rows (AV-MAE on AudioSet).
+        mixup_alpha: lambda ~ Beta(alpha, alpha), one for the batch; the partner of sample i is sample B - 1 - i. Labels are mixed
+            with the same lambda, so integer labels become class probabilities, concatenated over heads. Pairs with different
+            modalities are not mixed, so that filler cannot leak in.
+        mixup_per_modality: draw a lambda for each modality (MBT's `mixmod`); `audio_labels` then holds the labels of the audio.
+        num_labels: number of classes, required for mixup with integer labels.
+        class_splits: head -> number of classes in the order of the label columns, required for mixup with several heads.
+        modality_dropout: probability that a clip with both modalities loses one of them, never both. One number is divided
+            equally; two numbers are (video, audio).
+        mask_always: add `modality_mask` even if no modality is missing, so that all batches take the same path in the model.
+        seed: seed of the collator's generator, used only if samples have no `seed`. With samples' seeds, which a `ClipStream`
+            adds, a batch's randomness depends on its rows and epoch, not on workers.
 
-    A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel] (each only if some sample has it;
-    zeros where a sample has not), `modality_mask` bool [B, 2] (video, audio) only when something is missing, and
-    `labels` (long [B] or [B, heads], or float [B, C]). With several views per clip ([views, ...] tensors in a sample)
-    an axis of views follows B.
+    A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel], each only if a sample has it, with zeros for
+    samples without it. It holds `labels` (long [B] or [B, heads], or float [B, C]), and `modality_mask` bool [B, 2] (video, audio)
+    only if a modality is missing. With several views per clip ([views, ...] tensors in a sample), an axis of views follows B.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class AVCollator:
         drop = (modality_dropout / 2,) * 2 if isinstance(modality_dropout, (int, float)) else tuple(modality_dropout)
         if len(drop) != 2 or min(drop) < 0 or sum(drop) > 1:
             raise ValueError(
-                "modality_dropout must be a probability, or two (video, audio) whose sum is at most 1 since a clip never"
+                "modality_dropout must be a probability, or two (video, audio) with a sum of at most 1, since a clip never"
                 f" loses both; got {modality_dropout}"
             )
         self.spec_augment = spec_augment
@@ -97,14 +96,13 @@ class AVCollator:
         if self.mixup_alpha:
             self._mixup(batch, present, generator)
         if any(self.modality_dropout):
-            present = self._drop(present, generator)
+            present = self._drop_modalities(present, generator)
         if self.mask_always or not present[:, [name in batch for name, _ in INPUT_FLAGS]].all():
             batch["modality_mask"] = present
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        # A generator pickles a tensor that lives no longer than its pickling, and which a worker that is spawned (not
-        # forked) would look for in shared memory.
+        # A pickled generator refers to a temporary tensor in shared memory, which a spawned worker would no longer find.
         return {**self.__dict__, "generator": self.generator.get_state().numpy().tobytes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,28 +113,28 @@ class AVCollator:
         if not all("seed" in sample for sample in samples):
             return self.generator
         mixed = 0
-        for sample in samples:  # order matters: the same clips in another order are another batch
+        for sample in samples:  # the seed depends on the order of the samples
             mixed = (mixed * 6364136223846793005 + int(sample["seed"])) % 2**63
         return torch.Generator().manual_seed(mixed)
 
     def _mixup(self, batch: dict[str, torch.Tensor], present: torch.Tensor, generator: torch.Generator) -> None:
         if "labels" not in batch:
-            raise ValueError("mixup needs labels; use a collator without mixup_alpha for unlabelled clips")
-        labels = self._soft(batch["labels"])
-        alike = (present == present.flip(0)).all(dim=1)
+            raise ValueError("mixup needs labels, but the samples have none; use a collator without mixup_alpha")
+        labels = self._to_probabilities(batch["labels"])
+        same_modalities = (present == present.flip(0)).all(dim=1)
         weights = {}
         for name, _ in INPUT_FLAGS:
             if name in batch:
                 if not weights or self.mixup_per_modality:
                     weight = draw_mixup(self.mixup_alpha, generator)
-                weights[name] = torch.where(alike, weight, 1.0)
+                weights[name] = torch.where(same_modalities, weight, 1.0)
                 batch[name] = mix(batch[name], weights[name])
         mixed = [mix(labels, weight) for weight in weights.values()]
         batch["labels"] = mixed[0]
         if self.mixup_per_modality and len(mixed) == 2:
             batch["audio_labels"] = mixed[1]
 
-    def _soft(self, labels: torch.Tensor) -> torch.Tensor:
+    def _to_probabilities(self, labels: torch.Tensor) -> torch.Tensor:
         if labels.is_floating_point():
             return labels
         if labels.dim() > 1:
@@ -152,33 +150,36 @@ class AVCollator:
             raise ValueError("mixup with integer labels needs AVCollator(num_labels=...), the number of classes")
         return torch.nn.functional.one_hot(labels, self.num_labels).float()
 
-    def _drop(self, present: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _drop_modalities(self, present: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         video, audio = self.modality_dropout
-        chance = torch.rand(len(present), generator=generator)
+        draws = torch.rand(len(present), generator=generator)
         both = present.all(dim=1)
-        drop = torch.stack([chance < video, (chance >= video) & (chance < video + audio)], dim=1)
+        drop = torch.stack([draws < video, (draws >= video) & (draws < video + audio)], dim=1)
         return present & ~(drop & both.unsqueeze(1))
 
 
 def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
-    given = [sample[name] for sample, has in zip(samples, present) if has]
-    shapes = {tuple(values.shape) for values in given}
+    tensors = [sample[name] for sample, has in zip(samples, present) if has]
+    shapes = {tuple(values.shape) for values in tensors}
     if len(shapes) > 1:
         ids = [str(sample.get("clip_id", number)) for number, sample in enumerate(samples)]
-        raise ValueError(f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)})")
-    if len(given) == len(samples):
-        whole = _side_by_side(given)
-        return whole if whole is not None else torch.stack(given)
-    # Filler: modality_mask keeps it from influencing anything.
-    return torch.stack([sample[name] if has else torch.zeros_like(given[0]) for sample, has in zip(samples, present)])
+        raise ValueError(
+            f"{name} of one batch must have one shape, got {sorted(shapes)} (clips {', '.join(ids)}): use a processor with fixed"
+            " sizes"
+        )
+    if len(tensors) == len(samples):
+        batch = _shared_base(tensors)
+        return batch if batch is not None else torch.stack(tensors)
+    # The model ignores the zeros, by `modality_mask`.
+    return torch.stack([sample[name] if has else torch.zeros_like(tensors[0]) for sample, has in zip(samples, present)])
 
 
-def _side_by_side(given: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The tensor whose rows these are, all of them and in their order, where a `ClipTransform` prepared them as one batch."""
-    whole = given[0]._base if len(given) > 1 else None  # one sample's own memory stays its own
-    if whole is None or not whole.is_contiguous() or any(values._base is not whole for values in given):
+def _shared_base(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The tensor whose rows are exactly these tensors in this order, if a `ClipTransform` prepared them as one batch."""
+    base = tensors[0]._base if len(tensors) > 1 else None  # a single sample keeps its own memory
+    if base is None or not base.is_contiguous() or any(values._base is not base for values in tensors):
         return None
-    step = given[0].nbytes
-    start = whole.data_ptr()
-    in_order = all(values.data_ptr() == start + step * place for place, values in enumerate(given))
-    return whole.view(len(given), *given[0].shape) if in_order and whole.nbytes == step * len(given) else None
+    step = tensors[0].nbytes
+    start = base.data_ptr()
+    in_order = all(values.data_ptr() == start + step * row for row, values in enumerate(tensors))
+    return base.view(len(tensors), *tensors[0].shape) if in_order and base.nbytes == step * len(tensors) else None

@@ -1,4 +1,4 @@
-"""One row of a benchmark to one sample: decode a window, augment it in training, and hand it to the processor."""
+"""Turns a row of a benchmark into a sample: decodes a window, augments it in training and processes it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DecodedClip:
-    """What `ClipTransform.decode` makes of a row: its windows, made as small as they get, and the rest of its sample."""
+    """The result of `ClipTransform.decode` for a row: its decoded windows, reduced in size, and the other entries of its sample."""
 
     clips: list[Clip]
     sample: dict[str, Any]
 
 
 class ClipTransform:
-    """Row -> {pixel_values [T, C, H, W], input_features [time, mel], has_video, has_audio, labels, clip_id}.
+    """Turns a row into {pixel_values [T, C, H, W], input_features [time, mel], has_video, has_audio, labels, clip_id}.
 
-    A track that the clip lacks, or that is not in `modalities`, is absent from the sample.
+    A modality that the clip lacks, or that is not in `modalities`, is absent from the sample.
 
     Args:
         processor: decides windows, sizes and normalisation.
         labels: reads the labels of a row, such as `task.read_labels(columns, config)`; or the names of columns of class
-            numbers, one per head, in the order of the model's `class_splits`. Empty: samples without labels.
-        mode: "train" draws the window, "eval" takes the centred one, or `num_views` spread over the clip; with several
-            views both tensors get a leading axis of views.
-        augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] on the scale 0..255, such as
-            `FrameAugmentation`; the processor then only normalises. Used in training alone.
+            numbers, one per head, in the order of the model's `class_splits`. Empty: samples have no labels.
+        mode: "train" draws a random window; "eval" takes the centred window, or `num_views` windows spread over the clip. With
+            several views, both tensors have a leading axis of views.
+        augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] with values 0..255, such as
+            `FrameAugmentation`; the processor then only normalises them. Allowed only in training.
         num_views: windows per clip.
-        modalities: ("video", "audio") or one of them; the other track is not decoded.
+        modalities: ("video", "audio") or one of them; the other is not decoded.
         reading: `backend`, `on_decode_error` of the media reader.
     """
 
@@ -60,7 +60,9 @@ class ClipTransform:
         if mode not in ("train", "eval"):
             raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
         if augmentation is not None and mode != "train":
-            raise ValueError("augmentation is for mode='train'; evaluation sees clips as they are")
+            raise ValueError(
+                "augmentation is allowed only with mode='train', got mode='eval': leave it out for evaluation"
+            )
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise ValueError(f"modalities must be 'video', 'audio' or both, got {tuple(modalities)}")
         self.processor = processor
@@ -75,13 +77,13 @@ class ClipTransform:
         """Decodes and prepares one row.
 
         Raises:
-            MediaError: for a clip that does not decode, or has none of the wanted tracks. ValueError: for wrong labels.
+            MediaError: the clip cannot be decoded, or has none of the `modalities`. ValueError: the labels are wrong.
         """
         return self.prepare([self.decode(row, generator)])[0]
 
     def decode(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> DecodedClip:
-        """The first half of a call, with all that can go wrong with a file and all that is drawn by chance."""
-        labels = self.labels(row)  # before the work
+        """Decodes and augments one row: the first half of a call, with all file errors and all random draws."""
+        labels = self.labels(row)  # wrong labels fail before the clip is decoded
         clips = self.processor.load_clip(
             row["video"],
             mode=self.mode,
@@ -101,10 +103,10 @@ class ClipTransform:
             "video": [clip.frames is not None for clip in clips],
             "audio": [clip.waveform is not None for clip in clips],
         }
-        for track, views in present.items():
+        for modality, views in present.items():
             if any(views) and not all(views):
-                raise MediaError(str(row["clip_id"]), f"the {track} track is missing in some of its {len(views)} views")
-        has = {track: all(views) for track, views in present.items()}
+                raise MediaError(str(row["clip_id"]), f"has no {modality} in some of its {len(views)} views")
+        has = {modality: all(views) for modality, views in present.items()}
         if not any(has.values()):
             raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)} track")
 
@@ -123,17 +125,17 @@ class ClipTransform:
         decoded: Sequence[DecodedClip],
         empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
     ) -> list[dict[str, Any]]:
-        """The second half: spectrograms and normalisation, for a whole batch at once.
+        """Computes spectrograms and normalises frames for a whole batch: the second half of a call.
 
-        The tensors of all samples then lie side by side in memory that `empty` (size, dtype) gives, so that stacking them
-        copies nothing (`AVCollator`). Clips that differ in their tracks or sizes are prepared one by one.
+        `empty` (size, dtype) allocates one tensor for all samples, so that `AVCollator` stacks them without a copy. Clips with
+        different modalities or sizes are prepared one by one.
         """
         if len({(one.sample["has_video"], one.sample["has_audio"]) for one in decoded}) == 1:
             try:
                 return self._prepare(decoded, empty)
             except ValueError:
                 if len(decoded) == 1:
-                    raise  # of several it is told below, for the one clip that it is about
+                    raise  # with several clips, the loop below raises it for the clip that caused it
         return [sample for one in decoded for sample in self._prepare([one], None)]
 
     def _prepare(
@@ -144,7 +146,7 @@ class ClipTransform:
         clips = [clip for one in decoded for clip in one.clips]
         tensors = self.processor.process_reduced(clips, empty)
         for name, values in tensors.items():
-            whole = values if self.num_views == 1 else values.unflatten(0, (-1, self.num_views))
-            for one, of_clip in zip(decoded, whole):
-                one.sample[name] = of_clip
+            batch = values if self.num_views == 1 else values.unflatten(0, (-1, self.num_views))
+            for one, tensor in zip(decoded, batch):
+                one.sample[name] = tensor
         return [one.sample for one in decoded]

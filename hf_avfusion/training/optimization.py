@@ -1,10 +1,12 @@
-"""The optimisers and the learning-rate schedule that MBT and AV-MAE were published with, as plain PyTorch objects.
+"""The published optimisers and learning rate schedule of MBT and AV-MAE, as plain PyTorch objects.
 
-Sources: the released configurations of scenic's `projects/mbt` and `projects/av_mae`: momentum SGD for MBT and for fine-tuning
-AV-MAE, gradients clipped to global norm 1 before it; Adam with decoupled decay, without clipping, for pretraining AV-MAE; linear
-warm-up times a cosine for all. What differs here: MBT's original clips each device's gradient *before* averaging over devices,
-`transformers.Trainer` clips the averaged one (`max_grad_norm`, 1.0 by default), as AV-MAE does. On one device the two are the
-same up to the 1e-6 that PyTorch adds to the norm.
+Sources: the released configurations of scenic's `projects/mbt` and `projects/av_mae`. MBT, and AV-MAE in fine-tuning, use momentum
+SGD on gradients clipped to global norm 1. AV-MAE in pretraining uses Adam with decoupled weight decay and no clipping. All use a
+linear warm-up times a cosine.
+
+One thing differs: the original MBT clips each device's gradient *before* averaging over devices, while `transformers.Trainer` clips
+the averaged gradient (`max_grad_norm`, default 1.0), as AV-MAE does. On one device both are the same up to the 1e-6 that PyTorch
+adds to the norm.
 """
 
 import math
@@ -17,10 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def momentum_sgd(parameters: Iterable[Any], learning_rate: float, momentum: float = 0.9) -> torch.optim.SGD:
-    """v <- momentum * v + g;  p <- p - learning_rate * v: no Nesterov, no dampening, no weight decay.
+    """SGD with momentum and without Nesterov, dampening or weight decay: v <- momentum * v + g;  p <- p - learning_rate * v.
 
     Args:
-        parameters: tensors or parameter groups; a group may carry its own `lr`.
+        parameters: tensors or parameter groups; a group may have its own `lr`.
         learning_rate: base rate; the released AudioSet recipe has 0.5 for batches of 64.
         momentum: in [0, 1).
     """
@@ -30,21 +32,21 @@ def momentum_sgd(parameters: Iterable[Any], learning_rate: float, momentum: floa
 
 
 class AdamDecoupled(torch.optim.Adam):
-    """Adam whose weights are multiplied by (1 - lr * weight_decay) after the update, as AV-MAE was pretrained.
+    """Adam that multiplies the weights by (1 - lr * weight_decay) after the update, the optimiser of AV-MAE pretraining.
 
         m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
         p <- p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t = 1, 2, ...
         p <- (1 - lr * weight_decay) * p
 
     AdamW shrinks the weights before the update instead. With the published values (3e-4, 0.05) the two differ by 1.5e-5 of each
-    update; the order is kept because it is the published one. Which weights decay is said by the groups: kernels alone as
-    published (`layerwise_decay.kernel_names`).
+    update; this class keeps the published order. The parameter groups decide which weights decay: as published, only kernels
+    (`layerwise_decay.kernel_names`).
 
     Args:
-        params: tensors or parameter groups; a group may carry its own `lr` and `weight_decay`.
-        lr, betas, eps: of Adam; published are 3e-4 for batches of 512, (0.9, 0.95) and 1e-8.
-        weight_decay: published is 0.05. Every parameter of a group decays, one without gradient too, as in the original, where
-            such a gradient is zero.
+        params: tensors or parameter groups; a group may have its own `lr` and `weight_decay`.
+        lr, betas, eps: parameters of Adam; the published values are 3e-4 for batches of 512, (0.9, 0.95) and 1e-8.
+        weight_decay: the published value is 0.05. All parameters of a group decay, including those without a gradient. The
+            original does the same, since it has a zero gradient for these.
     """
 
     def __init__(
@@ -59,10 +61,10 @@ class AdamDecoupled(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update; errors and `closure` as of `torch.optim.Adam`."""
+        """Makes one update; `closure` and errors are those of `torch.optim.Adam`."""
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
-            group["weight_decay"] = 0.0  # torch's own would be added to the gradient
+            group["weight_decay"] = 0.0  # torch's Adam would add it to the gradient
         try:
             loss = super().step(closure)
         finally:
@@ -75,20 +77,20 @@ class AdamDecoupled(torch.optim.Adam):
 
 
 def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> float:
-    """The published learning rate divided by the base rate, for the update numbered `step` (the first is 0).
+    """The published learning rate divided by the base rate, for update number `step` (the first is 0).
 
     factor(k) = min(1, k / W) * 0.5 * (1 + cos(pi * frac(max(0, k - W) / (N - floor(W))))), k = 0 .. N - 1
 
-    The factor of update 0 is 0 when there is a warm-up. `frac` and `floor` are the original's: at k = N, one past the last
-    update, the factor is back at 1, if W is whole.
+    With a warm-up, the factor of update 0 is 0. `frac` and `floor` are those of the original: at k = N, one step past the last
+    update, the factor is 1 again if W is an integer.
 
     Args:
         step: k.
-        warmup_steps: W, not rounded: the recipe has 2.5 epochs, which is 792.5 updates at 317 updates an epoch.
+        warmup_steps: W, which is not rounded: the recipe has 2.5 epochs, which is 792.5 updates at 317 updates per epoch.
         total_steps: N.
 
     Raises:
-        ValueError: negative `step` or `warmup_steps`, or a warm-up that leaves nothing to decay.
+        ValueError: `step` or `warmup_steps` is negative, or the warm-up does not end within the run.
     """
     if step < 0 or warmup_steps < 0:
         raise ValueError(f"step and warmup_steps must not be negative, got {step} and {warmup_steps}.")
@@ -98,14 +100,12 @@ def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> 
             "Train longer or shorten it (warmup_epochs or warmup_steps)."
         )
     warmup = min(1.0, step / warmup_steps) if warmup_steps > 0 else 1.0
-    # Only the length of the cosine is rounded (scenic `train_lib/lr_schedules.py`), not where it begins.
+    # Only the length of the cosine is rounded, not its start (scenic `train_lib/lr_schedules.py`).
     progress = math.fmod(max(0.0, step - warmup_steps) / (total_steps - math.floor(warmup_steps)), 1.0)
     return warmup * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 def warmup_cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: float, total_steps: float) -> LambdaLR:
-    """A scheduler that sets every group's rate to its base rate times `warmup_cosine_factor`; errors as there, at
-    once.
-    """
+    """A scheduler that sets every group's rate to its base rate times `warmup_cosine_factor`, and raises its errors early."""
     warmup_cosine_factor(0, warmup_steps, total_steps)
     return LambdaLR(optimizer, partial(warmup_cosine_factor, warmup_steps=warmup_steps, total_steps=total_steps))

@@ -1,4 +1,4 @@
-"""transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, strict resuming."""
+"""transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, exact resuming."""
 
 import json
 import logging
@@ -32,42 +32,38 @@ from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, war
 
 logger = logging.getLogger(__name__)
 
-GATHER = "stage3_gather_16bit_weights_on_model_save"  # DeepSpeed's setting, without which ZeRO-3 saves no model
+GATHER = "stage3_gather_16bit_weights_on_model_save"  # DeepSpeed setting; ZeRO-3 saves no model without it
 
 
 class AVTrainer(Trainer):
-    """`transformers.Trainer` with audio-visual defaults. What it adds:
+    """`transformers.Trainer` for audio-visual clips. It adds:
 
-    - collating: `data_collator` serves training (augmentation, mixup, modality dropout), `eval_data_collator`
-      evaluation; the default of both is a plain `AVCollator()`.
-    - streams: a `ClipStream` is read by a `ClipLoader`, which Accelerate does not wrap. Accelerate's default would
-      decode every clip on rank 0; here each process and worker decodes its own rows, each once. Processes take the same
-      number of steps: one that has run out of clips before the others goes along without weight, and a step's loss is the
-      mean over all of its clips. Other torch `IterableDataset`s are read in one process by a plain DataLoader, in
-      several by Accelerate's.
-    - `dataloader_drop_last` leaves out what makes no whole update at the end of a stream's epoch, so an update that is
-      accumulated of small batches is the one of a single large batch, and epochs have as many of them.
-    - resuming: every checkpoint holds each process's `ClipLoader.state_dict` (`stream_state_<rank>.json`); training goes on
-      with the very next clip, and nothing already seen is decoded again. A checkpoint from the middle of an epoch needs the
-      same number of processes and workers, the same batch size and stream; anything else is a ValueError.
-    - clips that do not decode are counted in the logs of training (`skipped_clips`, over all processes and epochs; of
-      interleaved or balanced streams also `repeated_clips` and `left_out_clips`, see `ClipLoader.counts`) and in the
-      metrics of evaluation (`eval_skipped_clips`, beside `eval_clips`, those that were scored). An evaluation of which no
-      clip decodes is a ValueError, in the middle of training an error in the log. An epoch with many of them has fewer
-      steps; with `max_steps` the next epoch then begins earlier.
-    - metrics of the model's task (`tasks.task_of`), on the model's `logits` only; large answers such as masks are reduced
-      batch by batch to what the metrics need (`Task.reduce`). The evaluation loss is the mean over clips (the Trainer's own
-      weighs a smaller last batch like a full one).
-    - several views per clip in evaluation and prediction, where the arguments ask for them (`eval_num_views`,
-      `eval_protocol`, ...) or the transform of the evaluated `ClipStream` makes them (`num_views`): they pass through the
-      model `eval_views_per_step` at a time, each clip's logits are joined as the protocol says and count once, and
-      `eval_views` in the metrics says how many there were. The loss is that of the joined logits against the clip's
-      labels, the model's own loss in evaluation, so it belongs to the same scores as the metrics; it is not the mean of
-      the views' losses.
-    - the published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
-    - checkpoints: `processing_class` is saved with each; weights are loaded through `from_pretrained` and every
-      tensor must match. The Trainer's own loading ignores what it can't name, and checkpoints of models with a Hub
-      backbone are written under other names than the module's.
+    - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
+      default of both is a plain `AVCollator()`.
+    - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
+      on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
+      A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
+      clips. Other torch `IterableDataset`s are read by a plain DataLoader in one process, and by Accelerate's in several.
+    - `dataloader_drop_last` drops clips at the end of a stream's epoch that do not fill a whole update. An update accumulated
+      from small batches therefore equals that of one large batch, and epochs have the same number of updates.
+    - Resuming: every checkpoint holds the `ClipLoader.state_dict` of each process (`stream_state_<rank>.json`). Training resumes
+      with the next clip and decodes no clip again. A checkpoint from the middle of an epoch requires the same number of
+      processes and workers, the same batch size and the same stream; otherwise `train` raises a ValueError.
+    - Undecodable clips are counted. Training logs have `skipped_clips` over all processes and epochs, and for interleaved or
+      balanced streams also `repeated_clips` and `left_out_clips` (see `ClipLoader.counts`). Evaluation metrics have
+      `eval_skipped_clips`, and `eval_clips` for the evaluated ones. An evaluation without a decodable clip raises a ValueError;
+      during training it only logs an error. Skipped clips shorten an epoch; with `max_steps` the next epoch starts earlier.
+    - Metrics of the model's task (`tasks.task_of`), computed on the model's `logits` only. Large outputs such as masks are reduced
+      after each batch to the values that the metrics need (`Task.reduce`). The evaluation loss is the mean over clips, while the
+      Trainer's own gives a smaller last batch the weight of a full one.
+    - Several views per clip in evaluation and prediction, if the arguments (`eval_num_views`, `eval_protocol`, ...) or the
+      transform of the evaluated `ClipStream` (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
+      Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
+      loss is the model's evaluation loss of the joined logits, so that it matches the metrics. It is not the mean of the views'
+      losses.
+    - The published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
+    - Checkpoints: each holds the `processing_class`. Weights are loaded with `from_pretrained`, and every tensor must match. The
+      Trainer's own loading ignores unknown names, and checkpoints of models with a Hub backbone use other names than the module.
 
     Args:
         model, args, train_dataset, eval_dataset, processing_class, callbacks, ...: as for `transformers.Trainer`.
@@ -92,7 +88,7 @@ class AVTrainer(Trainer):
         if not isinstance(args, AVTrainingArguments):
             raise TypeError(f"args must be AVTrainingArguments, got {type(args).__name__}.")
         if args.deepspeed:
-            set_hf_deepspeed_config(args.hf_deepspeed_config)  # which `parse_with_recipe` had put aside
+            set_hf_deepspeed_config(args.hf_deepspeed_config)  # `parse_with_recipe` had unset it
         super().__init__(
             model,
             args,
@@ -103,8 +99,8 @@ class AVTrainer(Trainer):
         )
         if self.args.fsdp and not self.is_fsdp_enabled and not self.is_fsdp_xla_enabled:
             raise ValueError(
-                "--fsdp was asked for, but accelerate shards on several accelerators only, and would train unsharded here:"
-                " leave it out, or start on GPUs with torchrun."
+                "--fsdp needs several accelerators, since accelerate would train without sharding here: leave it out, or start"
+                " on several GPUs with torchrun."
             )
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         self.task = task_of(self.model) or TASKS["classification"]
@@ -114,36 +110,35 @@ class AVTrainer(Trainer):
             and self.task.metrics is not None
         ):
             self.compute_metrics = self._task_metrics
-        self._reduces = False  # whether the evaluation under way keeps what `Task.reduce` makes of logits and labels
-        # The model's loss is a mean over clips. Were it told `num_items_in_batch`, that would be the number of label
-        # *entries*, classes or heads times clips. So batches of a gradient accumulation count alike instead.
+        self._reduces = False  # whether the current evaluation applies `Task.reduce` to logits and labels
+        # The model's loss is a mean over clips, but the Trainer's `num_items_in_batch` counts label *entries* (clips times
+        # heads or classes). Without it, all batches of a gradient accumulation have the same weight.
         self.model_accepts_loss_kwargs = False
         self.ranks = Ranks(self.args.process_index, self.args.world_size)
         self._stream: ClipLoader | None = None  # of the training set
         self._evaluated: PaddedBatches | None = None
-        self._views: ViewProtocol | None = None  # of the evaluation under way
+        self._views: ViewProtocol | None = None  # of the current evaluation
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for dataset in sets:
-            self._views_of(dataset)  # one that does not fit is told now, not after an epoch
+            self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
 
-    # ---- the beginning ----
+    # ---- start ----
 
     def check_start(self, resume_from_checkpoint: str | bool | None = None) -> str | None:
-        """Tells before any work is lost what would stop the training of a `ClipStream` at its beginning, or leave it without a
-        step; `train` asks it too.
+        """Checks that training can start, before any work is done; `train` calls it too.
 
         Args:
-            resume_from_checkpoint: as of `train`; True or "true": the last whole checkpoint in `output_dir`.
+            resume_from_checkpoint: as for `train`; True or "true" selects the last complete checkpoint in `output_dir`.
 
         Returns:
-            The checkpoint's folder; None without one.
+            The checkpoint's folder, or None.
 
         Raises:
-            ValueError: the checkpoint is not there, not whole, of another model, or divided otherwise than this run; there are
-                fewer clips than `dataloader_drop_last` drops; the warm-up is longer than the run; DeepSpeed's ZeRO-3 would not
-                save the model.
+            ValueError: the checkpoint does not exist, is incomplete, is of another model, or divides its clips differently from
+                this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run; DeepSpeed's ZeRO-3
+                would not save the model.
         """
         if (
             self.args.deepspeed
@@ -155,20 +150,20 @@ class AVTrainer(Trainer):
                 ' "zero_optimization".'
             )
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        whole = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        if checkpoint is not None and whole:
+        unsharded = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if checkpoint is not None and unsharded:
             check_weights(self.model, checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
                 warmup_cosine_factor(0, self._warmup_steps(max_steps), max_steps)
             if checkpoint is not None and not self.args.ignore_data_skip:
-                self._go_on(checkpoint)
+                self._restore_stream(checkpoint)
             self._stream = None
         return checkpoint
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """As the Trainer's; of `resume_from_checkpoint=True` the last checkpoint that was written to its end counts."""
+        """As the Trainer's; `resume_from_checkpoint=True` selects the last complete checkpoint."""
         return super().train(self.check_start(resume_from_checkpoint), *args, **kwargs)
 
     # ---- data ----
@@ -177,9 +172,9 @@ class AVTrainer(Trainer):
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
     ):
         collator = self.data_collator if is_training else self.eval_data_collator
-        # Several processes and a stream that cannot be split: Accelerate has rank 0 read it for all.
-        foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, ClipStream)
-        if not isinstance(dataset, IterableDataset) or (foreign and self.args.world_size > 1):
+        # With several processes, other streams cannot be split: in Accelerate's loader rank 0 reads them for all.
+        is_other_stream = isinstance(dataset, IterableDataset) and not isinstance(dataset, ClipStream)
+        if not isinstance(dataset, IterableDataset) or (is_other_stream and self.args.world_size > 1):
             training_collator, self.data_collator = self.data_collator, collator
             try:
                 return super()._get_dataloader(
@@ -196,12 +191,12 @@ class AVTrainer(Trainer):
             "prefetch_factor": self.args.dataloader_prefetch_factor if workers > 0 else None,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context if workers > 0 else None,
         }
-        if foreign:
+        if is_other_stream:
             return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise NotImplementedError(
-                "Streams are divided among all processes, but with tensor, context or sequence parallelism some of them need"
-                " the same clips: use data parallelism (DDP, FSDP, DeepSpeed ZeRO)."
+                "A ClipStream gives every process different clips, but with tensor, context or sequence parallelism some"
+                " processes need the same clips: use data parallelism (DDP, FSDP, DeepSpeed ZeRO)."
             )
         return ClipLoader(
             dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
@@ -218,47 +213,47 @@ class AVTrainer(Trainer):
             clips = getattr(dataloader.dataset, "num_rows", "few")
             raise ValueError(
                 f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
-                f" {args.train_batch_size}), and --dataloader_drop_last leaves out what makes no whole one, so nothing would be"
-                " trained: make the batch smaller (of a recipe: --global_batch_size, or this flag, which accumulates the rest),"
-                " or give --dataloader_drop_last false."
+                f" {args.train_batch_size}), and --dataloader_drop_last drops incomplete batches, so there would be no training"
+                " step: make --per_device_train_batch_size smaller (with a recipe, also --global_batch_size, or the rest is"
+                " accumulated), or give --dataloader_drop_last false."
             )
         values = super().set_initial_training_values(args, dataloader)
         epochs, updates, *samples, batches, max_steps = values
-        left = batches % args.gradient_accumulation_steps
-        if self._stream is not None and has_length(dataloader) and args.dataloader_drop_last and left and updates > 1:
-            # Dropped is what makes no whole update, as if nothing were accumulated; the Trainer's own goes by batches.
-            updates, batches = updates - 1, batches - left
+        rest = batches % args.gradient_accumulation_steps
+        if self._stream is not None and has_length(dataloader) and args.dataloader_drop_last and rest and updates > 1:
+            # Drop the last, incomplete update, as without accumulation. The Trainer drops only incomplete batches.
+            updates, batches = updates - 1, batches - rest
             max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates)
-        # Updates and batches per epoch, for a warm-up given in epochs and for where it ends; unknown for a stream without length.
+        # Used for a warm-up in epochs and for the end of an epoch; unknown for a stream without length.
         self._steps_per_epoch, self._batches_per_epoch = (updates, batches) if has_length(dataloader) else (None, None)
         if self._stream is not None and args.max_steps > 0:
-            epochs = sys.maxsize  # as many as it takes: clips that do not decode shorten them
+            epochs = sys.maxsize  # `max_steps` ends the run; skipped clips shorten epochs, so their number is unknown
         return epochs, updates, *samples, batches, max_steps
 
     def _run_epoch(self, *args, **kwargs):
-        # Told to the dataset itself: a DataLoader that Accelerate did not wrap, and the one that skips batches after
-        # a resume, do not pass it on.
+        # Set the epoch on the dataset itself: a DataLoader that Accelerate did not wrap does not forward it, nor does the one
+        # that skips batches after resuming.
         dataset = getattr(kwargs["train_dataloader"], "dataset", None)
         if isinstance(dataset, IterableDataset) and hasattr(dataset, "set_epoch"):
             dataset.set_epoch(kwargs["epoch"])
-        if 0 < self.args.max_steps <= self.state.global_step:  # a finished run that was taken up again
+        if 0 < self.args.max_steps <= self.state.global_step:  # a finished run was resumed
             self.control.should_training_stop = True
             return None
         if self._stream is None:
             if kwargs["resume_from_checkpoint"] and self._steps_per_epoch is None and not self.args.ignore_data_skip:
                 raise ValueError(
-                    "A stream of unknown length can't be resumed: which epoch it was in, and where, is not known. Use a"
-                    " ClipStream, or set ignore_data_skip to start the data anew."
+                    "A stream of unknown length can't be resumed, since its epoch and position are unknown. Use a ClipStream,"
+                    " or set ignore_data_skip to read the data from the start."
                 )
             return super()._run_epoch(*args, **kwargs)
         resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
         self._batches_taken = kwargs["steps_trained_in_current_epoch"] if resumed else 0
         self._epoch_ended = False
-        with _nothing_skipped():
+        with _no_batch_skipping():
             return super()._run_epoch(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's; from a `ClipStream`, all processes get equally many batches, `num_batches` or none."""
+        """As the Trainer's; for a `ClipStream`, all processes get the same number of batches, `num_batches` or none."""
         self._loss_weights.clear()
         if self._stream is None:
             return super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -266,16 +261,17 @@ class AVTrainer(Trainer):
             return [], None
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
         items = None
-        if self.compute_loss_func is not None:  # it divides a sum by this
+        if self.compute_loss_func is not None:  # it divides a sum by this number
             items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
-        batches, rows, told = self.ranks.pad_batches(batches, num_batches, (list(self._stream.counts.values()), items))
-        self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in told))]
+        own = (list(self._stream.counts.values()), items)
+        batches, rows, gathered = self.ranks.pad_batches(batches, num_batches, own)
+        self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in gathered))]
         if not batches:
             self._epoch_ended = True
-            if not self._batches_taken:  # the Trainer would end here, and save a model that nothing was taught
+            if not self._batches_taken:  # the Trainer would stop and save an untrained model
                 raise RuntimeError(
                     f"Epoch {self._stream.dataset.epoch} has no batch to train on: the training set is empty, or too many of its"
-                    f" clips do not decode ({self._counts[0]} did not up to now; the log above names them)."
+                    f" clips could not be decoded ({self._counts[0]} so far; the log above names them). Check the clips."
                 )
             return [], None
         self._batches_taken += num_batches
@@ -284,7 +280,7 @@ class AVTrainer(Trainer):
             return batches, None
         self._loss_weights.extend(float(own > 0) for own in rows[self.args.process_index])
         if self.args.average_tokens_across_devices:
-            items = sum(of_rank for _, of_rank in told)
+            items = sum(rank_items for _, rank_items in gathered)
         return batches, torch.tensor(items, device=device)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -311,16 +307,16 @@ class AVTrainer(Trainer):
     # ---- optimiser ----
 
     def parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups of the optimiser: those that decay and those that don't; with `layer_decay` one of each per layer.
+        """Parameter groups of the optimiser: with and without weight decay, and with `layer_decay` both for every layer.
 
-        What decays: with `adam_decoupled` the kernels (as published), else what the Trainer takes (no biases and norms).
+        With `adam_decoupled` the kernels decay (as published), else the Trainer's choice (all but biases and norms).
         """
         args = self.args
         published = args.optimizer == "adam_decoupled"
         decaying = kernel_names(model) if published else set(self.get_decay_parameter_names(model))
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if args.layer_decay is not None:
-            # Ids of all names: a frozen layer is a layer still.
+            # Ids need the names of all layers, including frozen ones.
             ids = layer_ids(name for name, _ in model.named_parameters())
             return layerwise_groups(
                 trained, ids, args.learning_rate, args.layer_decay, decaying=decaying, weight_decay=args.weight_decay
@@ -350,11 +346,11 @@ class AVTrainer(Trainer):
                 self.optimizer = AdamDecoupled(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-                # Some of the Trainer's optimisers bring parameter groups of their own; those stay.
+                # Some of the Trainer's optimisers define their own parameter groups, which are kept.
                 if self.args.layer_decay is not None and {"params", "model", "optimizer_dict"} & set(kwargs):
                     raise ValueError(
-                        f"--optim {self.args.optim} makes its own parameter groups, so that layer_decay would do nothing: leave "
-                        "one of them out."
+                        f"--optim {self.args.optim} makes its own parameter groups, so that layer_decay would have no effect: "
+                        "leave one of the two out."
                     )
                 self.optimizer_cls_and_kwargs = optimizer_class, {"params": groups, **kwargs}
         return super().create_optimizer(model)
@@ -373,7 +369,7 @@ class AVTrainer(Trainer):
             return float(self.args.get_warmup_steps(num_training_steps))
         if self._steps_per_epoch is None:
             raise ValueError(
-                "warmup_epochs needs a training set with a length; this stream has none, give warmup_steps."
+                "warmup_epochs needs a training set with a length, but this stream has none: give warmup_steps instead."
             )
         return self.args.warmup_epochs * self._steps_per_epoch
 
@@ -383,7 +379,7 @@ class AVTrainer(Trainer):
         self, dataloader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
     ) -> EvalLoopOutput:
         self._loss_sum, self._loss_clips, self._clips = 0.0, 0, 0
-        # `predict` returns whole answers.
+        # `predict` returns full outputs, so it does not reduce them.
         self._reduces = (
             self.task.reduce is not None and self.compute_metrics == self._task_metrics and description != "Prediction"
         )
@@ -402,15 +398,15 @@ class AVTrainer(Trainer):
         if self._views is not None:
             output.metrics[f"{metric_key_prefix}_views"] = self._views.total
         skipped = stream.skipped if stream is not None else 0
-        of_ranks = self.ranks.all_gather((self._loss_sum, self._loss_clips, self._clips, skipped))
-        loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*of_ranks))
+        gathered = self.ranks.all_gather((self._loss_sum, self._loss_clips, self._clips, skipped))
+        loss_sum, loss_clips, clips, skipped = (sum(values) for values in zip(*gathered))
         if loss_clips:
             output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / loss_clips
         if stream is not None and not clips:
-            text = f"No clip of the evaluation set was scored: {skipped} did not decode (the log above names them)."
+            text = f"No clip of the evaluation set was evaluated: {skipped} could not be decoded (the log above names them)."
             if not self.is_in_train:
                 raise ValueError(text)
-            logger.error(text)  # what was trained up to now is worth more
+            logger.error(text)  # an exception would lose the training so far
         if stream is not None:
             output.metrics[f"{metric_key_prefix}_clips"] = clips
             output.metrics[f"{metric_key_prefix}_skipped_clips"] = skipped
@@ -418,19 +414,19 @@ class AVTrainer(Trainer):
         return output
 
     def _views_of(self, dataset: Any) -> ViewProtocol | None:
-        """The views of an evaluation set; None where its clips have one."""
-        wanted = self.args.eval_views
-        made = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
-        if wanted is None:
-            wanted = ViewProtocol(made or 1, 1, "mean_logits", "the transform of the evaluation set")
-        elif made is not None and made != wanted.total:
+        """The views of an evaluation set; None if its clips have a single view."""
+        protocol = self.args.eval_views
+        num_views = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
+        if protocol is None:
+            protocol = ViewProtocol(num_views or 1, 1, "mean_logits", "the transform of the evaluation set")
+        elif num_views is not None and num_views != protocol.total:
             raise ValueError(
-                f"The arguments ask for {wanted.total} views per clip in evaluation, but the evaluation set's transform makes "
-                f"{made}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+                f"The arguments ask for {protocol.total} views per clip in evaluation, but the evaluation set's transform makes "
+                f"{num_views}: build it with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
         flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
-        check_views(wanted, self.task, getattr(self.model, "config", None), flags)
-        return wanted if wanted.total > 1 else None
+        check_views(protocol, self.task, getattr(self.model, "config", None), flags)
+        return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._views is not None:
@@ -451,23 +447,26 @@ class AVTrainer(Trainer):
     def _predict_views(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-        """Loss, logits [B, classes] and labels of a batch with views; the inputs stay where they are, their parts go to
-        the model's device in turn.
+        """Loss, logits [B, classes] and labels of a batch with views.
+
+        The inputs stay on their device; only the views of each forward pass are moved to the model's device.
         """
         views, config = self._views, getattr(self.model, "config", None)
-        at_once, passes = self.args.eval_views_per_step or self.args.per_device_eval_batch_size, None
-        if self._evaluated is not None:  # sharded weights: every process must take as many forward passes
-            passes = -(-self._evaluated.most_rows * views.total // at_once)
+        views_per_step, passes = self.args.eval_views_per_step or self.args.per_device_eval_batch_size, None
+        if (
+            self._evaluated is not None
+        ):  # with sharded weights, all processes must make the same number of forward passes
+            passes = -(-self._evaluated.most_rows * views.total // views_per_step)
         with self.compute_loss_context_manager():
-            of_views = view_logits(model, inputs, views_per_step=at_once, passes=passes)
-        if of_views.shape[1] != views.total:
+            logits_per_view = view_logits(model, inputs, views_per_step=views_per_step, passes=passes)
+        if logits_per_view.shape[1] != views.total:
             raise ValueError(
-                f"Expected {views.total} views per clip in evaluation, but a batch holds {of_views.shape[1]}: build the "
+                f"Expected {views.total} views per clip in evaluation, but a batch holds {logits_per_view.shape[1]}: build the "
                 "evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
             )
         labels = inputs.get(self.label_names[0]) if self.label_names else None
         labels = labels.to(self.args.device) if labels is not None else None
-        logits = self.task.join_views(of_views, labels, views.aggregation, config).to(self.args.device)
+        logits = self.task.join_views(logits_per_view, labels, views.aggregation, config).to(self.args.device)
         if labels is None:
             return None, logits, None
         if self.compute_loss_func is not None:
@@ -486,7 +485,9 @@ class AVTrainer(Trainer):
     # ---- checkpoints ----
 
     def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)  # part of what makes a checkpoint resumable, in every process; so is this
+        super()._save_rng_state(
+            output_dir
+        )  # the Trainer calls this in every process, so the stream state is saved here too
         if self._stream is None:
             return
         ended = self._epoch_ended or (
@@ -496,8 +497,8 @@ class AVTrainer(Trainer):
             "batches_taken": self._batches_taken,
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "epoch_ended": ended,
-            "counts": self._counts,  # of all processes
-            "counts_earlier": self._counts_earlier,  # those that no process's stream counts
+            "counts": self._counts,  # over all processes
+            "counts_earlier": self._counts_earlier,  # from before the current streams' own counts
             "stream": self._stream.state_dict(),
         }
         path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
@@ -511,22 +512,22 @@ class AVTrainer(Trainer):
         )
         if self._stream is None or resume_from_checkpoint is None or self.args.ignore_data_skip:
             return epoch_and_batches
-        # Counted by the Trainer from the number of steps, which clips that do not decode make smaller; so read instead.
-        return self._go_on(resume_from_checkpoint)
+        # The Trainer derives epoch and batch from the number of steps, which is wrong if clips were skipped.
+        return self._restore_stream(resume_from_checkpoint)
 
-    def _go_on(self, checkpoint: str) -> tuple[int, int]:
-        """Sets the stream to where it was in a checkpoint; the epoch, and its batches that were taken."""
+    def _restore_stream(self, checkpoint: str) -> tuple[int, int]:
+        """Restores the stream's position from a checkpoint; returns the epoch and the number of its batches already taken."""
         state = _read_stream_state(checkpoint, 0)
         world_size, steps = state["stream"]["layout"]["world_size"], state["gradient_accumulation_steps"]
         if not state["epoch_ended"]:
-            for name, theirs, ours in (
+            for name, before, now in (
                 ("number of processes", world_size, self.args.world_size),
                 ("gradient_accumulation_steps", steps, self.args.gradient_accumulation_steps),
             ):
-                if theirs != ours:
+                if before != now:
                     raise ValueError(
-                        f"{checkpoint} lies in the middle of an epoch, whose clips are divided by the {name}:"
-                        f" it was {theirs} and is {ours}. Resume with {theirs}, or from a checkpoint at the end of an epoch."
+                        f"{checkpoint} is from the middle of an epoch, whose clips are divided by the {name}:"
+                        f" it was {before} and is {now}. Resume with {before}, or from a checkpoint at the end of an epoch."
                     )
         self._counts = state["counts"]
         epoch = state["stream"]["epoch"]
@@ -539,7 +540,7 @@ class AVTrainer(Trainer):
         return epoch, state["batches_taken"]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the Trainer's; with FSDP's SHARDED_STATE_DICT it writes whole weights too, where the Trainer's writes none.
+        """As the Trainer's; with FSDP's SHARDED_STATE_DICT it also writes the full weights, which the Trainer does not.
         Checkpoints stay sharded.
         """
         super().save_model(output_dir, _internal_call)
@@ -559,7 +560,10 @@ class AVTrainer(Trainer):
         )
         problems = {name: sorted(map(str, tensors)) for name, tensors in report.items() if tensors}
         if problems:
-            raise ValueError(f"The checkpoint {resume_from_checkpoint} does not hold this model's weights: {problems}.")
+            raise ValueError(
+                f"The checkpoint {resume_from_checkpoint} does not hold this model's weights: {problems}. Resume with the model"
+                " of the earlier run."
+            )
         model.load_state_dict(loaded.state_dict())
 
     def _load_best_model(self) -> None:
@@ -569,36 +573,39 @@ class AVTrainer(Trainer):
 
 
 def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
-    """Keeps what is scored; a model's further outputs (logits per modality, hidden states) would pile up over an
-    evaluation.
-    """
+    """Keeps only the logits; other outputs (logits per modality, hidden states) would fill the memory during evaluation."""
     return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
 def _classes_to_shard(model: torch.nn.Module) -> list[str]:
-    """The model's `_no_split_modules` without those that hold its input embeddings: accelerate 1.15 shards these by
-    themselves afterwards, which fails where the module around them was sharded already (ViTs).
+    """The model's `_no_split_modules` without those that contain its input embeddings.
+
+    accelerate 1.15 shards input embeddings separately at the end, which fails if the module that contains them is already
+    sharded (ViTs).
     """
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    around = {
+    parents = {
         type(module).__name__ for module in model.modules() if any(part is embeddings for part in module.modules())
     }
-    return [name for name in getattr(model, "_no_split_modules", None) or [] if name not in around]
+    return [name for name in getattr(model, "_no_split_modules", None) or [] if name not in parents]
 
 
 def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:
     path = Path(checkpoint) / f"stream_state_{rank}.json"
     if not path.is_file():
         raise ValueError(
-            f"{checkpoint} has no {path.name}, which says where its stream was. Resume from a checkpoint that has one, or"
-            " set ignore_data_skip to start the data anew."
+            f"{checkpoint} has no {path.name}, which holds the position of its stream. Resume from a checkpoint that has it, or"
+            " set ignore_data_skip to read the data from the start."
         )
     return json.loads(path.read_text())
 
 
 @contextmanager
-def _nothing_skipped() -> Iterator[None]:
-    """The Trainer resumes within an epoch by reading, and so decoding, what was seen. A `ClipLoader` starts at its place."""
+def _no_batch_skipping() -> Iterator[None]:
+    """Disables the Trainer's skipping of batches when it resumes within an epoch, which would read and decode them again.
+
+    A `ClipLoader` restores its own position.
+    """
     skip = transformers.trainer.skip_first_batches
     transformers.trainer.skip_first_batches = lambda dataloader, num_batches=0: dataloader
     try:

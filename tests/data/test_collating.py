@@ -1,4 +1,4 @@
-"""Batches: what is missing stays missing, mixed labels follow the mixed inputs, and randomness follows the rows."""
+"""AVCollator: masks of missing modalities, mixup of inputs and labels, and randomness that depends on the rows."""
 
 import pickle
 
@@ -12,7 +12,7 @@ from hf_avfusion.data.collating import AVCollator
 
 
 def samples(tracks, labels=None, seeds=True):
-    """One sample per entry of `tracks` ("av", "a" or "v"); values tell the sample's number."""
+    """One sample per entry of `tracks` ("av", "a" or "v"), with values of its number plus 1."""
     made = []
     for number, has in enumerate(tracks):
         sample = {"clip_id": f"clip-{number}", "has_video": "v" in has, "has_audio": "a" in has}
@@ -36,15 +36,15 @@ def test_plain_batch_has_no_mask():
     assert AVCollator(mask_always=True)(samples(["av"]))["modality_mask"].tolist() == [[True, True]]
 
 
-def test_a_copy_draws_what_the_original_would():
+def test_pickled_copy_draws_the_same_random_numbers():
     collator = AVCollator(modality_dropout=0.5, seed=3)
-    collator(samples(["av"] * 8, seeds=False))  # somewhere in its draws
+    collator(samples(["av"] * 8, seeds=False))  # advances the generator
     copy = pickle.loads(pickle.dumps(collator))
     masks = [each(samples(["av"] * 8, seeds=False))["modality_mask"] for each in (collator, copy)]
     assert torch.equal(*masks)
 
 
-def test_missing_tracks():
+def test_missing_modalities():
     batch = AVCollator()(samples(["av", "a", "v"]))
     assert batch["modality_mask"].tolist() == [[True, True], [False, True], [True, False]]
     assert batch["modality_mask"].dtype == torch.bool
@@ -65,7 +65,7 @@ def test_views_and_heads_keep_their_axes():
     assert batch["labels"].tolist() == [[0, 2], [1, 1]]
 
 
-def test_unequal_shapes_name_the_clips():
+def test_unequal_shapes_raise_with_the_names_of_the_clips():
     given = samples(["av", "av"])
     given[1]["input_features"] = torch.zeros(9, 8)
     with pytest.raises(ValueError, match=r"input_features of one batch.*clip-0, clip-1"):
@@ -95,7 +95,7 @@ def test_mixup_mixes_labels_as_it_mixes_inputs(tracks, per_modality):
     assert ("audio_labels" in batch) == (per_modality and {"pixel_values", "input_features"} <= set(batch))
 
 
-def test_mixup_of_multi_hot_labels_and_refusals():
+def test_mixup_of_multi_hot_and_multi_head_labels_and_errors():
     multi = [torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]
     batch = AVCollator(mixup_alpha=0.3)(samples(["av", "av"], labels=multi))
     weight = batch["labels"][0, 0].item()
@@ -116,7 +116,7 @@ def test_mixup_of_multi_hot_labels_and_refusals():
         AVCollator(mixup_alpha=0.3)([{k: v for k, v in samples(["av"])[0].items() if k != "labels"}])
 
 
-def test_modality_dropout_never_takes_both_and_never_the_only_one():
+def test_modality_dropout_never_drops_both_or_the_only_one():
     counts = torch.zeros(2)
     for start in range(40):
         given = samples(["av"] * 20 + ["a", "v"])
@@ -135,7 +135,7 @@ def test_modality_dropout_never_takes_both_and_never_the_only_one():
             AVCollator(modality_dropout=wrong)
 
 
-def test_randomness_follows_the_rows_not_the_collator():
+def test_randomness_depends_on_the_rows_not_the_collator():
     def batch(collator, rows):
         return collator(rows)["input_features"]
 
@@ -144,10 +144,10 @@ def test_randomness_follows_the_rows_not_the_collator():
 
     first, second = make(), make()
     rows = samples(["av"] * 4)
-    batch(first, samples(["av"] * 3))  # what came before does not matter
+    batch(first, samples(["av"] * 3))  # earlier batches have no effect
     assert torch.equal(batch(first, rows), batch(second, rows))
     assert not torch.equal(batch(first, rows), batch(first, list(reversed(rows))).flip(0))
-    # Without seeds the collator's own generator goes on.
+    # Without seeds, the collator uses its own generator.
     bare = samples(["av"] * 4, seeds=False)
     drawn = [batch(first, bare) for _ in range(4)]
     assert any(not torch.equal(drawn[0], other) for other in drawn[1:])

@@ -1,4 +1,4 @@
-"""Labels of a clip's parts, refused where the window shows another part; and batches prepared at once."""
+"""ClipTransform: labels of a clip's segments, errors for windows that do not match them, and batches prepared at once."""
 
 import pytest
 import torch
@@ -28,11 +28,11 @@ def make_processor(span=2.0, seconds=2.0):
     )
 
 
-def test_a_class_for_each_part(row):
+def test_segment_labels(row):
     sample = ClipTransform(make_processor(), SegmentLabels("events", 2))(row)
     assert sample["labels"].tolist() == [3, 0]
     assert sample["pixel_values"].shape == (4, 3, 16, 16)
-    # A track that is not read may have any window.
+    # A modality that is not read may have any window.
     audio = ClipTransform(make_processor(span=1.0), SegmentLabels("events", 2), modalities=("audio",))(row)
     assert set(audio) >= {"input_features", "labels"}
 
@@ -47,7 +47,7 @@ def test_a_class_for_each_part(row):
         ("events", 2, {"span": 4.0}, {"start": None, "end": None}, "is 2 s long"),
     ],
 )
-def test_labels_of_other_parts_are_refused(row, column, segments, window, changes, message):
+def test_wrong_segment_labels_or_windows_raise(row, column, segments, window, changes, message):
     transform = ClipTransform(make_processor(**window), SegmentLabels(column, segments))
     with pytest.raises(ValueError, match=message):
         transform({**row, **changes})
@@ -55,7 +55,7 @@ def test_labels_of_other_parts_are_refused(row, column, segments, window, change
 
 @pytest.fixture(scope="module")
 def rows():
-    """Alike (0 to 2), of another size and rate (3), and without sound (4)."""
+    """Clips 0 to 2 have the same format, clip 3 has another size and sampling rate, and clip 4 has no audio."""
     clips = [
         render_clip(num_frames=50),
         render_clip(num_frames=30),
@@ -70,8 +70,8 @@ def rows():
     ]
 
 
-def whole_call(transform, row):
-    """The sample as the processor alone makes it, of what `decode` starts from."""
+def process_directly(transform, row):
+    """The tensors of a sample as the processor makes them, without `ClipTransform`."""
     clips = transform.processor.load_clip(row["video"], num_views=transform.num_views, tracks=transform.modalities)
     tensors = transform.processor.process_clips(clips, return_tensors="pt")
     return {name: values[0] if transform.num_views == 1 else values for name, values in tensors.items()}
@@ -88,7 +88,7 @@ def whole_call(transform, row):
         {"do_normalize": False, "do_rescale": False},
     ],
 )
-def test_a_batch_is_prepared_as_its_clips_are(rows, which, options, fields):
+def test_batch_equals_clips_prepared_one_by_one(rows, which, options, fields):
     processor = make_processor()
     for name, value in fields.items():
         setattr(processor.video_processor, name, value)
@@ -98,7 +98,7 @@ def test_a_batch_is_prepared_as_its_clips_are(rows, which, options, fields):
     assert [sample["clip_id"] for sample in together] == [rows[number]["clip_id"] for number in which]
     for one, other, number in zip(alone, together, which):
         assert one.keys() == other.keys()
-        for name, values in whole_call(transform, rows[number]).items():
+        for name, values in process_directly(transform, rows[number]).items():
             assert torch.equal(one[name], values)
             assert one[name].dtype == values.dtype
             assert torch.equal(other[name], values)
@@ -107,22 +107,22 @@ def test_a_batch_is_prepared_as_its_clips_are(rows, which, options, fields):
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
 
 
-def test_a_batch_prepared_at_once_is_stacked_without_a_copy(rows):
+def test_batch_prepared_at_once_is_stacked_without_a_copy(rows):
     transform = ClipTransform(make_processor())
     samples = transform.prepare([transform.decode(row) for row in rows[:3]])
-    place = samples[0]["pixel_values"].data_ptr()
-    assert AVCollator()(samples)["pixel_values"].data_ptr() == place
+    address = samples[0]["pixel_values"].data_ptr()
+    assert AVCollator()(samples)["pixel_values"].data_ptr() == address
     shuffled = AVCollator()([samples[number] for number in (2, 0, 1)])["pixel_values"]
     assert torch.equal(shuffled, torch.stack([samples[number]["pixel_values"] for number in (2, 0, 1)]))
     part = AVCollator()(samples[:2])["pixel_values"]
     assert torch.equal(part, torch.stack([sample["pixel_values"] for sample in samples[:2]]))
-    # What changes a batch leaves the samples alone.
+    # Augmentations of a batch do not change the samples.
     before = [sample["input_features"].clone() for sample in samples]
     AVCollator(spec_augment=SpecAugment(), time_shift=True)(samples)
     assert all(torch.equal(sample["input_features"], values) for sample, values in zip(samples, before))
 
 
-def test_sizes_that_differ_are_told_of_the_clips_that_have_them(rows):
+def test_different_sizes_raise_with_the_names_of_the_clips(rows):
     processor = make_processor()
     processor.video_processor.do_center_crop = False
     processor.video_processor.size = {"shortest_edge": 16}
@@ -133,7 +133,7 @@ def test_sizes_that_differ_are_told_of_the_clips_that_have_them(rows):
         AVCollator()(samples)
 
 
-def test_augmented_frames_are_normalised_as_they_are(rows):
+def test_augmented_frames_are_only_normalised(rows):
     augmentation = FrameAugmentation(crop=16, shortest_edge=20)
     transform = ClipTransform(make_processor(), mode="train", augmentation=augmentation)
     seeds = [torch.Generator().manual_seed(number) for number in range(3)]

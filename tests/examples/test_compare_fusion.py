@@ -1,6 +1,4 @@
-"""The comparison of fusion variants on a handful of clips: stopped, resumed, its table recomputed from its runs; several views
-and balanced labels as asked for; and what it refuses before it begins.
-"""
+"""examples/compare_fusion.py on a few clips: resuming, the table of results, several views, balanced labels and early errors."""
 
 import csv
 import importlib
@@ -24,7 +22,7 @@ FRONT_END = {"hop_length": 1000, "win_length": 1024, "n_fft": 1024, "num_mel_bin
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A file of settings, as a user would write it."""
+    """A settings file as a user would write it."""
     folder = tmp_path_factory.mktemp("shapes")
     render(folder / "shapes", num_train=16, num_validation=0, num_test=8, num_proc=1, progress=False)
     options = [
@@ -40,7 +38,7 @@ def settings(tmp_path_factory):
 
 
 def process(*arguments):
-    """The script as a user runs it. Costs are measured in forks, for which a process of its own is needed."""
+    """Runs the script in a new process, as a user does. Costs are measured in forks, which need a separate process."""
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
     script = [sys.executable, EXAMPLES / "compare_fusion.py", *arguments]
     return subprocess.run(list(map(str, script)), env=environment, capture_output=True, text=True, timeout=400)
@@ -48,7 +46,7 @@ def process(*arguments):
 
 @pytest.fixture
 def script(monkeypatch):
-    """The script's module; its `call` is main() with a command line."""
+    """The script's module; `call` runs its `main` with a command line."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     module = importlib.import_module("compare_fusion")
 
@@ -62,7 +60,7 @@ def script(monkeypatch):
 
 @pytest.fixture(scope="module")
 def costs(settings, tmp_path_factory):
-    """A folder with the costs alone."""
+    """A folder that holds only costs."""
     output = tmp_path_factory.mktemp("costs")
     done = process("--args_file", settings, "--output_dir", output, "--costs_only", "True")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +71,7 @@ def costs(settings, tmp_path_factory):
 
 @pytest.fixture
 def compare(script, settings, costs, tmp_path):
-    """main(...) in a folder with costs."""
+    """Calls `main` in a folder that holds costs."""
     output = tmp_path / "comparison"
     shutil.copytree(costs, output)
 
@@ -86,14 +84,16 @@ def compare(script, settings, costs, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compare, capsys):
+def test_finished_run_is_not_repeated_and_the_table_is_computed_from_the_runs(compare, capsys):
     main, output = compare
     costs = (output / "costs.json").read_text()
     assert len(main("--seeds", "0")) == 2
     assert "run 2 of 2: late, seed 0" in capsys.readouterr().out
     finished = output / "runs" / "late-seed0.json"
     run = json.loads(finished.read_text())
-    run["metrics"]["top1_shape"] = 0.123  # no training would give this, so it stays only if nothing is trained
+    run["metrics"]["top1_shape"] = (
+        0.123  # training would not give this value, so it is kept only if the run is not repeated
+    )
     finished.write_text(json.dumps(run))
 
     runs = main("--seeds", "0", "1")
@@ -104,7 +104,7 @@ def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compar
     assert runs["late-seed0.json"]["metrics"]["top1_shape"] == 0.123
     assert runs["late-seed0.json"]["config"]["fusion_layer"] == 2
     assert {"top1_shape", "top1_sound", "top1_label", "top1_joint"} <= set(runs["bottleneck-seed1.json"]["metrics"])
-    assert (output / "costs.json").read_text() == costs  # nor were the costs
+    assert (output / "costs.json").read_text() == costs  # costs were not measured again
 
     table = {row["fusion"]: row for row in csv.DictReader((output / "comparison.csv").open())}
     for fusion, row in table.items():
@@ -119,9 +119,9 @@ def test_a_finished_run_is_not_repeated_and_the_table_is_that_of_the_runs(compar
 
 
 @pytest.mark.slow
-def test_a_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
-    """As streamed; with rare labels more often."""
-    model = {**TINY, "fusion_layer": 1}  # the recipe's is 8
+def test_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
+    """With clips that are streamed, and rare labels read more often."""
+    model = {**TINY, "fusion_layer": 1}  # the recipe has 8
     options = [
         "--recipe", "mbt/vggsound", "--from_vit", "none", "--global_batch_size", "8", "--warmup_epochs", "0", "--seeds", "0", "1",
         "--learning_rate", "1e-3", "--config", json.dumps(model, separators=(",", ":")),
@@ -138,7 +138,7 @@ def test_a_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
     assert run["settings"]["training"]["eval_protocol"] == "mbt"
     assert run["settings"]["recipe"]["regularization.label_smoothing"] == 0.3
 
-    # What is printed and what can be pasted have the same rows: scores with their spread, and all of the costs.
+    # The printed and the Markdown table have the same rows: scores with standard deviations, and all costs.
     lines = [line.strip("| ").split(" | ") for line in (tmp_path / "comparison.md").read_text().splitlines()[2:]]
     cells = dict(lines)
     assert "±" in cells["top1 %"]
@@ -150,13 +150,13 @@ def test_a_published_recipe_is_evaluated_over_its_views(settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_clips_decoded_once_have_the_views_that_are_asked_for(compare, script, monkeypatch, capsys):
+def test_clips_decoded_once_have_the_requested_views(compare, script, monkeypatch, capsys):
     main, _ = compare
-    told = {}
+    seen = {}
     trainer = script.AVTrainer
 
     def spy(*args, **kwargs):
-        told.update(kwargs)
+        seen.update(kwargs)
         return trainer(*args, **kwargs)
 
     monkeypatch.setattr(script, "AVTrainer", spy)
@@ -165,32 +165,32 @@ def test_clips_decoded_once_have_the_views_that_are_asked_for(compare, script, m
     assert "measuring the costs" not in printed
     assert "'eval_views': 2" in printed
     assert "'repeated_clips'" in printed
-    assert told["eval_dataset"].transform.num_views == 2
-    assert told["train_dataset"].transform.num_views == 1
-    assert next(iter(told["eval_dataset"]))["pixel_values"].shape[:2] == (2, 2)  # views, frames
+    assert seen["eval_dataset"].transform.num_views == 2
+    assert seen["train_dataset"].transform.num_views == 1
+    assert next(iter(seen["eval_dataset"]))["pixel_values"].shape[:2] == (2, 2)  # views, frames
 
 
 @pytest.mark.slow
-def test_training_clips_are_evaluated_as_they_are(compare, script, monkeypatch):
-    """A split may be trained and evaluated on; it is not the same stream."""
+def test_training_split_can_be_evaluated(compare, script, monkeypatch):
+    """Training and evaluation on the same split use different streams."""
     main, _ = compare
-    told = {}
+    seen = {}
 
     class Stopped(Exception):
         pass
 
     def spy(*_, train_dataset, eval_dataset, **__):
-        told.update(train=train_dataset.transform, evaluation=eval_dataset.transform)
+        seen.update(train=train_dataset.transform, evaluation=eval_dataset.transform)
         raise Stopped
 
     monkeypatch.setattr(script, "AVTrainer", spy)
     with pytest.raises(Stopped):
         main("--eval_split", "train", "--decode_once", "False")
-    assert (told["train"].mode, told["evaluation"].mode) == ("train", "eval")
+    assert (seen["train"].mode, seen["evaluation"].mode) == ("train", "eval")
 
 
 @pytest.mark.slow
-def test_costs_of_other_inputs_are_not_taken_for_these(compare, script, monkeypatch):
+def test_costs_of_other_inputs_are_not_reused(compare, script, monkeypatch):
     main, _ = compare
     measured = []
 
@@ -209,7 +209,7 @@ def test_costs_of_other_inputs_are_not_taken_for_these(compare, script, monkeypa
 
 
 @pytest.mark.slow
-def test_a_run_of_other_settings_is_refused_and_named(script, settings, tmp_path, capsys):
+def test_run_with_other_settings_fails_with_its_name(script, settings, tmp_path, capsys):
     run = {"settings": {"training": {"learning_rate": 0.1}}, "config": {}, "metrics": {}}
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "late-seed7.json").write_text(json.dumps(run))
@@ -225,24 +225,27 @@ WRONG = [
     ("--source gone", "source 'gone' is neither a folder nor"),
     ("--eval_split nope", "--eval_split nope: SoundingShapes has no such split"),
     ("--fusions middle", "--fusions middle: the variants of mbt are bottleneck,"),
-    ("--model avmae", "--model avmae: variants are known of mbt"),
-    ("--augment True", "--decode_once keeps the frames as they are: give --augment False"),
+    ("--model avmae", "--model avmae: only these architectures have fusion variants: mbt"),
+    ("--augment True", "--decode_once does not allow frame augmentation: add --augment False"),
     ("--set audio.hopp=3", "audio has no field hopp"),
     ("--fusion_layer 3", "`fusion_layer` must lie between 0"),
-    ('--config {"fusion":"early","share_encoder":true}', "--config: fusion, share_encoder is what --fusions"),
-    ('--fusion_layer 1 --config {"fusion_layer":2}', "--config: fusion_layer is what --fusions or a flag of that name"),
+    (
+        '--config {"fusion":"early","share_encoder":true}',
+        "--config: --fusions or the flag of the same name already sets",
+    ),
+    ('--fusion_layer 1 --config {"fusion_layer":2}', "the flag of the same name already sets fusion_layer"),
     ("--eval_num_crops 2", "a protocol has at least one view and 1 or 3 crops"),
-    # Without effect here.
+    # flags without effect
     ("--seed 3", "--seed: --seeds decides the order"),
-    ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command goes on after the last finished run"),
-    ("--num_segments 2", "--num_segments: no variants are known of a model that localises events"),
+    ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command continues after the last finished run"),
+    ("--num_segments 2", "--num_segments: event localisation models have no fusion variants"),
     ("--push_to_hub True", "--push_to_hub: the result is the table"),
     ("--data my_videos", "source= (--source): allowed only for the benchmarks vggsound,"),
 ]
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG)
-def test_wrong_arguments_are_told_in_one_line(script, settings, tmp_path, capsys, options, message):
+def test_wrong_arguments_print_a_one_line_error(script, settings, tmp_path, capsys, options, message):
     assert script.call("--args_file", settings, "--output_dir", tmp_path / "out", *options.split()) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -251,13 +254,13 @@ def test_wrong_arguments_are_told_in_one_line(script, settings, tmp_path, capsys
 
 
 @pytest.mark.parametrize("options", ["--args_file nofile", "--args_file"])
-def test_a_missing_file_of_settings_is_told(script, capsys, options):
+def test_missing_settings_file_prints_an_error(script, capsys, options):
     assert script.call("--data", "x", *options.split()) == 2
     assert capsys.readouterr().err.startswith(f"error: {options}: no such file")
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
+def test_process_with_wrong_arguments_exits_with_status_2(tmp_path):
     done = process("--data", tmp_path / "nope", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
@@ -267,7 +270,7 @@ def test_a_process_that_cannot_begin_exits_with_status_2(tmp_path):
 
 
 @pytest.mark.slow
-def test_clips_that_do_not_decode_stop_the_comparison_if_that_is_asked_for(compare, monkeypatch):
+def test_undecodable_clip_can_stop_the_comparison(compare, monkeypatch):
     main, _ = compare
     monkeypatch.syspath_prepend(str(EXAMPLES))
     script, made = importlib.import_module("compare_fusion"), []
@@ -280,4 +283,4 @@ def test_clips_that_do_not_decode_stop_the_comparison_if_that_is_asked_for(compa
     monkeypatch.setattr(script, "ClipStream", Watched)
     main("--seeds", "0", "--fusions", "late", "--on_decode_failure", "stop")
     main("--seeds", "9", "--fusions", "late", "--on_decode_failure", "stop")
-    assert made[:2] == ["stop", "stop"]  # that of training and that of evaluation
+    assert made[:2] == ["stop", "stop"]  # training and evaluation

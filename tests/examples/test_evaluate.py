@@ -1,4 +1,4 @@
-"""The script that scores checkpoints: what it refuses before the work, what it keeps, and event localisation, second by second."""
+"""examples/evaluate.py: errors before the first evaluation, kept results, and event localisation for each second."""
 
 import importlib.util
 import json
@@ -32,14 +32,14 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 def script(monkeypatch):
     spec = importlib.util.spec_from_file_location("evaluate_example", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "evaluate_example", module)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "evaluate_example", module)  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
 def evaluate(script, monkeypatch):
-    """Runs its `main` with arguments."""
+    """Calls the script's `main` with arguments."""
 
     def run(*arguments):
         command = ["evaluate.py", *map(str, arguments), "--device", "cpu", "--workers", "0"]
@@ -51,7 +51,7 @@ def evaluate(script, monkeypatch):
 
 
 def save_checkpoint(folder, names=("cross", "ring"), seed=0, **options):
-    """An MBT of two frames and 0.16 s of sound."""
+    """An MBT for two frames and 0.16 s of audio."""
     extractor = AVFusionFeatureExtractor.from_preset("mbt", num_mel_bins=16, spectrogram_length=16)
     videos = AVFusionVideoProcessor(size=SIDE, crop_size=SIDE)
     MBTProcessor(videos, extractor, num_frames=2, span=0.4).save_pretrained(folder)
@@ -68,7 +68,7 @@ def save_checkpoint(folder, names=("cross", "ring"), seed=0, **options):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Videos of one's own: a class without sound, one with."""
+    """A user's own videos: one class without audio, one with."""
     folder = tmp_path_factory.mktemp("videos")
     for number, name in enumerate(("cross/a", "cross/b", "ring/a", "ring/b")):
         path = folder / "test" / f"{name}.mp4"
@@ -83,22 +83,22 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def no_work(script, monkeypatch):
+def no_evaluation(script, monkeypatch):
     def fail(*arguments, **options):
-        raise AssertionError("the work began")
+        raise AssertionError("an evaluation started")
 
     monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
 
 
-def test_a_checkpoint_given_twice_is_told_before_the_work(evaluate, no_work, checkpoint, clips, tmp_path, capsys):
+def test_duplicate_checkpoint_fails_before_the_evaluation(evaluate, no_evaluation, checkpoint, clips, tmp_path, capsys):
     (tmp_path / "link").symlink_to(checkpoint)
     command = ["--checkpoint", checkpoint, "--runs", tmp_path / "link", "--benchmark", clips]
     assert evaluate(*command, "--output", tmp_path / "report") == 1
-    assert "one comes twice, and would count as two runs" in capsys.readouterr().err
+    assert "contain a duplicate, which would count as two runs" in capsys.readouterr().err
     assert not (tmp_path / "report").exists()
 
 
-def test_a_checkpoint_of_earlier_results_is_told_before_the_work(
+def test_checkpoint_of_earlier_results_fails_before_the_evaluation(
     evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch
 ):
     plain = ["--checkpoint", checkpoint, "--benchmark", clips, "--views", "1"]
@@ -106,25 +106,25 @@ def test_a_checkpoint_of_earlier_results_is_told_before_the_work(
     results = json.loads((tmp_path / "first" / "results.json").read_text())
     assert [(each["given"], each["clips"]) for each in results["evaluations"]] == [("av", 4)]
 
-    # With other windows it is another evaluation, and joins the first one.
+    # An evaluation with other windows is added to the first one.
     again = ["--runs", tmp_path / "first", "--output", tmp_path / "both"]
     assert evaluate(*plain[:-1], "2", "--modalities", "av", *again) == 0
     both = json.loads((tmp_path / "both" / "results.json").read_text())
     assert [(row["views"], row["n"]) for row in both["summary"]] == [(1, 1), (2, 1)]
 
     def fail(*arguments, **options):
-        raise AssertionError("the work began")
+        raise AssertionError("an evaluation started")
 
     monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
-    # Nothing of these windows is drawn, so another seed makes no other run of it.
+    # These windows are not random, so another seed does not make another run.
     assert evaluate(*plain, "--seed", "1", *again) == 1
     error = capsys.readouterr().err
     assert f"error: {checkpoint}: the same checkpoint twice under the same condition (audio and video, 0.4 s," in error
     assert "no checkpoint that a given results.json already holds" in error
 
 
-def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, checkpoint, clips, tmp_path):
-    """So a stopped evaluation goes on, and windows drawn by chance come to a spread over seeds."""
+def test_passes_of_earlier_evaluations_are_not_repeated(evaluate, checkpoint, clips, tmp_path):
+    """A stopped evaluation is resumed, and random windows are evaluated with several seeds."""
     drawn = ["--benchmark", clips, "--views", "1", "--modalities", "av", "--sampling", "async", "--output", tmp_path]
     assert evaluate("--checkpoint", checkpoint, *drawn) == 0
     first = json.loads((tmp_path / "results.json").read_text())["evaluations"]
@@ -140,7 +140,7 @@ def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, chec
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--spans", "2,x"], "--spans 2,x: 'x' is no number of seconds"),
+        (["--spans", "2,x"], "--spans 2,x: 'x' is not a number of seconds"),
         (["--spans", "0"], "a span (--spans) must be a positive number of seconds, got 0.0"),
         (["--sampling", "both"], "sampling (--sampling) must be one of spread, sync, async, got 'both'"),
         (
@@ -157,7 +157,7 @@ def test_passes_that_an_earlier_evaluation_holds_are_not_repeated(evaluate, chec
         (["--runs", "gone.json"], "gone.json: no such file"),
     ],
 )
-def test_what_needs_no_checkpoint_is_told_before_one_is_loaded(evaluate, clips, options, message, capsys):
+def test_wrong_options_fail_before_a_checkpoint_is_loaded(evaluate, clips, options, message, capsys):
     base = ["--checkpoint", "some/checkpoint", *([] if "--benchmark" in options else ["--benchmark", clips])]
     assert evaluate(*base, *options) == 1
     error = capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_what_needs_no_checkpoint_is_told_before_one_is_loaded(evaluate, clips, 
     ("options", "names", "message"),
     [
         ({}, ("cross", "disc"), "{folder}: the classes of the model's head label are not those"),
-        ({}, ("cross", "ring", "disc"), "{folder}: it has other heads or classes than {first}"),
+        ({}, ("cross", "ring", "disc"), "{folder}: its heads or classes differ from those of {first}"),
         (
             {"modalities": ("audio",)},
             ("cross", "ring"),
@@ -177,8 +177,8 @@ def test_what_needs_no_checkpoint_is_told_before_one_is_loaded(evaluate, clips, 
         ),
     ],
 )
-def test_the_checkpoint_that_does_not_fit_is_named(
-    evaluate, no_work, checkpoint, clips, tmp_path, capsys, options, names, message
+def test_wrong_checkpoint_is_named(
+    evaluate, no_evaluation, checkpoint, clips, tmp_path, capsys, options, names, message
 ):
     other = save_checkpoint(tmp_path / "other", names, **options)
     command = ["--checkpoint", checkpoint, "--runs", other, "--benchmark", clips, "--output", tmp_path / "report"]
@@ -186,24 +186,24 @@ def test_the_checkpoint_that_does_not_fit_is_named(
     assert f"error: {message.format(folder=other, first=checkpoint)}" in capsys.readouterr().err
 
 
-def test_aggregations_of_other_models(evaluate, no_work, checkpoint, clips, capsys):
+def test_aggregation_for_other_models_fails(evaluate, no_evaluation, checkpoint, clips, capsys):
     assert evaluate("--checkpoint", checkpoint, "--benchmark", clips, "--aggregation", "max_logits") == 1
     assert "--aggregation: max_logits is for models of several labels per clip" in capsys.readouterr().err
 
 
-def test_by_default_each_model_is_given_what_it_can_take(evaluate, checkpoint, clips, tmp_path):
-    heard = save_checkpoint(tmp_path / "heard", modalities=("audio",))
+def test_default_modalities_are_those_of_each_model(evaluate, checkpoint, clips, tmp_path):
+    audio_only = save_checkpoint(tmp_path / "audio", modalities=("audio",))
     options = ["--benchmark", clips, "--views", "1", "--output", tmp_path]
-    assert evaluate("--runs", checkpoint, heard, *options) == 0
+    assert evaluate("--runs", checkpoint, audio_only, *options) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     found = [(each["checkpoint"], each["given"], each["clips"]) for each in results["evaluations"]]
     assert found == [
         *((str(checkpoint), given, n) for given, n in (("av", 4), ("a", 2), ("v", 4))),
-        (str(heard), "a", 2),
+        (str(audio_only), "a", 2),
     ]
 
 
-def test_a_track_that_no_clip_has_costs_its_own_scores_only(evaluate, checkpoint, clips, tmp_path, caplog):
+def test_modality_that_no_clip_has_is_skipped(evaluate, checkpoint, clips, tmp_path, caplog):
     table = tmp_path / "silent.csv"
     table.write_text("file,label,split\n" + "".join(f"{clips}/test/cross/{n}.mp4,cross,test\n" for n in "ab"))
     command = ["--checkpoint", checkpoint, "--benchmark", table, "--views", "1", "--output", tmp_path / "report"]
@@ -213,7 +213,7 @@ def test_a_track_that_no_clip_has_costs_its_own_scores_only(evaluate, checkpoint
     assert "no clips with audio to evaluate" in caplog.text
 
 
-def test_a_pass_that_fails_leaves_those_before_it(evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch):
+def test_failing_pass_keeps_earlier_results(evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch):
     scored = script.runs.evaluate_checkpoint
 
     def fail_later(*arguments, conditions, **options):
@@ -224,7 +224,7 @@ def test_a_pass_that_fails_leaves_those_before_it(evaluate, script, checkpoint, 
     monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail_later)
     command = ["--checkpoint", checkpoint, "--benchmark", clips, "--views", "1", "--spans", "0.2"]
     assert evaluate(*command, "--modalities", "v", "--output", tmp_path) == 1
-    kept = f"what was finished before is in {tmp_path}/results.json"
+    kept = f"the finished passes are in {tmp_path}/results.json"
     assert f"error: {checkpoint}: the disk is gone; {kept}" in capsys.readouterr().err
     (each,) = json.loads((tmp_path / "results.json").read_text())["evaluations"]
     assert (each["given"], each["span"]) == ("v", 0.4)
@@ -235,7 +235,7 @@ def test_a_pass_that_fails_leaves_those_before_it(evaluate, script, checkpoint, 
 
 @pytest.fixture(scope="module")
 def ave(tmp_path_factory):
-    """Three clips of 10 s named and annotated as AVE's: the second one's event lasts from 4 to 7 s."""
+    """Three 10 s clips, named and annotated as in AVE; the event of the second lasts from 4 to 7 s."""
     folder = tmp_path_factory.mktemp("ave")
     lines = ["Church bell&one&good&0&10", "Helicopter&two&good&4&7", "Church bell&three&good&6&10"]
     (folder / "testSet.txt").write_text("\n".join(lines) + "\n")
@@ -247,7 +247,7 @@ def ave(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def localiser(tmp_path_factory):
-    """It saw the classes in another order than the benchmark numbers them."""
+    """A model whose class order differs from the benchmark's."""
     folder = tmp_path_factory.mktemp("localiser")
     extractor = AVFusionFeatureExtractor.from_preset(
         "mbt", num_mel_bins=16, hop_length=1600, win_length=1600, n_fft=2048, spectrogram_length=100
@@ -273,7 +273,7 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
     assert (both["given"], audio["given"], both["clips"], both["views"]) == ("av", "a", 3, 1)
     assert (results["benchmark"]["columns"], results["benchmark"]["num_segments"]) == (["events"], 10)
 
-    # By hand, with the benchmark's own numbers: class n of it is class 28 - n of the model.
+    # Computed by hand with the benchmark's class numbers: class n is class 28 - n of the model.
     model = AVMAEForAudioVisualClassification.from_pretrained(localiser).eval()
     transform = ClipTransform(AVMAEProcessor.from_pretrained(localiser), SegmentLabels("events", 10))
     right = []
@@ -309,11 +309,11 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_event_localisation(evaluate, no_work, ave, localiser, options, message, capsys):
+def test_wrong_options_for_event_localisation_fail(evaluate, no_evaluation, ave, localiser, options, message, capsys):
     assert evaluate("--checkpoint", localiser, "--benchmark", "ave", "--source", ave, *options) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {localiser}: {message}")
 
 
-def test_a_model_for_clips_is_offered_the_label_alone(evaluate, no_work, ave, checkpoint, capsys):
+def test_clip_classifier_is_offered_only_the_label_column(evaluate, no_evaluation, ave, checkpoint, capsys):
     assert evaluate("--checkpoint", checkpoint, "--benchmark", "ave", "--source", ave) == 1
     assert capsys.readouterr().err.endswith("pass label_columns= (--label_columns) label\n")

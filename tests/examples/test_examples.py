@@ -12,7 +12,7 @@ import pytest
 from hf_avfusion.data.synthetic.sounding_shapes import render
 
 ROOT = Path(__file__).resolve().parents[2]
-# A model of a few thousand weights on 32 x 32 pixels and 2 s of sound.
+# A model with a few thousand weights for 32 x 32 pixels and 2 s of audio.
 TINY = [
     "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2",
     "--config", '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "fusion_layer": 1}',
@@ -39,7 +39,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(shards, tmp_path_factory):
-    """Two heads, by a recipe in miniature, two steps, stopped and resumed."""
+    """A checkpoint with two heads from a small version of a recipe: two steps, stopped and resumed."""
     folder = tmp_path_factory.mktemp("run")
     command = [
         "--data", "sounding_shapes", "--source", shards, "--label_columns", "shape", "sound", "--output_dir", folder, *TINY,
@@ -68,7 +68,7 @@ def test_finetuning_saves_model_processor_and_metrics(checkpoint):
 
 
 @pytest.mark.slow
-def test_finetuning_by_a_recipe_tells_what_was_overridden(checkpoint):
+def test_finetuning_with_a_recipe_records_overridden_values(checkpoint):
     record = json.loads((checkpoint / "recipe.json").read_text())
     assert record["recipe"] == "mbt/vggsound"
     assert record["batch"] == {"global": 16, "devices": 1, "per_device": 8, "accumulated": 2}
@@ -82,7 +82,7 @@ def test_finetuning_by_a_recipe_tells_what_was_overridden(checkpoint):
 
 @pytest.fixture(scope="module")
 def folder_of_clips(shards, tmp_path_factory):
-    """Class sub-folders of mp4 files, and beside them a file that is none."""
+    """Class sub-folders of mp4 files, and a broken file next to them."""
     from hf_avfusion.data.benchmarks.loading import load_benchmark
 
     folder = tmp_path_factory.mktemp("clips")
@@ -98,7 +98,7 @@ def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no film at all")
     clip = next((folder_of_clips / "class_0").iterdir())
-    same_name = tmp_path / "[red]" / clip.name  # no markup to the console, and no picture over the other's
+    same_name = tmp_path / "[red]" / clip.name  # not console markup; its picture must not overwrite the other's
     same_name.parent.mkdir()
     same_name.write_bytes(clip.read_bytes())
     done = run(
@@ -123,7 +123,7 @@ def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_nothing_readable_is_a_failure(checkpoint, tmp_path):
+def test_no_readable_file_fails(checkpoint, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     done = run("predict.py", "--model", checkpoint, tmp_path, "--device", "cpu", check=False)
     assert done.returncode == 1
@@ -131,7 +131,7 @@ def test_nothing_readable_is_a_failure(checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_videos_trains_a_checkpoint_with_other_labels(checkpoint, folder_of_clips, tmp_path):
+def test_checkpoint_is_fine_tuned_on_a_folder_with_other_labels(checkpoint, folder_of_clips, tmp_path):
     done = run(
         "finetune_classification.py", "--data", folder_of_clips, "--model", checkpoint, "--output_dir", tmp_path,
         *TINY[-8:], "--max_steps", "1",
@@ -148,10 +148,10 @@ def test_a_folder_of_videos_trains_a_checkpoint_with_other_labels(checkpoint, fo
     ("options", "message"),
     [
         (["--config", '{"hidden_siz": 32}'], "MBTConfig has no fields hidden_siz"),
-        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: for a fresh model only"),
+        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: allowed for a new model only"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(folder_of_clips, tmp_path, options, message):
+def test_options_without_effect_fail(folder_of_clips, tmp_path, options, message):
     done = run("finetune_classification.py", "--data", folder_of_clips, "--output_dir", tmp_path, *options, check=False)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
@@ -160,10 +160,15 @@ def test_options_that_would_be_ignored_are_refused(folder_of_clips, tmp_path, op
 
 @pytest.mark.slow
 def test_quickstart_from_rendering_to_picture(tmp_path):
-    """All its stages on a handful of clips; that its full settings reach the required accuracies is not shown here."""
+    """Runs all stages on a few clips; it does not test the accuracies of the full settings."""
     options = ["--train_clips", "32", "--test_clips", "16", "--steps", "3", "--batch_size", "16", "--workers", "0"]
     done = run("quickstart.py", "--output", tmp_path, *options)
-    for row in ("bottleneck fusion, both tracks", "same model, audio only", "same model, video only", "late fusion"):
+    for row in (
+        "bottleneck fusion, both modalities",
+        "same model, audio only",
+        "same model, video only",
+        "late fusion",
+    ):
         assert row in done.stdout
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
     again = run("quickstart.py", "--output", tmp_path, "--clip", tmp_path / "clip.mp4")
@@ -176,7 +181,7 @@ EVALUATE = ["--label_columns", "shape", "sound", "--views", "2", "--device", "cp
 
 @pytest.fixture(scope="module")
 def report(checkpoint, shards, tmp_path_factory):
-    """Two checkpoints of one run, a sweep, both samplings."""
+    """The report on two checkpoints of one run, with a sweep over spans and both samplings."""
     folder = tmp_path_factory.mktemp("report")
     done = run(
         "evaluate.py", "--checkpoint", checkpoint, "--runs", checkpoint / "checkpoint-1", "--benchmark", "sounding_shapes",
@@ -189,7 +194,7 @@ def report(checkpoint, shards, tmp_path_factory):
 @pytest.mark.slow
 def test_evaluating_checkpoints(report, checkpoint):
     results = json.loads((report / "results.json").read_text())
-    # The checkpoint was trained on a span of 2 s, so that one is not evaluated twice.
+    # The checkpoint was trained with a span of 2 s, so that span is evaluated only once.
     conditions = [(each["given"], each["span"], each["sampling"]) for each in results["evaluations"]]
     assert conditions[: len(conditions) // 2] == [
         *((given, span, "spread") for span in (2.0, 1.0) for given in ("av", "a", "v")),
@@ -212,7 +217,7 @@ def test_evaluating_checkpoints(report, checkpoint):
 
 @pytest.mark.slow
 def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, shards, tmp_path):
-    """Every clip once, the same scores; what is in results.json is not computed again."""
+    """Every clip is evaluated once with the same scores; earlier results in results.json are not computed again."""
     command = [
         "-m",
         "torch.distributed.run",
@@ -228,7 +233,7 @@ def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, s
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("written: ") == len(list(tmp_path.iterdir()))  # by one of them
+    assert done.stdout.count("written: ") == len(list(tmp_path.iterdir()))  # only one process writes
     results = json.loads((tmp_path / "results.json").read_text())
     earlier = json.loads((report / "results.json").read_text())["evaluations"]
     assert results["evaluations"][: len(earlier)] == earlier
@@ -247,7 +252,7 @@ def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, s
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_does_not_fit_is_told_before_the_work(checkpoint, folder_of_clips, tmp_path):
+def test_wrong_checkpoint_fails_before_the_evaluation(checkpoint, folder_of_clips, tmp_path):
     done = run(
         "evaluate.py", "--checkpoint", checkpoint, "--benchmark", folder_of_clips, "--output", tmp_path / "report",
         "--label_columns", "label", check=False,

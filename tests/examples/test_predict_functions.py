@@ -1,4 +1,4 @@
-"""The parts of examples/predict.py that need no model: what a line of output holds."""
+"""The functions of examples/predict.py that need no model: lines of the output file."""
 
 import importlib.util
 from pathlib import Path

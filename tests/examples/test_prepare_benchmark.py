@@ -1,4 +1,4 @@
-"""The preparing example as a user calls it: a benchmark and a folder to shards, and what it refuses."""
+"""examples/prepare_benchmark.py as a user calls it: shards from a benchmark and from a folder, and wrong arguments."""
 
 import importlib.util
 import sys
@@ -16,10 +16,10 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples/prepare_benchmark.py"
 
 @pytest.fixture
 def run(monkeypatch):
-    """Calls the script's `main` with a command line; its exit code."""
+    """Calls the script's `main` with a command line and returns its exit code."""
     spec = importlib.util.spec_from_file_location("prepare_benchmark", SCRIPT)
     script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare_benchmark", script)  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "prepare_benchmark", script)  # dataclasses look up their module there
     spec.loader.exec_module(script)
 
     def call(*arguments):
@@ -48,43 +48,43 @@ def test_a_benchmark(run, clips, tmp_path, capsys):
     command = ["vggsound", "--source", clips, "--annotations", tmp_path / "vggsound.csv", "--splits", "test"]
     command += ["--trimmed", "false", "--trim", "--output", tmp_path / "out", "--num_proc", "1"]
     assert run(*command, "--short_side", "32") == 0
-    told = capsys.readouterr()
-    assert "test: 1 of 2 annotated clips are present (officially 15,446), 1 vanished, 0 do not decode" in told.out
-    assert "clip/s" in told.err  # its rate, and the time left
+    printed = capsys.readouterr()
+    assert "test: 1 of 2 annotated clips are present (officially 15,446), 1 vanished, 0 do not decode" in printed.out
+    assert "clip/s" in printed.err  # the progress bar shows rate and remaining time
     (row,) = load_benchmark("vggsound", "test", source=tmp_path / "out")
     assert (row["start"], row["end"]) == (0.0, 1.0)
     assert run(*command, "--short_side", "48") == 2
-    assert "error: " in (told := capsys.readouterr().err)
-    assert "short_side was 32 and is 48" in told
+    assert "error: " in (printed := capsys.readouterr().err)
+    assert "short_side was 32 and is 48" in printed
     assert run("vggsound", "--output", tmp_path / "out") == 2
     assert "pass --source, the folder of the clips of vggsound" in capsys.readouterr().err
 
 
-def test_options_that_would_change_nothing_are_refused(run, clips, tmp_path, capsys):
+def test_options_without_effect_fail(run, clips, tmp_path, capsys):
     output = ("--output", tmp_path / "out")
-    for command, told in (
+    for command, message in (
         ((clips, "--source", clips, "--variant", "x", *output), "--source, --variant would change nothing:"),
         (
             ("vggsound", "--source", clips, "--seed", "1", *output),
             "--seed would change nothing: vggsound is a benchmark",
         ),
         (("vggsound", "--push", "me/vgg", "--trim", *output), "--trim would change nothing: the shards in"),
-        ((clips, "--output", clips), "choose another --output, or --push to send the shards in"),
+        ((clips, "--output", clips), "choose another --output, or --push to push the existing shards in"),
         ((clips, "--push", "me", *output), "repo_id must be like org/name, got 'me' (prepare_benchmark.py: --push)"),
     ):
         assert run(*command) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 
-def test_settings_that_cannot_be_are_told_in_one_line(run, clips, tmp_path, capsys):
+def test_wrong_settings_print_a_one_line_error(run, clips, tmp_path, capsys):
     assert run(clips, "--output", tmp_path / "out", "--fps", "0") == 2
-    told = capsys.readouterr().err
-    assert told == "error: fps must lie in 0 (excluded) to 1000, got 0.0\n"
+    printed = capsys.readouterr().err
+    assert printed == "error: fps must lie in 0 (excluded) to 1000, got 0.0\n"
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_your_own_and_its_push(run, clips, tmp_path, capsys, monkeypatch):
+def test_own_folder_is_prepared_and_pushed(run, clips, tmp_path, capsys, monkeypatch):
     pushed = []
     monkeypatch.setattr(run.script, "push_shards", lambda *where, **how: pushed.append((where, how)) or "its address")
     options = ["--output", tmp_path / "out", "--holdout", "0.5", "--num_proc", "2", "--push", "me/pets"]
@@ -93,7 +93,7 @@ def test_a_folder_of_your_own_and_its_push(run, clips, tmp_path, capsys, monkeyp
     assert pushed == [((str(tmp_path / "out"), "me/pets"), {"name": None, "variant": None, "private": True})]
     assert sum(len(load_folder(tmp_path / "out", split)) for split in ("train", "test")) == 3
     assert pushing.folder_shards(tmp_path / "out").keys() == {"train", "test"}
-    assert run(tmp_path / "out", "--output", tmp_path / "out", "--push", "me/pets") == 0  # what is there, once more
+    assert run(tmp_path / "out", "--output", tmp_path / "out", "--push", "me/pets") == 0  # the existing shards
     assert pushed.pop() == pushed[0]
     assert run("vggsound", "--output", tmp_path / "out", "--push", "me/vgg", "--private", "false") == 0
     assert pushed[1][1] == {"name": "vggsound", "variant": None, "private": False}

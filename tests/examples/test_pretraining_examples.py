@@ -1,4 +1,4 @@
-"""From clips without labels to what one does with a masked autoencoder, as the examples do it, in one process."""
+"""Pretraining on clips without labels and the examples that use the checkpoint, in one process."""
 
 import importlib.util
 import json
@@ -22,12 +22,12 @@ SMALL = json.dumps({
 
 @pytest.fixture
 def example(monkeypatch):
-    """Runs a script's `main` with arguments."""
+    """Calls a script's `main` with arguments."""
 
     def run(script, *arguments):
         spec = importlib.util.spec_from_file_location(Path(script).stem, EXAMPLES / script)
         module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, Path(script).stem, module)  # dataclasses look their module up
+        monkeypatch.setitem(sys.modules, Path(script).stem, module)  # dataclasses look up their module there
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         return module.main()
@@ -37,7 +37,7 @@ def example(monkeypatch):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Shards, and beside them the same clips as files without labels."""
+    """Shards, and the same clips as files without labels."""
     from hf_avfusion.data.benchmarks.loading import load_benchmark
 
     folder = tmp_path_factory.mktemp("shapes")
@@ -50,7 +50,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture
 def pretrained(example, clips, tmp_path):
-    """By a recipe in miniature, three steps, stopped after the first of them and resumed."""
+    """A checkpoint from a small version of a recipe: three steps, stopped after the first and resumed."""
     command = [
         "--recipe", "avmae/pretrain-vggsound", "--data", clips / "files", "--output_dir", tmp_path / "mae", *PLAIN,
         "--image_size", "32", "--num_frames", "4", "--span", "2", "--audio_seconds", "2", "--config", SMALL,
@@ -66,7 +66,7 @@ def pretrained(example, clips, tmp_path):
     return tmp_path / "mae"
 
 
-def test_pretraining_and_all_that_follows(example, clips, pretrained, tmp_path, capsys):
+def test_pretraining_reconstruction_and_fine_tuning(example, clips, pretrained, tmp_path, capsys):
     first, again = (load_file(folder / "model.safetensors") for folder in (pretrained, tmp_path / "again"))
     assert_same_bits(again, first)
     history = json.loads((pretrained / "trainer_state.json").read_text())["log_history"]
@@ -99,7 +99,7 @@ def test_pretraining_and_all_that_follows(example, clips, pretrained, tmp_path, 
         "--data", "sounding_shapes", "--source", clips / "shards", *PLAIN, "--per_device_train_batch_size", "4",
         "--max_steps", "1", "--save_strategy", "no",
     ]  # fmt: skip
-    # Into MBT by the published mapping; the class of each second, with the model's own encoder.
+    # Into an MBT by the published mapping, then event localisation with the model's own encoder.
     example(
         "finetune_classification.py", *tuning, "--from_avmae", pretrained, "--output_dir", tmp_path / "mbt", "--config",
         '{"fusion_layer": 1}', "--label_columns", "shape",
@@ -115,7 +115,7 @@ def test_pretraining_and_all_that_follows(example, clips, pretrained, tmp_path, 
     assert example("predict.py", "--model", tmp_path / "events", clip, "--output", lines, "--device", "cpu") == 0
     (line,) = lines.read_text().splitlines()
     assert list(json.loads(line)["predictions"]) == ["part 1", "part 2"]
-    # A linear probe of the sound alone.
+    # A linear probe on audio only.
     example(
         "finetune_classification.py", *tuning, "--model", pretrained, "--output_dir", tmp_path / "probe",
         "--label_columns", "sound", "--config", '{"freeze_encoder": true, "modalities": ["audio"]}',

@@ -1,4 +1,4 @@
-"""examples/push_to_hub.py as a user runs it: what would be pushed, then pushed, from the folder of a training run."""
+"""examples/push_to_hub.py as a user runs it: a dry run and a push from the folder of a training run."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ SCRIPT = ROOT / "examples" / "push_to_hub.py"
 
 @pytest.fixture
 def run_folder(tmp_path) -> Path:
-    """As training leaves it: the model, its processor, what it measured, and checkpoints."""
+    """The folder of a finished run: model, processor, results and checkpoints."""
     folder = tmp_path / "run"
     for part in traveller("mbt"):
         part.save_pretrained(folder)
@@ -32,16 +32,16 @@ def run_folder(tmp_path) -> Path:
 
 
 def run(monkeypatch, *arguments) -> int:
-    """The script's main in this process."""
+    """Calls the script's `main` in this process."""
     spec = importlib.util.spec_from_file_location("push_to_hub", SCRIPT)
     script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "push_to_hub", script)  # where its dataclass looks its annotations up
+    monkeypatch.setitem(sys.modules, "push_to_hub", script)  # dataclasses look up their annotations there
     spec.loader.exec_module(script)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
     return script.main()
 
 
-def test_a_dry_run_shows_the_files_and_the_card_and_asks_nothing_of_the_hub(local_hub, run_folder, monkeypatch, capsys):
+def test_dry_run_prints_files_and_card_without_hub_requests(local_hub, run_folder, monkeypatch, capsys):
     before = sorted(run_folder.rglob("*"))
     assert run(monkeypatch, run_folder, "org/mine", "--dry_run", "--dataset", "Shapes", "--license", "mit") == 0
     shown = capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_results_of_several_models_need_a_name(local_hub, run_folder, tmp_path, 
     assert "| top1 | 0.75 |" in capsys.readouterr().out
 
 
-def test_an_adapter_is_pushed_too(local_hub, tmp_path, monkeypatch):
+def test_adapter_is_pushed(local_hub, tmp_path, monkeypatch):
     model, processor = traveller("mbt")
     hub.push(model, processor, "org/base")
     base = AutoModelForVideoClassification.from_pretrained("org/base")
@@ -83,18 +83,18 @@ def test_an_adapter_is_pushed_too(local_hub, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: ("gone", "org/mine"), "gone is no folder"),
+        (lambda folder: ("gone", "org/mine"), "gone is not a folder"),
         (lambda folder: (folder, "org/../mine"), "'org/../mine' is no valid repository id"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_message(local_hub, run_folder, monkeypatch, capsys, change, message):
+def test_wrong_arguments_print_an_error(local_hub, run_folder, monkeypatch, capsys, change, message):
     assert run(monkeypatch, *change(run_folder)) == 1
     assert message in capsys.readouterr().err
     assert not local_hub.requests
 
 
 @pytest.mark.slow
-def test_pushing_a_run_in_a_process_of_its_own(local_hub, run_folder, tmp_path):
+def test_push_in_a_separate_process(local_hub, run_folder, tmp_path):
     environment = {**os.environ, **local_hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
     options = ["--dataset", "Shapes", "--title", "Mine", "--private"]
     command = [sys.executable, str(SCRIPT), str(run_folder), "org/mine", *options]

@@ -1,4 +1,4 @@
-"""What the two training scripts take and refuse before they train: recipes by name, splits, clips that do not decode."""
+"""Arguments of the two training scripts: recipes by name, splits, wrong arguments and undecodable clips."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes import RECIPES, building_runs
-from hf_avfusion.training.recipes.command_line import parse_with_recipe, refuse
+from hf_avfusion.training.recipes.command_line import exit_with_error, parse_with_recipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {"classification": "finetune_classification.py", "pretraining": "pretrain_avmae.py"}
@@ -34,7 +34,7 @@ def load(name):
     spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look up their module there
         spec.loader.exec_module(module)
     return module
 
@@ -46,7 +46,7 @@ def scripts():
 
 @pytest.fixture
 def run(scripts, monkeypatch):
-    """Calls the script's `main` with a command line; its exit status."""
+    """Calls the script's `main` with a command line and returns its exit status."""
 
     def call(task, *arguments):
         monkeypatch.setattr(sys, "argv", [SCRIPTS[task], *map(str, arguments)])
@@ -68,7 +68,7 @@ def write(path, content):
 
 @pytest.fixture
 def your_own(film, tmp_path):
-    """A folder with the splits train and validation, without test."""
+    """A folder with train and validation splits but no test split."""
     for name in ("train/cat/a", "train/dog/b", "val/cat/c", "val/dog/d"):
         write(tmp_path / "mine" / f"{name}.mp4", film)
     return tmp_path / "mine"
@@ -78,7 +78,7 @@ def your_own(film, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_starts_by_its_name_on_its_benchmark(scripts, tmp_path, name):
+def test_every_recipe_runs_on_its_benchmark(scripts, tmp_path, name):
     recipe = RECIPES[name]
     command = ["--recipe", name, "--data", recipe.benchmark, "--source", str(tmp_path), "--output_dir", str(tmp_path)]
     if recipe.init_method == "from_avmae":
@@ -97,7 +97,7 @@ def test_every_recipe_starts_by_its_name_on_its_benchmark(scripts, tmp_path, nam
 @pytest.mark.parametrize(
     ("task", "recipe"), [("classification", "mbt/audioset-mini"), ("pretraining", "avmae/pretrain-audioset")]
 )
-def test_audioset_is_scored_on_its_own_split(run, film, tmp_path, task, recipe):
+def test_audioset_is_evaluated_on_its_eval_split(run, film, tmp_path, task, recipe):
     first, second = read_labels("audioset_mids")[:2]
     # The training splits of both variants.
     parts = {"balanced_train": "ab", "unbalanced_train": "ab", "eval": "c"}
@@ -114,7 +114,7 @@ def test_audioset_is_scored_on_its_own_split(run, film, tmp_path, task, recipe):
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
-def test_a_folder_without_a_test_split_is_scored_on_its_validation_split(run, your_own, tmp_path, task):
+def test_folder_without_test_split_is_evaluated_on_its_validation_split(run, your_own, tmp_path, task):
     command = ["--data", your_own, "--output_dir", tmp_path / "out", "--max_steps", "1", *PLAIN, *TINY, *OF_TASK[task]]
     assert run(task, *command) == 0
     assert json.loads((tmp_path / "out" / "validation_results.json").read_text())["eval_clips"] == 2
@@ -127,7 +127,7 @@ def test_pretraining_without_evaluation(run, your_own, tmp_path):
     assert not list((tmp_path / "out").glob("*_results.json"))
 
 
-def test_a_run_is_taken_up_again_as_it_was_or_not_at_all(run, your_own, tmp_path, capsys):
+def test_resuming_with_another_model_or_without_the_flag_fails(run, your_own, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["--data", your_own, "--output_dir", out, "--max_steps", "3", *TINY, *OF_TASK["classification"]]
     command += ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", "2"]
@@ -140,20 +140,20 @@ def test_a_run_is_taken_up_again_as_it_was_or_not_at_all(run, your_own, tmp_path
     assert run("classification", *command, *other, "--resume_from_checkpoint", "true") != 0
     assert "holds another model's weights: 1 differ" in capsys.readouterr().err
     assert run("classification", *command) != 0
-    assert "holds checkpoints of an earlier run (checkpoint-2, checkpoint-3): go on" in capsys.readouterr().err
-    assert (out / "recipe.json").read_bytes() == record  # refused before anything was written
+    assert "holds checkpoints of an earlier run (checkpoint-2, checkpoint-3): resume" in capsys.readouterr().err
+    assert (out / "recipe.json").read_bytes() == record  # the checks fail before anything is written
 
     assert (
         run("classification", *command, "--resume_from_checkpoint", "true") == 0
-    )  # it had ended: nothing is left to do
+    )  # the run had finished, so there are no steps left
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert (out / "model.safetensors").read_bytes() == weights
 
 
-# ---- what is refused
+# ---- wrong arguments
 
 
-REFUSED = [
+WRONG = [
     ("classification", ["--recipe", "mbt/nope", "--data", "vggsound"], "There is no recipe 'mbt/nope'"),
     ("classification", ["--recipe", "avmae/pretrain-vggsound", "--data", "vggsound"], "is for pretraining, not for"),
     ("classification", ["--data", "nope"], "nope is neither a file, a folder nor the name of a benchmark"),
@@ -202,30 +202,28 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("task", "options", "message"), REFUSED)
-def test_what_cannot_be_is_told_in_one_line(run, your_own, tmp_path, capsys, task, options, message):
+@pytest.mark.parametrize(("task", "options", "message"), WRONG)
+def test_wrong_arguments_print_a_one_line_error(run, your_own, tmp_path, capsys, task, options, message):
     options = [your_own if option == "YOURS" else option for option in options]
     assert run(task, *options, "--output_dir", tmp_path / "out", "--use_cpu", "True", "--report_to", "none") == 2
-    told = capsys.readouterr().err
-    last = told.splitlines()[-1]
+    printed = capsys.readouterr().err
+    last = printed.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
-    assert "Traceback" not in told
+    assert "Traceback" not in printed
     assert not (tmp_path / "out" / "recipe.json").exists()
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
-def test_a_start_that_cannot_be_is_told_before_the_record_of_an_earlier_run_is_replaced(
-    run, your_own, tmp_path, capsys, task
-):
+def test_wrong_start_fails_before_the_record_of_an_earlier_run_is_replaced(run, your_own, tmp_path, capsys, task):
     write(tmp_path / "out" / "recipe.json", b"of an earlier run")
     command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
     for options, message in (
         (
             ["--resume_from_checkpoint", tmp_path / "out/checkpoint-3"],
-            "out/checkpoint-3, is no folder. There is no whole",
+            "out/checkpoint-3, is not a folder. There is no complete",
         ),
-        (["--resume_from_checkpoint", "true"], "There is no whole checkpoint in "),
+        (["--resume_from_checkpoint", "true"], "There is no complete checkpoint in "),
         (["--dataloader_drop_last", "true"], "The training set has 2 clips, less than one batch"),
         (["--schedule", "warmup_cosine", "--warmup_steps", "90"], "The warm-up of 90 updates does not end within"),
     ):
@@ -238,7 +236,7 @@ def test_a_start_that_cannot_be_is_told_before_the_record_of_an_earlier_run_is_r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS.values())
-def test_the_exit_status_of_a_refusal(tmp_path, script):
+def test_exit_status_of_an_error(tmp_path, script):
     command = [sys.executable, EXAMPLES / script, "--data", tmp_path / "nope", "--output_dir", tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
@@ -249,23 +247,23 @@ def test_the_exit_status_of_a_refusal(tmp_path, script):
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_of_several_processes_the_others_say_which_they_are(monkeypatch, capsys):
+def test_errors_of_other_processes_include_their_rank(monkeypatch, capsys):
     for local, rank in (("0", "8"), ("1", "9")):
         monkeypatch.setenv("LOCAL_RANK", local)
         monkeypatch.setenv("RANK", rank)
-        assert refuse(OSError("no\n  clips")) == 2
+        assert exit_with_error(OSError("no\n  clips")) == 2
     assert capsys.readouterr().err == "error: no clips\nerror (process 9): no clips\n"
 
 
-# ---- clips that do not decode
+# ---- undecodable clips
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
 @pytest.mark.parametrize("broken", ["train/cat/a", "val/dog/d"])
-def test_a_clip_that_does_not_decode_is_skipped_or_stops(
+def test_undecodable_clip_is_skipped_or_stops_the_run(
     run, scripts, your_own, film, tmp_path, monkeypatch, task, broken
 ):
-    """Both streams of a script, that of training and that of evaluation."""
+    """Checks the training stream and the evaluation stream of each script."""
     made = []
 
     class Watched(ClipStream):

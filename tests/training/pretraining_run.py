@@ -18,7 +18,7 @@ from hf_avfusion.training.pretraining import AVPreTrainer
 
 
 class Reading:
-    """Stands for decoding: tensors come from the clip's generator. Every third clip lacks its video."""
+    """Replaces decoding: draws tensors from the clip's generator. Every third clip has no video."""
 
     def __call__(self, row, generator):
         has_video = row["label"] != 2

@@ -1,8 +1,8 @@
-"""A training run on a stream for `test_streams.py`, also as a program of one or several processes:
+"""A training run on a stream for `test_streams.py`, also as a script for one or several processes:
 
     python stream_run.py '[{...}, ...]'         torchrun --nproc_per_node 2 stream_run.py '[{...}, ...]'
 
-Each job trains, and then evaluates if it has `eval_rows`. `kill_at` ends the process with SIGKILL at that step.
+Each job trains, and evaluates afterwards if it has `eval_rows`. `kill_at` ends the process with SIGKILL at that step.
 """
 
 import json
@@ -33,7 +33,7 @@ from hf_avfusion.training.trainer import AVTrainer
 
 
 class Reading:
-    """Stands for decoding, quickly: a clip's tensors come from its generator. Writes down which clips it was given."""
+    """Replaces decoding: draws a clip's tensors from its generator and logs the clip's id."""
 
     def __init__(self, folder: Path, name: str, rank: int, num_views: int = 1):
         self.folder, self.name, self.rank = folder, name, rank
@@ -56,7 +56,7 @@ class Reading:
 
 
 class Foreign(IterableDataset):
-    """Some other stream of samples, which knows nothing of processes."""
+    """A stream that is not a ClipStream and is not split between processes."""
 
     def __init__(self, stream: ClipStream):
         self.stream = stream
@@ -78,7 +78,7 @@ class Kill(TrainerCallback):
 
 
 def make_stream(number: int, broken, transform, streamed: bool, mix=None, balanced=False, **options) -> ClipStream:
-    if mix is not None:  # a second benchmark with as many rows again
+    if mix is not None:  # a second benchmark with the same number of rows
         sources = [make_stream(number, broken, None, streamed).rows for _ in range(2)]
         for row in sources[1] if not streamed else ():
             row["clip_id"] = "other-" + row["clip_id"]
@@ -114,14 +114,14 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
         "optimizer": "momentum_sgd", "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
         "disable_tqdm": True, "lr_scheduler_type": "constant", "dataloader_num_workers": workers,
     }  # fmt: skip
-    if "deepspeed" in options:  # accelerate does this on GPUs, and leaves it out on CPU
+    if "deepspeed" in options:  # accelerate does this only on GPUs
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
     args = AVTrainingArguments(output_dir=str(folder / name), **{**defaults, **options})
     torch.manual_seed(0)
     if args.fsdp and pretend:
-        # accelerate shards on accelerators only; told that this is one, it does all the same on the CPU, with gloo
+        # accelerate shards only on accelerators; this setting makes it shard on the CPU with gloo
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     config = MBTConfig(
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, fusion_layer=1, image_size=16,

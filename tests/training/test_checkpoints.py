@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: whole ones, those that a kill left behind, and what is none."""
+"""Finding the checkpoint to resume from: complete ones, incomplete ones and folders that are not checkpoints."""
 
 import json
 
@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_avfusion.training.checkpoints import check_weights, find_checkpoint, refuse_others
+from hf_avfusion.training.checkpoints import check_no_checkpoints, check_weights, find_checkpoint
 
 STATE = json.dumps({"epoch": 1.0, "global_step": 3, "max_steps": 9})
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Checkpoints 4 and 12 are whole, the second of two processes; 20 was stopped before the end of its last file, 100 before
-    one process had written where its stream was, 200 before anything but the weights.
+    """Checkpoints 4 and 12 are complete; 12 is from two processes. In 20 the last file is cut off, in 100 the stream state of one
+    process is missing, and 200 has only weights.
     """
     for number, files in {
         4: {"trainer_state.json": STATE},
@@ -26,7 +26,7 @@ def run(tmp_path):
         (tmp_path / f"checkpoint-{number}").mkdir()
         for name, text in files.items():
             (tmp_path / f"checkpoint-{number}" / name).write_text(text)
-    (tmp_path / "trainer_state.json").write_text(STATE)  # as at the end of a run
+    (tmp_path / "trainer_state.json").write_text(STATE)  # a finished run has it
     return tmp_path
 
 
@@ -35,33 +35,33 @@ def _stream(world_size):
 
 
 @pytest.mark.parametrize("wanted", [None, False, "false"])
-def test_none(run, wanted):
+def test_no_checkpoint_is_wanted(run, wanted):
     assert find_checkpoint(wanted, str(run)) is None
 
 
 @pytest.mark.parametrize("wanted", [True, "true", "True"])
-def test_the_last_whole_one(run, wanted):
+def test_last_complete_checkpoint(run, wanted):
     assert find_checkpoint(wanted, str(run)) == str(run / "checkpoint-12")
-    with pytest.raises(ValueError, match=r"no whole checkpoint in .*checkpoint-4 to resume from"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint in .*checkpoint-4 to resume from"):
         find_checkpoint(wanted, str(run / "checkpoint-4"))
 
 
-def test_by_its_folder(run):
+def test_checkpoint_by_folder(run):
     assert find_checkpoint(str(run / "checkpoint-4"), None) == str(run / "checkpoint-4")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("checkpoint-5", "is no folder"),
-        ("checkpoint-20", r"lacks trainer_state\.json: the run was stopped"),
-        ("checkpoint-100", r"lacks stream_state_1\.json: the run was stopped"),
-        ("checkpoint-200", r"lacks trainer_state\.json"),
+        ("checkpoint-5", "is not a folder"),
+        ("checkpoint-20", r"trainer_state\.json is missing or damaged: the run was stopped"),
+        ("checkpoint-100", r"stream_state_1\.json is missing or damaged: the run was stopped"),
+        ("checkpoint-200", r"trainer_state\.json is missing or damaged"),
         ("", "is the folder of a run, not one of its checkpoints"),
     ],
 )
-def test_one_that_is_not_whole_is_refused_and_the_others_are_named(run, name, reason):
-    with pytest.raises(ValueError, match=f"{reason}.* Whole ones are: .*checkpoint-4, .*checkpoint-12\\.$"):
+def test_incomplete_checkpoint_raises_and_complete_ones_are_listed(run, name, reason):
+    with pytest.raises(ValueError, match=f"{reason}.* Complete ones are: .*checkpoint-4, .*checkpoint-12\\.$"):
         find_checkpoint(str(run / name), str(run))
 
 
@@ -76,9 +76,9 @@ class Tied(torch.nn.Module):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        ({"one.weight": (3, 2)}, None),  # of tied weights one name
-        ({"one.weight": (4, 2)}, r"1 differ, such as one.weight, there \(4, 2\), here \(3, 2\)"),
-        ({"two.weight": (3, 2)}, r"3 differ, such as one.weight, there missing, here \(3, 2\)"),
+        ({"one.weight": (3, 2)}, None),  # tied weights are saved under one name
+        ({"one.weight": (4, 2)}, r"1 differ, such as one.weight \(checkpoint: \(4, 2\), model: \(3, 2\)\)"),
+        ({"two.weight": (3, 2)}, r"3 differ, such as one.weight \(checkpoint: missing, model: \(3, 2\)\)"),
     ],
 )
 def test_weights_by_name_and_shape(tmp_path, saved, message):
@@ -90,13 +90,13 @@ def test_weights_by_name_and_shape(tmp_path, saved, message):
         check_weights(Tied(), str(tmp_path))
 
 
-def test_weights_in_another_form_are_left_to_who_reads_them(tmp_path):
+def test_weights_in_other_formats_are_not_checked(tmp_path):
     check_weights(Tied(), str(tmp_path))
 
 
-def test_nothing_begins_beside_checkpoints(run, tmp_path):
+def test_new_run_in_folder_with_checkpoints_raises(run, tmp_path):
     with pytest.raises(
         ValueError, match=r"holds checkpoints of an earlier run .checkpoint-4, checkpoint-12, checkpoint-20"
     ):
-        refuse_others(str(run))
-    refuse_others(str(tmp_path / "new"))
+        check_no_checkpoints(str(run))
+    check_no_checkpoints(str(tmp_path / "new"))

@@ -1,4 +1,4 @@
-"""Layer-wise decay against AV-MAE's recorded layer ids, rates and updates."""
+"""Layer-wise learning rate decay against recorded layer ids, rates and updates of the original AV-MAE."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def golden(shared):
 
 
 def our_name(path: str) -> str:
-    """A parameter of the original under a name as ours have it; tensors themselves stay as recorded."""
+    """Our name for a parameter of the original; its recorded tensor is unchanged."""
     stream = "audio" if re.search(r"_spec(trogram)?(/|$)", path) else "video"
     if match := re.match(r"Transformer/encoderblock_(\d+)(?:_spec)?/(.+)", path):
         return f"mbt.layers.{match[1]}.{stream}.{match[2].replace('/', '.')}"
@@ -40,7 +40,7 @@ def our_name(path: str) -> str:
     return {"bottleneck": "mbt.bottleneck"}.get(path, path.replace("/", "."))
 
 
-def test_layer_ids_and_scales_are_the_recorded_ones(golden):
+def test_layer_ids_and_scales_match_the_record(golden):
     record, _ = golden
     names = {path: our_name(path) for path in record["layer_id"]}
     assert len(set(names.values())) == len(names) == 107
@@ -50,7 +50,7 @@ def test_layer_ids_and_scales_are_the_recorded_ones(golden):
     assert scales == pytest.approx(record["lr_scale"])
 
 
-def test_learning_rates_are_the_recorded_ones(golden):
+def test_learning_rates_match_the_record(golden):
     record, _ = golden
     config = record["config"]["lr_configs"]
     rates = [
@@ -61,18 +61,18 @@ def test_learning_rates_are_the_recorded_ones(golden):
 
 
 def test_three_recorded_updates(golden):
-    """The first two gradients are recorded (the first update has rate 0, so they are equal); of the third only its norm.
+    """The record holds the first two gradients (equal, since the first update has rate 0) and the norm of the third.
 
-    What is left of the recorded parameters after two updates is the third gradient, if everything up to here is right: its
-    norm over all parameters must be the recorded one, which was not clipped.
+    The test derives the third gradient from the recorded parameters after the third update and ours after two. Its norm over
+    all parameters must match the recorded norm, which was not clipped.
     """
     record, tensors = golden
     layers = record["layer_id"]
     names = {path: our_name(path) for path in layers}
     parameters = {path: torch.nn.Parameter(tensors[f"param/{path}"].double()) for path in layers}
-    of_ours = {names[path]: parameter for path, parameter in parameters.items()}
+    our_parameters = {names[path]: parameter for path, parameter in parameters.items()}
     groups = layerwise_groups(
-        of_ours, layer_ids(of_ours), 0.8, record["config"]["optimizer_configs"]["layerwise_decay"]
+        our_parameters, layer_ids(our_parameters), 0.8, record["config"]["optimizer_configs"]["layerwise_decay"]
     )
     optimizer = momentum_sgd(groups, 0.8, record["config"]["optimizer_configs"]["momentum"])
     schedule = warmup_cosine_schedule(optimizer, 2, 10)
@@ -94,14 +94,14 @@ def test_three_recorded_updates(golden):
         return math.sqrt(total)
 
     recorded = tensors["output/grad_norm/2"].item()
-    assert recorded < 1  # so not clipped
+    assert recorded < 1  # not clipped
     norm = third_gradient_norm(lambda path: record["lr_scale"][str(layers[path])])
     assert norm == pytest.approx(recorded, rel=2e-4)
-    # The check can fail: without layer-wise decay in the third update, the norm is another.
+    # The check is sensitive: without layer-wise decay in the third update, the norm differs.
     assert third_gradient_norm(lambda path: 1.0) != pytest.approx(recorded, rel=0.05)
 
 
-def test_ids_of_a_model():
+def test_layer_ids_of_a_model():
     model = MBTForAudioVisualClassification(MBTConfig(**TINY))
     ids = layer_ids(name for name, _ in model.named_parameters())
     by_id = {}
@@ -117,14 +117,14 @@ def test_ids_of_a_model():
     }  # fmt: skip
 
 
-def test_decoder_layers_are_none_of_the_encoders():
+def test_decoder_layers_do_not_count_as_encoder_layers():
     ids = layer_ids(
         ["avmae.encoder.layers.1.video.mlp.fc1.weight", "decoder.transformer.layers.7.shared.mlp.fc1.weight"]
     )
     assert list(ids.values()) == [2, 3]
 
 
-def test_groups_from_the_top_down():
+def test_groups_are_ordered_from_the_top_layer():
     names = ["video_embeddings.x", "layers.0.weight", "layers.0.bias", "head.weight"]
     parameters = {name: torch.nn.Parameter(torch.zeros(1)) for name in names}
     groups = layerwise_groups(
@@ -142,7 +142,7 @@ def test_groups_from_the_top_down():
     ]
 
 
-def test_what_has_no_layers_or_no_id_is_refused():
+def test_missing_layers_ids_and_wrong_decays_raise():
     with pytest.raises(ValueError, match=r"layer_decay needs parameters of numbered layers.*\['conv.weight'\]"):
         layer_ids(["conv.weight"])
     with pytest.raises(ValueError, match="no layer id: b"):
@@ -168,17 +168,17 @@ def test_kernels_are_weights_of_dense_layers_and_convolutions():
     assert {"mbt.audio_embeddings.patch_embeddings.projection.weight", "classifier.weight"} <= kernels
 
 
-def test_an_optimizer_with_groups_of_its_own_is_refused(tmp_path, monkeypatch):
+def test_optimizer_with_its_own_groups_raises(tmp_path, monkeypatch):
     args = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", layer_decay=0.75)
     trainer = AVTrainer(MBTForAudioVisualClassification(MBTConfig(**TINY)), args)
     own = (torch.optim.SGD, {"params": list(trainer.model.parameters()), "lr": 0.1})
     monkeypatch.setattr(trainer, "get_optimizer_cls_and_kwargs", lambda args, model: own)
-    with pytest.raises(ValueError, match="makes its own parameter groups, so that layer_decay would do nothing"):
+    with pytest.raises(ValueError, match="makes its own parameter groups, so that layer_decay would have no effect"):
         trainer.create_optimizer()
 
 
 class Gradients(TrainerCallback):
-    """The gradients and parameters of every update, after clipping, before the optimiser."""
+    """Records gradients and parameters of every update, after clipping and before the optimiser step."""
 
     def __init__(self):
         self.seen = []
@@ -188,8 +188,8 @@ class Gradients(TrainerCallback):
 
 
 @pytest.mark.parametrize("optimizer", ["momentum_sgd", "adam_decoupled"])
-def test_a_trainer_takes_the_published_steps(optimizer, tmp_path):
-    """Weights after four updates against the published formulae in NumPy, from the gradients that the Trainer had."""
+def test_trainer_makes_the_published_updates(optimizer, tmp_path):
+    """Compares the weights after four updates with the published formulas in NumPy, applied to the Trainer's gradients."""
     torch.manual_seed(0)
     model = MBTForAudioVisualClassification(MBTConfig(**TINY))
     torch.nn.init.normal_(model.classifier.weight, std=0.5)
@@ -220,7 +220,7 @@ def test_a_trainer_takes_the_published_steps(optimizer, tmp_path):
         assert max(norms) <= 1.0 + 1e-5
 
     for name, parameter in model.named_parameters():
-        # Formulae of AV-MAE's optimisers, by themselves: rate by layer, warm-up times cosine, update, decay of kernels.
+        # The formulas of AV-MAE's optimisers: learning rate by layer, warm-up times cosine, update, weight decay of kernels.
         layer = re.search(r"\.layers\.(\d)\.", name)
         layer_id = int(layer[1]) + 1 if layer else 0 if "_embeddings." in name else 4
         is_kernel = re.search(r"(_proj|fc\d|projection|classifier)\.weight$", name)
@@ -239,7 +239,7 @@ def test_a_trainer_takes_the_published_steps(optimizer, tmp_path):
                 value = value - rate * unbiased[0] / (unbiased[1] ** 0.5 + 1e-8)
                 value = value * (1 - rate * 0.05) if is_kernel else value
         if name.endswith("k_proj.bias"):
-            continue  # its gradient is zero but for rounding, which Adam divides by itself
+            continue  # its gradient is only rounding error, which Adam normalises to a full step
         torch.testing.assert_close(
             parameter.detach().double(),
             torch.from_numpy(value),

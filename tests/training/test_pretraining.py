@@ -1,4 +1,4 @@
-"""Pretraining on a stream: resumed bit for bit, losses of each modality over steps, batches and processes, fixed evaluation."""
+"""Pretraining on a stream: bit-identical resuming, mean losses of each modality, repeatable evaluation."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def logged(result, name="loss"):
 
 
 def test_resuming_equals_not_stopping(tmp_path):
-    """Masks, stochastic depth, order and crops: from checkpoints inside the first and the second epoch."""
+    """Masks, stochastic depth, order and crops are restored from checkpoints within the first and the second epoch."""
     options = {"save_strategy": "steps", "save_steps": 3}
     whole = run(tmp_path, "whole", **options)
     assert whole["steps"] == 10
@@ -39,7 +39,7 @@ def test_resuming_equals_not_stopping(tmp_path):
 
 
 def test_losses_of_modalities_are_means_over_their_clips(tmp_path):
-    """Batches of 4, 4 and 1 clips in one update, of which some lack the video: as one by one."""
+    """One update with batches of 4, 4 and 1 clips, some without video, has the mean losses of the single clips."""
     trainer = make_trainer(
         tmp_path, "mean", rows=9, num_train_epochs=1, gradient_accumulation_steps=3, drop_path=0.0, learning_rate=0.0
     )
@@ -77,19 +77,19 @@ def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):
     )  # fmt: skip
     for name in PARTS:
         assert logged(plain, name) == logged(evaluated, name)
-        assert len(logged(evaluated, f"eval_{name}")) == 5 + 1  # and once at the end
+        assert len(logged(evaluated, f"eval_{name}")) == 5 + 1  # plus once at the end
 
 
-def test_the_loss_is_the_models(tmp_path):
+def test_logged_loss_is_the_weighted_sum_of_its_parts(tmp_path):
     result = run(tmp_path, "sum", num_train_epochs=1)
     for total, video, audio in zip(*(logged(result, name) for name in ("loss", *PARTS))):
-        assert total == pytest.approx(0.5 * video + 0.5 * audio, abs=2e-4)  # the Trainer rounds its own
+        assert total == pytest.approx(0.5 * video + 0.5 * audio, abs=2e-4)  # the Trainer rounds the total
 
 
 @pytest.mark.slow
 def test_two_processes_log_and_learn_as_one_and_resume(tmp_path):
-    """One launch for all, since starting processes is what takes time."""
-    same = {"rows": 21, "eval_rows": 13, "drop_path": 0.0}  # the last step has clips for one process alone
+    """One launch for all jobs, since starting processes is slow."""
+    same = {"rows": 21, "eval_rows": 13, "drop_path": 0.0}  # only one process has clips in the last step
     saving = {"rows": 21, "save_strategy": "steps", "save_steps": 2}
     jobs = [
         {"name": "two", "per_device_train_batch_size": 2, **same},

@@ -1,6 +1,6 @@
-"""Every value of every recipe, written down a second time from the tables and configurations that it is from.
+"""Every value of every recipe, copied a second time from its source table or configuration.
 
-Where a recipe is for a benchmark that its source does not cover, the rows give what is carried over; `uncertain` says so.
+If a source does not cover a recipe's benchmark, the rows hold values carried over from another; `uncertain` marks these.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from hf_avfusion.training.recipes import RECIPES
 from hf_avfusion.training.recipes.batches import learning_rate_for
 from hf_avfusion.training.recipes.building import build_frame_augmentation, build_processor, input_sizes
 
-# Who is meant by a row.
+# Groups of recipes that rows refer to.
 MBT_CODE = ("mbt/audioset-mini", "mbt/audioset-500k", "mbt/vggsound")
 MBT_EIGHT_SECONDS = ("mbt/audioset-mini@paper", "mbt/audioset-500k@paper", "mbt/vggsound@paper", "mbt/kinetics400")
 MBT_EPIC, MBT_MOMENTS = ("mbt/epic-kitchens-100",), ("mbt/moments",)
@@ -32,7 +32,7 @@ TUNE_AUDIO = ("avmae/vggsound-audio", *TUNE_AUDIOSET_AUDIO)
 TUNE_VIDEO = ("avmae/vggsound-video", "avmae/audioset-500k-video")
 HEARING = (*TUNE_BOTH, *TUNE_AUDIO)
 
-# (source, recipes, values). A value is named in one row only, and the rows of a recipe name all its values.
+# (source, recipes, values). The rows of a recipe hold all its values, each in one row.
 ROWS = (
     # ---- MBT: configs/audioset/balanced_audioset_base.py; "4.2" and letters: the paper's section, its supplementary's ----
     (
@@ -387,7 +387,7 @@ ROWS = (
     ("the project's README", ("avmae/audioset-500k-video",), {"reported": "31.1 mAP"}),
 )  # fmt: skip
 
-# Besides the sections, these fields of a recipe decide something; a row may leave them out where they are None.
+# Fields of a recipe, other than its sections, that have an effect. Rows may leave them out if they are None.
 ATTRIBUTES = (
     "task",
     "benchmark",
@@ -413,7 +413,7 @@ def published(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_value_is_the_published_one(name):
+def test_every_value_matches_its_source(name):
     recipe, expected = RECIPES[name], published(name)
     actual = {**recipe.values(), **{field: getattr(recipe, field) for field in ATTRIBUTES}}
     for field, (value, source) in expected.items():
@@ -421,7 +421,7 @@ def test_every_value_is_the_published_one(name):
     assert {field: value for field, value in actual.items() if value is not None or field not in ATTRIBUTES} == {}
 
 
-def test_rows_name_recipes_that_exist():
+def test_rows_cover_all_recipes():
     assert {name for _, recipes, _ in ROWS for name in recipes} == set(RECIPES)
 
 
@@ -442,7 +442,7 @@ TOKENS = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_what_is_built_has_the_published_sizes(name):
+def test_built_configurations_have_the_published_sizes(name):
     recipe = RECIPES[name]
     processor = build_processor(recipe)
     config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
@@ -467,14 +467,14 @@ def test_what_is_built_has_the_published_sizes(name):
 
 
 def test_clips_and_classes_of_the_configurations():
-    """AS-500K's 508,994 clips; 527 and 309 classes, as in the configurations of both projects."""
+    """AS-500K has 508,994 clips; 527 and 309 are the classes in the configurations of both projects."""
     assert BENCHMARKS["audioset"].variant("as500k").splits["train"] == 508_994
     assert len(BENCHMARKS["audioset"].label_names("labels")) == 527
     assert len(BENCHMARKS["vggsound"].label_names("label")) == 309
 
 
-def test_the_papers_pretraining_has_no_rule_for_other_batches():
-    """Table A13 gives one rate at one batch; the configurations multiply theirs by batch / 256."""
+def test_pretraining_of_the_paper_has_no_rule_for_other_batch_sizes():
+    """Table A13 gives one learning rate for one batch size; the configurations multiply theirs by batch / 256."""
     for name in PRETRAIN_PAPER:
         with pytest.raises(
             ValueError, match=r"batches of 512 at a learning rate of 0\.0003, and its source has no rule"
@@ -486,8 +486,8 @@ def test_the_papers_pretraining_has_no_rule_for_other_batches():
         assert RECIPES[name].notes[0] == f"The rate is {text} x batch / 256."
 
 
-def test_deviations_are_noted_wherever_they_hold():
-    """Notes of a benchmark do not displace what is true of every recipe of the source."""
+def test_deviations_are_noted_in_all_recipes_concerned():
+    """A recipe's own notes do not replace the notes that hold for all recipes of its source."""
     everywhere = {
         MBT: ("the Trainer clips the mean", "Mixup draws one weight for each device"),
         PRETRAIN: ("Weight decay acts on kernels alone", "the configuration crops at random and flips"),
@@ -500,5 +500,5 @@ def test_deviations_are_noted_wherever_they_hold():
         for name in recipes:
             for note in notes:
                 assert [text for text in RECIPES[name].notes if note in text], f"{name} does not say {note!r}"
-    for name in ("avmae/vggsound", "avmae/vggsound-audio"):  # the paper is silent, and no checkpoint could be opened
+    for name in ("avmae/vggsound", "avmae/vggsound-audio"):  # not in the paper, and no checkpoint could be opened
         assert "inflate_spectrograms" in RECIPES[name].uncertain["model.num_audio_channels"]

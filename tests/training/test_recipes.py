@@ -1,4 +1,4 @@
-"""Recipes: every value names something that exists and acts, flags replace values, the batch comes out exactly."""
+"""Recipes: every value sets an existing field and has an effect, flags override values, and batches divide exactly."""
 
 import json
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from hf_avfusion.training.recipes.recipe import SECTIONS
 from hf_avfusion.training.recipes.record import keep_record, print_record, read_record, record_run, save_record
 from hf_avfusion.training.trainer import AVTrainer
 
-# The others wait for their architecture; fine-tuning AV-MAE is training MBT, but with fields that come with AV-MAE.
+# Recipes of registered architectures. Fine-tuning AV-MAE trains an MBT, but needs fields that come with AV-MAE.
 REGISTERED = [
     name
     for name, recipe in RECIPES.items()
@@ -131,19 +131,19 @@ def test_variants_differ_where_code_and_paper_do():
     }  # fmt: skip
 
 
-def test_but_replaces_fields_and_sections():
+def test_replace_merges_sections():
     recipe = Recipe("mbt", "test", window={"num_frames": 8, "span": 2.0}, spec_augment={"freq_mask_count": 2})
-    changed = recipe.but(window={"span": None}, spec_augment=None, batch_size=3)
+    changed = recipe.replace(window={"span": None}, spec_augment=None, batch_size=3)
     assert changed.values() == {"window.num_frames": 8, "window.span": None, "spec_augment": None, "batch_size": 3}
     assert recipe.batch_size is None
-    assert changed.but(spec_augment={"freq_mask_count": 1}).spec_augment == {"freq_mask_count": 1}
+    assert changed.replace(spec_augment={"freq_mask_count": 1}).spec_augment == {"freq_mask_count": 1}
 
 
-# ---- what is built acts ----
+# ---- the built objects ----
 
 
 def test_collator_of_a_recipe_augments():
-    recipe = get_recipe("mbt/audioset-mini").but(
+    recipe = get_recipe("mbt/audioset-mini").replace(
         collator={"time_shift": True, "mixup_alpha": 0.0}, spec_augment={"freq_mask_count": 0}
     )
     config = CONFIG_MAPPING["mbt"](num_labels=3)
@@ -153,10 +153,10 @@ def test_collator_of_a_recipe_augments():
     ]
     shifted = build_collator(recipe, config, seed=0)(samples)["input_features"]
     assert not torch.equal(shifted, torch.stack([features] * 3))
-    assert torch.equal(shifted.sort(dim=1).values, torch.stack([features] * 3))  # rolled, nothing lost
-    masked = build_collator(recipe.but(spec_augment={"freq_mask_count": 20}), config, seed=0)(samples)
+    assert torch.equal(shifted.sort(dim=1).values, torch.stack([features] * 3))  # rolled, with the same values
+    masked = build_collator(recipe.replace(spec_augment={"freq_mask_count": 20}), config, seed=0)(samples)
     assert (masked["input_features"] == 0).all(dim=1).any()
-    mixed = build_collator(recipe.but(collator={"mixup_alpha": 0.5}), config, seed=0)(samples)
+    mixed = build_collator(recipe.replace(collator={"mixup_alpha": 0.5}), config, seed=0)(samples)
     assert mixed["labels"].shape == (3, 3)
     assert mixed["labels"][0, 2] == mixed["labels"][2, 0]
 
@@ -184,7 +184,7 @@ def test_a_batch_is_divided_exactly(arguments, expected):
     ("arguments", "message"),
     [
         ((64, 3), "cannot be divided equally among 3 devices.*--global_batch_size 63"),
-        ((64, 1, 5), "each device has 64 clips an update.*1, 2, 4, 8, 16, 32, 64"),
+        ((64, 1, 5), "each device has 64 clips per update.*1, 2, 4, 8, 16, 32, 64"),
         (
             (64, 2, 8, 8),
             "per_device_train_batch_size 8 x gradient_accumulation_steps 8 on 2 devices.*product must be 32",
@@ -195,23 +195,23 @@ def test_a_batch_is_divided_exactly(arguments, expected):
         ((0, 1), "batch size must be at least 1"),
     ],
 )
-def test_a_batch_that_cannot_be_divided_is_refused(arguments, message):
+def test_indivisible_batch_raises(arguments, message):
     with pytest.raises(ValueError, match=message):
         share_batch(*arguments)
 
 
-def test_learning_rate_follows_the_batch_only_by_a_rule_of_the_source():
+def test_learning_rate_is_scaled_only_by_a_rule_of_the_source():
     recipe = Recipe("mbt", "test", training={"learning_rate": 3e-4}, batch_size=512, learning_rate_rule="linear")
     assert learning_rate_for(recipe, "x", 256) == pytest.approx(1.5e-4)
-    assert learning_rate_for(recipe.but(learning_rate_rule=None), "x", 512) == 3e-4
+    assert learning_rate_for(recipe.replace(learning_rate_rule=None), "x", 512) == 3e-4
     with pytest.raises(ValueError, match=r"batches of 512 at a learning rate of 0.0003.*0.00015 would be proportional"):
-        learning_rate_for(recipe.but(learning_rate_rule=None), "x", 256)
+        learning_rate_for(recipe.replace(learning_rate_rule=None), "x", 256)
 
 
 # ---- flags ----
 
 
-def test_flags_replace_the_values_of_a_recipe(tmp_path):
+def test_flags_override_the_values_of_a_recipe(tmp_path):
     run, _, args = parse(
         tmp_path, "--recipe", "mbt/vggsound", "--per_device_train_batch_size", 4, "--learning_rate", 0.1, "--num_frames", 8,
         "--config", '{"label_smoothing": 0.1, "readout": "mean"}', "--spec_augment", "False",
@@ -233,7 +233,7 @@ def test_flags_replace_the_values_of_a_recipe(tmp_path):
     assert run.published is RECIPES["mbt/vggsound"]
 
 
-def test_fine_tuning_an_autoencoder(tmp_path):
+def test_flags_for_fine_tuning_from_an_autoencoder(tmp_path):
     run, _, args = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--from_avmae", "some/folder")
     assert (run.recipe.init, run.recipe.init_method) == ("some/folder", "from_avmae")
     assert (args.layer_decay, args.learning_rate, args.per_device_train_batch_size) == (0.75, 1.6, 128)
@@ -242,7 +242,7 @@ def test_fine_tuning_an_autoencoder(tmp_path):
     assert run.recipe.init is None
 
 
-def test_a_start_is_named_by_its_method(tmp_path):
+def test_start_flag_names_method_and_source(tmp_path):
     run, _, _ = parse(tmp_path, "--start", "from_vit=some/vit")
     assert (run.recipe.init, run.recipe.init_method) == ("some/vit", "from_vit")
     run, _, _ = parse(tmp_path, "--recipe", "avmae/audioset-500k", "--start", "from_avmae=some/folder")
@@ -256,13 +256,22 @@ def test_a_start_is_named_by_its_method(tmp_path):
     [
         (["--start", "from_resnet=x"], r"--start from_resnet=x: give METHOD=SOURCE with one of .*from_vit, from_avmae"),
         (["--start", "from_vit"], "--start from_vit: give METHOD=SOURCE"),
-        (["--from_vit", "a", "--from_avmae", "b"], "--from_vit and --from_avmae: a model starts from one source"),
-        (["--from_vit", "a", "--start", "from_vit=b"], "--from_vit and --start: a model starts from one source"),
+        (
+            ["--from_vit", "a", "--from_avmae", "b"],
+            "--from_vit and --from_avmae: a model can start from only one source",
+        ),
+        (
+            ["--from_vit", "a", "--start", "from_vit=b"],
+            "--from_vit and --start: a model can start from only one source",
+        ),
         (["--recipe", "avmae/audioset-500k"], "starts from a pretrained AV-MAE.*name it with --from_avmae"),
-        (["--model", "avmae", "--size", "enormous"], "--size enormous: avmae comes as small, base, large"),
+        (
+            ["--model", "avmae", "--size", "enormous"],
+            "--size enormous: choose one of the sizes of avmae: small, base, large",
+        ),
     ],
 )
-def test_starts_and_sizes_that_are_not_known(tmp_path, flags, message):
+def test_unknown_starts_and_sizes_raise(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, *flags)
 
@@ -278,7 +287,7 @@ def test_pretraining_scales_its_learning_rate(tmp_path):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A tiny AV-MAE whose processor is unlike any default."""
+    """A tiny AV-MAE with a processor that differs from every default."""
     from transformers import AutoModelForPreTraining
 
     folder = tmp_path_factory.mktemp("avmae")
@@ -299,13 +308,13 @@ def pretrained(tmp_path_factory):
     )
     processor, model = build_fresh(run.recipe, {}, AutoModelForPreTraining)
     collator = build_collator(run.recipe, model.config, seed=0)
-    assert collator.config is model.config  # masks
+    assert collator.config is model.config  # a MaskingCollator
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def test_mbt_takes_clips_as_its_autoencoder_did_unless_told_otherwise(tmp_path, pretrained):
+def test_mbt_uses_the_processor_of_its_autoencoder_unless_flags_change_it(tmp_path, pretrained):
     run, _, _ = parse(tmp_path, "--from_avmae", pretrained)
     processor, model = build_fresh(run.recipe, {"num_labels": 3})
     assert type(model).__name__ == "MBTForAudioVisualClassification"
@@ -319,8 +328,8 @@ def test_mbt_takes_clips_as_its_autoencoder_did_unless_told_otherwise(tmp_path, 
 
 
 @pytest.mark.parametrize(("recipe", "channels"), [("avmae/vggsound", 3), ("avmae/audioset-500k", 1)])
-def test_channels_of_a_recipe_and_a_step_of_it(tmp_path, pretrained, recipe, channels):
-    """A kernel that was pretrained on one channel is repeated for three, undivided, as the released mapping does."""
+def test_audio_channels_of_a_recipe_and_a_training_step(tmp_path, pretrained, recipe, channels):
+    """A kernel that was pretrained on one channel is repeated for three and not divided, as in the released mapping."""
     run, _, args = parse(
         tmp_path, "--recipe", recipe, "--from_avmae", pretrained, "--image_size", 32, "--num_frames", 4, "--span", 2,
         "--audio_seconds", 2, "--set", "audio.num_mel_bins=32", "--config", '{"patch_size": 8, "fusion_layer": 1}',
@@ -332,9 +341,9 @@ def test_channels_of_a_recipe_and_a_step_of_it(tmp_path, pretrained, recipe, cha
     assert (kernel.shape[1], model.config.num_audio_channels) == (1, channels)
     assert torch.equal(projection.weight, kernel.repeat(1, channels, 1, 1))
     torch.manual_seed(0)
-    sound = torch.randn(1, 200, 32)  # [B, time, mel]: one spectrogram, whatever the number of channels
-    once = torch.nn.functional.conv2d(sound.unsqueeze(1), kernel, stride=8).flatten(2).transpose(1, 2)
-    embedded = model.mbt.audio_embeddings.patch_embeddings(sound)
+    spectrogram = torch.randn(1, 200, 32)  # [B, time, mel], for any number of channels
+    once = torch.nn.functional.conv2d(spectrogram.unsqueeze(1), kernel, stride=8).flatten(2).transpose(1, 2)
+    embedded = model.mbt.audio_embeddings.patch_embeddings(spectrogram)
     torch.testing.assert_close(embedded, channels * once + projection.bias, atol=1e-5, rtol=1e-5)
 
     clips = [
@@ -353,7 +362,7 @@ def test_channels_of_a_recipe_and_a_step_of_it(tmp_path, pretrained, recipe, cha
     assert not torch.equal(projection.weight, before["mbt.audio_embeddings.patch_embeddings.projection.weight"])
 
 
-def test_a_checkpoints_configuration(tmp_path, pretrained):
+def test_config_flag_changes_fields_of_a_checkpoint(tmp_path, pretrained):
     flags = ["--model", pretrained, "--config", '{"freeze_encoder": true, "modalities": ["audio"]}']
     run, _, _ = parse(tmp_path, *flags)
     _, model = load_checkpoint(run, {"num_labels": 3, "num_segments": 2})
@@ -365,14 +374,14 @@ def test_a_checkpoints_configuration(tmp_path, pretrained):
     for config, message in (
         ('{"hidden_size": 16}', r"has no weights that fit avmae\."),
         ('{"num_hidden_layers": 3}', r"has no weights that fit avmae\.encoder\.layers\.2"),
-        ('{"hidden_siz": 16}', "is a checkpoint of avmae, which knows no hidden_siz"),
+        ('{"hidden_siz": 16}', "is a checkpoint of avmae, whose configuration has no field hidden_siz"),
     ):
         run, _, _ = parse(tmp_path, "--model", pretrained, "--config", config)
         with pytest.raises(ValueError, match=message):
             load_checkpoint(run, {"num_labels": 3})
 
 
-def test_a_checkpoint_with_other_windows(tmp_path, pretrained):
+def test_window_flags_change_a_checkpoint(tmp_path, pretrained):
     """Fixed positions fit any length; learned ones do not."""
     run, _, _ = parse(tmp_path, "--model", pretrained, "--num_frames", 6, "--span", 3, "--audio_seconds", 3)
     processor, model = load_checkpoint(run, {"num_labels": 3})
@@ -391,13 +400,13 @@ def test_a_checkpoint_with_other_windows(tmp_path, pretrained):
         load_checkpoint(run, {"num_labels": 3})
 
 
-def test_labels_that_an_architecture_has_no_head_for(tmp_path):
+def test_labels_without_a_head_in_the_architecture_raise(tmp_path):
     run, _, _ = parse(tmp_path, "--from_vit", "none", *SMALL_FLAGS)
     with pytest.raises(ValueError, match="mbt has no num_segments"):
         build_fresh(run.recipe, {"num_labels": 3, "num_segments": 2})
 
 
-def test_a_recipe_knows_its_benchmark(tmp_path):
+def test_recipe_sets_defaults_for_its_benchmark_only(tmp_path):
     _, options, _ = parse(tmp_path, "--recipe", "mbt/epic-kitchens-100", "--data", "epic_kitchens_100")
     assert options.label_columns == ["verb", "noun"]
     _, options, _ = parse(tmp_path, "--recipe", "mbt/audioset-500k", "--data", "audioset")
@@ -406,7 +415,7 @@ def test_a_recipe_knows_its_benchmark(tmp_path):
     assert options.variant is None
 
 
-def test_without_a_recipe_nothing_changes(tmp_path):
+def test_without_a_recipe_defaults_are_unchanged(tmp_path):
     run, _, args = parse(tmp_path)
     plain = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     changing = ("logging_dir", "run_name")
@@ -421,7 +430,7 @@ def test_without_a_recipe_nothing_changes(tmp_path):
     assert processor.video_processor.to_dict() == type(processor)().video_processor.to_dict()
 
 
-def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
+def test_batch_without_a_recipe_is_accumulated(tmp_path):
     _, _, args = parse(tmp_path, "--global_batch_size", 32, "--per_device_train_batch_size", 8)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (8, 4)
 
@@ -430,7 +439,10 @@ def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
     ("flags", "message"),
     [
         (["--recipe", "mbt/vgsound"], r"no recipe 'mbt/vgsound'. Did you mean mbt/vggsound\?.*mbt/audioset-mini, "),
-        (["--recipe", "mbt/vggsound", "--size", "small"], "the size is that of what the model starts from.*--from_vit"),
+        (
+            ["--recipe", "mbt/vggsound", "--size", "small"],
+            "the model has the size of .*, from which it starts.*--from_vit",
+        ),
         (
             ["--recipe", "mbt/vggsound", "--global_batch_size", "32"],
             "has no rule for others.*0.25 would be proportional",
@@ -439,19 +451,22 @@ def test_a_batch_without_a_recipe_is_accumulated_too(tmp_path):
         (["--recipe", "mbt/vggsound", "--per_device_train_batch_size", "1"], "mixes the clips of one forward pass"),
         (["--recipe", "mbt/vggsound", "--model", "vit"], "is for mbt, not for --model vit"),
         (["--recipe", "avmae/pretrain-vggsound"], "is for pretraining, not for classification"),
-        (["--recipe", "avmae/vggsound"], "starts from a pretrained AV-MAE: name its folder with --from_avmae"),
-        (["--from_vit", "a", "--from_avmae", "b"], "a model starts from one of them"),
+        (["--recipe", "avmae/vggsound"], "starts from a pretrained AV-MAE, .*: name it with --from_avmae"),
+        (["--from_vit", "a", "--from_avmae", "b"], "a model can start from only one source"),
         (["--set", "spec_augment.freq=3"], "spec_augment has no field freq; it has freq_mask_count"),
         (["--set", "training.momentum=0.5"], "expected SECTION.FIELD=VALUE"),
         (["--spec_augment", "False", "--set", "spec_augment.freq_mask_count=3"], "spec_augment is switched off"),
         (["--config", "{"], "is not JSON"),
         (["--config", "[1]"], "must be a JSON object"),
-        (["--model", "a/b", "--set", "window.frame_rate=5"], "window.frame_rate=5: for a fresh model only; a/b brings"),
+        (
+            ["--model", "a/b", "--set", "window.frame_rate=5"],
+            "window.frame_rate=5: allowed for a new model only, but a/b",
+        ),
         (["--global_batch_size", "0"], "batch size must be at least 1"),
-        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: for a fresh model only"),
+        (["--model", "some/checkpoint", "--image_size", "64"], "--image_size: allowed for a new model only"),
     ],
 )
-def test_flags_that_contradict_a_recipe_are_refused(tmp_path, flags, message):
+def test_flags_that_contradict_a_recipe_raise(tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, *flags)
 
@@ -486,7 +501,7 @@ def test_a_checkpoint_keeps_its_sizes_and_takes_the_regularization(tmp_path):
 # ---- the record ----
 
 
-def test_the_record_tells_what_was_overridden(tmp_path, capsys):
+def test_record_lists_overridden_values(tmp_path, capsys):
     run, _, args = parse(
         tmp_path, "--recipe", "mbt/vggsound", "--per_device_train_batch_size", 8, "--learning_rate", 0.1, *SMALL_FLAGS
     )
@@ -517,10 +532,10 @@ def test_the_record_tells_what_was_overridden(tmp_path, capsys):
     assert "training.learning_rate" in printed
     assert "1 device x 8 clips x 8 accumulated" in printed
     print_record({**record, "overridden": {}})
-    assert "every value is the recipe's" in capsys.readouterr().out
+    assert "all values are the recipe's" in capsys.readouterr().out
 
 
-def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_path, capsys):
+def test_record_of_a_resumed_run_lists_changed_settings(tmp_path, capsys):
     def record_of(*flags, checkpoint=None, place="run"):
         run, _, args = parse(tmp_path / place, "--recipe", "mbt/vggsound", *SMALL_FLAGS, *flags)
         processor, model = build_fresh(run.recipe, {"num_labels": 3})
@@ -542,7 +557,7 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
     assert {key.split(".")[0] for key in changed} == {"training", "collator", "batch"}
     assert read_record(tmp_path / "elsewhere") == other
     printed = " ".join(capsys.readouterr().out.split())
-    assert "gone on from checkpoint-3: the same settings" in printed
+    assert "resumed from checkpoint-3: the same settings" in printed
     assert "training.learning_rate 0.1 (before 0.5)" in printed
     lines = read_recipe(tmp_path / "elsewhere" / "recipe.json")
     assert "training.learning_rate 0.1 (before 0.5)" in lines["from checkpoint-6 on"]
@@ -552,7 +567,9 @@ def test_the_record_of_a_run_that_goes_on_tells_what_was_otherwise_before(tmp_pa
 
 
 def test_with_zero3_a_model_is_built_whole(deepspeed, tmp_path):
-    """And the trainer, which divides it, is told that it is ZeRO-3, and that its model has to be gathered to be saved."""
+    """The trainer sets the ZeRO-3 configuration again and shards the model. It requires the setting that gathers the model for
+    saving.
+    """
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     settings = tmp_path / "zero3.json"
     settings.write_text(json.dumps({**dict.fromkeys(sizes, "auto"), "zero_optimization": {"stage": 3}}))
@@ -569,7 +586,7 @@ def test_with_zero3_a_model_is_built_whole(deepspeed, tmp_path):
         unset_hf_deepspeed_config()
 
 
-def test_what_is_no_record_is_refused(tmp_path):
+def test_reading_a_wrong_record_raises(tmp_path):
     with pytest.raises(ValueError, match="does not hold the record of a run"):
         read_record(tmp_path)
     (tmp_path / "recipe.json").write_text("{}")

@@ -1,5 +1,5 @@
-"""Training on a `ClipStream`: interrupted, by several processes, with clips that do not decode. In this process where
-that is enough, as real processes, killed and launched by torchrun, where it is not.
+"""Training on a `ClipStream`: interrupted runs, several processes, undecodable clips. Tests use this process where possible, else
+real processes, which torchrun launches or which are killed.
 """
 
 import json
@@ -24,7 +24,7 @@ BROKEN = (5, 11, 30)
 
 
 def start(*jobs, torchrun=()):
-    """The jobs one after the other in a new process, or those of torchrun with these options."""
+    """Starts a new process, or torchrun with these options, that runs the jobs one after the other."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *(["-m", "torch.distributed.run", *torchrun] if torchrun else [])]
@@ -33,7 +33,7 @@ def start(*jobs, torchrun=()):
 
 
 def launch(*jobs, processes=1):
-    """As `start`, waiting for the end; without torchrun if one process is enough."""
+    """As `start`, but waits for the end; uses torchrun only for several processes."""
     started = start(*jobs, torchrun=["--standalone", "--nproc_per_node", str(processes)] if processes > 1 else [])
     out, err = started.communicate(timeout=300)
     return subprocess.CompletedProcess(started.args, started.returncode, out, err)
@@ -51,7 +51,7 @@ def decoded(folder, name, ranks=1):
 SAVING = {"save_strategy": "steps", "save_steps": 3, "drop_path": 0.3, "broken": BROKEN, "mixup": 0.4}
 
 
-# A step that changes nothing, since the size of its batch would be another in two processes.
+# One step with learning rate 0, since two processes would have another batch size.
 VIEWS = {
     "rows": 8, "max_steps": 1, "learning_rate": 0.0, "eval_rows": 13, "eval_views": 3, "eval_views_per_step": 5,
 }  # fmt: skip
@@ -59,7 +59,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, streamed):
-    """Ten batches an epoch, less for broken clips; from checkpoints inside the first and the second epoch."""
+    """Ten batches per epoch, or fewer due to broken clips; resumes from checkpoints within the first and the second epoch."""
     whole = run(tmp_path, "whole", streamed=streamed, **SAVING)
     assert whole["steps"] == 18  # 34 of 37 rows decode: nine batches instead of ten, twice
     assert whole["train"]["skipped_clips"] == 2 * len(BROKEN)
@@ -86,7 +86,7 @@ def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, stream
         {"gradient_accumulation_steps": 2, "save_strategy": "epoch", "dataloader_drop_last": True},
     ],
 )
-def test_resuming_with_other_arguments(tmp_path, options):
+def test_resuming_with_various_arguments(tmp_path, options):
     options = {**SAVING, "streamed": False, **options}
     whole = run(tmp_path, "whole", **options)
     assert whole["steps"] == options.get("max_steps", whole["steps"])
@@ -108,7 +108,7 @@ def test_resuming_with_other_arguments(tmp_path, options):
         {"balanced": True},
     ],
 )
-def test_interleaved_and_balanced_streams_are_resumed(tmp_path, options):
+def test_resuming_interleaved_and_balanced_streams(tmp_path, options):
     options = {"rows": 17, "streamed": False, **SAVING, **options}
     whole = run(tmp_path, "whole", **options)
     steps = sorted(int(path.name[11:]) for path in (tmp_path / "whole").glob("checkpoint-*"))[:-1]
@@ -127,7 +127,7 @@ def test_interleaved_and_balanced_streams_are_resumed(tmp_path, options):
             run(tmp_path, "refused", resume=inside, **{**options, **other})
 
 
-def test_an_unknown_length_is_resumed_too(tmp_path, monkeypatch):
+def test_resuming_a_stream_of_unknown_length(tmp_path, monkeypatch):
     import stream_run
 
     def without_length(*args, **options):
@@ -143,7 +143,7 @@ def test_an_unknown_length_is_resumed_too(tmp_path, monkeypatch):
     assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "again"))
 
 
-def test_short_batches_count_by_their_clips(tmp_path):
+def test_short_batches_are_weighted_by_their_clips(tmp_path):
     """One step over 4 + 2 accumulated clips equals one over a batch of 6."""
     options = {"rows": 6, "num_train_epochs": 1, "streamed": False}
     run(tmp_path, "accumulated", gradient_accumulation_steps=2, **options)
@@ -154,8 +154,8 @@ def test_short_batches_count_by_their_clips(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_accumulated_updates_are_dropped_as_whole_batches_are(tmp_path, workers):
-    """37 clips make four batches of 8, and so four updates of two batches of 4, not five."""
+def test_drop_last_drops_incomplete_updates(tmp_path, workers):
+    """37 clips give four batches of 8, so they must give four updates of two batches of 4, not five."""
     options = {"dataloader_drop_last": True, "schedule": "warmup_cosine", "warmup_epochs": 0.5, "num_train_epochs": 3}
     one = run(tmp_path, "at-once", per_device_train_batch_size=8, **options)
     accumulated = {"gradient_accumulation_steps": 2, "workers": workers, "save_strategy": "steps", "save_steps": 3}
@@ -173,7 +173,7 @@ def test_accumulated_updates_are_dropped_as_whole_batches_are(tmp_path, workers)
         assert_same_bits(got, weights(tmp_path, f"again-{step}"))
 
 
-def test_another_division_in_the_middle_of_an_epoch_is_refused(tmp_path):
+def test_resuming_within_an_epoch_with_another_division_raises(tmp_path):
     run(tmp_path, "whole", max_steps=10, save_strategy="steps", save_steps=5)
     inside, ended = (str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 10))
     for options, message in (
@@ -184,28 +184,28 @@ def test_another_division_in_the_middle_of_an_epoch_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, "refused", max_steps=12, resume=inside, **options)
-    # At the end of an epoch nothing is divided: the next one is read by other workers.
+    # After the end of an epoch, the division may change.
     done = run(tmp_path, "next", max_steps=12, resume=ended, workers=2)
     assert done["steps"] == 12
 
 
-def test_a_checkpoint_without_a_state_of_the_stream_is_refused(tmp_path):
+def test_checkpoint_without_stream_state_raises(tmp_path):
     run(tmp_path, "whole", max_steps=2, save_strategy="steps", save_steps=2)
     checkpoint = tmp_path / "whole" / "checkpoint-2"
     (checkpoint / "stream_state_0.json").unlink()
     with pytest.raises(ValueError, match=r"no stream_state_0\.json.*ignore_data_skip"):
         run(tmp_path, "again", max_steps=3, resume=str(checkpoint))
-    assert run(tmp_path, "anew", max_steps=3, resume=str(checkpoint), ignore_data_skip=True)["steps"] == 3
+    assert run(tmp_path, "from-start", max_steps=3, resume=str(checkpoint), ignore_data_skip=True)["steps"] == 3
 
 
-def test_a_checkpoint_that_a_kill_left_unfinished_is_refused_or_passed_over(tmp_path):
+def test_incomplete_checkpoint_raises_or_is_skipped(tmp_path):
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "drop_path": 0.3}
     run(tmp_path, "whole", **options)
     state = tmp_path / "whole" / "checkpoint-6" / "trainer_state.json"
     state.write_text(state.read_text()[:100])
     (tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").unlink()
     for step in (6, 8):
-        with pytest.raises(ValueError, match=f"checkpoint-{step}, is not whole.*Whole ones are: .*checkpoint-3"):
+        with pytest.raises(ValueError, match=f"checkpoint-{step}, is incomplete.*Complete ones are: .*checkpoint-3"):
             run(tmp_path, "refused", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
     expected = weights(tmp_path, "whole")
     (tmp_path / "whole.safetensors").unlink()
@@ -214,8 +214,8 @@ def test_a_checkpoint_that_a_kill_left_unfinished_is_refused_or_passed_over(tmp_
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_run_without_a_batch_does_not_end_as_if_it_had_trained(tmp_path, streamed):
-    with pytest.raises(RuntimeError, match=r"Epoch 0 has no batch to train on.* \(6 did not up to now"):
+def test_run_without_a_batch_raises(tmp_path, streamed):
+    with pytest.raises(RuntimeError, match=r"Epoch 0 has no batch to train on.* \(6 so far"):
         run(tmp_path, "broken", rows=6, broken=range(6), streamed=streamed)
     for options in ({}, {"max_steps": 3}):
         few = {"rows": 5, "streamed": streamed, "per_device_train_batch_size": 8, **options}
@@ -232,9 +232,7 @@ def test_evaluation_counts_clips(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_in_one_process(tmp_path):
-    """kill -9 in the middle of the second epoch, with two workers; a new process ends with the weights of a run that
-    was never stopped.
-    """
+    """kill -9 in the middle of the second epoch with two workers; the resumed run has the weights of an uninterrupted one."""
     options = {"folder": str(tmp_path), "workers": 2, **SAVING}
     killed = launch({"name": "killed", "kill_at": 14, **options})
     assert killed.returncode == -9, killed.stderr
@@ -249,30 +247,28 @@ def test_killed_and_resumed_in_one_process(tmp_path):
     assert state["stream"]["epoch"] == 1
     read = sum(state["stream"]["rows_read"])
     assert 0 < read < 37 <= before
-    # Whatever the first process had decoded by then, the second decodes just the rows after the checkpoint, once each.
+    # The second process decodes only the rows after the checkpoint, each once.
     rest = decoded(tmp_path, "resumed-train")[0]
     assert len(rest) == len(set(rest)) == 37 - read
 
 
-def test_an_evaluation_of_which_nothing_decodes_is_an_error(tmp_path, caplog):
+def test_evaluation_without_decodable_clips_raises(tmp_path, caplog):
     options = {"max_steps": 2, "eval_rows": 5, "eval_broken": range(5)}
-    with pytest.raises(ValueError, match=r"No clip of the evaluation set was scored: 5 did not decode"):
+    with pytest.raises(ValueError, match=r"No clip of the evaluation set was evaluated: 5 could not be decoded"):
         run(tmp_path, "after", **options)
     caplog.clear()
-    with pytest.raises(ValueError, match="No clip"):  # the training goes on to its end
+    with pytest.raises(ValueError, match="No clip"):  # the training itself finishes
         run(tmp_path, "within", eval_strategy="steps", eval_steps=1, **options)
     assert len([record for record in caplog.records if "No clip of the evaluation set" in record.message]) == 2
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """One launch of two processes: an uninterrupted run, one that is compared with a single process, and one that is
-    killed.
-    """
+    """One launch of two processes: an uninterrupted run, runs to compare with a single process, and a run that is killed."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
         {"name": "whole", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING},
-        # 33 clips: the last step has one, for one of the processes alone
+        # 33 clips: the last step has one clip, so only one process has a clip
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
         {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
         {
@@ -290,13 +286,13 @@ def two_processes(tmp_path_factory):
     done = launch(*({"folder": str(folder), **job} for job in jobs), processes=2)
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr or "-9" in done.stderr, done.stderr
-    assert (folder / "views.json").exists(), done.stderr  # what came before the kill
+    assert (folder / "views.json").exists(), done.stderr  # the jobs before the kill finished
     return folder
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(two_processes, tmp_path):
-    """The same clips in each step, the last one short: weights, logged losses and evaluation agree."""
+    """Each step has the same clips, the last one fewer: weights, logged losses and evaluation agree."""
     for name, options in (
         ("same", {"rows": 33, "num_train_epochs": 1, "eval_rows": 37, "per_device_train_batch_size": 8}),
         ("accumulated", {"rows": 27, "per_device_train_batch_size": 8}),
@@ -323,8 +319,8 @@ def test_two_processes_equal_one(two_processes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("per_device", [4, 8])
-def test_views_in_two_processes_are_those_of_one(two_processes, tmp_path, per_device):
-    """13 clips of three views: the last batch has five clips, three for one process and two for the other."""
+def test_views_in_two_processes_equal_one(two_processes, tmp_path, per_device):
+    """13 clips with three views: the last batch has five clips, three for one process and two for the other."""
     one = run(tmp_path, "views", **{**VIEWS, "per_device_eval_batch_size": per_device})
     two = json.loads((two_processes / "views.json").read_text())
     assert (one["world_size"], two["world_size"]) == (1, 2)
@@ -343,7 +339,7 @@ def test_views_in_two_processes_are_those_of_one(two_processes, tmp_path, per_de
             torch.testing.assert_close(torch.tensor(logits), torch.tensor(one["predictions"]), rtol=1e-3, atol=1e-5)
 
 
-def test_broken_clips_of_several_views_are_counted(tmp_path):
+def test_broken_clips_with_several_views_are_counted(tmp_path):
     done = run(tmp_path, "one", **{**VIEWS, "eval_broken": (2, 7)})
     assert (done["eval"]["eval_clips"], done["eval"]["eval_skipped_clips"], done["eval"]["eval_views"]) == (11, 2, 3)
     assert (len(done["views"]["clips"]), done["views"]["skipped"]) == (11, 2)
@@ -366,19 +362,21 @@ def test_two_processes_decode_every_row_once(two_processes):
 
 @pytest.mark.slow
 def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
-    """Checkpoints whole and sharded: DDP's weights up to rounding, and after a stop the bits of the same run without one."""
+    """Full and sharded checkpoints: weights equal DDP's up to rounding, and resuming is bit-identical."""
     sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
     jobs = [
         {"name": "full", "fsdp": True, "eval_rows": 37, "eval_broken": (2, 7, 20)},
         {"name": "full-again", "fsdp": True, "resume": str(tmp_path / "full" / "checkpoint-6")},
         {"name": "sharded", **sharded},
         {"name": "sharded-again", "resume": str(tmp_path / "sharded" / "checkpoint-6"), **sharded},
-        # where accelerate would not shard, and say nothing
+        # accelerate would not shard here, without any warning
         {"name": "refused", "fsdp": True, "pretend": False},
     ]
     done = launch(*({"folder": str(tmp_path), **SAVING, **job} for job in jobs), processes=2)
     assert done.returncode != 0
-    assert "--fsdp was asked for, but accelerate shards on several accelerators only" in done.stderr, done.stderr
+    assert "--fsdp needs several accelerators, since accelerate would train without sharding here" in done.stderr, (
+        done.stderr
+    )
     expected = weights(two_processes, "whole")
     for name in ("full", "full-again", "sharded", "sharded-again"):
         result = json.loads((tmp_path / f"{name}.json").read_text())
@@ -401,7 +399,7 @@ def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_agrees_with_ddp_and_resumes(deepspeed, two_processes, tmp_path, stage):
-    """Divided optimisers and weights: DDP's weights but for rounding, and the bits of a run without a stop after one."""
+    """Sharded optimisers and weights: equal to DDP's up to rounding; a resumed run is bit-identical to an uninterrupted one."""
     sharing = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     dividing = {"deepspeed": {**dict.fromkeys(keys, "auto"), "zero_optimization": sharing}}
@@ -436,7 +434,7 @@ def test_deepspeed_agrees_with_ddp_and_resumes(deepspeed, two_processes, tmp_pat
 
 @pytest.mark.slow
 def test_two_nodes_equal_two_processes(two_processes, tmp_path):
-    """Two torchrun agents that meet at an address, as on two machines, with one process each."""
+    """Two torchrun agents that connect at an address, as on two machines, with one process each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -465,7 +463,7 @@ def test_two_nodes_equal_two_processes(two_processes, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_divide_interleaved_rows(two_processes, tmp_path):
-    """Every draw is decoded by one process, and what is counted is counted over both."""
+    """Each drawn row is decoded by one process, and counts are summed over both."""
     two = json.loads((two_processes / "mixed.json").read_text())
     one = run(
         tmp_path, "mixed", rows=19, broken=BROKEN, streamed=False, num_train_epochs=1, per_device_train_batch_size=8,
@@ -481,7 +479,7 @@ def test_two_processes_divide_interleaved_rows(two_processes, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stream_that_cannot_be_split_is_read_by_one_process_for_all(two_processes):
+def test_stream_that_cannot_be_split_is_read_by_one_process(two_processes):
     result = json.loads((two_processes / "foreign.json").read_text())
     assert (result["world_size"], result["steps"]) == (2, 2)
     trained = decoded(two_processes, "foreign-train", ranks=2)
@@ -493,7 +491,7 @@ def test_a_stream_that_cannot_be_split_is_read_by_one_process_for_all(two_proces
 def test_two_processes_killed_and_resumed(two_processes, tmp_path):
     checkpoint = two_processes / "killed" / "checkpoint-6"
     state = json.loads((checkpoint / "stream_state_1.json").read_text())
-    assert (state["stream"]["epoch"], state["epoch_ended"]) == (1, False)  # in the middle of the second
+    assert (state["stream"]["epoch"], state["epoch_ended"]) == (1, False)  # within the second epoch
     done = launch({"folder": str(tmp_path), "name": "resumed", "resume": str(checkpoint), **SAVING}, processes=2)
     assert done.returncode == 0, done.stderr
     assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "resumed"))

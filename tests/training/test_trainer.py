@@ -1,4 +1,4 @@
-"""AVTrainer on a stream held in memory, where everything is deterministic, and on real rendered clips."""
+"""AVTrainer on a deterministic stream in memory and on rendered clips."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def tiny_model(seed=0, **overrides):
 
 
 class MemoryStream(IterableDataset):
-    """Fixed samples, in another order each epoch, with the last batch of an epoch smaller than the others."""
+    """Fixed samples in a new order each epoch; the last batch of an epoch is smaller than the others."""
 
     def __init__(self, clips=14, labels=None):
         generator = torch.Generator().manual_seed(7)
@@ -76,9 +76,7 @@ def arguments(folder, **options):
 
 
 def test_resuming_equals_not_stopping(tmp_path):
-    """Four steps an epoch; the checkpoint lies in the middle of the second epoch, so order and position must both be
-    right.
-    """
+    """Four steps per epoch; the checkpoint is from the middle of the second epoch, so order and position must be restored."""
     whole = AVTrainer(
         tiny_model(),
         arguments(tmp_path / "whole", save_strategy="steps", save_steps=6, gradient_accumulation_steps=1),
@@ -94,13 +92,13 @@ def test_resuming_equals_not_stopping(tmp_path):
 
 
 class EndlessStream(MemoryStream):
-    __len__ = None  # no length is known
+    __len__ = None  # unknown length
 
 
-def test_a_stream_of_unknown_length_is_not_resumed_at_the_wrong_place(tmp_path):
+def test_resuming_a_stream_of_unknown_length_raises(tmp_path):
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 5}
     trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=EndlessStream())
-    trainer.train()  # goes on into the second epoch
+    trainer.train()  # continues into the second epoch
     assert trainer.state.global_step == 6
     trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=EndlessStream())
     with pytest.raises(ValueError, match="unknown length"):
@@ -114,17 +112,17 @@ def test_warmup_in_epochs_needs_a_length(tmp_path):
         trainer.train()
 
 
-def test_checkpoint_of_other_weights_is_refused(tmp_path):
+def test_checkpoint_of_another_model_raises(tmp_path):
     AVTrainer(
         tiny_model(share_encoder=True), arguments(tmp_path, max_steps=1, save_strategy="steps", save_steps=1),
         train_dataset=MemoryStream(),
     ).train()  # fmt: skip
     trainer = AVTrainer(tiny_model(), arguments(tmp_path / "other"), train_dataset=MemoryStream())
-    with pytest.raises(ValueError, match=r"holds another model's weights: .* there missing, here"):
+    with pytest.raises(ValueError, match=r"holds another model's weights: .* \(checkpoint: missing, model: "):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
-def test_best_model_is_loaded_back(tmp_path):
+def test_best_model_is_loaded_at_the_end(tmp_path):
     trainer = AVTrainer(
         tiny_model(),
         arguments(
@@ -150,7 +148,7 @@ def test_published_optimizer_and_schedule(tmp_path):
     )  # fmt: skip
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
-    # 14 clips in batches of 4, the incomplete one dropped: S = 3, W = 1.8, N = 9.
+    # 14 clips in batches of 4 without the incomplete one: 3 steps per epoch, W = 1.8, N = 9.
     assert rates == pytest.approx([0.5 * warmup_cosine_factor(step, 1.8, 9) for step in range(9)])
     assert rates[0] == 0.0
     group = trainer.optimizer.param_groups[0]
@@ -158,7 +156,7 @@ def test_published_optimizer_and_schedule(tmp_path):
 
 
 def test_momentum_sgd_step_with_clipping(tmp_path):
-    """One update by hand: p - lr * g * min(1, max_grad_norm / norm of g)."""
+    """One update computed by hand: p - lr * g * min(1, max_grad_norm / norm of g)."""
     model, stream = tiny_model(), MemoryStream()
     reference = tiny_model()
     trainer = AVTrainer(
@@ -226,7 +224,7 @@ def test_evaluation_with_several_labels(tmp_path):
 
 
 def with_views(clips, views, labels=None, tracks=("pixel_values", "input_features")):
-    """Samples of several views that differ."""
+    """Samples with several different views."""
     generator = torch.Generator().manual_seed(3)
     shapes = {"pixel_values": (views, 2, 3, 16, 16), "input_features": (views, 16, 16)}
     return [
@@ -250,7 +248,7 @@ MULTI_LABEL = {"class_splits": None, "num_labels": 4, "problem_type": "multi_lab
     [("mean_logits", {}, None), ("mean_probabilities", {}, None), ("max_logits", MULTI_LABEL, MULTI_HOT)],
 )
 def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, config, labels):
-    """Nine clips in batches of 4, 4, 1; the views of a clip lie in different forward passes."""
+    """Nine clips in batches of 4, 4, 1; the views of a clip are split over several forward passes."""
     model, samples, seen = tiny_model(**config), with_views(9, 3, labels), []
     options = {"eval_num_views": 3, "eval_aggregation": aggregation, "eval_views_per_step": 5}
     trainer = AVTrainer(model, arguments(tmp_path, **options), eval_dataset=samples)
@@ -260,7 +258,7 @@ def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, conf
     handle.remove()
     assert metrics["eval_views"] == 3
 
-    # One view at a time, each as a clip of its own.
+    # Each view is a single clip here.
     with torch.no_grad():
         single = torch.stack(
             [model(pixel_values=each["pixel_values"], input_features=each["input_features"]).logits for each in samples]
@@ -280,12 +278,11 @@ def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, conf
     torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected, atol=1e-5, rtol=1e-5)
     assert predicted.label_ids.tolist() == targets.tolist()
     assert metrics["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    own = task_of(model).metrics(expected, targets, model.config)
-    for name, value in own.items():
+    for name, value in task_of(model).metrics(expected, targets, model.config).items():
         assert metrics[f"eval_{name}"] == pytest.approx(value), name
 
 
-def test_views_of_the_sound_alone(tmp_path):
+def test_views_of_audio_only(tmp_path):
     model, samples = tiny_model(), with_views(5, 2, tracks=("input_features",))
     predicted = AVTrainer(model, arguments(tmp_path, eval_num_views=2), eval_dataset=samples).predict(samples)
     with torch.no_grad():
@@ -293,13 +290,13 @@ def test_views_of_the_sound_alone(tmp_path):
     torch.testing.assert_close(torch.from_numpy(predicted.predictions), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_wrong_numbers_of_views_are_told(tmp_path):
+def test_wrong_number_of_views_raises(tmp_path):
     trainer = AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset=with_views(5, 2))
     with pytest.raises(ValueError, match="Expected 4 views per clip in evaluation, but a batch holds 2"):
         trainer.evaluate()
 
     def transform(row, generator):
-        raise AssertionError("told before anything is decoded")
+        raise AssertionError("the check must fail before anything is decoded")
 
     transform.num_views = 2
     stream = ClipStream([{"clip_id": "clip", "video": None}], transform)
@@ -330,7 +327,7 @@ def test_wrong_numbers_of_views_are_told(tmp_path):
         ),
     ],
 )
-def test_views_that_a_model_cannot_be_scored_by_are_told_before_the_training(tmp_path, made, views, message):
+def test_views_that_do_not_fit_the_model_raise_before_training(tmp_path, made, views, message):
     model = tiny_model()
     for name, value in {"problem_type": "multi_head_classification", **made}.items():
         setattr(model.config, name, value)
@@ -338,7 +335,7 @@ def test_views_that_a_model_cannot_be_scored_by_are_told_before_the_training(tmp
         AVTrainer(model, arguments(tmp_path, **views), eval_dataset=MemoryStream())
 
 
-def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
+def test_training_and_evaluation_use_their_own_collators(tmp_path):
     seen = {"train": 0, "eval": 0}
     trainer = AVTrainer(
         tiny_model(), arguments(tmp_path, max_steps=2), train_dataset=MemoryStream(), eval_dataset=MemoryStream()
@@ -357,7 +354,7 @@ def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
     assert seen == {"train": 8, "eval": 0}
     trainer.evaluate()
     assert seen == {"train": 8, "eval": 14}
-    # A dataset with random access takes the Trainer's own way to the same collators.
+    # For a map-style dataset the Trainer's own code uses the same collators.
     trainer.evaluate(eval_dataset=MemoryStream().samples)
     assert seen == {"train": 8, "eval": 28}
 
@@ -369,9 +366,9 @@ def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
         ({"schedule": "cosine"}, "schedule must be one of"),
         ({"momentum": 1.0}, "momentum must lie"),
         ({"optimizer": "momentum_sgd", "weight_decay": 0.1}, "published without"),
-        ({"warmup_epochs": 2.5}, "belongs to schedule"),
+        ({"warmup_epochs": 2.5}, "is allowed only with schedule='warmup_cosine'"),
         ({"schedule": "warmup_cosine", "warmup_epochs": -1.0}, "must not be negative"),
-        ({"remove_unused_columns": True}, "before the collator sees them"),
+        ({"remove_unused_columns": True}, "would remove columns that the collator needs"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing"),
         ({"eval_protocol": "mtb"}, "there is no protocol 'mtb'"),
         ({"eval_num_crops": 2}, "1 or 3 crops"),
@@ -379,15 +376,13 @@ def test_training_and_evaluation_collators_are_kept_apart(tmp_path):
         ({"eval_views_per_step": 0}, "eval_views_per_step must be at least 1"),
     ],
 )
-def test_contradicting_arguments_are_refused(tmp_path, options, message):
+def test_contradicting_arguments_raise(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         arguments(tmp_path, **options)
 
 
 def test_training_on_rendered_clips(tmp_path):
-    """From encoded files through workers to checkpoints that hold the processor: the loss falls, all of it loads
-    again.
-    """
+    """Trains from encoded files with a worker: the loss falls, and checkpoints load with model and processor."""
     shards = tmp_path / "shards"
     render(shards, num_train=64, num_validation=0, num_test=16, num_proc=1, progress=False)
     side = {"height": 16, "width": 16}

@@ -1,4 +1,4 @@
-"""Variants of fusing: what sets them apart, late fusion at the end of whatever a model starts from, and what is refused at once."""
+"""Fusion variants: their configurations, late fusion after the last layer of the initial model, and early errors."""
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
@@ -13,21 +13,21 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "in
 
 
 @pytest.fixture(scope="module")
-def given():
-    """A published recipe in miniature, the fields of a head, the processor."""
+def parts():
+    """A small version of a published recipe, the fields of a head, and the processor."""
     import datasets
 
-    recipe = get_recipe("mbt/vggsound").but(init=None, model=SMALL, window={"num_frames": 2, "audio_seconds": 1.0})
+    recipe = get_recipe("mbt/vggsound").replace(init=None, model=SMALL, window={"num_frames": 2, "audio_seconds": 1.0})
     features = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"])})
     return recipe, class_fields(features, ["label"]), build_processor(recipe)
 
 
-def test_each_variant_is_another_model(given):
-    recipe, head, processor = given
+def test_variants_have_different_configurations(parts):
+    recipe, head, processor = parts
     built = {}
     for fusion in FUSIONS["mbt"]:
         fields = variant_fields(recipe, fusion, head, processor)
-        config = build_fresh(recipe.but(model=fields), head)[1].config
+        config = build_fresh(recipe.replace(model=fields), head)[1].config
         built[fusion] = (config.fusion, config.share_encoder, config.fusion_layer)
     assert built == {
         "bottleneck": ("bottleneck", False, 1),
@@ -39,22 +39,22 @@ def test_each_variant_is_another_model(given):
     }
 
 
-def test_late_is_after_the_last_layer_of_what_the_model_starts_from(given, tmp_path):
-    recipe, head, processor = given
+def test_late_fusion_is_after_the_last_layer_of_the_initial_model(parts, tmp_path):
+    recipe, head, processor = parts
     ViTConfig(num_hidden_layers=5).save_pretrained(tmp_path)
     model = {name: value for name, value in recipe.model.items() if name != "num_hidden_layers"}
-    start = recipe.but(model=None).but(init=str(tmp_path), model=model)
+    start = recipe.replace(model=None).replace(init=str(tmp_path), model=model)
     assert variant_fields(start, "late", head, processor)["fusion_layer"] == 5
     assert variant_fields(start, "bottleneck", head, processor)["fusion_layer"] == 1
     with pytest.raises(OSError, match="gone"):
-        variant_fields(start.but(init=str(tmp_path / "gone")), "late", head, processor)
+        variant_fields(start.replace(init=str(tmp_path / "gone")), "late", head, processor)
 
 
-def test_what_cannot_be_is_refused_before_a_model_is_built(given):
-    recipe, head, processor = given
+def test_wrong_fields_raise_before_a_model_is_built(parts):
+    recipe, head, processor = parts
     with pytest.raises(ValueError, match=r"modalities=\['audio'\] leave nothing to fuse"):
-        variant_fields(recipe.but(model={"modalities": ["audio"]}), "late", head, processor)
+        variant_fields(recipe.replace(model={"modalities": ["audio"]}), "late", head, processor)
     with pytest.raises(StrictDataclassError, match="`fusion_layer` must lie between"):
-        variant_fields(recipe.but(model={"fusion_layer": 9}), "bottleneck", head, processor)
+        variant_fields(recipe.replace(model={"fusion_layer": 9}), "bottleneck", head, processor)
     with pytest.raises(ValueError, match="mbt has no num_segments, which the labels need"):
         variant_fields(recipe, "bottleneck", {**head, "num_segments": 2}, processor)

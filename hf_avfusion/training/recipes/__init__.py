@@ -1,13 +1,13 @@
 """Published training recipes as data: `RECIPES` by name, one file per architecture.
 
-    python -m hf_avfusion.training.recipes                       # one line each
-    python -m hf_avfusion.training.recipes mbt/vggsound          # every value, with source and doubts
-    python -m hf_avfusion.training.recipes runs/mine             # what a finished run took and what it changed
+    python -m hf_avfusion.training.recipes                       # all recipes, one line each
+    python -m hf_avfusion.training.recipes mbt/vggsound          # every value, with its source and uncertainties
+    python -m hf_avfusion.training.recipes runs/mine             # the recipe of a finished run and its changes to it
 
     python examples/finetune_classification.py --recipe mbt/vggsound ...
 
-A name is `ARCHITECTURE/BENCHMARK`, with `@VARIANT` where sources differ: without it, the released code's settings or what comes
-nearest to them; `@paper`, the paper's where they are others.
+A name is `ARCHITECTURE/BENCHMARK`, with `@VARIANT` where sources differ. Names without a variant are the settings of the released
+code, or the closest to them; `@paper` are the paper's where they differ.
 """
 
 import difflib
@@ -21,10 +21,10 @@ __all__ = ["RECIPES", "Recipe", "get_recipe"]
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """The recipe with this name.
 
     Raises:
-        ValueError: there is none; the message lists the names.
+        ValueError: the name is unknown; the message lists all names.
     """
     if name in RECIPES:
         return RECIPES[name]

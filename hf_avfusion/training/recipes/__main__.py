@@ -1,4 +1,4 @@
-"""Prints the recipes, one of them, or what a finished run took: `python -m hf_avfusion.training.recipes [NAME or RUN]`."""
+"""Prints all recipes, one of them, or that of a finished run: `python -m hf_avfusion.training.recipes [NAME or RUN]`."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m hf_avfusion.training.recipes", description="Print published training recipes."
     )
     parser.add_argument(
-        "name", nargs="?", help="a recipe, or the folder of a run (or its recipe.json); all recipes in short if none"
+        "name", nargs="?", help="a recipe, or the folder of a run (or its recipe.json); default: a list of all recipes"
     )
     name = parser.parse_args(arguments).name
     try:
@@ -30,7 +30,7 @@ def _overview() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "frames", "sound", "batch", "epochs", "doubts", "source reports", box=None)
+    table = Table("name", "frames", "audio", "batch", "epochs", "uncertain values", "reported by the source", box=None)
     table.columns[0].no_wrap = True
     for name, recipe in RECIPES.items():
         table.add_row(

@@ -1,13 +1,13 @@
-"""AV-MAE's recipes: pretraining of the masked autoencoder, and fine-tuning it into MBT, with both modalities or one.
+"""AV-MAE recipes: pretraining the masked autoencoder, and fine-tuning an MBT from it with both modalities or one.
 
 Sources. "released": the configurations `configs/{vggsound,audioset}/{pretrain,finetune}.py` of scenic's `projects/av_mae`, all for
 the Large model. "paper": Georgescu et al., ICCV 2023, supplementary tables A13 (pretraining), A14 (decoders), A15 (VGGSound) and
-A17 (AudioSet). Cells of the tables that could not be read are taken from the configurations and marked in `uncertain`. Table A16
-(Epic-Kitchens) could not be read at all, and no configuration of it was released, so there is no recipe.
+A17 (AudioSet). Values of unreadable table cells are taken from the configurations and marked in `uncertain`. Table A16
+(Epic-Kitchens) was unreadable and no configuration for it was released, so there is no recipe.
 
 Names: `avmae/pretrain-DATA` pretrains; `avmae/BENCHMARK`, `-audio` and `-video` fine-tune with both modalities or one of them,
-from a checkpoint that `--from_avmae` names. Without `@VARIANT` it is the released configuration, `@paper` is the paper's tables
-where they are others.
+from a checkpoint that `--from_avmae` names. Names without `@VARIANT` are the released configurations; `@paper` are the paper's
+tables where they differ.
 """
 
 from .recipe import Recipe
@@ -19,7 +19,7 @@ _UNREADABLE = "the cell of the table could not be read: the released configurati
 
 # ---- pretraining ----
 
-# Notes that hold whatever the source of the numbers: `but(notes=...)` replaces all, so each list names those it keeps.
+# Notes that hold for every source. `replace(notes=...)` replaces all notes, so each recipe lists these again.
 _DECAY = "Weight decay acts on kernels alone, after the update; nothing is clipped."
 _CROPS = "The table names no augmentation; the configuration crops at random and flips."
 _EVALUATION = "Evaluation resizes the short side to 224 there, here to 256 as in training."
@@ -90,7 +90,7 @@ _PAPER_DOUBTS = {
     "frame_augmentation.flip": "the table names no augmentation: the released configuration's",
 }
 
-_PRETRAIN_AUDIOSET = _PRETRAINING.but(
+_PRETRAIN_AUDIOSET = _PRETRAINING.replace(
     source=PRETRAINING.format("audioset"),
     benchmark="audioset",
     variant="full",
@@ -171,7 +171,7 @@ _FINETUNING = Recipe(
     ),
 )
 
-_FINETUNE_AUDIOSET = _FINETUNING.but(
+_FINETUNE_AUDIOSET = _FINETUNING.replace(
     source=FINETUNING.format("audioset", "A17"),
     benchmark="audioset",
     variant="as500k",
@@ -190,7 +190,7 @@ _FINETUNE_AUDIOSET = _FINETUNING.but(
     ),
 )
 
-# The reader is `datasets/audiovisual_tfrecord_dataset.py`.
+# The released reader is `datasets/audiovisual_tfrecord_dataset.py`.
 _THREE_CHANNELS = {
     "model.num_audio_channels": "the released reader's default: VGGSound's configuration does not set `inflate_spectrograms`, as"
     " AudioSet's and both of pretraining do, and some keys that it sets are not read; the paper does not say"
@@ -198,18 +198,18 @@ _THREE_CHANNELS = {
 
 
 def _audio(recipe: Recipe, reported: str) -> Recipe:
-    return recipe.but(model={"modalities": ("audio",)}, frame_augmentation=None, reported=reported)
+    return recipe.replace(model={"modalities": ("audio",)}, frame_augmentation=None, reported=reported)
 
 
 def _video(recipe: Recipe, reported: str) -> Recipe:
-    return recipe.but(
+    return recipe.replace(
         model={"modalities": ("video",)}, spec_augment=None, collator={"time_shift": False}, reported=reported
     )
 
 
 RECIPES: dict[str, Recipe] = {
-    "avmae/pretrain-vggsound": _PRETRAINING.but(benchmark="vggsound"),
-    "avmae/pretrain-vggsound@paper": _PRETRAINING.but(
+    "avmae/pretrain-vggsound": _PRETRAINING.replace(benchmark="vggsound"),
+    "avmae/pretrain-vggsound@paper": _PRETRAINING.replace(
         source="AV-MAE (ICCV 2023), supplementary table A13",
         benchmark="vggsound",
         training={"learning_rate": 3e-4, "warmup_epochs": 40, "num_train_epochs": 800},
@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
         uncertain={**_PAPER_DOUBTS, "training.num_train_epochs": "400 in the ablations, 800 in the comparison"},
     ),
     "avmae/pretrain-audioset": _PRETRAIN_AUDIOSET,
-    "avmae/pretrain-audioset@paper": _PRETRAIN_AUDIOSET.but(
+    "avmae/pretrain-audioset@paper": _PRETRAIN_AUDIOSET.replace(
         source="AV-MAE (ICCV 2023), supplementary table A13",
         training={"learning_rate": 3e-4, "warmup_epochs": 40, "num_train_epochs": 120},
         learning_rate_rule=None,
@@ -230,12 +230,12 @@ RECIPES: dict[str, Recipe] = {
         ),
         uncertain={**_PAPER_DOUBTS, "model.audio_mask_ratio": "table A4 could not be read: the configuration's"},
     ),
-    "avmae/vggsound": _FINETUNING.but(reported="65.0 top-1", uncertain=_THREE_CHANNELS),
-    "avmae/vggsound-audio": _audio(_FINETUNING, "57.2 top-1").but(uncertain=_THREE_CHANNELS),
+    "avmae/vggsound": _FINETUNING.replace(reported="65.0 top-1", uncertain=_THREE_CHANNELS),
+    "avmae/vggsound-audio": _audio(_FINETUNING, "57.2 top-1").replace(uncertain=_THREE_CHANNELS),
     "avmae/vggsound-video": _video(_FINETUNING, "50.3 top-1"),
-    "avmae/audioset-500k": _FINETUNE_AUDIOSET.but(reported="51.8 mAP"),
+    "avmae/audioset-500k": _FINETUNE_AUDIOSET.replace(reported="51.8 mAP"),
     "avmae/audioset-500k-audio": _audio(_FINETUNE_AUDIOSET, "46.6 mAP"),
-    "avmae/audioset-500k-audio@paper": _audio(_FINETUNE_AUDIOSET, "46.6 mAP").but(
+    "avmae/audioset-500k-audio@paper": _audio(_FINETUNE_AUDIOSET, "46.6 mAP").replace(
         source="AV-MAE (ICCV 2023), supplementary table A17; unreadable cells from configs/audioset/finetune.py",
         collator={"mixup_alpha": 1.25},
         uncertain={"spec_augment": _UNREADABLE, "collator.time_shift": _UNREADABLE},

@@ -1,4 +1,4 @@
-"""A recipe's batch is that of one update; how it is divided among devices and accumulated batches, or refused."""
+"""Divides a recipe's batch (the clips of one update) among devices and accumulated batches; scales its learning rate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .recipe import Recipe
 def share_batch(
     batch_size: int, devices: int, per_device: int | None = None, accumulation: int | None = None
 ) -> tuple[int, int]:
-    """(clips per device and forward pass, accumulated batches) whose product with `devices` is exactly `batch_size`.
+    """Returns (clips per device and forward pass, accumulated batches); their product with `devices` is `batch_size`.
 
     Args:
-        batch_size: clips of one update.
-        devices: processes, or devices of one process that share its batches.
-        per_device, accumulation: what is already decided; by default everything is taken in one pass.
+        batch_size: clips per update.
+        devices: number of processes, or of devices of one process, that share a batch.
+        per_device, accumulation: fixed values; if both are None, nothing is accumulated.
 
     Raises:
-        ValueError: there is no such division; the message says what would divide.
+        ValueError: no exact division exists; the message lists values that work.
     """
     for name, value in (("batch size", batch_size), ("per_device_train_batch_size", per_device)):
         if value is not None and value < 1:
@@ -27,7 +27,7 @@ def share_batch(
     if batch_size % devices:
         raise ValueError(
             f"A batch of {batch_size} cannot be divided equally among {where}: use a number of devices that divides it,"
-            f" or --global_batch_size {batch_size // devices * devices or devices}."
+            f" or give --global_batch_size {batch_size // devices * devices or devices}."
         )
     share = batch_size // devices
     given = " x ".join(
@@ -39,8 +39,8 @@ def share_batch(
     if share % part or (per_device and accumulation and share != part):
         fitting = ", ".join(str(number) for number in range(1, share + 1) if share % number == 0)
         raise ValueError(
-            f"{given} on {where} does not make the batch of {batch_size}: each device has {share} clips an update, so"
-            f" their product must be {share} (one alone may be: {fitting}). For another batch give --global_batch_size."
+            f"{given} on {where} does not give a batch of {batch_size}: each device has {share} clips per update, so"
+            f" their product must be {share} (if you give only one: {fitting}). For another batch give --global_batch_size."
         )
     if per_device is not None:
         return per_device, share // per_device
@@ -48,10 +48,10 @@ def share_batch(
 
 
 def learning_rate_for(recipe: Recipe, name: str, batch_size: int) -> float:
-    """The recipe's learning rate at another batch, by its source's rule.
+    """The recipe's learning rate for another batch size, by the source's rule.
 
     Raises:
-        ValueError: its source has no rule; the message says what the proportional rate would be.
+        ValueError: the source has no rule; the message gives the proportional rate.
     """
     rate = recipe.training["learning_rate"]
     if batch_size == recipe.batch_size:
@@ -61,6 +61,6 @@ def learning_rate_for(recipe: Recipe, name: str, batch_size: int) -> float:
         return scaled
     raise ValueError(
         f"{name} trains with batches of {recipe.batch_size} at a learning rate of {rate:g}, and its source has no rule for"
-        f" others. For batches of {batch_size} give --learning_rate too ({scaled:g} would be proportional), or keep the batch"
-        " and make --per_device_train_batch_size smaller: the rest is accumulated."
+        f" others. For batches of {batch_size} also give --learning_rate ({scaled:g} would be proportional), or keep the batch"
+        " size and make --per_device_train_batch_size smaller: the rest is accumulated."
     )

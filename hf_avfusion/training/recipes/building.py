@@ -1,4 +1,4 @@
-"""From a recipe to the things that it describes: processor, fresh model, augmentation, collator."""
+"""Builds the parts of a run from a recipe: processor, model, augmentation, collator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .run import Run
 
 
 def known_fields(section: str, architecture: str) -> set[str]:
-    """Names that a section of a recipe may hold: what is there to be set."""
+    """The field names that a section of a recipe may hold."""
     if section in ("model", "regularization"):
         config = CONFIG_MAPPING[architecture]()
         return {name for name in config.to_dict() if name not in ("model_type", "transformers_version")}
@@ -46,10 +46,10 @@ def known_fields(section: str, architecture: str) -> set[str]:
 
 
 def build_processor(recipe: Recipe) -> Any:
-    """The architecture's processor with the recipe's window, front end and pictures.
+    """The architecture's processor with the recipe's window, audio and video settings.
 
     Raises:
-        ValueError: fields that contradict each other, as the processor's parts say.
+        ValueError: fields contradict each other; raised by the parts of the processor.
     """
     processor_class = PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]]
     window = WindowPolicy.from_dict({**processor_class.default_window.to_dict(), **recipe.window})
@@ -60,18 +60,18 @@ def build_processor(recipe: Recipe) -> Any:
 
 
 def sections_of_processor(processor: Any) -> dict[str, dict[str, Any]]:
-    """The sections `window`, `audio` and `video` of a recipe whose processor does what this one does."""
+    """The sections `window`, `audio` and `video` of a recipe that builds an equal processor."""
     window, extractor = dict(processor.window), processor.feature_extractor
     audio = {name: getattr(extractor, name) for name in known_fields("audio", "") if hasattr(extractor, name)}
     derived = round(window["audio_seconds"] * extractor.sampling_rate / extractor.hop_length)
-    if extractor.spectrogram_length == derived:  # follows the window, also that of a flag
+    if extractor.spectrogram_length == derived:  # derived from the window, so flags may change it
         del audio["spectrogram_length"]
     saved = processor.video_processor.to_dict()
     return {"window": window, "audio": audio, "video": {n: saved[n] for n in known_fields("video", "") if n in saved}}
 
 
 def input_sizes(processor: Any) -> dict[str, Any]:
-    """The fields of a configuration that say what the processor gives."""
+    """The fields of a configuration that hold the sizes of the processor's output."""
     crop = processor.video_processor.crop_size
     return {
         "image_size": crop.height if crop.height == crop.width else (crop.height, crop.width),
@@ -82,7 +82,7 @@ def input_sizes(processor: Any) -> dict[str, Any]:
 
 
 def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[str, Any]:
-    """The fields of a fresh model's configuration that the processor, the labels and the recipe decide, sizes aside.
+    """The fields of a new model's configuration that processor, labels and recipe decide, except the model's size.
 
     Raises:
         ValueError: the labels need a field that the architecture's configuration lacks.
@@ -90,7 +90,7 @@ def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[
     default = CONFIG_MAPPING[recipe.architecture]()
     if absent := [name for name in head if not hasattr(default, name)]:
         raise ValueError(
-            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: take another --model."
+            f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: choose another --model."
         )
     return {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
 
@@ -98,20 +98,24 @@ def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[
 def build_fresh(
     recipe: Recipe, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
-    """Processor and a model that does not come from a checkpoint of its own kind; the processor decides its input sizes.
+    """Builds the processor and a new model, with random weights or those of `recipe.init`.
+
+    The processor decides the model's input sizes.
 
     Args:
-        recipe: `architecture`, `size`, `init` and `init_method` (what starts the weights decides the size then), sections.
+        recipe: its `architecture`, `size`, `init`, `init_method` and sections are used. With `init`, that model decides the size.
         head: fields of the configuration that the labels decide (`data.heads.head_fields`).
-        auto_class: which of the architecture's models.
+        auto_class: selects one of the architecture's models.
 
     Raises:
-        ValueError: the architecture has no such model; fields that its configuration refuses.
+        ValueError: the architecture has no such model, or its configuration does not accept the fields.
     """
     config_class = CONFIG_MAPPING[recipe.architecture]
     if config_class not in auto_class._model_mapping:
         known = ", ".join(config.model_type for config in auto_class._model_mapping)
-        raise ValueError(f"{recipe.architecture} has no model for {auto_class.__name__}; there are: {known}.")
+        raise ValueError(
+            f"{recipe.architecture} has no model for {auto_class.__name__}: choose an architecture that has one ({known})."
+        )
     processor = build_processor(recipe)
     values = config_values(recipe, head, processor)
     if recipe.init is not None:
@@ -125,17 +129,19 @@ def build_fresh(
 def load_checkpoint(
     run: Run, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
 ) -> tuple[Any, Any]:
-    """Processor and model of a run's checkpoint, with the recipe's regularization and what `--config` says; sizes stay the
-    checkpoint's, and windows where no flag says otherwise. Only a head may start afresh.
+    """Loads the processor and the model of a run's checkpoint, with the recipe's regularization and the fields of `--config`.
+
+    Sizes are the checkpoint's, and so are windows unless flags change them. Only the head may be newly initialised.
 
     Raises:
-        ValueError: the checkpoint is of another architecture than the recipe that was named, or lacks weights that are no head's
-            (such as after a `--config` that changes sizes, or another number of frames where positions were learned).
+        ValueError: the checkpoint has another architecture than the named recipe, or weights outside the head are missing (for
+            example after a `--config` that changes sizes, or with another number of frames and learned positions).
     """
     config = AutoConfig.from_pretrained(run.checkpoint)
     if run.published is not None and config.model_type != run.recipe.architecture:
         raise ValueError(
-            f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}."
+            f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}:"
+            " choose a recipe for that architecture, or leave --recipe out."
         )
     processor = AutoProcessor.from_pretrained(run.checkpoint)
     window, sizes = {name: run.flags[name] for name in ("num_frames", "span", "audio_seconds") if name in run.flags}, {}
@@ -150,7 +156,8 @@ def load_checkpoint(
     default = type(config)()
     if absent := [name for name in (*head, *given) if not hasattr(default, name)]:
         raise ValueError(
-            f"{run.checkpoint} is a checkpoint of {config.model_type}, which knows no {', '.join(absent)}."
+            f"{run.checkpoint} is a checkpoint of {config.model_type}, whose configuration has no field {', '.join(absent)}:"
+            " leave it out, or choose another --model."
         )
     config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **sizes, **head, **given})
     model, report = auto_class.from_pretrained(
@@ -159,25 +166,25 @@ def load_checkpoint(
     fresh = {
         entry if isinstance(entry, str) else entry[0] for entry in (*report["missing_keys"], *report["mismatched_keys"])
     }
-    if odd := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
+    if outside_head := sorted(name for name in fresh if name.startswith(f"{model.base_model_prefix}.")):
         raise ValueError(
-            f"{run.checkpoint} has no weights that fit {', '.join(odd[:5])}{', ...' if len(odd) > 5 else ''}: leave out the"
-            " flags, or what in --config changes sizes or adds streams."
+            f"{run.checkpoint} has no weights that fit {', '.join(outside_head[:5])}{', ...' if len(outside_head) > 5 else ''}:"
+            " leave out the flags and the fields of --config that change sizes or add streams."
         )
     return processor, model
 
 
 def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentation | None:
-    """At the processor's crop and short side; None where the recipe has none."""
+    """The recipe's frame augmentation at the processor's crop and short side; None if the recipe has none."""
     if recipe.frame_augmentation is None:
         return None
     return FrameAugmentation.for_processor(processor.video_processor, **recipe.frame_augmentation)
 
 
 def build_collator(recipe: Recipe, config: Any, seed: int, **options: Any) -> AVCollator:
-    """The collator of training for a model's configuration; `options` are further arguments of `AVCollator`.
+    """The training collator for a model's configuration; `options` are more arguments of `AVCollator`.
 
-    A recipe of pretraining gets a `MaskingCollator`, which draws a mask for each clip.
+    For a pretraining recipe it is a `MaskingCollator`, which draws a mask for each clip.
     """
     if recipe.task == "pretraining":
         return MaskingCollator(

@@ -1,4 +1,4 @@
-"""From a command line to a trainer that is ready to start: what the training scripts share."""
+"""Builds a trainer from a parsed command line, trains and evaluates; shared by the training scripts."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from .run import Run
 
 @dataclass
 class DataOptions:
-    """Flags of every training script: which clips, and how they are read."""
+    """Flags of every training script: which clips to use and how to read them."""
 
     data: str = field(
         metadata={"help": f"A benchmark ({', '.join(BENCHMARKS)}), or a folder of clips or its CSV file."}
     )
     source: str | None = field(
-        default=None, metadata={"help": "Where a benchmark is: folder of shards or Hub repository."}
+        default=None, metadata={"help": "Location of the benchmark: folder of shards or Hub repository."}
     )
     variant: str | None = field(
         default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50 or full of audioset."}
     )
-    train_split: str = field(default="train", metadata={"help": "Split that is trained on."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(
         default=None,
         metadata={
-            "help": "Split that is evaluated, `none` for none; by default `test`, or what there is instead, such as `eval` or "
+            "help": "Split to evaluate on, `none` for none; default: `test`, or the dataset's own, such as `eval` or "
             "`validation`."
         },
     )
     shuffle_buffer: int = field(
-        default=1000, metadata={"help": "Undecoded clips held back to shuffle the training stream."}
+        default=1000, metadata={"help": "Undecoded clips to buffer for shuffling the training stream."}
     )
     on_decode_failure: str = field(
         default="skip",
         metadata={
-            "help": "A clip that does not decode: `skip` leaves it out, names it in the log and counts it; `stop` ends the run.",
+            "help": "If a clip cannot be decoded: `skip` leaves it out, logs its name and counts it; `stop` ends the run.",
             "choices": ["skip", "stop"],
         },
     )
@@ -64,7 +64,7 @@ class RunData:
 
     @classmethod
     def load(cls, options: DataOptions, labels: bool = True) -> RunData:
-        """Loads both splits, first the one to evaluate, since its name is wrong more often. Sets `options.eval_split`.
+        """Loads both splits and sets `options.eval_split`. The evaluation split is first, since its name is wrong more often.
 
         Raises:
             ValueError, FileNotFoundError: as `load_rows`.
@@ -92,30 +92,28 @@ def build_run(
     balance: bool = False,
     modality_dropout: float = 0.0,
 ) -> AVTrainer:
-    """The trainer of a run, with model, processor and streams, checked so far that only the training is left to do.
-
-    Writes `recipe.json` into the folder of the run.
+    """Builds and checks the trainer of a run, with model, processor and streams, and writes `recipe.json` into its folder.
 
     Args:
-        task: what is learnt.
+        task: the task to train.
         columns: label columns; empty for a task without labels.
-        config: fields that the task wants beyond the labels, such as `num_segments`.
-        callbacks: the processor -> further callbacks of the trainer.
+        config: an object with more fields that the task needs, such as `num_segments`.
+        callbacks: a function from the processor to more callbacks for the trainer.
         balance: read clips of rare labels of the first column more often.
-        modality_dropout: probability that a clip loses a modality in training.
+        modality_dropout: probability that a training clip loses a modality.
 
     Raises:
-        ValueError, OSError: data, checkpoint, recipe or flags that do not fit each other.
+        ValueError, OSError: data, checkpoint, recipe or flags do not fit each other.
     """
     set_seed(args.seed)
     fields = task.config_fields(data.trained.rows.features, columns, config) if columns else {}
-    # The processor's windows and sizes decide the model's inputs; a checkpoint brings both.
+    # The processor's windows and sizes decide the model's input sizes. A checkpoint has its own processor.
     if run.checkpoint is None:
         processor, model = build_fresh(run.recipe, fields, task.auto_class)
     else:
         processor, model = load_checkpoint(run, fields, task.auto_class)
     augmentation = build_frame_augmentation(run.recipe, processor)
-    # Of a model for audio alone the frames are not even decoded.
+    # Modalities that the model does not use are not decoded.
     read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
@@ -151,10 +149,10 @@ def build_run(
 
 
 def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:
-    """Trains, saves the model with its processor, evaluates on the split where there is one, and saves the metrics.
+    """Trains, saves the model with its processor, evaluates on the split unless it is None, and saves the metrics.
 
     Returns:
-        How many times a clip was left out because it did not decode.
+        Number of clips that were skipped because they could not be decoded, counted in every epoch.
     """
     trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()

@@ -1,4 +1,4 @@
-"""A recipe on the command line: its values are the defaults of the flags, and a flag that is given replaces one."""
+"""Command-line parsing with a recipe: its values are the defaults of the flags, and flags override them."""
 
 import json
 import os
@@ -22,15 +22,15 @@ from .building import known_fields, sections_of_processor
 from .recipe import Recipe
 from .run import Run
 
-# What is raised for arguments, data or checkpoints that cannot be; the last by fields that a configuration refuses.
-REFUSALS = (ValueError, OSError, StrictDataclassError)
+# Errors caused by wrong arguments, data or checkpoints. Configurations raise StrictDataclassError for wrong fields.
+USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 
 SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
 
-# What a run takes without --recipe: a fresh MBT-Base as released, its augmentation, no mixup, the Trainer's own training.
+# The default without --recipe: a new MBT-Base as released, its augmentation, no mixup, the Trainer's training defaults.
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
 
-# The same of pretraining: a fresh AV-MAE-Base with the published augmentation, a random crop and a flip.
+# The default for pretraining: a new AV-MAE-Base with the published augmentation, a random crop and a flip.
 PLAIN_PRETRAINING = replace(
     PLAIN,
     architecture="avmae",
@@ -42,59 +42,61 @@ PLAIN_PRETRAINING = replace(
 
 @dataclass
 class RecipeOptions:
-    """What a recipe decides, as flags; with `--recipe` their defaults are the recipe's values."""
+    """Flags for the values of a recipe; with `--recipe`, the recipe's values are their defaults."""
 
     recipe: str | None = field(
         default=None,
         metadata={
-            "help": "Published recipe to train by (`python -m hf_avfusion.training.recipes` lists them); flags replace "
-            "its values."
+            "help": "Published recipe to train with (`python -m hf_avfusion.training.recipes` lists them); flags "
+            "override its values."
         },
     )
     global_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Clips of one update, over all devices and accumulated batches. What of it "
-            "--per_device_train_batch_size leaves over is accumulated. Default: the recipe's."
+            "help": "Clips per update, over all devices and accumulated batches. If --per_device_train_batch_size is "
+            "smaller than a device's share, the rest is accumulated. Default: the recipe's."
         },
     )
-    model: str = field(default="mbt", metadata={"help": "Architecture by name, or checkpoint by folder or Hub id."})
+    model: str = field(
+        default="mbt", metadata={"help": "Name of an architecture, or folder or Hub id of a checkpoint."}
+    )
     size: str = field(
         default="base",
-        metadata={"help": "Size of a fresh model, one that its configuration offers (small, base, large)."},
+        metadata={"help": "Size of a new model, one that its configuration offers (small, base, large)."},
     )
     start: str | None = field(
         default=None,
         metadata={
-            "help": "METHOD=SOURCE: what a fresh model starts from, such as from_vit=google/vit-base-patch16-224-in21k; "
+            "help": "METHOD=SOURCE: initial weights of a new model, such as from_vit=google/vit-base-patch16-224-in21k; "
             "`none` for random weights. --METHOD SOURCE does the same."
         },
     )
     config: str = field(
         default="{}",
         metadata={
-            "help": "JSON of further configuration fields; of a checkpoint those that leave its weights' shapes, such as "
-            '\'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
+            "help": "JSON of further configuration fields. For a checkpoint: only fields that do not change weight shapes, such "
+            'as \'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Fresh model: side of the frames, pixels (MBT: 224)."}
+        default=None, metadata={"help": "Height and width of the frames in pixels, for a new model (MBT: 224)."}
     )
     num_frames: int | None = field(
-        default=None, metadata={"help": "Frames per clip (fresh MBT: 32; checkpoint: its own)."}
+        default=None, metadata={"help": "Frames per clip (new MBT: 32; checkpoint: its own)."}
     )
     span: float | None = field(default=None, metadata={"help": "Spread the frames over this many seconds."})
     audio_seconds: float | None = field(
-        default=None, metadata={"help": "Length of the sound, seconds (fresh MBT: 8; checkpoint: its own)."}
+        default=None, metadata={"help": "Length of the audio in seconds (new MBT: 8; checkpoint: its own)."}
     )
 
     augment: bool = field(default=True, metadata={"help": "Published frame augmentation (scale, crop, flip, colour)."})
     spec_augment: bool = field(default=True, metadata={"help": "Published SpecAugment (one frequency mask)."})
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; MBT was published with 0.5."})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Alpha of mixup, 0 for none; MBT was released with 0.5."})
     set: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Further values as SECTION.FIELD=VALUE, such as spec_augment.time_mask_max_ratio=1.0; sections: "
+            "help": f"More values as SECTION.FIELD=VALUE, such as spec_augment.time_mask_max_ratio=1.0; sections: "
             f"{', '.join(SETTABLE)}."
         },
     )
@@ -104,17 +106,17 @@ FRESH_ONLY = ("size", "start", "image_size")
 
 
 def start_methods() -> dict[str, StartMethod]:
-    """The start methods of every model class: name -> what it starts from."""
+    """The start methods of all model classes by name."""
     classes = {reference for *_, models in ARCHITECTURES for reference in models.values()}
     loaded = (load_reference(reference) for reference in sorted(classes))
     return {name: method for each in loaded for name, method in getattr(each, "start_methods", {}).items()}
 
 
 def _start_options(methods: Mapping[str, StartMethod]) -> type:
-    """A flag for each start method."""
+    """A dataclass with a flag for each start method."""
 
     def flag(method: StartMethod) -> Any:
-        text = f"A fresh model starts from {method.source}; `none` for random weights."
+        text = f"Initialise a new model from {method.source}; `none` for random weights."
         return field(default=None, metadata={"help": text})
 
     return make_dataclass("StartOptions", [(name, str | None, flag(method)) for name, method in methods.items()])
@@ -127,33 +129,33 @@ def parse_with_recipe(
     *,
     task: str = "classification",
 ) -> tuple[Run, Any, Any]:
-    """Parses the flags of `RecipeOptions` and of two dataclasses: (the run, options, training arguments).
+    """Parses the flags of `RecipeOptions` and of two dataclasses; returns (run, options, training arguments).
 
-    The batch of the training arguments is divided such that devices x `per_device_train_batch_size` x
-    `gradient_accumulation_steps` is the recipe's (or `--global_batch_size`).
+    The training arguments are set such that devices x `per_device_train_batch_size` x `gradient_accumulation_steps` equals
+    the recipe's batch size (or `--global_batch_size`).
 
     Raises:
-        ValueError: an unknown recipe (the message lists them), flags that contradict it or each other, a batch that
-            cannot be divided, or one for which the recipe has no learning rate.
+        ValueError: the recipe is unknown (the message lists all), flags contradict it or each other, the batch cannot be
+            divided, or the recipe has no learning rate for this batch size.
     """
     args = list(sys.argv[1:] if args is None else args)
     methods = start_methods()
     types = (RecipeOptions, _start_options(methods), options_class, arguments_class)
-    flags = _given(types, args)
+    flags = _explicit_flags(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
     base = published if published is not None else {"pretraining": PLAIN_PRETRAINING}.get(task, PLAIN)
     if published is not None and published.task != task:
-        raise ValueError(f"--recipe {name} is for {published.task}, not for {task}.")
+        raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 
     parser = HfArgumentParser(types)
     names = {action.dest for action in parser._actions}
     defaults = _defaults(base)
-    if base.benchmark is not None and flags.get("data") == base.benchmark:  # of other labels the recipe knows nothing
+    if base.benchmark is not None and flags.get("data") == base.benchmark:  # these defaults only fit its own benchmark
         defaults |= _benchmark_defaults(base)
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in names})
-    options, _, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
-    # Known only now: asking for it starts the processes' communication.
+    options, _, script_options, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    # Read after parsing, because `world_size` starts the communication between processes.
     devices = arguments.world_size * max(1, arguments.n_gpu)
     batch = base.batch_size if options.global_batch_size is None else options.global_batch_size
     if batch is not None:
@@ -162,40 +164,49 @@ def parse_with_recipe(
         given = [flags.get(flag) for flag in ("per_device_train_batch_size", "gradient_accumulation_steps")]
         per_device, accumulation = share_batch(batch, devices, *given)
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
-        # From the beginning, since other fields may have been derived from the batch.
-        options, _, own, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+        # Parse again, since other fields may have been derived from the batch size.
+        options, _, script_options, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
     if arguments.deepspeed:
-        # With ZeRO-3 transformers divides a model while it is built, and there would be nothing to copy a ViT into. It is
-        # built whole, and `AVTrainer` has it divided.
+        # With ZeRO-3, transformers would shard the model while building it, so that no ViT weights could be copied into it.
+        # The model is built whole; `AVTrainer` sets this configuration again, which shards the model.
         unset_hf_deepspeed_config()
     checkpoint = options.model if options.model not in CONFIG_MAPPING else None
     if checkpoint is not None:
         if ignored := [flag for flag in (*FRESH_ONLY, *methods) if flag in flags]:
-            raise ValueError(f"--{', --'.join(ignored)}: for a fresh model only; {checkpoint} is a checkpoint")
+            raise ValueError(
+                f"--{', --'.join(ignored)}: allowed for a new model only, but {checkpoint} is a checkpoint: leave"
+                f" {'them' if len(ignored) > 1 else 'it'} out"
+            )
         if ignored := [text for text in options.set or [] if text.startswith(("window.", "audio.", "video."))]:
             raise ValueError(
-                f"--set {' '.join(ignored)}: for a fresh model only; {checkpoint} brings its own processor"
+                f"--set {' '.join(ignored)}: allowed for a new model only, but {checkpoint} has its own processor: leave"
+                f" {'them' if len(ignored) > 1 else 'it'} out"
             )
     elif published is not None and options.model != base.architecture:
-        raise ValueError(f"--recipe {name} is for {base.architecture}, not for --model {options.model}.")
+        raise ValueError(
+            f"--recipe {name} is for {base.architecture}, not for --model {options.model}: leave --model out, or choose"
+            " another recipe."
+        )
     start = replace(base, architecture=base.architecture if checkpoint else options.model, size=options.size)
     if checkpoint is None:
         sizes = CONFIG_MAPPING[start.architecture].sizes()
         if options.size not in sizes:
-            raise ValueError(f"--size {options.size}: {start.architecture} comes as {', '.join(sizes)}")
+            raise ValueError(
+                f"--size {options.size}: choose one of the sizes of {start.architecture}: {', '.join(sizes)}"
+            )
         start = _with_start(start, name, options, flags, methods)
     recipe = _with_flags(start, options, flags)
     recipe = replace(recipe, batch_size=batch)
     if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
         raise ValueError(
-            f"Mixup (alpha {recipe.collator['mixup_alpha']:g}) mixes the clips of one forward pass with each other, but"
-            " --per_device_train_batch_size is 1: make it 2 or more, or give --mixup_alpha 0."
+            f"Mixup (alpha {recipe.collator['mixup_alpha']:g}) mixes the clips of one forward pass, but"
+            " --per_device_train_batch_size is 1: set it to 2 or more, or give --mixup_alpha 0."
         )
-    return Run(recipe, name, published, checkpoint, flags, devices), own, arguments
+    return Run(recipe, name, published, checkpoint, flags, devices), script_options, arguments
 
 
-def _given(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
-    """The flags that the command line names, with their values: a parse in which nothing has a default."""
+def _explicit_flags(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
+    """The flags on the command line and their values, without any defaults."""
     parser = HfArgumentParser(types, add_help=False)
     for action in parser._actions:
         action.default, action.required = SUPPRESS, False
@@ -211,7 +222,7 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
-        "eval_protocol": recipe.views,  # of training arguments that have it
+        "eval_protocol": recipe.views,  # skipped if the training arguments lack this field
         **recipe.training,
     }
 
@@ -224,7 +235,7 @@ def _benchmark_defaults(recipe: Recipe) -> dict[str, Any]:
 def _with_start(
     recipe: Recipe, name: str | None, options: RecipeOptions, flags: dict[str, Any], methods: Mapping[str, StartMethod]
 ) -> Recipe:
-    """The recipe with what a fresh model starts from: the source that the flags name, else the recipe's own."""
+    """The recipe with the initial weights of a new model: those that the flags name, else the recipe's."""
     given = {method: flags[method] for method in methods if method in flags}
     if options.start is not None:
         method, _, source = options.start.partition("=")
@@ -232,19 +243,19 @@ def _with_start(
             method, source = recipe.init_method, "none"
         elif method not in methods or not source:
             raise ValueError(
-                f"--start {options.start}: give METHOD=SOURCE with one of the methods {', '.join(methods)}, or none for random "
+                f"--start {options.start}: give METHOD=SOURCE with one of the methods {', '.join(methods)}, or `none` for random "
                 "weights"
             )
         given |= {method: source} if method not in given else {"": source}
     if len(given) > 1:
         names = " and ".join(f"--{method or 'start'}" for method in given)
-        raise ValueError(f"{names}: a model starts from one source; leave the others out.")
+        raise ValueError(f"{names}: a model can start from only one source; give only one of them.")
     for method, source in given.items():
         init = None if source.lower() == "none" else source
         recipe = replace(recipe, init=init, init_method=method)
         if name is None and init is not None and methods[method].own_processor:
-            # Without a recipe, clips are prepared as they were for the source.
-            recipe = recipe.but(**sections_of_processor(AutoProcessor.from_pretrained(init)))
+            # Without a recipe, clips are processed as for the source checkpoint.
+            recipe = recipe.replace(**sections_of_processor(AutoProcessor.from_pretrained(init)))
     if not given and recipe.init is None and methods[recipe.init_method].own_processor:
         raise ValueError(
             f"--recipe {name} starts from {methods[recipe.init_method].source}: name it with --{recipe.init_method}, or start "
@@ -252,8 +263,8 @@ def _with_start(
         )
     if recipe.init is not None and "size" in flags:
         raise ValueError(
-            f"--size {options.size}: the size is that of what the model starts from, {recipe.init}. Leave --size out, or name"
-            f" another start with --{recipe.init_method} (`none` for random weights)."
+            f"--size {options.size}: the model has the size of {recipe.init}, from which it starts. Leave --size out, or name"
+            f" another source with --{recipe.init_method} (`none` for random weights)."
         )
     return recipe
 
@@ -266,9 +277,11 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
     if not isinstance(config, dict):
         raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
     class_name = CONFIG_MAPPING[recipe.architecture].__name__
-    fresh = options.model in CONFIG_MAPPING  # a checkpoint's architecture shows when it is loaded
-    if fresh and (unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]):
-        raise ValueError(f"--config: {class_name} has no fields {', '.join(unknown)}")
+    is_new = options.model in CONFIG_MAPPING  # `load_checkpoint` checks the fields for a checkpoint
+    if is_new and (unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]):
+        raise ValueError(
+            f"--config: {class_name} has no fields {', '.join(unknown)}; check their spelling or leave them out"
+        )
     changes = {
         "model": {name: value for name, value in config.items() if name not in recipe.regularization},
         "regularization": {name: value for name, value in config.items() if name in recipe.regularization},
@@ -276,26 +289,26 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
         "collator": {"mixup_alpha": options.mixup_alpha},
     }
     if "image_size" in flags:
-        side = options.image_size  # the published 256 : 224 between the short side and the crop
+        side = options.image_size  # keeps the published ratio of short side to crop, 256 : 224
         changes["video"] = {
             "size": {"shortest_edge": round(side * 256 / 224)},
             "crop_size": {"height": side, "width": side},
         }
-    # Sections that may be switched off, and on again where a recipe has none.
+    # These sections can be switched off, and on where the recipe has none.
     for section, on in (("frame_augmentation", options.augment), ("spec_augment", options.spec_augment)):
         changes[section] = None if not on else (getattr(recipe, section) or {})
     for text in options.set or []:
         section, name, value = _setting(text, recipe.architecture)
         if changes.get(section, {}) is None:
-            raise ValueError(f"--set {text}: {section} is switched off")
+            raise ValueError(f"--set {text}: {section} is switched off; switch it on or leave this value out")
         changes[section] = {**changes.get(section, {}), name: value}
-    return recipe.but(**changes)
+    return recipe.replace(**changes)
 
 
 def _setting(text: str, architecture: str) -> tuple[str, str, Any]:
-    """ "window.frame_rate=25" -> ("window", "frame_rate", 25); what is not JSON is a string."""
-    place, equals, value = text.partition("=")
-    section, dot, name = place.partition(".")
+    """ "window.frame_rate=25" -> ("window", "frame_rate", 25); a value that is not JSON is a string."""
+    key, equals, value = text.partition("=")
+    section, dot, name = key.partition(".")
     if not equals or not dot or section not in SETTABLE:
         raise ValueError(f"--set {text}: expected SECTION.FIELD=VALUE with one of the sections {', '.join(SETTABLE)}")
     known = known_fields(section, architecture)
@@ -307,11 +320,11 @@ def _setting(text: str, architecture: str) -> tuple[str, str, Any]:
         return section, name, value
 
 
-def refuse(error: Exception) -> int:
-    """Tells on stderr, in one line, why a script does not start; returns the exit status for it, 2.
+def exit_with_error(error: Exception) -> int:
+    """Prints the error to stderr in one line and returns the exit status 2.
 
-    Each process of several tells its own reason, since one may lack what the others have; all but a machine's first say
-    which they are.
+    With several processes, each prints its own error, since they may differ. All but the first process of a machine also
+    print their rank.
     """
     rank = os.environ.get("RANK", "0") if os.environ.get("LOCAL_RANK", "0") != "0" else None
     print(f"error{f' (process {rank})' if rank is not None else ''}: {one_line(error)}", file=sys.stderr)

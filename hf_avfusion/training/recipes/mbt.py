@@ -1,11 +1,10 @@
-"""MBT's recipes: the released AudioSet configuration, what the paper says, and what is known of the other benchmarks.
+"""MBT recipes: the released AudioSet configuration, the paper's settings, and settings for the other benchmarks.
 
 Sources. "released": `configs/audioset/balanced_audioset_base.py` of scenic's `projects/mbt`, the only configuration that
-was released. "paper": Nagrani et al., NeurIPS 2021, section 4.2, and its supplementary. What is known of the paper only at
-second hand, or had to be carried over from AudioSet, is marked in `uncertain`.
+was released. "paper": Nagrani et al., NeurIPS 2021, section 4.2, and its supplementary. Values of the paper known
+only at second hand, and values carried over from AudioSet, are marked in `uncertain`.
 
-Names: `mbt/BENCHMARK` is the released setting, or what comes nearest to it; `mbt/BENCHMARK@paper` is the paper's, where
-that is another one.
+Names: `mbt/BENCHMARK` is the released setting or the closest to it; `mbt/BENCHMARK@paper` is the paper's, where it differs.
 """
 
 from dataclasses import replace
@@ -18,13 +17,13 @@ PAPER = "Attention Bottlenecks for Multimodal Fusion (NeurIPS 2021), section 4.2
 _SECOND_HAND = "the paper's value, known at second hand"
 _CARRIED = "no configuration was released for this benchmark: carried over from AudioSet"
 
-# What this package does otherwise than the original, whatever the benchmark: a recipe with notes of its own keeps these.
+# Differences between this package and the original on every benchmark. Recipes with their own notes repeat these.
 _DEVIATIONS = (
     "The original clips the gradient of each device, before the mean over devices; the Trainer clips the mean.",
     "Mixup draws one weight for each device's batch, so smaller batches with accumulation draw more weights.",
 )
 
-# The released configuration, without what belongs to one benchmark.
+# The released configuration without benchmark-specific values.
 _RELEASED = Recipe(
     architecture="mbt",
     source=RELEASED,
@@ -83,8 +82,8 @@ _RELEASED = Recipe(
     ),
 )
 
-# 8 frames over the window of 8 s, each cut into 16 x 16 patches; time masks as they seem to be meant.
-_PAPER = replace(_RELEASED, window={"num_frames": 8, "span": 8.0, "audio_seconds": 8.0, "synchronous": True}).but(
+# 8 frames over the window of 8 s, each cut into 16 x 16 patches; time masks as the paper seems to intend them.
+_PAPER = replace(_RELEASED, window={"num_frames": 8, "span": 8.0, "audio_seconds": 8.0, "synchronous": True}).replace(
     source=PAPER,
     model={"tubelet_size": 1},
     spec_augment={"time_mask_max_ratio": 1.0},
@@ -111,11 +110,11 @@ _PAPER = replace(_RELEASED, window={"num_frames": 8, "span": 8.0, "audio_seconds
 
 
 def _carried_over(base: Recipe, benchmark: str, reported: str, **changes) -> Recipe:
-    """`base` on a benchmark without a released configuration: every value that its source does not state is marked."""
+    """`base` for a benchmark without a released configuration; marks every value that its source does not state."""
     values = ("training.learning_rate", "training.num_train_epochs", "batch_size", "collator.mixup_alpha")
     doubts = {**dict.fromkeys((*values, "audio.mean", "audio.std"), _CARRIED), **base.uncertain}
     doubts |= changes.pop("uncertain", {})
-    return base.but(benchmark=benchmark, variant=None, reported=reported, uncertain=doubts, **changes)
+    return base.replace(benchmark=benchmark, variant=None, reported=reported, uncertain=doubts, **changes)
 
 
 _AS_500K = {
@@ -130,8 +129,8 @@ _AS_500K = {
 _VGGSOUND_AUDIO = dict.fromkeys(
     ("audio.mean", "audio.std"), "AudioSet's; AV-MAE, of the same repository, takes mean 0 and deviation 1 on VGGSound"
 )
-# What AV-MAE's and PolyViT's configurations for VGGSound share with MBT's for AudioSet: 32 frames of stride 2, 8 s, one
-# frequency mask of 48, alpha 0.5, smoothing 0.3, stochastic depth 0.3, 4 views, batch 64, 50 epochs.
+# AV-MAE's and PolyViT's configurations for VGGSound share these values with MBT's for AudioSet: 32 frames of stride 2, 8 s,
+# one frequency mask of 48, alpha 0.5, smoothing 0.3, stochastic depth 0.3, 4 views, batch 64, 50 epochs.
 _AS_NEIGHBOURS = dict.fromkeys(
     ("training.num_train_epochs", "batch_size", "collator.mixup_alpha"),
     "as on AudioSet, and as AV-MAE and PolyViT, of the same repository, train on VGGSound",
@@ -139,7 +138,7 @@ _AS_NEIGHBOURS = dict.fromkeys(
 
 _EPIC = {
     "label_columns": ("verb", "noun"),
-    # Segments are short, so neighbouring frames: 32 at stride 1 of 25 frames a second.
+    # Segments are short, so frames are adjacent: 32 at stride 1 of 25 frames per second.
     "window": {"num_frames": 32, "frame_rate": 25.0, "span": None},
     "notes": (
         "Two heads, verb and noun, whose losses are averaged; an action is scored by the product of their probabilities.",
@@ -164,12 +163,12 @@ _MOMENTS = {
 }
 
 RECIPES: dict[str, Recipe] = {
-    "mbt/audioset-mini": _RELEASED.but(
+    "mbt/audioset-mini": _RELEASED.replace(
         benchmark="audioset", variant="balanced", reported="43.9 mAP (audio alone 30.9, video alone 27.0)"
     ),
-    "mbt/audioset-mini@paper": _PAPER.but(benchmark="audioset", variant="balanced", reported="43.92 mAP"),
-    "mbt/audioset-500k": _RELEASED.but(benchmark="audioset", **_AS_500K),
-    "mbt/audioset-500k@paper": _PAPER.but(benchmark="audioset", **_AS_500K),
+    "mbt/audioset-mini@paper": _PAPER.replace(benchmark="audioset", variant="balanced", reported="43.92 mAP"),
+    "mbt/audioset-500k": _RELEASED.replace(benchmark="audioset", **_AS_500K),
+    "mbt/audioset-500k@paper": _PAPER.replace(benchmark="audioset", **_AS_500K),
     "mbt/vggsound": _carried_over(_RELEASED, "vggsound", "64.1 top-1", uncertain={**_VGGSOUND_AUDIO, **_AS_NEIGHBOURS}),
     "mbt/vggsound@paper": _carried_over(_PAPER, "vggsound", "64.1 top-1", uncertain=_VGGSOUND_AUDIO),
     "mbt/epic-kitchens-100": _carried_over(_PAPER, "epic_kitchens_100", "43.40 action top-1", **_EPIC),

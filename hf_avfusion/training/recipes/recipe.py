@@ -1,4 +1,4 @@
-"""What a published training recipe is: plain values, each of which sets one thing of the package."""
+"""The `Recipe` class: the values of a published training recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Sections whose fields are arguments of something in the package; `building.known_fields` says of what.
+# Sections of a recipe. `building.known_fields` lists the fields of each.
 SECTIONS = (
     "model",
     "regularization",
@@ -27,27 +27,27 @@ class Recipe:
 
     Args:
         architecture: `model_type` of the model that is trained.
-        source: the table or file that the values are from.
-        benchmark, variant: as in `load_benchmark`; None where the recipe fits any data.
-        label_columns: what is learnt, where it is not the benchmark's first column of labels alone.
+        source: the table or file of the values.
+        benchmark, variant: as in `load_benchmark`; None if the recipe fits any data.
+        label_columns: the label columns; None for the benchmark's first label column.
         task: "classification" or "pretraining".
-        size: name of the factory of the configuration ("base" is `MBTConfig.base`).
-        init, init_method: what a fresh model's weights start from, and the model's class method that takes it: "from_vit" a Hub
-            id of an image ViT (None: random weights), "from_avmae" a pretrained AV-MAE, which the command line has to name.
-        model: fields of the configuration that decide the weights' shapes or their use.
-        regularization: fields of the configuration that act in training only, so also on a checkpoint's configuration.
-        window: fields of `WindowPolicy`: frames, rate or span, seconds of sound.
-        audio, video: fields of the feature extractor and of the video processor that differ from the processor's own.
-        frame_augmentation: fields of `FrameAugmentation` that differ from its defaults; None: no augmentation of frames.
-        spec_augment: likewise of `SpecAugment`; None: none.
+        size: name of the configuration's factory ("base" is `MBTConfig.base`).
+        init, init_method: the initial weights of a new model, and the model's class method that takes them. "from_vit" takes a
+            Hub id of an image ViT (None: random weights); "from_avmae" takes a pretrained AV-MAE that the command line names.
+        model: fields of the configuration that decide the shapes or the use of the weights.
+        regularization: fields of the configuration that act in training only; they also apply to a checkpoint's configuration.
+        window: fields of `WindowPolicy`: frames, rate or span, seconds of audio.
+        audio, video: fields of the feature extractor and the video processor that differ from the processor's defaults.
+        frame_augmentation: fields of `FrameAugmentation` that differ from its defaults; None: no frame augmentation.
+        spec_augment: fields of `SpecAugment` that differ from its defaults; None: no SpecAugment.
         collator: `time_shift`, `mixup_alpha`, `mixup_per_modality` of `AVCollator`.
-        training: fields of `AVTrainingArguments`, save the batch.
-        batch_size: clips of one update, over all devices and accumulated batches.
-        learning_rate_rule: "linear" where the source makes the learning rate proportional to the batch, else None.
-        views: key of `evaluation.views.PROTOCOLS`: how the source evaluates.
-        reported: what the source reports for it, for orientation; nothing here was measured with this package.
+        training: fields of `AVTrainingArguments`, except the batch size.
+        batch_size: clips per update, over all devices and accumulated batches.
+        learning_rate_rule: "linear" if the source scales the learning rate with the batch size, else None.
+        views: key of `evaluation.views.PROTOCOLS`: the source's evaluation.
+        reported: the source's result, for orientation; no value here was measured with this package.
         notes: differences between code and paper, or between the source and this package.
-        uncertain: field ("training.learning_rate", "batch_size") -> why it is not certain.
+        uncertain: field ("training.learning_rate", "batch_size") -> reason for the uncertainty.
     """
 
     architecture: str
@@ -75,19 +75,19 @@ class Recipe:
     notes: tuple[str, ...] = ()
     uncertain: Mapping[str, str] = field(default_factory=dict)
 
-    def but(self, **changes: Any) -> Recipe:
-        """This recipe with other values; of a section the fields that are not named stay, None drops the section.
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy of this recipe with changed values. Sections are merged field by field; None removes a section.
 
-        >>> base.but(window={"num_frames": 8}, batch_size=32)
+        >>> base.replace(window={"num_frames": 8}, batch_size=32)
         """
         for name, value in changes.items():
-            before = getattr(self, name)
-            if name in (*SECTIONS, "uncertain") and value is not None and before is not None:
-                changes[name] = {**before, **value}
+            current = getattr(self, name)
+            if name in (*SECTIONS, "uncertain") and value is not None and current is not None:
+                changes[name] = {**current, **value}
         return dataclasses.replace(self, **changes)
 
     def values(self) -> dict[str, Any]:
-        """{"section.field": value} of all sections, and `batch_size`; a section that is None is one entry."""
+        """{"section.field": value} of all sections, and `batch_size`; a section that is None has one entry, its name."""
         flat = {}
         for section in SECTIONS:
             fields = getattr(self, section)

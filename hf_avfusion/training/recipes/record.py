@@ -1,4 +1,4 @@
-"""What a run really trained with, beside its recipe: written to `recipe.json`, and printed for a person."""
+"""The record of a run: the settings it trained with and their differences from its recipe, saved as `recipe.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import __version__
 from ...files import write_text
-from ..checkpoints import refuse_others
+from ..checkpoints import check_no_checkpoints
 from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ FILE = "recipe.json"
 
 
 def keep_record(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[str, Any]:
-    """Writes the record of a run that is about to begin, or to go on from `resume_from_checkpoint`, into its folder; prints
-    what is not as the recipe has it. Only the first of several processes does.
+    """Writes the record of a new or resumed run into its folder and prints its differences from the recipe.
 
-    Args: as `record_run`.
+    Call it before training. Only the first of several processes writes and prints. The arguments are those of `record_run`.
 
     Raises:
-        ValueError: the run begins anew, and its folder holds checkpoints of another.
+        ValueError: the run is new, but its folder holds checkpoints of another run.
     """
     if trainer.args.resume_from_checkpoint is None:
-        refuse_others(trainer.args.output_dir)
+        check_no_checkpoints(trainer.args.output_dir)
     record = record_resumed(record_run(run, trainer, augmentation), trainer.args.resume_from_checkpoint)
     if trainer.is_world_process_zero():
         save_record(record, trainer.args.output_dir)
@@ -41,14 +40,14 @@ def keep_record(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[
 
 
 def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[str, Any]:
-    """The record of a run: recipe, flags, every value that is not the recipe's, and all settings as they came out.
+    """The record of a run: recipe, flags, every value that differs from the recipe, and all settings.
 
-    What was overridden is found by comparing the recipe with the objects that train, not by reading the flags: a value that a
-    checkpoint brought along shows too.
+    Differences are found by comparing the recipe with the objects of the trainer, not with the flags, so that they include
+    values from a checkpoint.
 
     Args:
-        run: of `parse_with_recipe`.
-        trainer: before training; its model, processor, collator and arguments are read.
+        run: the result of `parse_with_recipe`.
+        trainer: the trainer before training; its model, processor, collator and arguments are read.
         augmentation: the `FrameAugmentation` of the training frames.
     """
     args, config, processor, collator = (
@@ -78,11 +77,11 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
     overridden = {}
     if run.published is not None:
         for key, published in {**_whole_configuration(run.published), **run.published.values()}.items():
-            taken = settings
+            actual = settings
             for part in key.split(".", 1):
-                taken = None if taken is None else taken.get(part)
-            if not _same(_plain(published), taken):
-                overridden[key] = {"recipe": _plain(published), "run": taken}
+                actual = None if actual is None else actual.get(part)
+            if not _same(_plain(published), actual):
+                overridden[key] = {"recipe": _plain(published), "run": actual}
         start = run.checkpoint or run.recipe.init
         if start != run.published.init:
             overridden["init"] = {"recipe": run.published.init, "run": start}
@@ -107,43 +106,44 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
 
 
 def record_resumed(record: dict[str, Any], checkpoint: str | os.PathLike | None) -> dict[str, Any]:
-    """The record of a run that goes on, with what the run before it had otherwise.
+    """The record of a resumed run, with its differences from the earlier run.
 
     Args:
-        record: of `record_run`.
-        checkpoint: from which the run goes on, in the folder of the run before it; None: it begins, and nothing is added.
+        record: the result of `record_run`.
+        checkpoint: the checkpoint to resume from, in the folder of the earlier run; None for a new run, whose record is returned
+            unchanged.
 
     Returns:
-        The record with `resumed`: one `{"checkpoint": name, "changed": {setting: {"before": ..., "since": ...}} or None}` for
-        each time that the run has gone on; None where the run before left no record to compare with.
+        The record with `resumed`, a list with one `{"checkpoint": name, "changed": {setting: {"before": ..., "since": ...}}}`
+        for each resume. `changed` is None if the earlier run left no record.
     """
     if checkpoint is None:
         return record
-    place = Path(checkpoint)
+    folder = Path(checkpoint)
     try:
-        before = read_record(place.parent)
+        earlier = read_record(folder.parent)
     except ValueError:
-        return {**record, "resumed": [{"checkpoint": place.name, "changed": None}]}
-    first, since = (
-        _flat({**before.get("settings", {}), "batch": before.get("batch")}),
+        return {**record, "resumed": [{"checkpoint": folder.name, "changed": None}]}
+    before, since = (
+        _flat({**earlier.get("settings", {}), "batch": earlier.get("batch")}),
         _flat({**record["settings"], "batch": record["batch"]}),
     )
     changed = {
-        key: {"before": first.get(key), "since": since.get(key)}
-        for key in sorted({*first, *since} - {f"training.{name}" for name in _OF_A_PROCESS})
-        if first.get(key) != since.get(key)
+        key: {"before": before.get(key), "since": since.get(key)}
+        for key in sorted({*before, *since} - {f"training.{name}" for name in _PROCESS_ARGUMENTS})
+        if before.get(key) != since.get(key)
     }
-    return {**record, "resumed": [*before.get("resumed", []), {"checkpoint": place.name, "changed": changed}]}
+    return {**record, "resumed": [*earlier.get("resumed", []), {"checkpoint": folder.name, "changed": changed}]}
 
 
-# Arguments of the Trainer that say where and how a run is watched, not what it trains.
-_OF_A_PROCESS = (
+# Arguments of the Trainer about the output and logging of a process, which do not affect training.
+_PROCESS_ARGUMENTS = (
     "resume_from_checkpoint", "output_dir", "run_name", "logging_dir", "disable_tqdm", "report_to", "local_rank", "log_level",
 )  # fmt: skip
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """{"section.name": value} of the sections."""
+    """{section: {name: value}} -> {"section.name": value}."""
     return {
         f"{section}.{name}": value
         for section, values in settings.items()
@@ -151,30 +151,30 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# Decided by the data or by transformers, not by a recipe.
-_NOT_A_RECIPES = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
+# Fields of a configuration that the data or transformers decide, not a recipe.
+_NON_RECIPE_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
 
 
 def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
-    """{"model.field": value} of the configuration that the recipe alone gives: sizes too, which it does not list."""
-    # Here, since printing recipes should not wait for torchvision.
+    """{"model.field": value} of the configuration that the recipe builds, including sizes, which the recipe does not list."""
+    # Imported here, since `building` imports torchvision, which printing recipes does not need.
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from .building import build_processor, input_sizes
 
     processor = build_processor(recipe)
     config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
-    left_out = {*_NOT_A_RECIPES, *recipe.regularization, "transformers_version", "model_type"}
+    left_out = {*_NON_RECIPE_FIELDS, *recipe.regularization, "transformers_version", "model_type"}
     return {f"model.{name}": value for name, value in config.to_dict().items() if name not in left_out}
 
 
 def save_record(record: dict[str, Any], folder: str | os.PathLike) -> Path:
-    """Writes `recipe.json` into the folder, whole or not at all."""
+    """Writes `recipe.json` into the folder atomically."""
     return write_text(Path(folder) / FILE, json.dumps(record, indent=1))
 
 
 def read_record(place: str | os.PathLike) -> dict[str, Any]:
-    """The record of a run by its folder or file.
+    """Reads the record of a run from its folder or file.
 
     Raises:
         ValueError: there is no such file, or it is not the record of a run.
@@ -185,12 +185,12 @@ def read_record(place: str | os.PathLike) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} does not hold the record of a run: {error}") from error
     if not isinstance(record, dict) or "overridden" not in record:
-        raise ValueError(f"{path} does not hold the record of a run: it has no 'overridden'.")
+        raise ValueError(f"{path} does not hold the record of a run: it has no 'overridden'. Give the folder of a run.")
     return record
 
 
 def print_recipe(name: str, recipe: Recipe) -> None:
-    """Prints every value of a recipe, by section, with its source and doubts."""
+    """Prints every value of a recipe by section, with its source and uncertainties."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -208,14 +208,14 @@ def print_recipe(name: str, recipe: Recipe) -> None:
         doubt = recipe.uncertain.get(key)
         shown = "none" if value is None and key in SECTIONS else json.dumps(_plain(value))
         table.add_row(key, escape(shown) + (f"  [yellow]uncertain: {escape(doubt)}[/]" if doubt else ""))
-    table.add_row("learning rate at other batches", recipe.learning_rate_rule or "no rule in the source")
+    table.add_row("learning rate at other batch sizes", recipe.learning_rate_rule or "no rule in the source")
     table.add_row("views", str(recipe.views))
     table.add_row("notes", "\n".join(f"- {escape(note)}" for note in recipe.notes))
     console.print(table)
 
 
 def print_record(record: dict[str, Any]) -> None:
-    """Prints what a run was trained by and every value that is not its recipe's."""
+    """Prints the recipe of a run and every value that differs from it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -230,9 +230,9 @@ def print_record(record: dict[str, Any]) -> None:
         f"batch {batch['global']} = {devices} x {batch['per_device']} clips x {batch['accumulated']} accumulated"
     )
     for resumed in record.get("resumed", []):
-        console.print(f"gone on from {escape(resumed['checkpoint'])}: {escape(changes(resumed))}")
+        console.print(f"resumed from {escape(resumed['checkpoint'])}: {escape(changes(resumed))}")
     if not record["overridden"]:
-        console.print("every value is the recipe's" if record["recipe"] else "no recipe was named")
+        console.print("all values are the recipe's" if record["recipe"] else "no recipe was given")
         return
     table = Table("overridden", "recipe", "run", box=None)
     for key, values in record["overridden"].items():
@@ -241,24 +241,25 @@ def print_record(record: dict[str, Any]) -> None:
 
 
 def changes(resumed: dict[str, Any]) -> str:
-    """What an entry of `resumed` says was changed, for a line of text."""
+    """The changed settings of an entry of `resumed`, in one line."""
     if resumed["changed"] is None:
-        return "the settings before it are not known"
-    told = (
-        f"{key} {json.dumps(of['since'])} (before {json.dumps(of['before'])})" for key, of in resumed["changed"].items()
+        return "the earlier settings are unknown"
+    changed = (
+        f"{key} {json.dumps(values['since'])} (before {json.dumps(values['before'])})"
+        for key, values in resumed["changed"].items()
     )
-    return ", ".join(told) or "the same settings"
+    return ", ".join(changed) or "the same settings"
 
 
-def _same(published: Any, taken: Any) -> bool:
-    """Whether what was taken is what was published; of a dictionary (`size`) the fields that were published count."""
-    if isinstance(published, dict) and isinstance(taken, dict):
-        return all(_same(value, taken.get(name)) for name, value in published.items())
-    return published == taken
+def _same(published: Any, actual: Any) -> bool:
+    """Whether two values are equal; of dictionaries (`size`) only the published fields are compared."""
+    if isinstance(published, dict) and isinstance(actual, dict):
+        return all(_same(value, actual.get(name)) for name, value in published.items())
+    return published == actual
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would give it back."""
+    """The value as it is after writing to JSON and reading back."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if hasattr(value, "items"):

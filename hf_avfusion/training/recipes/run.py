@@ -1,4 +1,4 @@
-"""What a command line comes to: the recipe to train by, and what was given to change it."""
+"""The `Run` class: the parsed command line of a training script."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,13 @@ from .recipe import Recipe
 
 @dataclass(frozen=True)
 class Run:
-    """What a command line comes to.
+    """The parsed command line of a training script.
 
-    recipe: the values to train by, those of the flags included.
-    name, published: the recipe that was named and its own values; None without `--recipe`.
-    checkpoint: folder or Hub id of the model to go on from; None for a fresh model.
-    flags: what the command line gave, by name.
-    devices: processes, or devices of one process, that share a batch.
+    recipe: the values to train with, including those of the flags.
+    name, published: the name of the recipe and its own values; None without `--recipe`.
+    checkpoint: folder or Hub id of the model to start from; None for a new model.
+    flags: the flags on the command line and their values.
+    devices: number of processes, or of devices of one process, that share a batch.
     """
 
     recipe: Recipe

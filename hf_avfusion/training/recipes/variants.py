@@ -1,4 +1,4 @@
-"""The ways of fusing that an architecture can be compared in, as variants of a recipe."""
+"""The fusion variants of an architecture, as changes to a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .recipe import Recipe
 
 LAST = "num_hidden_layers"
 
-# Architecture -> variant -> what sets it apart in its configuration.
+# Architecture -> variant -> fields of its configuration.
 FUSIONS: dict[str, dict[str, dict[str, Any]]] = {
     "mbt": {
         "bottleneck": {"fusion": "bottleneck"},
@@ -26,25 +26,25 @@ FUSIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def variant_fields(recipe: Recipe, fusion: str, head: dict[str, Any], processor: Any) -> dict[str, Any]:
-    """The section `model` of a variant's recipe: `recipe.model` with what `FUSIONS` sets.
+    """The section `model` of a variant's recipe: `recipe.model` with the fields of `FUSIONS`.
 
-    A fresh model's configuration is built of it, so that what it refuses is told before any work; that of a model that starts from
-    weights (`recipe.init`) shows with these, of which only the number of layers is read here.
+    For a model with random weights it also builds the configuration, so that wrong fields fail early. For a model that starts
+    from weights (`recipe.init`) it reads only the number of layers; wrong fields fail when these are loaded.
 
     Args:
         head, processor: as for `building.config_values`.
 
     Raises:
-        ValueError: a single modality. What the configuration raises (ValueError or huggingface_hub's StrictDataclassError); OSError
-            where the weights that it starts from are not found.
+        ValueError: the recipe has a single modality. The configuration may raise ValueError or huggingface_hub's
+            StrictDataclassError. OSError: `recipe.init` is not found.
     """
     fields = {**recipe.model, **FUSIONS[recipe.architecture][fusion]}
-    fresh = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)
+    make_config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)
     if fields.get("fusion_layer") == LAST:
-        start = fresh() if recipe.init is None else AutoConfig.from_pretrained(recipe.init)
+        start = make_config() if recipe.init is None else AutoConfig.from_pretrained(recipe.init)
         fields["fusion_layer"] = fields.get(LAST, getattr(start, LAST))
     if len(fields.get("modalities", ("audio", "video"))) < 2:
-        raise ValueError(f"modalities={fields['modalities']} leave nothing to fuse: take both")
+        raise ValueError(f"modalities={fields['modalities']} leave nothing to fuse: give both, video and audio")
     if recipe.init is None:
-        fresh(**config_values(recipe.but(model=fields), head, processor))
+        make_config(**config_values(recipe.replace(model=fields), head, processor))
     return fields
