@@ -25,9 +25,9 @@ class Refuse:
             raise ModuleNotFoundError("No module named 'hf_avfusion'", name=name)
 sys.meta_path.insert(0, Refuse())
 
-import json, torch, transformers
+import json, os, torch, transformers
 from safetensors.torch import save_file
-torch.set_num_threads(1)  # as in the tests
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))  # as in the tests
 job = json.load(open("job.json"))
 trusted = {"trust_remote_code": True}
 for where, source in job["sources"].items():

@@ -39,7 +39,12 @@ def settings(tmp_path_factory):
 
 def process(*arguments):
     """Runs the script in a new process, as a user does. Costs are measured in forks, which need a separate process."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(EXAMPLES.parent),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "COLUMNS": "160",
+    }
     script = [sys.executable, EXAMPLES / "compare_fusion.py", *arguments]
     return subprocess.run(list(map(str, script)), env=environment, capture_output=True, text=True, timeout=400)
 

@@ -1,6 +1,7 @@
 """A pretraining run on a stream for `test_pretraining.py`, also as a program: torchrun pretraining_run.py '[{...}, ...]'."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,6 @@ def run(folder, name, *, resume=None, **options) -> dict:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     for job in json.loads(sys.argv[1]):
         run(**job)

@@ -172,6 +172,6 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     for job in json.loads(sys.argv[1]):
         run(**job)

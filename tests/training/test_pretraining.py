@@ -109,7 +109,11 @@ def test_two_processes_log_and_learn_as_one_and_resume(tmp_path):
 
 
 def launch(*jobs):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(Path(__file__).with_name("pretraining_run.py")), json.dumps(jobs)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

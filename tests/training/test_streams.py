@@ -26,7 +26,7 @@ BROKEN = (5, 11, 30)
 def start(*jobs, torchrun=()):
     """Starts a new process, or torchrun with these options, that runs the jobs one after the other."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     command = [sys.executable, *(["-m", "torch.distributed.run", *torchrun] if torchrun else [])]
     command += [str(Path(__file__).with_name("stream_run.py")), json.dumps(jobs)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
