@@ -108,7 +108,7 @@ class ClipTransform:
                 raise MediaError(str(row["clip_id"]), f"has no {modality} in some of its {len(views)} views")
         has = {modality: all(views) for modality, views in present.items()}
         if not any(has.values()):
-            raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)} track")
+            raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)}")
 
         options = {}
         if self.augmentation is not None and has["video"]:

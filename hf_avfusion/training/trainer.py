@@ -214,8 +214,8 @@ class AVTrainer(Trainer):
             raise ValueError(
                 f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
                 f" {args.train_batch_size}), and --dataloader_drop_last drops incomplete batches, so there would be no training"
-                " step: make --per_device_train_batch_size smaller (with a recipe, also --global_batch_size, or the rest is"
-                " accumulated), or give --dataloader_drop_last false."
+                " step: make --per_device_train_batch_size (or a recipe's --global_batch_size) smaller, or give"
+                " --dataloader_drop_last false."
             )
         values = super().set_initial_training_values(args, dataloader)
         epochs, updates, *samples, batches, max_steps = values
@@ -498,7 +498,7 @@ class AVTrainer(Trainer):
             "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
             "epoch_ended": ended,
             "counts": self._counts,  # over all processes
-            "counts_earlier": self._counts_earlier,  # from before the current streams' own counts
+            "counts_earlier": self._counts_earlier,  # the part that is in no process's stream state
             "stream": self._stream.state_dict(),
         }
         path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"

@@ -11,10 +11,10 @@ from hf_avfusion.data.augmentation import SpecAugment
 from hf_avfusion.data.collating import AVCollator
 
 
-def samples(tracks, labels=None, seeds=True):
-    """One sample per entry of `tracks` ("av", "a" or "v"), with values of its number plus 1."""
+def samples(modalities, labels=None, seeds=True):
+    """One sample per entry of `modalities` ("av", "a" or "v"), with values of its number plus 1."""
     made = []
-    for number, has in enumerate(tracks):
+    for number, has in enumerate(modalities):
         sample = {"clip_id": f"clip-{number}", "has_video": "v" in has, "has_audio": "a" in has}
         if "v" in has:
             sample["pixel_values"] = torch.full((2, 3, 4, 4), number + 1.0)
@@ -74,22 +74,22 @@ def test_unequal_shapes_raise_with_the_names_of_the_clips():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["av", "a", "v"]), min_size=1, max_size=6), st.booleans())
-def test_mixup_mixes_labels_as_it_mixes_inputs(tracks, per_modality):
+def test_mixup_mixes_labels_as_it_mixes_inputs(modalities, per_modality):
     batch = AVCollator(mixup_alpha=0.5, mixup_per_modality=per_modality, num_labels=7)(
-        samples(tracks, labels=[torch.tensor(number) for number in range(len(tracks))])
+        samples(modalities, labels=[torch.tensor(number) for number in range(len(modalities))])
     )
-    count = len(tracks)
+    count = len(modalities)
     audio_labels = batch.get("audio_labels", batch["labels"])
-    for number, has in enumerate(tracks):
+    for number, has in enumerate(modalities):
         partner = count - 1 - number
         values = {"v": ("pixel_values", batch["labels"]), "a": ("input_features", audio_labels)}
-        for track, (name, labels) in values.items():
-            if track not in has or name not in batch:
+        for letter, (name, labels) in values.items():
+            if letter not in has or name not in batch:
                 continue
             weight = labels[number, number].item() if number != partner else 1.0
             expected = weight * (number + 1) + (1 - weight) * (partner + 1)
             assert batch[name][number].mean().item() == pytest.approx(expected, abs=1e-4)
-            if has != tracks[partner]:
+            if has != modalities[partner]:
                 assert weight == 1.0  # filler must not leak into a clip
         assert batch["labels"][number].sum().item() == pytest.approx(1.0)
     assert ("audio_labels" in batch) == (per_modality and {"pixel_values", "input_features"} <= set(batch))

@@ -24,7 +24,7 @@ PLAIN = ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "
 ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DECODER = {f"decoder_{name}": value for name, value in ENCODER.items()}
 TINY = ["--from_vit", "none", "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2"]
-OF_TASK = {
+TASK_OPTIONS = {
     "classification": ["--config", json.dumps({**ENCODER, "fusion_layer": 1})],
     "pretraining": ["--config", json.dumps({**ENCODER, **DECODER, "patch_size": 16}), "--picture_steps", "0"],
 }
@@ -67,7 +67,7 @@ def write(path, content):
 
 
 @pytest.fixture
-def your_own(film, tmp_path):
+def own_videos(film, tmp_path):
     """A folder with train and validation splits but no test split."""
     for name in ("train/cat/a", "train/dog/b", "val/cat/c", "val/dog/d"):
         write(tmp_path / "mine" / f"{name}.mp4", film)
@@ -108,28 +108,38 @@ def test_audioset_is_evaluated_on_its_eval_split(run, film, tmp_path, task, reci
             write(tmp_path / "clips" / f"{clip}_000000.mp4", film)
     command = ["--recipe", recipe, "--data", "audioset", "--source", tmp_path, "--output_dir", tmp_path / "out"]
     command += ["--max_steps", "1", "--global_batch_size", "2", "--warmup_epochs", "0", "--learning_rate", "1e-3"]
-    assert run(task, *command, *PLAIN, *TINY, *OF_TASK[task], "--eval_num_views", "1") == 0
+    assert run(task, *command, *PLAIN, *TINY, *TASK_OPTIONS[task], "--eval_num_views", "1") == 0
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     assert results["eval_clips"] == 1
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
-def test_folder_without_test_split_is_evaluated_on_its_validation_split(run, your_own, tmp_path, task):
-    command = ["--data", your_own, "--output_dir", tmp_path / "out", "--max_steps", "1", *PLAIN, *TINY, *OF_TASK[task]]
+def test_folder_without_test_split_is_evaluated_on_its_validation_split(run, own_videos, tmp_path, task):
+    command = [
+        "--data",
+        own_videos,
+        "--output_dir",
+        tmp_path / "out",
+        "--max_steps",
+        "1",
+        *PLAIN,
+        *TINY,
+        *TASK_OPTIONS[task],
+    ]
     assert run(task, *command) == 0
     assert json.loads((tmp_path / "out" / "validation_results.json").read_text())["eval_clips"] == 2
 
 
-def test_pretraining_without_evaluation(run, your_own, tmp_path):
-    command = ["--data", your_own, "--output_dir", tmp_path / "out", "--max_steps", "1", "--eval_split", "None"]
-    assert run("pretraining", *command, *PLAIN, *TINY, *OF_TASK["pretraining"]) == 0
+def test_pretraining_without_an_evaluation_split(run, own_videos, tmp_path):
+    command = ["--data", own_videos, "--output_dir", tmp_path / "out", "--max_steps", "1", "--eval_split", "None"]
+    assert run("pretraining", *command, *PLAIN, *TINY, *TASK_OPTIONS["pretraining"]) == 0
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not list((tmp_path / "out").glob("*_results.json"))
 
 
-def test_resuming_with_another_model_or_without_the_flag_fails(run, your_own, tmp_path, capsys):
+def test_resuming_with_another_model_or_without_the_flag_fails(run, own_videos, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["--data", your_own, "--output_dir", out, "--max_steps", "3", *TINY, *OF_TASK["classification"]]
+    command = ["--data", own_videos, "--output_dir", out, "--max_steps", "3", *TINY, *TASK_OPTIONS["classification"]]
     command += ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", "2"]
     command += ["--lr_scheduler_type", "constant"]
     assert run("classification", *command) == 0
@@ -203,8 +213,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("task", "options", "message"), WRONG)
-def test_wrong_arguments_print_a_one_line_error(run, your_own, tmp_path, capsys, task, options, message):
-    options = [your_own if option == "YOURS" else option for option in options]
+def test_wrong_arguments_print_a_one_line_error(run, own_videos, tmp_path, capsys, task, options, message):
+    options = [own_videos if option == "YOURS" else option for option in options]
     assert run(task, *options, "--output_dir", tmp_path / "out", "--use_cpu", "True", "--report_to", "none") == 2
     printed = capsys.readouterr().err
     last = printed.splitlines()[-1]
@@ -215,9 +225,9 @@ def test_wrong_arguments_print_a_one_line_error(run, your_own, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("task", SCRIPTS)
-def test_wrong_start_fails_before_the_record_of_an_earlier_run_is_replaced(run, your_own, tmp_path, capsys, task):
+def test_wrong_start_fails_before_the_record_of_an_earlier_run_is_replaced(run, own_videos, tmp_path, capsys, task):
     write(tmp_path / "out" / "recipe.json", b"of an earlier run")
-    command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
+    command = ["--data", own_videos, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *TASK_OPTIONS[task]]
     for options, message in (
         (
             ["--resume_from_checkpoint", tmp_path / "out/checkpoint-3"],
@@ -261,7 +271,7 @@ def test_errors_of_other_processes_include_their_rank(monkeypatch, capsys):
 @pytest.mark.parametrize("task", SCRIPTS)
 @pytest.mark.parametrize("broken", ["train/cat/a", "val/dog/d"])
 def test_undecodable_clip_is_skipped_or_stops_the_run(
-    run, scripts, your_own, film, tmp_path, monkeypatch, task, broken
+    run, scripts, own_videos, film, tmp_path, monkeypatch, task, broken
 ):
     """Checks the training stream and the evaluation stream of each script."""
     made = []
@@ -272,9 +282,9 @@ def test_undecodable_clip_is_skipped_or_stops_the_run(
             made.append(self)
 
     monkeypatch.setattr(building_runs, "ClipStream", Watched)
-    write(your_own / f"{broken}.mp4", b"no film at all")
-    write(your_own / "train/cat/e.mp4", film)
-    command = ["--data", your_own, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *OF_TASK[task]]
+    write(own_videos / f"{broken}.mp4", b"no film at all")
+    write(own_videos / "train/cat/e.mp4", film)
+    command = ["--data", own_videos, "--output_dir", tmp_path / "out", *PLAIN, *TINY, *TASK_OPTIONS[task]]
     command += ["--num_train_epochs", "1", "--per_device_train_batch_size", "1"]
     assert run(task, *command) == 0
     assert [stream.skipped for stream in made] == ([1, 0] if broken.startswith("train") else [0, 1])

@@ -29,13 +29,13 @@ def logged(result, name="loss"):
 def test_resuming_equals_not_stopping(tmp_path):
     """Masks, stochastic depth, order and crops are restored from checkpoints within the first and the second epoch."""
     options = {"save_strategy": "steps", "save_steps": 3}
-    whole = run(tmp_path, "whole", **options)
-    assert whole["steps"] == 10
+    uninterrupted = run(tmp_path, "uninterrupted", **options)
+    assert uninterrupted["steps"] == 10
     for step in (3, 9):
-        again = run(tmp_path, f"from-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
-        assert_same_bits(weights(tmp_path, f"from-{step}"), weights(tmp_path, "whole"))
+        again = run(tmp_path, f"from-{step}", resume=str(tmp_path / "uninterrupted" / f"checkpoint-{step}"), **options)
+        assert_same_bits(weights(tmp_path, f"from-{step}"), weights(tmp_path, "uninterrupted"))
         for name in ("loss", *PARTS):
-            assert logged(again, name) == logged(whole, name)
+            assert logged(again, name) == logged(uninterrupted, name)
 
 
 def test_losses_of_modalities_are_means_over_their_clips(tmp_path):
@@ -93,12 +93,16 @@ def test_two_processes_log_and_learn_as_one_and_resume(tmp_path):
     saving = {"rows": 21, "save_strategy": "steps", "save_steps": 2}
     jobs = [
         {"name": "two", "per_device_train_batch_size": 2, **same},
-        {"name": "whole", **saving},
-        {"name": "resumed", "resume": str(tmp_path / "whole" / "checkpoint-4"), **saving},  # in the second epoch
+        {"name": "uninterrupted", **saving},
+        {
+            "name": "resumed",
+            "resume": str(tmp_path / "uninterrupted" / "checkpoint-4"),
+            **saving,
+        },  # in the second epoch
     ]
     done = launch(*({"folder": str(tmp_path), **job} for job in jobs))
     assert done.returncode == 0, done.stderr
-    assert_same_bits(weights(tmp_path, "resumed"), weights(tmp_path, "whole"))
+    assert_same_bits(weights(tmp_path, "resumed"), weights(tmp_path, "uninterrupted"))
 
     one, two = run(tmp_path, "one", **same), json.loads((tmp_path / "two.json").read_text())
     assert one["steps"] == two["steps"] == 12

@@ -30,7 +30,7 @@ TUNE = (*TUNE_VGGSOUND, *TUNE_AUDIOSET)
 TUNE_BOTH = ("avmae/vggsound", "avmae/audioset-500k")
 TUNE_AUDIO = ("avmae/vggsound-audio", *TUNE_AUDIOSET_AUDIO)
 TUNE_VIDEO = ("avmae/vggsound-video", "avmae/audioset-500k-video")
-HEARING = (*TUNE_BOTH, *TUNE_AUDIO)
+WITH_AUDIO = (*TUNE_BOTH, *TUNE_AUDIO)
 
 # (source, recipes, values). The rows of a recipe hold all its values, each in one row.
 ROWS = (
@@ -241,7 +241,7 @@ ROWS = (
     ("vggsound/pretrain.py", PRETRAIN_VGGSOUND[:1], {"training.num_train_epochs": 400}),
     ("A13: VGGSound 800 (ablations 400)", PRETRAIN_VGGSOUND[1:], {"training.num_train_epochs": 800}),
     (
-        "vggsound/pretrain.py (A5: 0.5 is the best for sound)",
+        "vggsound/pretrain.py (A5: 0.5 is the best for audio)",
         PRETRAIN_VGGSOUND,
         {"model.audio_mask_ratio": 0.5, "model.encoder_strategy": "separate", "window.audio_seconds": 8.0},
     ),
@@ -344,7 +344,7 @@ ROWS = (
     ),
     (
         "finetune.py, spec_augment_params",
-        HEARING,
+        WITH_AUDIO,
         {
             "spec_augment.time_mask_max_frames": 48,
             "spec_augment.time_mask_count": 4,
@@ -364,7 +364,7 @@ ROWS = (
         {"spec_augment.freq_mask_max_bins": 36, "spec_augment.freq_mask_count": 2},
     ),
     (
-        "A15 and vggsound/finetune.py name no shift; nothing to shift without sound",
+        "A15 and vggsound/finetune.py name no shift; without audio there is nothing to shift",
         (*TUNE_VGGSOUND, "avmae/audioset-500k-video"),
         {"collator.time_shift": False},
     ),

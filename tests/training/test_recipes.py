@@ -59,7 +59,7 @@ def parse(tmp_path, *flags):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_says_where_it_is_from_and_what_it_is_for(name):
+def test_recipe_has_source_and_benchmark(name):
     recipe = RECIPES[name]
     assert name.split("/")[0] in (recipe.architecture, recipe.init_method.removeprefix("from_"))
     assert recipe.source
@@ -81,7 +81,7 @@ def test_every_field_of_a_recipe_exists(name):
 
 
 @pytest.mark.parametrize("name", REGISTERED)
-def test_every_value_of_a_recipe_arrives(name, tmp_path):
+def test_every_value_of_a_recipe_reaches_the_built_objects(name, tmp_path):
     recipe = RECIPES[name]
     processor = build_processor(recipe)
     assert recipe.window.items() <= processor.window.items()
@@ -104,8 +104,8 @@ def test_every_value_of_a_recipe_arrives(name, tmp_path):
         assert getattr(args, field_name) == value
 
 
-def test_the_released_recipe_gives_the_recorded_learning_rates_and_tokens():
-    """Printed by the original's scheduler for AudioSet-mini, with 20,361 clips; token counts of its model."""
+def test_released_recipe_matches_recorded_learning_rates_and_tokens():
+    """The original's scheduler printed these rates for AudioSet-mini with 20,361 clips; token counts are its model's."""
     recipe = get_recipe("mbt/audioset-mini")
     per_epoch = 20361 // recipe.batch_size
     assert recipe.training["dataloader_drop_last"]
@@ -122,7 +122,7 @@ def test_the_released_recipe_gives_the_recorded_learning_rates_and_tokens():
         assert rows * columns == tokens
 
 
-def test_variants_differ_where_code_and_paper_do():
+def test_code_and_paper_variants_differ_only_in_known_values():
     code, paper = get_recipe("mbt/audioset-mini").values(), get_recipe("mbt/audioset-mini@paper").values()
     differing = {key for key in {*code, *paper} if code.get(key) != paper.get(key)}
     assert differing == {

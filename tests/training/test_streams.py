@@ -60,20 +60,22 @@ VIEWS = {
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, streamed):
     """Ten batches per epoch, or fewer due to broken clips; resumes from checkpoints within the first and the second epoch."""
-    whole = run(tmp_path, "whole", streamed=streamed, **SAVING)
-    assert whole["steps"] == 18  # 34 of 37 rows decode: nine batches instead of ten, twice
-    assert whole["train"]["skipped_clips"] == 2 * len(BROKEN)
-    every = decoded(tmp_path, "whole-train")[0]
+    uninterrupted = run(tmp_path, "uninterrupted", streamed=streamed, **SAVING)
+    assert uninterrupted["steps"] == 18  # 34 of 37 rows decode: nine batches instead of ten, twice
+    assert uninterrupted["train"]["skipped_clips"] == 2 * len(BROKEN)
+    every = decoded(tmp_path, "uninterrupted-train")[0]
     assert len(every) == 2 * 37
     for step in (3, 12):
         name = f"resumed-{step}"
-        again = run(tmp_path, name, streamed=streamed, resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **SAVING)
+        again = run(
+            tmp_path, name, streamed=streamed, resume=str(tmp_path / "uninterrupted" / f"checkpoint-{step}"), **SAVING
+        )
         assert again["steps"] == 18
         assert again["train"]["skipped_clips"] == 2 * len(BROKEN)
-        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, name))
+        assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, name))
         rest = decoded(tmp_path, f"{name}-train")[0]
         assert rest == every[-len(rest) :]
-        state = json.loads((tmp_path / "whole" / f"checkpoint-{step}" / "stream_state_0.json").read_text())
+        state = json.loads((tmp_path / "uninterrupted" / f"checkpoint-{step}" / "stream_state_0.json").read_text())
         assert len(rest) == 2 * 37 - 37 * (step // 9) - sum(state["stream"]["rows_read"])
 
 
@@ -88,16 +90,16 @@ def test_resuming_equals_not_stopping_and_decodes_nothing_twice(tmp_path, stream
 )
 def test_resuming_with_various_arguments(tmp_path, options):
     options = {**SAVING, "streamed": False, **options}
-    whole = run(tmp_path, "whole", **options)
-    assert whole["steps"] == options.get("max_steps", whole["steps"])
-    checkpoints = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
-    checkpoints = [path for path in checkpoints if int(path.name[11:]) < whole["steps"]]
+    uninterrupted = run(tmp_path, "uninterrupted", **options)
+    assert uninterrupted["steps"] == options.get("max_steps", uninterrupted["steps"])
+    checkpoints = sorted((tmp_path / "uninterrupted").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    checkpoints = [path for path in checkpoints if int(path.name[11:]) < uninterrupted["steps"]]
     assert checkpoints
     for number, checkpoint in enumerate(checkpoints):
         again = run(tmp_path, f"again-{number}", resume=str(checkpoint), **options)
-        assert again["steps"] == whole["steps"]
-        assert again["train"]["skipped_clips"] == whole["train"]["skipped_clips"]
-        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{number}"))
+        assert again["steps"] == uninterrupted["steps"]
+        assert again["train"]["skipped_clips"] == uninterrupted["train"]["skipped_clips"]
+        assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, f"again-{number}"))
 
 
 @pytest.mark.parametrize(
@@ -110,21 +112,21 @@ def test_resuming_with_various_arguments(tmp_path, options):
 )
 def test_resuming_interleaved_and_balanced_streams(tmp_path, options):
     options = {"rows": 17, "streamed": False, **SAVING, **options}
-    whole = run(tmp_path, "whole", **options)
-    steps = sorted(int(path.name[11:]) for path in (tmp_path / "whole").glob("checkpoint-*"))[:-1]
-    assert any(step < whole["steps"] / 2 for step in steps)
-    counts = {name: whole["train"][name] for name in ("skipped_clips", "repeated_clips", "left_out_clips")}
+    uninterrupted = run(tmp_path, "uninterrupted", **options)
+    steps = sorted(int(path.name[11:]) for path in (tmp_path / "uninterrupted").glob("checkpoint-*"))[:-1]
+    assert any(step < uninterrupted["steps"] / 2 for step in steps)
+    counts = {name: uninterrupted["train"][name] for name in ("skipped_clips", "repeated_clips", "left_out_clips")}
     assert sum(counts.values()) > counts["skipped_clips"] > 0
     for step in steps:
-        again = run(tmp_path, f"again-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
+        again = run(tmp_path, f"again-{step}", resume=str(tmp_path / "uninterrupted" / f"checkpoint-{step}"), **options)
         assert {name: again["train"][name] for name in counts} == counts
-        assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, f"again-{step}"))
-    every, rest = (decoded(tmp_path, f"{name}-train")[0] for name in ("whole", f"again-{steps[-1]}"))
+        assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, f"again-{step}"))
+    every, rest = (decoded(tmp_path, f"{name}-train")[0] for name in ("uninterrupted", f"again-{steps[-1]}"))
     assert rest == every[-len(rest) :] if rest else True
-    inside = str(tmp_path / "whole" / f"checkpoint-{steps[0]}")
+    inside = str(tmp_path / "uninterrupted" / f"checkpoint-{steps[0]}")
     for other, message in (({"workers": 2}, "workers was 1 and is 2"), ({"mix": None, "balanced": False}, "rows was ")):
         with pytest.raises(ValueError, match=message):
-            run(tmp_path, "refused", resume=inside, **{**options, **other})
+            run(tmp_path, "failing", resume=inside, **{**options, **other})
 
 
 def test_resuming_a_stream_of_unknown_length(tmp_path, monkeypatch):
@@ -138,9 +140,9 @@ def test_resuming_a_stream_of_unknown_length(tmp_path, monkeypatch):
     make = stream_run.make_stream
     monkeypatch.setattr(stream_run, "make_stream", without_length)
     options = {**SAVING, "max_steps": 21}
-    assert run(tmp_path, "whole", **options)["steps"] == 21
-    run(tmp_path, "again", resume=str(tmp_path / "whole" / "checkpoint-12"), **options)
-    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "again"))
+    assert run(tmp_path, "uninterrupted", **options)["steps"] == 21
+    run(tmp_path, "again", resume=str(tmp_path / "uninterrupted" / "checkpoint-12"), **options)
+    assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, "again"))
 
 
 def test_short_batches_are_weighted_by_their_clips(tmp_path):
@@ -174,8 +176,8 @@ def test_drop_last_drops_incomplete_updates(tmp_path, workers):
 
 
 def test_resuming_within_an_epoch_with_another_division_raises(tmp_path):
-    run(tmp_path, "whole", max_steps=10, save_strategy="steps", save_steps=5)
-    inside, ended = (str(tmp_path / "whole" / f"checkpoint-{step}") for step in (5, 10))
+    run(tmp_path, "uninterrupted", max_steps=10, save_strategy="steps", save_steps=5)
+    inside, ended = (str(tmp_path / "uninterrupted" / f"checkpoint-{step}") for step in (5, 10))
     for options, message in (
         ({"workers": 2}, "workers was 1 and is 2"),
         ({"per_device_train_batch_size": 2}, "batch_size was 4 and is 2"),
@@ -183,15 +185,15 @@ def test_resuming_within_an_epoch_with_another_division_raises(tmp_path):
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: it was 1 and is 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(tmp_path, "refused", max_steps=12, resume=inside, **options)
+            run(tmp_path, "failing", max_steps=12, resume=inside, **options)
     # After the end of an epoch, the division may change.
     done = run(tmp_path, "next", max_steps=12, resume=ended, workers=2)
     assert done["steps"] == 12
 
 
 def test_checkpoint_without_stream_state_raises(tmp_path):
-    run(tmp_path, "whole", max_steps=2, save_strategy="steps", save_steps=2)
-    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    run(tmp_path, "uninterrupted", max_steps=2, save_strategy="steps", save_steps=2)
+    checkpoint = tmp_path / "uninterrupted" / "checkpoint-2"
     (checkpoint / "stream_state_0.json").unlink()
     with pytest.raises(ValueError, match=r"no stream_state_0\.json.*ignore_data_skip"):
         run(tmp_path, "again", max_steps=3, resume=str(checkpoint))
@@ -200,17 +202,17 @@ def test_checkpoint_without_stream_state_raises(tmp_path):
 
 def test_incomplete_checkpoint_raises_or_is_skipped(tmp_path):
     options = {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "drop_path": 0.3}
-    run(tmp_path, "whole", **options)
-    state = tmp_path / "whole" / "checkpoint-6" / "trainer_state.json"
+    run(tmp_path, "uninterrupted", **options)
+    state = tmp_path / "uninterrupted" / "checkpoint-6" / "trainer_state.json"
     state.write_text(state.read_text()[:100])
-    (tmp_path / "whole" / "checkpoint-8" / "trainer_state.json").unlink()
+    (tmp_path / "uninterrupted" / "checkpoint-8" / "trainer_state.json").unlink()
     for step in (6, 8):
         with pytest.raises(ValueError, match=f"checkpoint-{step}, is incomplete.*Complete ones are: .*checkpoint-3"):
-            run(tmp_path, "refused", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **options)
-    expected = weights(tmp_path, "whole")
-    (tmp_path / "whole.safetensors").unlink()
-    run(tmp_path, "whole", resume=True, **options)
-    assert_same_bits(expected, weights(tmp_path, "whole"))
+            run(tmp_path, "failing", resume=str(tmp_path / "uninterrupted" / f"checkpoint-{step}"), **options)
+    expected = weights(tmp_path, "uninterrupted")
+    (tmp_path / "uninterrupted.safetensors").unlink()
+    run(tmp_path, "uninterrupted", resume=True, **options)
+    assert_same_bits(expected, weights(tmp_path, "uninterrupted"))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -241,8 +243,8 @@ def test_killed_and_resumed_in_one_process(tmp_path):
     before = len(decoded(tmp_path, "killed-train")[0])
     done = launch({"name": "resumed", "resume": str(tmp_path / "killed" / "checkpoint-12"), **options})
     assert done.returncode == 0, done.stderr
-    assert run(name="whole", **options)["steps"] > 14
-    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "resumed"))
+    assert run(name="uninterrupted", **options)["steps"] > 14
+    assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, "resumed"))
     state = json.loads((tmp_path / "killed" / "checkpoint-12" / "stream_state_0.json").read_text())
     assert state["stream"]["epoch"] == 1
     read = sum(state["stream"]["rows_read"])
@@ -267,7 +269,7 @@ def two_processes(tmp_path_factory):
     """One launch of two processes: an uninterrupted run, runs to compare with a single process, and a run that is killed."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
-        {"name": "whole", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING},
+        {"name": "uninterrupted", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING},
         # 33 clips: the last step has one clip, so only one process has a clip
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
         {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
@@ -348,13 +350,13 @@ def test_broken_clips_with_several_views_are_counted(tmp_path):
 @pytest.mark.slow
 def test_two_processes_decode_every_row_once(two_processes):
     names = {f"clip-{n}" for n in range(37)}
-    trained = decoded(two_processes, "whole-train", ranks=2)
+    trained = decoded(two_processes, "uninterrupted-train", ranks=2)
     assert all(trained)
     assert sorted(trained[0] + trained[1]) == sorted([*names, *names])  # two epochs
     assert set(trained[0][:18]) & set(trained[1][:18]) == set()
-    result = json.loads((two_processes / "whole.json").read_text())
+    result = json.loads((two_processes / "uninterrupted.json").read_text())
     assert result["train"]["skipped_clips"] == 2 * len(BROKEN)
-    evaluated = decoded(two_processes, "whole-eval", ranks=2)
+    evaluated = decoded(two_processes, "uninterrupted-eval", ranks=2)
     assert sorted(evaluated[0] + evaluated[1]) == sorted([*names, *names])  # evaluate and predict
     assert (result["eval"]["eval_clips"], result["eval"]["eval_skipped_clips"]) == (34, 3)
     assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
@@ -370,14 +372,14 @@ def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
         {"name": "sharded", **sharded},
         {"name": "sharded-again", "resume": str(tmp_path / "sharded" / "checkpoint-6"), **sharded},
         # accelerate would not shard here, without any warning
-        {"name": "refused", "fsdp": True, "pretend": False},
+        {"name": "failing", "fsdp": True, "pretend": False},
     ]
     done = launch(*({"folder": str(tmp_path), **SAVING, **job} for job in jobs), processes=2)
     assert done.returncode != 0
     assert "--fsdp needs several accelerators, since accelerate would train without sharding here" in done.stderr, (
         done.stderr
     )
-    expected = weights(two_processes, "whole")
+    expected = weights(two_processes, "uninterrupted")
     for name in ("full", "full-again", "sharded", "sharded-again"):
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert result["world_size"] == 2
@@ -388,7 +390,7 @@ def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
         saved = MBTForAudioVisualClassification.from_pretrained(tmp_path / f"{name}-model")
         assert_same_bits(saved.state_dict(), trained)
     assert not list((tmp_path / "sharded" / "checkpoint-6").glob("*.safetensors"))
-    ddp = json.loads((two_processes / "whole.json").read_text())
+    ddp = json.loads((two_processes / "uninterrupted.json").read_text())
     full = json.loads((tmp_path / "full.json").read_text())
     assert full["labels"] == ddp["labels"]
     assert full["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
@@ -404,8 +406,8 @@ def test_deepspeed_agrees_with_ddp_and_resumes(deepspeed, two_processes, tmp_pat
     keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     dividing = {"deepspeed": {**dict.fromkeys(keys, "auto"), "zero_optimization": sharing}}
     jobs = [
-        {"name": "whole", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING, **dividing},
-        {"name": "again", "resume": str(tmp_path / "whole" / "checkpoint-6"), **SAVING, **dividing},
+        {"name": "uninterrupted", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING, **dividing},
+        {"name": "again", "resume": str(tmp_path / "uninterrupted" / "checkpoint-6"), **SAVING, **dividing},
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37, **dividing},
         {
             "name": "accumulated",
@@ -417,18 +419,18 @@ def test_deepspeed_agrees_with_ddp_and_resumes(deepspeed, two_processes, tmp_pat
     ]
     done = launch(*({"folder": str(tmp_path), **job} for job in jobs), processes=2)
     assert done.returncode == 0, done.stderr
-    assert_same_bits(weights(tmp_path, "whole"), weights(tmp_path, "again"))
-    for name in ("whole", "same", "accumulated"):
+    assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, "again"))
+    for name in ("uninterrupted", "same", "accumulated"):
         assert_trained_alike(weights(tmp_path, name), weights(two_processes, name))
-        of_ddp, result = (json.loads((folder / f"{name}.json").read_text()) for folder in (two_processes, tmp_path))
+        ddp, result = (json.loads((folder / f"{name}.json").read_text()) for folder in (two_processes, tmp_path))
         assert result["world_size"] == 2
-        assert result["steps"] == of_ddp["steps"]
-        if "eval" in of_ddp:
-            assert result["eval"]["eval_loss"] == pytest.approx(of_ddp["eval"]["eval_loss"], rel=1e-5)
-            assert result["eval"]["eval_clips"] == of_ddp["eval"]["eval_clips"]
+        assert result["steps"] == ddp["steps"]
+        if "eval" in ddp:
+            assert result["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
+            assert result["eval"]["eval_clips"] == ddp["eval"]["eval_clips"]
     if stage == 3:
         del sharing["stage3_gather_16bit_weights_on_model_save"]
-        done = launch({"folder": str(tmp_path), "name": "refused", **dividing}, processes=2)
+        done = launch({"folder": str(tmp_path), "name": "failing", **dividing}, processes=2)
         assert "ZeRO-3 would not save the trained model; set" in done.stderr
 
 
@@ -458,7 +460,7 @@ def test_two_nodes_equal_two_processes(two_processes, tmp_path):
     assert [node.returncode for node in nodes] == [0, 0], errors
     assert json.loads((tmp_path / "nodes.json").read_text())["world_size"] == 2
     assert all(decoded(tmp_path, "nodes-train", ranks=2))
-    assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "nodes"))
+    assert_same_bits(weights(two_processes, "uninterrupted"), weights(tmp_path, "nodes"))
 
 
 @pytest.mark.slow
@@ -494,12 +496,13 @@ def test_two_processes_killed_and_resumed(two_processes, tmp_path):
     assert (state["stream"]["epoch"], state["epoch_ended"]) == (1, False)  # within the second epoch
     done = launch({"folder": str(tmp_path), "name": "resumed", "resume": str(checkpoint), **SAVING}, processes=2)
     assert done.returncode == 0, done.stderr
-    assert_same_bits(weights(two_processes, "whole"), weights(tmp_path, "resumed"))
-    whole, rest = (
-        decoded(folder, f"{name}-train", 2) for folder, name in ((two_processes, "whole"), (tmp_path, "resumed"))
+    assert_same_bits(weights(two_processes, "uninterrupted"), weights(tmp_path, "resumed"))
+    uninterrupted, rest = (
+        decoded(folder, f"{name}-train", 2)
+        for folder, name in ((two_processes, "uninterrupted"), (tmp_path, "resumed"))
     )
     for rank in (0, 1):
         assert 0 < len(rest[rank]) < 37 / 2
-        assert rest[rank] == whole[rank][-len(rest[rank]) :]
+        assert rest[rank] == uninterrupted[rank][-len(rest[rank]) :]
     with pytest.raises(ValueError, match="number of processes: it was 2 and is 1"):
         run(tmp_path, "alone", resume=str(checkpoint), **SAVING)

@@ -77,18 +77,18 @@ def arguments(folder, **options):
 
 def test_resuming_equals_not_stopping(tmp_path):
     """Four steps per epoch; the checkpoint is from the middle of the second epoch, so order and position must be restored."""
-    whole = AVTrainer(
+    uninterrupted = AVTrainer(
         tiny_model(),
-        arguments(tmp_path / "whole", save_strategy="steps", save_steps=6, gradient_accumulation_steps=1),
+        arguments(tmp_path / "uninterrupted", save_strategy="steps", save_steps=6, gradient_accumulation_steps=1),
         train_dataset=MemoryStream(),
     )
-    whole.train()
-    assert whole.state.global_step == 12
+    uninterrupted.train()
+    assert uninterrupted.state.global_step == 12
 
     resumed = AVTrainer(tiny_model(seed=99), arguments(tmp_path / "resumed"), train_dataset=MemoryStream())
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "uninterrupted" / "checkpoint-6"))
     assert resumed.state.global_step == 12
-    assert_same_bits(resumed.model.state_dict(), whole.model.state_dict())
+    assert_same_bits(resumed.model.state_dict(), uninterrupted.model.state_dict())
 
 
 class EndlessStream(MemoryStream):
@@ -223,15 +223,15 @@ def test_evaluation_with_several_labels(tmp_path):
     assert {"eval_loss", "eval_map", "eval_auc", "eval_d_prime", "eval_classes_without_positives"} <= set(metrics)
 
 
-def with_views(clips, views, labels=None, tracks=("pixel_values", "input_features")):
+def with_views(clips, views, labels=None, inputs=("pixel_values", "input_features")):
     """Samples with several different views."""
     generator = torch.Generator().manual_seed(3)
     shapes = {"pixel_values": (views, 2, 3, 16, 16), "input_features": (views, 16, 16)}
     return [
         {
-            **{name: torch.randn(shapes[name], generator=generator) for name in tracks},
-            "has_video": "pixel_values" in tracks,
-            "has_audio": "input_features" in tracks,
+            **{name: torch.randn(shapes[name], generator=generator) for name in inputs},
+            "has_video": "pixel_values" in inputs,
+            "has_audio": "input_features" in inputs,
             "labels": torch.tensor([index % 3, index % 2]) if labels is None else labels[index],
             "clip_id": f"clip-{index}",
         }
@@ -283,7 +283,7 @@ def test_views_are_joined_and_every_clip_counts_once(tmp_path, aggregation, conf
 
 
 def test_views_of_audio_only(tmp_path):
-    model, samples = tiny_model(), with_views(5, 2, tracks=("input_features",))
+    model, samples = tiny_model(), with_views(5, 2, inputs=("input_features",))
     predicted = AVTrainer(model, arguments(tmp_path, eval_num_views=2), eval_dataset=samples).predict(samples)
     with torch.no_grad():
         expected = torch.stack([model(input_features=each["input_features"]).logits.mean(0) for each in samples])

@@ -74,9 +74,9 @@ _RELEASED = Recipe(
     batch_size=64,
     views="mbt",
     notes=(
-        "The released configuration asks for readout 'gap', which its code cannot run with bottlenecks; 'token' is the "
-        'paper\'s. As it stands there: --config \'{"readout": "mean"}\'.',
-        "frame_rate 12.5 is stride 2 of 25 frames a second: the 32 frames span 2.56 s beside 8 s of sound.",
+        "The released configuration sets readout 'gap', which its code cannot run with bottlenecks; 'token' is the "
+        'paper\'s. For the released value, give --config \'{"readout": "mean"}\'.',
+        "frame_rate 12.5 is stride 2 at 25 frames per second: the 32 frames span 2.56 s, while the audio is 8 s long.",
         "A maximal ratio of 0 turns time masks and time warp off: only the frequency mask acts.",
         *_DEVIATIONS,
     ),
@@ -142,7 +142,7 @@ _EPIC = {
     "window": {"num_frames": 32, "frame_rate": 25.0, "span": None},
     "notes": (
         "Two heads, verb and noun, whose losses are averaged; an action is scored by the product of their probabilities.",
-        "Sound shorter than the window is repeated (windows wrap around), as in the released pipeline.",
+        "Audio shorter than the window is repeated (windows wrap around), as in the released pipeline.",
         *_DEVIATIONS,
     ),
     "uncertain": {
