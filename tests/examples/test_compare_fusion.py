@@ -239,7 +239,7 @@ WRONG = [
         "--config: --fusions or the flag of the same name already sets",
     ),
     ('--fusion_layer 1 --config {"fusion_layer":2}', "the flag of the same name already sets fusion_layer"),
-    ("--eval_num_crops 2", "a protocol has at least one view and 1 or 3 crops"),
+    ("--eval_num_crops 2", "got num_views=1 and num_crops=2: pass at least 1 view, and 1 or 3 crops"),
     # flags without effect
     ("--seed 3", "--seed: --seeds decides the order"),
     ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command continues after the last finished run"),

@@ -259,6 +259,7 @@ def test_wrong_checkpoint_fails_before_the_evaluation(checkpoint, folder_of_clip
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"error: {checkpoint}: label_columns (--label_columns) label are 1, but the model has 2 heads: shape, sound"
+        f"error: {checkpoint}: label_columns (--label_columns) label: got 1, but the model has 2 heads: shape, sound; "
+        "pass one column per head"
     )  # fmt: skip
     assert not (tmp_path / "report").exists()

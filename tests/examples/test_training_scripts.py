@@ -190,7 +190,11 @@ WRONG = [
         ["--data", "YOURS", "--label_columns", "verb"],
         "are label; pass label_columns= (--label_columns)",
     ),
-    ("classification", ["--data", "YOURS", "--num_segments", "2"], "num_segments=2 (--num_segments) needs a column"),
+    (
+        "classification",
+        ["--data", "YOURS", "--num_segments", "2"],
+        "num_segments=2 (event localisation) needs a label column",
+    ),
     (
         "classification",
         ["--data", "YOURS", "--eval_split", "test"],
