@@ -268,14 +268,16 @@ def test_cards_and_labels_are_found(way, tmp_path):
         )
         assert done.returncode == 0, done.stderr
     packages = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-    code = (  # -S: without the links that another editable installation of the package left in this environment
+    code = (  # -ES: without PYTHONPATH and the links that another editable installation of the package left in this environment
         f"import site, sys; site.addsitedir({str(site)!r}); sys.path += {packages!r}\n"
         "import hf_avfusion\n"
         "from hf_avfusion.data.benchmarks.records import read_labels\n"
         "from hf_avfusion.model_card import CARDS\n"
         "print(hf_avfusion.__file__, (CARDS / 'mbt.md').is_file(), len(read_labels('vggsound')))"
     )
-    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-ES", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     place = site if way == "wheel" else source
     assert done.stdout.split() == [str(place / "hf_avfusion" / "__init__.py"), "True", "309"]

@@ -263,7 +263,7 @@ def test_augmented_frames_are_normalised_but_not_cropped_again(shapes):
     sample = ClipTransform(whole, HEADS, mode="train", augmentation=plain)(row, torch.Generator().manual_seed(3))
     clip = whole.load_clip(row["video"], mode="train", generator=torch.Generator().manual_seed(3), start=0.0, end=2.0)
     assert torch.allclose(sample["pixel_values"], clip[0].frames / 127.5 - 1, atol=1e-6)
-    with pytest.raises(ValueError, match="augmentation is for mode='train'"):
+    with pytest.raises(ValueError, match="augmentation is allowed only with mode='train'"):
         ClipTransform(whole, HEADS, augmentation=plain)
 
 
