@@ -24,8 +24,9 @@ from transformers import PreTrainedModel  # noqa: E402
 
 from hf_avfusion.media.torchcodec_backend import torchcodec_works  # noqa: E402
 
-# Tiny tensors on shared cores: a second thread only costs. Asked for in the environment, as other_machines.sh does, it is had.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+# Tiny tensors on shared cores: a second thread only costs. With OMP_NUM_THREADS, as in other_machines.sh, torch follows it.
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)
 
 if os.environ.get("HF_AVFUSION_TEST_MMAP") == "0":  # other_machines.sh: checkpoints are read into memory, not mapped
     mapping = PreTrainedModel.from_pretrained.__func__
