@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hf_avfusion.files import write_text
+
 Record = dict[str, Any]
 Recorder = Callable[..., None]  # writes the given fields as one record of the running piece
 
@@ -88,9 +90,7 @@ class Journal:
         return False
 
     def _write_tables(self) -> None:
-        waiting = self.tables.with_suffix(".part")
-        waiting.write_text(markdown(self.facts, self.records), encoding="utf-8")
-        waiting.replace(self.tables)
+        write_text(self.tables, markdown(self.facts, self.records))
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, *timer)  # of whoever set one before, such as pytest-timeout
+        signal.setitimer(signal.ITIMER_REAL, *timer)  # restores a timer that another tool set, such as pytest-timeout
 
 
 def show(value: Any) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the suite under settings that stand for other machines: instruction sets, numbers of threads, weights read instead of mapped.
 #
-#   tests/other_machines.sh                              all settings, the whole suite (about 15 minutes each on 2 cores)
+#   tests/other_machines.sh                              all settings, the whole suite for each
 #   tests/other_machines.sh -m "not slow"                pytest's arguments
 #   SETTINGS="OMP_NUM_THREADS=4" tests/other_machines.sh        some of them, separated by spaces
 #

@@ -35,7 +35,7 @@ class ClipTransform:
 
     Args:
         processor: decides windows, sizes and normalisation.
-        labels: reads the labels of a row, such as `task.read_labels(columns, config)`; or the names of columns of class
+        labels: reads the labels of a row, such as `task.read_labels(columns, fields)`; or the names of columns of class
             numbers, one per head, in the order of the model's `class_splits`. Empty: samples have no labels.
         mode: "train" draws a random window; "eval" takes the centred window, or `num_views` windows spread over the clip. With
             several views, both tensors have a leading axis of views.

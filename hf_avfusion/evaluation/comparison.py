@@ -10,16 +10,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from ..files import markdown_table, write_text
+from . import summaries
 from .reports import plain
 
 COSTS = {  # heading and format of the values
@@ -47,18 +47,7 @@ def mean_and_std(values: Sequence[float]) -> MeanStd:
     """Mean and standard deviation over runs. Raises ValueError if there are no values."""
     if not values:
         raise ValueError("got no values: a mean needs at least one run")
-    finite = all(map(math.isfinite, values))  # a perfect model has an infinite d-prime, for which `stdev` fails
-    deviation = None if len(values) < 2 else statistics.stdev(values) if finite else math.nan
-    return MeanStd(statistics.mean(values), deviation, len(values))
-
-
-def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file atomically, and creates its folder if necessary."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    return MeanStd(**summaries.mean_and_std(values))
 
 
 class Comparison:
@@ -107,11 +96,11 @@ class Comparison:
     def keep(self, variant: str, seed: int, config: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Saves the metrics of a finished run."""
         run = {"settings": self.settings, "config": config, "seed": seed, "metrics": metrics}
-        write_whole(self.run_file(variant, seed), json.dumps(run, indent=2) + "\n")
+        write_text(self.run_file(variant, seed), json.dumps(run, indent=2) + "\n")
 
     def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], measured: Mapping[str, Any]) -> None:
         """Saves the result of `costs.compare_costs`; `measured` holds its conditions: `configs` of the variants, and others."""
-        write_whole(self.folder / "costs.json", json.dumps({"measured": measured, "costs": costs}, indent=2) + "\n")
+        write_text(self.folder / "costs.json", json.dumps({"measured": measured, "costs": costs}, indent=2) + "\n")
 
     def costs(self, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
         """Returns the saved costs of the variants in `measured["configs"]`.
@@ -143,8 +132,8 @@ class Comparison:
         """
         summary = summarize(runs)
         headings, rows = table(summary, costs)
-        write_whole(self.folder / "comparison.md", markdown(headings, rows))
-        write_whole(self.folder / "comparison.csv", as_csv(summary, costs))
+        write_text(self.folder / "comparison.md", markdown_table(headings, rows) + "\n")
+        write_text(self.folder / "comparison.csv", as_csv(summary, costs))
         everything = {
             "versions": versions(),
             "measured": measured,
@@ -157,7 +146,7 @@ class Comparison:
             "costs": costs,
             "runs": runs,
         }
-        write_whole(self.folder / "comparison.json", json.dumps(plain(everything), indent=2, allow_nan=False) + "\n")
+        write_text(self.folder / "comparison.json", json.dumps(plain(everything), indent=2, allow_nan=False) + "\n")
         printed = Table(*headings, title="mean ± standard deviation over n seeds; x: ratio to the first variant")
         for row in rows:
             printed.add_row(*row)
@@ -231,11 +220,6 @@ def _format_cost(name: str, value: float | None, first: float | None) -> str:
         return "-"
     text = COSTS[name][1].format(value / 1e9 if name == "flops_per_clip" else value)
     return f"{text} (x {value / first:.2f})" if name in RATES and first else text
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_csv(summary: Mapping[str, Mapping[str, MeanStd]], costs: Mapping[str, Mapping[str, Any]]) -> str:

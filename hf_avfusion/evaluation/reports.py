@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..files import atomic_path, write_text
 from .clips import EvaluationSet
 from .figures import figures
 from .summaries import condition, summarise
@@ -92,7 +93,7 @@ def write_results(results: Mapping[str, Any], folder: str | os.PathLike) -> Path
     """Writes only results.json, atomically, so that a later failure does not lose finished evaluations."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder / RESULTS, (json.dumps(plain(results), indent=1, allow_nan=False) + "\n").encode())
+    return write_text(folder / RESULTS, json.dumps(plain(results), indent=1, allow_nan=False) + "\n")
 
 
 def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_classes: int = 30) -> list[Path]:
@@ -116,7 +117,7 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
     if top_classes < 1:
         raise ValueError(f"top_classes must be at least 1, got {top_classes}")
     folder = Path(folder)
-    written = [write_results(results, folder), _write(folder / TABLE, markdown(results).encode())]
+    written = [write_results(results, folder), write_text(folder / TABLE, markdown(results))]
     for name, (rows, draw) in figures(results, top_classes).items():
         if not rows:
             for kind in ("csv", "png"):  # left by an earlier report in this folder
@@ -126,10 +127,9 @@ def write_report(results: Mapping[str, Any], folder: str | os.PathLike, top_clas
         writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-        written.append(_write(folder / f"{name}.csv", table.getvalue().encode()))
-        part = folder / f".{name}.png.part"
-        draw(part)
-        os.replace(part, folder / f"{name}.png")
+        written.append(write_text(folder / f"{name}.csv", table.getvalue()))
+        with atomic_path(folder / f"{name}.png") as partial:
+            draw(partial)
         written.append(folder / f"{name}.png")
     return written
 
@@ -235,10 +235,3 @@ def plain(value: Any) -> Any:
 
 def _cell(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-
-def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-    return path

@@ -35,6 +35,7 @@ def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def mean_and_std(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean, sample standard deviation (n - 1; None for one value) and n."""
     finite = all(math.isfinite(value) for value in values)
+    # A perfect model has an infinite d-prime, for which `stdev` fails.
     deviation = None if len(values) < 2 else stdev(values) if finite else math.nan
     return {"mean": mean(values), "std": deviation, "n": len(values)}
 

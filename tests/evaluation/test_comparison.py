@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_avfusion.evaluation.comparison import Comparison, mean_and_std, scores_of, summarize, table, write_whole
+from hf_avfusion.evaluation.comparison import Comparison, mean_and_std, scores_of, summarize, table
 
 RUNS = {
     "bottleneck": {0: {"loss": 0.25, "top1": 0.9}, 1: {"loss": 0.5, "top1": 0.8}, 2: {"loss": 1.0, "top1": 0.95}},
@@ -124,12 +124,3 @@ def test_saved_costs_are_used_only_under_the_same_conditions(tmp_path):
     assert comparison.costs({**measured, "configs": {"late": configs["bottleneck"]}}) is None
     assert comparison.costs({**measured, "configs": {**configs, "early": {}}}) is None
     assert comparison.costs({**measured, "device": "a GPU"}) is None
-
-
-def test_write_whole_is_atomic(tmp_path, monkeypatch):
-    path = tmp_path / "a" / "file.txt"
-    write_whole(path, "old")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"

@@ -226,7 +226,7 @@ def test_titles_of_figures_state_the_number_of_runs(tmp_path, monkeypatch):
     titles = {}
 
     def keep(path, *arguments, title, **options):
-        titles[path.name.strip(".").removesuffix(".png.part")] = title
+        titles[path.name.removesuffix(".png.partial")] = title
         path.touch()
 
     for name in ("draw_bars", "draw_ranked_bars", "draw_lines", "draw_columns"):

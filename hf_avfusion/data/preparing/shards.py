@@ -475,7 +475,7 @@ def _in_order(work: Callable[[Any], Any], jobs: Iterable[Any], num_proc: int) ->
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            if waiting:  # stopped early, so nobody needs the running results
+            if waiting:  # the caller stopped early: end the running jobs
                 for child in set(multiprocessing.active_children()) - others:
                     child.terminate()
 
