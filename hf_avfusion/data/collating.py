@@ -168,18 +168,6 @@ def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) 
             " sizes"
         )
     if len(tensors) == len(samples):
-        batch = _shared_base(tensors)
-        return batch if batch is not None else torch.stack(tensors)
+        return torch.stack(tensors)
     # The model ignores the zeros, by `modality_mask`.
     return torch.stack([sample[name] if has else torch.zeros_like(tensors[0]) for sample, has in zip(samples, present)])
-
-
-def _shared_base(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """The tensor whose rows are exactly these tensors in this order, if a `ClipTransform` prepared them as one batch."""
-    base = tensors[0]._base if len(tensors) > 1 else None  # a single sample keeps its own memory
-    if base is None or not base.is_contiguous() or any(values._base is not base for values in tensors):
-        return None
-    step = tensors[0].nbytes
-    start = base.data_ptr()
-    in_order = all(values.data_ptr() == start + step * row for row, values in enumerate(tensors))
-    return base.view(len(tensors), *tensors[0].shape) if in_order and base.nbytes == step * len(tensors) else None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..media.modalities import MODALITIES
-from ..media.reader import Clip, MediaError
+from ..media.reader import MediaError
 from ..tasks.classification import ClassLabels
 from ..tasks.task import RowLabels
 
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from ..processing.processing_avfusion import AVFusionProcessor
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class DecodedClip:
-    """The result of `ClipTransform.decode` for a row: its decoded windows, reduced in size, and the other entries of its sample."""
-
-    clips: list[Clip]
-    sample: dict[str, Any]
 
 
 class ClipTransform:
@@ -79,10 +70,6 @@ class ClipTransform:
         Raises:
             MediaError: the clip cannot be decoded, or has none of the `modalities`. ValueError: the labels are wrong.
         """
-        return self.prepare([self.decode(row, generator)])[0]
-
-    def decode(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> DecodedClip:
-        """Decodes and augments one row: the first half of a call, with all file errors and all random draws."""
         labels = self.labels(row)  # wrong labels fail before the clip is decoded
         clips = self.processor.load_clip(
             row["video"],
@@ -118,35 +105,6 @@ class ClipTransform:
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
         if labels is not None:
             sample["labels"] = labels
-        return DecodedClip([self.processor.reduce_clip(clip, **options) for clip in clips], sample)
-
-    def prepare(
-        self,
-        decoded: Sequence[DecodedClip],
-        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
-    ) -> list[dict[str, Any]]:
-        """Computes spectrograms and normalises frames for a whole batch: the second half of a call.
-
-        `empty` (size, dtype) allocates one tensor for all samples, so that `AVCollator` stacks them without a copy. Clips with
-        different modalities or sizes are prepared one by one.
-        """
-        if len({(one.sample["has_video"], one.sample["has_audio"]) for one in decoded}) == 1:
-            try:
-                return self._prepare(decoded, empty)
-            except ValueError:
-                if len(decoded) == 1:
-                    raise  # with several clips, the loop below raises it for the clip that caused it
-        return [sample for one in decoded for sample in self._prepare([one], None)]
-
-    def _prepare(
-        self,
-        decoded: Sequence[DecodedClip],
-        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None,
-    ) -> list[dict[str, Any]]:
-        clips = [clip for one in decoded for clip in one.clips]
-        tensors = self.processor.process_reduced(clips, empty)
-        for name, values in tensors.items():
-            batch = values if self.num_views == 1 else values.unflatten(0, (-1, self.num_views))
-            for one, tensor in zip(decoded, batch):
-                one.sample[name] = tensor
-        return [one.sample for one in decoded]
+        tensors = self.processor.process_clips(clips, return_tensors="pt", **options)
+        sample.update({name: values[0] if self.num_views == 1 else values for name, values in tensors.items()})
+        return sample

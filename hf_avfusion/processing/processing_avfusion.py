@@ -3,7 +3,7 @@
 import os
 import reprlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -50,10 +50,6 @@ class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
     num_views: int | None
     backend: str | None
     on_decode_error: str | None
-
-
-def _empty(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(size, dtype=dtype)
 
 
 class AVFusionProcessor(ProcessorMixin):
@@ -330,57 +326,6 @@ class AVFusionProcessor(ProcessorMixin):
         audio_kwargs = {"sampling_rate": self.feature_extractor.sampling_rate}
         frames = [clip.frames for clip in clips]
         return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
-
-    def reduce_clip(self, clip: Clip, **kwargs: Any) -> Clip:
-        """First half of `process_clips` for one clip: reduces it to the smallest lossless form.
-
-        Frames are resized and cropped, and stay in the range 0..255. The waveform becomes mono at the feature extractor's
-        rate. `kwargs` are `do_resize` and `do_center_crop`. The second half is `process_reduced`.
-        """
-        frames, waveform = clip.frames, self._mono(clip)
-        if frames is not None:
-            frames = self.video_processor.resize_and_crop(frames, **kwargs)
-        if waveform is not None:
-            waveform = waveform[None]
-        rate = self.feature_extractor.sampling_rate if waveform is not None else None
-        return replace(clip, frames=frames, waveform=waveform, sampling_rate=rate)
-
-    def process_reduced(
-        self,
-        clips: Sequence[Clip],
-        empty: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Second half of `process_clips`: turns clips of `reduce_clip` into the same tensors, bit for bit.
-
-        Args:
-            clips: all with the same modalities.
-            empty: allocates an output tensor from its size and dtype; default: `torch.empty`. Each value is written once.
-
-        Raises:
-            ValueError: clips of different sizes, or an input that the feature extractor refuses.
-        """
-        empty = _empty if empty is None else empty
-        tensors = {}
-        if clips[0].frames is not None:
-            frames = [clip.frames for clip in clips]
-            shapes = sorted({tuple(video.shape) for video in frames})
-            if len(shapes) > 1:
-                raise ValueError(f"videos of shapes {', '.join(map(str, shapes))} (T, C, H, W) cannot be stacked")
-            dtype = self.video_processor.normalized_dtype(frames[0])
-            tensors["pixel_values"] = empty((len(clips), *shapes[0]), dtype)
-            for video, out in zip(frames, tensors["pixel_values"]):
-                self.video_processor.normalize_into(video, out)
-        if clips[0].waveform is not None:
-            rate = self.feature_extractor.sampling_rate
-            waveforms = [clip.waveform[0] for clip in clips]
-            features = self.feature_extractor(waveforms, sampling_rate=rate)["input_features"]
-            lengths = sorted({len(feature) for feature in features})
-            if len(lengths) > 1:
-                raise ValueError(f"spectrograms of {lengths[0]} to {lengths[-1]} frames cannot be stacked")
-            tensors["input_features"] = empty((len(clips), *features[0].shape), torch.float32)
-            for feature, out in zip(features, tensors["input_features"]):
-                out.copy_(torch.from_numpy(feature))
-        return tensors
 
     # ------------------------------------------------------------------------------------------------------------- parts
 

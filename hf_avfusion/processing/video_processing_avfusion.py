@@ -17,9 +17,9 @@ from transformers.utils import TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
-logger = logging.get_logger(__name__)
+from .bilinear_resizing import resize_window
 
-CACHE_VALUES = 1 << 16  # per buffer, about five of which are used together
+logger = logging.get_logger(__name__)
 
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
@@ -130,70 +130,6 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
-    def resize_and_crop(self, frames: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Resizes and crops the frames of one video as a call does before it rescales and normalises, with bit-identical results.
-
-        RGB tensors [T, 3, H, W] need no other step and take a direct path, since a call's checks take longer than the pixels of
-        a small clip. Anything else is processed by a call.
-
-        Args:
-            frames: uint8 or float, channels first. kwargs: fields to override, as in a call.
-        Raises:
-            ValueError: no frames, or NaN; a crop larger than the frames.
-        """
-        size, crop_size = self.size, self.crop_size
-        plain = (
-            kwargs.keys() <= {"do_resize", "do_center_crop"}
-            and all(isinstance(value, bool) for value in kwargs.values())
-            and torch.is_tensor(frames)
-            and frames.ndim == 4
-            and frames.shape[1] == 3
-            # True after `__init__`; users may set other values later.
-            and isinstance(size, SizeDict)
-            and isinstance(crop_size, SizeDict)
-            and self.resample is not None
-            and getattr(self, "device", None) is None
-        )
-        if not plain:
-            steps = {"do_rescale": False, "do_normalize": False, "input_data_format": "channels_first", **kwargs}
-            return self([frames], return_tensors="pt", **steps)["pixel_values"][0]
-        _check_pixels(frames, "frames")
-        _check_finite(frames, "frames")
-        target = tuple(frames.shape[-2:])
-        if kwargs.get("do_resize", self.do_resize):
-            target = self._target_size(frames, size)
-        window = (0, 0, *target)
-        if kwargs.get("do_center_crop", self.do_center_crop):
-            window = self._crop_window(target, crop_size, "frames")
-        return self._resize_window(frames, target, window, self.resample, self.antialias, self.truncate)
-
-    def normalized_dtype(self, frames: torch.Tensor) -> torch.dtype:
-        """The dtype of `frames` after normalisation."""
-        return torch.float32 if self.do_rescale or self.do_normalize else frames.dtype
-
-    def normalize_into(self, frames: torch.Tensor, out: torch.Tensor) -> None:
-        """Rescales and normalises as a call does, with bit-identical results, into an existing tensor.
-
-        Args:
-            frames: uint8 or float [..., C, H, W], resized and cropped.
-            out: a tensor of the same shape and of `normalized_dtype`.
-        """
-        if self.do_rescale:
-            self._warn_unit_range(frames, "frames")
-        out.copy_(frames)
-        if self.do_normalize:
-            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
-                do_normalize=True,
-                image_mean=_hashable(self.image_mean),
-                image_std=_hashable(self.image_std),
-                do_rescale=self.do_rescale,
-                rescale_factor=self.rescale_factor,
-                device=out.device,
-            )
-            self.normalize(out, mean, std, inplace=True)
-        elif self.do_rescale:
-            out.mul_(self.rescale_factor)
-
     def _warn_unit_range(self, frames: torch.Tensor, name: str) -> None:
         if frames.is_floating_point() and frames.amax() <= 1:
             logger.warning_once(f"{name} holds floats in [0, 1] but is divided by 255: pass uint8 or do_rescale=False")
@@ -249,15 +185,11 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 f"antialias={antialias}: pass truncate=False"
             )
         if truncate:
-            return _bilinear_window(video, target, window)
+            return resize_window(video, target, window)
         resized = self.resize(
             video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
         )
         return resized[..., top : top + height, left : left + width]
-
-
-def _hashable(values: float | list[float] | tuple[float, ...]) -> float | tuple[float, ...]:
-    return tuple(values) if isinstance(values, list) else values
 
 
 def _check_pixels(video: Any, name: str) -> None:
@@ -278,62 +210,6 @@ def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, A
         return False
     frame = array.shape[-3:]
     return kwargs.get("input_data_format") is not None or not {1, 3}.isdisjoint((frame[0], frame[-1]))
-
-
-def _interpolation_taps(
-    source: int, target: int, first: int, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lower and upper source index and the upper one's weight, for target positions first ... first + count - 1."""
-    centre = torch.arange(first, first + count, dtype=torch.float32).add_(0.5).mul_(source / target).sub_(0.5)
-    lower = centre.floor()
-    return lower.clamp(min=0).long(), centre.ceil().clamp(max=source - 1).long(), centre - lower
-
-
-def _bilinear_window(video: torch.Tensor, target: tuple[int, int], window: tuple[int, int, int, int]) -> torch.Tensor:
-    """Window (top, left, height, width) of `video` [..., H, W] resized to `target`: half-pixel bilinear, uint8 truncated.
-
-    Interpolates as a + (b - a) * w, which keeps flat areas exact, so truncation cannot darken them.
-    """
-    top, left, height, width = window
-    above, below, down = _interpolation_taps(video.shape[-2], target[0], top, height)
-    before, after, right = _interpolation_taps(video.shape[-1], target[1], left, width)
-    rows, columns = slice(int(above[0]), int(below[-1]) + 1), slice(int(before[0]), int(after[-1]) + 1)
-    above, below, before, after = above - rows.start, below - rows.start, before - columns.start, after - columns.start
-    frames = video.reshape(-1, *video.shape[-3:])[..., rows, columns]
-    used = None
-    if frames.shape[-2] > 2 * height:  # shrinking by more than 2: some rows are not read
-        used, places = torch.unique(torch.cat([above, below]), return_inverse=True)
-        above, below, used = places[:height], places[height:], used.to(video.device)
-    above, below, before, after, down, right = (
-        tap.to(video.device) for tap in (above, below, before, after, down[:, None], right[:, None])
-    )
-    result = frames.new_empty(*frames.shape[:2], height, width)
-    # Whole rows are gathered, first from the transposed frame, since gathering single columns is three times slower. As in the
-    # original, interpolation is along rows first, then along columns. Buffers are allocated once and are small enough for the
-    # cache: one colour plane of a frame, or a small frame.
-    channels, tall, broad = frames.shape[1], frames.shape[-2] if used is None else len(used), frames.shape[-1]
-    size = width * max(tall, height)
-    planes = channels if channels * size <= CACHE_VALUES else 1
-    source = frames.new_empty(planes, broad, tall)
-    picked = frames.new_empty(planes, width, tall)
-    transposed = torch.empty(planes, tall, width, device=frames.device)
-    memory = torch.empty(2, planes * size, device=frames.device)
-    wide, step = (part[: planes * width * tall].view(planes, width, tall) for part in memory)
-    high, rise = (part[: planes * height * width].view(planes, height, width) for part in memory)
-    pairs = zip(frames, result)
-    if planes < channels:
-        pairs = (pair for frame, out in pairs for pair in zip(frame.split(planes), out.split(planes)))
-    for frame, out in pairs:
-        source.copy_((frame if used is None else frame.index_select(1, used)).transpose(1, 2))
-        wide.copy_(torch.index_select(source, 1, before, out=picked))
-        step.copy_(torch.index_select(source, 1, after, out=picked))
-        wide += step.sub_(wide).mul_(right)
-        transposed.copy_(wide.transpose(1, 2))
-        torch.index_select(transposed, 1, above, out=high)
-        torch.index_select(transposed, 1, below, out=rise)
-        high += rise.sub_(high).mul_(down)
-        out.copy_(high)  # copying float to uint8 truncates
-    return result.reshape(*video.shape[:-2], height, width)
 
 
 __all__ = ["AVFusionVideoProcessor", "AVFusionVideoProcessorKwargs"]

@@ -177,29 +177,12 @@ class TestErrors:
             pixels(AVFusionVideoProcessor(size={"shortest_edge": 20, "longest_edge": 30}), noise(2, 3, 24, 32))
 
 
-@pytest.mark.parametrize("switches", [{}, {"do_resize": False}, {"do_center_crop": False}])
-@pytest.mark.parametrize(
-    "fields",
-    [SMALL, {**SMALL, "size": {"height": 30, "width": 44}}, {**SMALL, "truncate": False, "antialias": True}],
-    ids=["shortest edge", "both sides", "antialiased"],
-)
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_resize_and_crop_equals_a_call(switches, fields, dtype):
-    processor, video = AVFusionVideoProcessor(**fields), noise(2, 3, 40, 60).to(dtype)
-    whole = pixels(processor, [video], do_rescale=False, do_normalize=False, **switches)[0]
-    assert torch.equal(processor.resize_and_crop(video, **switches), whole)
-
-
-@pytest.mark.parametrize(
-    "later", [{"size": 22}, {"size": {"height": 30, "width": 44}}, {"size": (18, 21)}, {"crop_size": 12}]
-)
-def test_resize_and_crop_uses_fields_set_later(later):
+@pytest.mark.parametrize("later", [{"size": 22}, {"size": (18, 21)}, {"crop_size": 12}])
+def test_fields_set_later_are_used(later):
     processor, video = AVFusionVideoProcessor(**SMALL), noise(2, 3, 40, 60)
     for name, value in later.items():
         setattr(processor, name, value)
-    whole = pixels(processor, [video], do_rescale=False, do_normalize=False)[0]
-    assert torch.equal(processor.resize_and_crop(video), whole)
-    assert whole.shape[-2:] == ((12, 12) if "crop_size" in later else (16, 16))
+    assert torch.equal(pixels(processor, [video]), pixels(AVFusionVideoProcessor(**{**SMALL, **later}), [video]))
 
 
 @pytest.mark.parametrize(
@@ -211,35 +194,7 @@ def test_missing_fields(fields, message):
     for name, value in fields.items():
         setattr(processor, name, value)
     with pytest.raises(ValueError, match=message):
-        processor.resize_and_crop(noise(2, 3, 40, 60))
-
-
-def test_one_mean_for_all_colours():
-    processor, video = AVFusionVideoProcessor(**SMALL, image_mean=0.4, image_std=0.3), noise(2, 3, 40, 60)
-    small = processor.resize_and_crop(video)
-    out = torch.empty(small.shape)
-    processor.normalize_into(small, out)
-    assert torch.equal(out, pixels(processor, [video])[0])
-
-
-def test_other_frames_are_processed_by_a_call():
-    processor, grey = AVFusionVideoProcessor(**SMALL), noise(2, 1, 40, 60)
-    assert torch.equal(processor.resize_and_crop(grey), processor.resize_and_crop(grey.expand(-1, 3, -1, -1)))
-    video = noise(2, 3, 40, 60)
-    assert torch.equal(processor.resize_and_crop(video.numpy()), processor.resize_and_crop(video))
-
-
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [
-        (torch.zeros(0, 3, 24, 32), r"frames is empty, shape \(0, 3, 24, 32\)"),
-        (torch.full((2, 3, 24, 32), torch.inf), "frames has 4608 NaN or infinite values of 4608"),
-        (torch.zeros(2, 3, 12, 32), r"crop_size 16x16 is larger than frames of 12x32"),
-    ],
-)
-def test_resize_and_crop_refuses_bad_frames(frames, message):
-    with pytest.raises(ValueError, match=message):
-        AVFusionVideoProcessor(**SMALL).resize_and_crop(frames, do_resize=False)
+        pixels(processor, [noise(2, 3, 40, 60)])
 
 
 def test_saved_and_loaded(tmp_path):

@@ -90,62 +90,43 @@ class WorkerSlots:
         self._receiver, self._worker = receiver, worker
         self._storages: list[torch.UntypedStorage | None] = [None] * SLOTS
         self._sent: list[bool] = [False] * SLOTS  # whether the receiver has this storage
-        self._current: set[int] = set()  # slots in use for the current batch
-
-    def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Returns an uninitialised tensor in the smallest free slot that is large enough, or in new shared memory."""
-        needed = math.prod(size) * dtype.itemsize
-        free = [number for number in range(SLOTS) if not self._taken[number]]
-        sizes = {number: self._storages[number].nbytes() for number in free if self._storages[number] is not None}
-        fitting = [number for number in sizes if sizes[number] >= needed]
-        if fitting:
-            number = min(fitting, key=sizes.__getitem__)
-            storage = self._storages[number]
-        else:
-            storage = torch.UntypedStorage._new_shared(needed, device="cpu")
-            number = min(free, key=lambda number: sizes.get(number, 0), default=None)
-            if number is not None:
-                self._storages[number], self._sent[number] = storage, False
-        if number is not None:
-            self._taken[number] = 1
-            self._current.add(number)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, size)
 
     def place(self, batch: Any) -> Any:
-        """Makes a batch ready for pickling: large tensors are in shared memory, and unpickling restores all tensors."""
+        """Makes a batch ready for pickling: large tensors are copied into slots, and unpickling restores all tensors."""
         leaves, structure = tree_flatten(batch)
-        sent = set()
         for leaf, value in enumerate(leaves):
             if type(value) is not torch.Tensor or value.device.type != "cpu" or value.layout is not torch.strided:
                 continue
-            if value.nbytes < MIN_SLOT_BYTES:
-                if value.nbytes <= MAX_PICKLED_BYTES and value.dtype in NUMPY_DTYPES and not value.requires_grad:
-                    leaves[leaf] = _PickledTensor(_from_array, value.numpy())
+            if value.requires_grad:
                 continue
-            if not value.is_shared():  # made by a step after stacking
-                value = leaves[leaf] = self.empty(tuple(value.shape), value.dtype).copy_(value)
-            number = self._slot_of(value)
-            if number is not None:
-                sent.add(number)
-                leaves[leaf] = self._in_slot(number, value)
-        # The collator may have kept the tensors in the other slots, so their memory is not reused.
-        for number in self._current - sent:
-            self._storages[number] = None
-            self._taken[number] = 0
-        self._current = set()
+            if value.nbytes >= MIN_SLOT_BYTES:
+                leaves[leaf] = self._in_slot(value)
+            elif value.nbytes <= MAX_PICKLED_BYTES and value.dtype in NUMPY_DTYPES:
+                leaves[leaf] = _PickledTensor(_from_array, value.numpy())
         return tree_unflatten(leaves, structure)
 
-    def _slot_of(self, value: torch.Tensor) -> int | None:
-        place = value.untyped_storage().data_ptr()
-        return next((number for number in self._current if self._storages[number].data_ptr() == place), None)
-
-    def _in_slot(self, number: int, value: torch.Tensor) -> _PickledTensor:
-        storage = None if self._sent[number] else self._storages[number]
-        self._sent[number] = True
+    def _in_slot(self, value: torch.Tensor) -> torch.Tensor | _PickledTensor:
+        """The tensor in the smallest free slot that is large enough; unchanged if no slot is free."""
+        free = [number for number in range(SLOTS) if not self._taken[number]]
+        if not free:
+            return value
+        sizes = {number: self._storages[number].nbytes() for number in free if self._storages[number] is not None}
+        fitting = [number for number in sizes if sizes[number] >= value.nbytes]
+        if fitting:
+            number = min(fitting, key=sizes.__getitem__)
+        else:
+            number = min(free, key=lambda number: sizes.get(number, 0))
+            self._storages[number] = torch.UntypedStorage._new_shared(value.nbytes, device="cpu")
+            self._sent[number] = False
+        storage = self._storages[number]
+        torch.empty(0, dtype=value.dtype).set_(storage, 0, value.shape).copy_(value)
+        self._taken[number] = 1
         where = (self._receiver, self._worker, number)
-        return _PickledTensor(
-            _from_slot, where, storage, value.dtype, tuple(value.shape), value.stride(), value.storage_offset()
+        made = _PickledTensor(
+            _from_slot, where, None if self._sent[number] else storage, value.dtype, tuple(value.shape)
         )
+        self._sent[number] = True
+        return made
 
 
 class _PickledTensor:
@@ -163,47 +144,8 @@ def _from_array(array: np.ndarray) -> torch.Tensor:
 
 
 def _from_slot(
-    where: tuple[int, int, int],
-    storage: torch.UntypedStorage | None,
-    dtype: torch.dtype,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    offset: int,
+    where: tuple[int, int, int], storage: torch.UntypedStorage | None, dtype: torch.dtype, size: tuple[int, ...]
 ) -> torch.Tensor:
     receiver, worker, slot = where
-    length = offset + 1 + sum((count - 1) * step for count, step in zip(size, stride))
-    flat = _receivers[receiver]._receive(worker, slot, storage, length * dtype.itemsize)
-    return flat.view(dtype).as_strided(size, stride, offset)
-
-
-class LocalBatchMemory:
-    """Reusable buffers for a process without workers, which makes its batches itself."""
-
-    def __init__(self):
-        # The buffers, and the last view of each, which is alive as long as anything refers to a tensor of it.
-        self._buffers: list[np.ndarray] = []
-        self._views: list[weakref.ref] = []
-
-    def empty(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Returns an uninitialised tensor in the smallest free buffer that is large enough, or in new memory."""
-        needed = math.prod(size) * dtype.itemsize
-        sizes = {number: self._buffers[number].nbytes for number, view in enumerate(self._views) if view() is None}
-        fitting = [number for number in sizes if sizes[number] >= needed]
-        if fitting:
-            number = min(fitting, key=sizes.__getitem__)
-            view = self._buffers[number][:needed]
-            self._views[number] = weakref.ref(view)
-        else:
-            buffer = np.empty(needed, dtype=np.uint8)
-            view = buffer[:]
-            if sizes:  # all free buffers are too small: replace the smallest
-                number = min(sizes, key=sizes.__getitem__)
-                self._buffers[number], self._views[number] = buffer, weakref.ref(view)
-            elif len(self._buffers) < SLOTS:
-                self._buffers.append(buffer)
-                self._views.append(weakref.ref(view))
-        return torch.from_numpy(view).view(dtype).view(size)  # keeps a reference to the view
-
-    def place(self, batch: Any) -> Any:
-        """Returns the batch unchanged; the counterpart of `WorkerSlots.place`."""
-        return batch
+    flat = _receivers[receiver]._receive(worker, slot, storage, math.prod(size) * dtype.itemsize)
+    return flat.view(dtype).view(size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .batch_memory import LocalBatchMemory, SharedBatchMemory, WorkerSlots
+from .batch_memory import SharedBatchMemory, WorkerSlots
 from .clip_stream import ClipStream, row_seed
 from .interleaving import InterleavedRows
 from .orders import Draw
@@ -230,30 +230,22 @@ class _Lanes(IterableDataset):
         # The number of rows that each lane has read, and the next lane. Shared with workers that outlive an epoch.
         self.start = torch.zeros(number + 1, dtype=torch.int64).share_memory_()
         self.shared: SharedBatchMemory | None = None  # only with workers
-        self._memory: WorkerSlots | LocalBatchMemory | None = None  # of the process that makes the batches
+        self._memory: WorkerSlots | None = None  # of a worker
 
     def __iter__(self) -> Iterator[_LaneBatch]:
         # A DataLoader always starts with worker 0, so worker 0 gets the next lane.
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
         lane = (number + int(self.start[-1])) % self.number
-        if self._memory is None:
-            self._memory = LocalBatchMemory() if worker is None else self.shared.slots(number)
-        batches = self._batches(lane, int(self.start[lane]), self.stream.epoch)
-        for _, read, counts, batch in batches:
-            placed = self._memory.place(batch)
-            del batch
-            yield lane, read, counts, placed
-            del placed
+        if self._memory is None and worker is not None:
+            self._memory = self.shared.slots(number)
+        for _, read, counts, batch in self._batches(lane, int(self.start[lane]), self.stream.epoch):
+            yield lane, read, counts, batch if worker is None else self._memory.place(batch)
 
     def _batches(self, lane: int, read: int, epoch: int) -> Iterator[_LaneBatch]:
         samples, counts = [], [0] * len(COUNTED)
         draws = self.stream.draws_at(epoch, self._positions(lane, read))
-
-        def missing() -> int:  # not more, or rows of the next batch would be counted with this one
-            return self.batch_size - len(samples)
-
-        for sample in self.stream.decode(_read_and_count(draws, counts), epoch, missing, self._memory.empty):
+        for sample in self.stream.decode(_read_and_count(draws, counts), epoch):
             read += 1
             if sample is None:
                 counts[0] += 1

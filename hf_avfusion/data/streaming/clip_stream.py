@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...media.reader import MediaError
-from ..transforms import ClipTransform
 from .balancing import LabelBalance
 from .interleaving import InterleavedRows
 from .orders import Draw, RowOrder, select_positions, shuffled, stable_hash, with_epoch
@@ -128,19 +127,8 @@ class ClipStream(IterableDataset):
             if sample is not None:
                 yield sample
 
-    def decode(
-        self,
-        rows: Iterable[Mapping[str, Any]],
-        epoch: int,
-        chunk_size: Callable[[], int] | None = None,
-        allocate: Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None = None,
-    ) -> Iterator[dict[str, Any] | None]:
+    def decode(self, rows: Iterable[Mapping[str, Any]], epoch: int) -> Iterator[dict[str, Any] | None]:
         """Yields the samples of rows in an epoch, and None for a row that does not decode (logged and counted).
-
-        Args:
-            chunk_size: returns the number of rows to decode before the next sample is yielded. A `ClipTransform` prepares
-                them as one batch, which gives the same samples in less time. Default: one.
-            allocate: (size, dtype) -> memory for the tensors of that batch.
 
         Raises:
             MediaError: a row does not decode, with on_error="stop".
@@ -149,41 +137,26 @@ class ClipStream(IterableDataset):
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
         failures = 0
-        # A subclass with its own __call__ is called whole: it may not use decode and prepare.
-        chunked = chunk_size is not None and type(self.transform).__call__ is ClipTransform.__call__
-        transform = self.transform.decode if chunked else self.transform
-        rows = iter(rows)
-        while True:
-            decoded, seeds = [], []
-            for row in islice(rows, chunk_size() if chunked else 1):
-                seed = row_seed(self.seed, epoch, row)
+        for row in rows:
+            seed = row_seed(self.seed, epoch, row)
+            try:
+                sample = self.transform(row, torch.Generator().manual_seed(seed))
                 # The collator's seed. The hash makes its draws differ from those of the row's transform.
-                seeds.append(stable_hash("batch", seed))
-                try:
-                    decoded.append(transform(row, torch.Generator().manual_seed(seed)))
-                    failures = 0
-                except MediaError as error:
-                    if self.on_error == "stop":
-                        raise MediaError(f"clip {row['clip_id']}", str(error)) from error
-                    decoded.append(None)
-                    self._skipped[number] += 1
-                    failures += 1
-                    logger.warning("skipped clip %s: %s", row["clip_id"], error)
-                    if failures == MAX_CONSECUTIVE_FAILURES:
-                        raise RuntimeError(
-                            f"{MAX_CONSECUTIVE_FAILURES} clips in a row did not decode; check the path to the clips and the"
-                            f" decoding backend. Last: {row['clip_id']}: {error}"
-                        ) from error
-            if not decoded:
-                return
-            if chunked:
-                clips = [clip for clip in decoded if clip is not None]
-                samples = iter(self.transform.prepare(clips, allocate) if clips else ())
-                decoded = [None if clip is None else next(samples) for clip in decoded]
-            for sample, seed in zip(decoded, seeds):
-                if sample is not None:
-                    sample["seed"] = seed
-                yield sample
+                sample["seed"] = stable_hash("batch", seed)
+                failures = 0
+            except MediaError as error:
+                if self.on_error == "stop":
+                    raise MediaError(f"clip {row['clip_id']}", str(error)) from error
+                sample = None
+                self._skipped[number] += 1
+                failures += 1
+                logger.warning("skipped clip %s: %s", row["clip_id"], error)
+                if failures == MAX_CONSECUTIVE_FAILURES:
+                    raise RuntimeError(
+                        f"{MAX_CONSECUTIVE_FAILURES} clips in a row did not decode; check the path to the clips and the"
+                        f" decoding backend. Last: {row['clip_id']}: {error}"
+                    ) from error
+            yield sample
 
     def rows_at(self, epoch: int, positions: Iterable[int]) -> Iterator[Mapping[str, Any]]:
         """Yields the undecoded rows at ascending positions in an epoch's order over *all* rows.
