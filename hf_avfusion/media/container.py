@@ -1,7 +1,6 @@
 """An open media file: the tracks that are read, the facts in its header, and the clip's clock."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -97,7 +96,6 @@ class OpenMedia:
         if self._video is None and self._audio is None:
             raise MediaError(self._source.name, "has neither a video nor an audio track")
         self._at_start = True
-        self._pending_packets: Iterator[Any] | None = None  # packets left over from a demux that began at the start
         self._by_dts = self._container.format.name == "avi"
         self._clocks: dict[type, tuple[int, int]] = {}
 

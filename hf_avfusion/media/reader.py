@@ -5,14 +5,14 @@ presentation time (the frame shown at the requested time), never by the counts t
 tracks of a kind, the one that FFmpeg ranks best is read (marked as default, then more data), as torchcodec does. Cover art
 is not a video track.
 
-PyAV is the decoder. torchcodec can decode the frames (`backend="torchcodec"`, or `"auto"`: where a test decode works).
+PyAV is the decoder. torchcodec can decode the frames (`backend="torchcodec"`, or `"auto"`: where a test decode works) of files
+that it decodes as PyAV does and no slower (`torchcodec_backend`).
 Audio is always read through PyAV, since it keeps the gaps in a track's timestamps.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -20,17 +20,10 @@ import torch
 from transformers.utils import logging
 
 from .container import MediaInfo, OpenMedia
+from .frame_skipper import FrameSkipper, can_skip_frames
 from .sources import MediaError, MediaSource, one_line
-from .torchcodec_backend import (
-    IntraRefreshError,
-    TrimmedFile,
-    has_length_prefixes,
-    has_single_keyframe,
-    torchcodec_agrees,
-    torchcodec_works,
-    worth_trimming,
-)
-from .tracks import AudioCollector, AudioPiece, FrameCollector, FrameSkipper, FrameStreamer, SeekOvershotError
+from .torchcodec_backend import has_single_keyframe, is_clean_start, suits_torchcodec, torchcodec_works
+from .tracks import AudioCollector, AudioPiece, FrameCollector, FrameStreamer, SeekOvershotError
 
 logger = logging.get_logger(__name__)
 
@@ -113,7 +106,7 @@ class ClipReader(OpenMedia):
                 self._source.name, "backend='torchcodec' does not decode here (is FFmpeg installed?); use 'pyav'"
             )
         self._by_torchcodec = (
-            backend != "pyav" and torchcodec_agrees(self._container, self._video) and torchcodec_works()
+            backend != "pyav" and suits_torchcodec(self._container, self._video) and torchcodec_works()
         )
         self._may_fall_back = backend == "auto" or on_decode_error == "keep"
 
@@ -146,7 +139,8 @@ class ClipReader(OpenMedia):
         collector = FrameCollector(times, tolerance=min(tick / 2, 5e-4), name=self._source.name)
         if self._by_torchcodec and times:
             try:
-                self._read_by_torchcodec(collector, with_audio=bool(pieces_by_range))
+                if self._has_clean_keyframes(collector):
+                    self._read_by_torchcodec(collector)
             except (MediaError, RuntimeError, ValueError, IndexError) as error:
                 if not self._may_fall_back:
                     if isinstance(error, MediaError):
@@ -154,6 +148,8 @@ class ClipReader(OpenMedia):
                     raise MediaError(self._source.name, f"torchcodec cannot decode it: {one_line(error)}") from error
                 collector = FrameCollector(times, tolerance=collector.tolerance, name=self._source.name)
                 self._warnings.clear()  # PyAV reaches the same damage and reports it
+            if self._source.shared:
+                self._open()  # torchcodec has moved the file object's position
         self._read_clusters(collector, list(pieces_by_range.values()))
         if collector.size is not None:
             height, width = collector.size
@@ -245,9 +241,7 @@ class ClipReader(OpenMedia):
         # If frames are requested in the window, the seek follows the video track even if torchcodec has read them, so that
         # audio is decoded from the same place: AAC decoders fill bands with noise that depends on where they started.
         lead = self._video if collector.requests_any_in(start, end) else self._audio
-        pending = None if after_seek or with_video else self._pending_packets
-        self._pending_packets = None
-        if not self._at_start and not after_seek and pending is None:
+        if not self._at_start and not after_seek:
             self._open()
         self._at_start = False
         video = self._video if with_video else None
@@ -269,10 +263,10 @@ class ClipReader(OpenMedia):
             )  # fmt: skip
         before_keyframe = after_seek  # frames before the first keyframe after a seek lack their references
         error_of: dict[int, Exception] = {}
-        skipper = FrameSkipper(video, collector.times, self._zero, collector.tolerance) if with_video else None
-        if skipper is not None and (self._by_dts or self.threads != 1 or not skipper.possible):
-            skipper = None
-        packets = self._packets(tracks, error_of, pending)
+        skipper = None
+        if with_video and self.threads == 1 and not self._by_dts and can_skip_frames(video.codec_context):
+            skipper = FrameSkipper(video, collector.times, self._zero, collector.tolerance)
+        packets = self._packets(tracks, error_of)
         video_index = video.index if with_video else None
         video_done, audio_done = not with_video, not with_audio
         for packet in packets if skipper is None else skipper.look_ahead(packets):
@@ -309,11 +303,9 @@ class ClipReader(OpenMedia):
                 self._finish_audio(audio_collector, error_of.get(audio.index), after_seek)
             self._warnings += audio_collector.warnings
 
-    def _packets(
-        self, tracks: list, error_of: dict[int, Exception], pending: Iterator[Any] | None = None
-    ) -> Iterator[Any]:
+    def _packets(self, tracks: list, error_of: dict[int, Exception]) -> Iterator[Any]:
         try:
-            yield from self._container.demux(tracks) if pending is None else pending
+            yield from self._container.demux(tracks)
         except Exception as error:  # the container is damaged or the file object failed: every track ends here
             for track in tracks:
                 error_of.setdefault(track.index, error)
@@ -391,69 +383,26 @@ class ClipReader(OpenMedia):
             clips.append(Clip(frames, times, waveform, rate, audio_start, self.info, list(self._warnings)))
         return clips
 
-    def _read_by_torchcodec(self, collector: FrameCollector, with_audio: bool) -> None:
-        """Decodes the frames with torchcodec, from a trimmed copy where that is possible and saves time. Frames that
-        torchcodec would get wrong are left to PyAV.
-        """
-        if self._video.codec_context.name == "h264":
-            if not has_length_prefixes(self._video):
-                return
-            first, last = collector.times[0], collector.times[-1]
-            after_seek = first - SEEK_MARGIN > NO_SEEK_BEFORE
-            if not self._at_start and not after_seek:
-                self._open()
-            trim = worth_trimming(self._video, last - first, self.info.fps)
-            end = (last + collector.tolerance + self._zero) / float(self._video.time_base)
-            if trim or not has_single_keyframe(self._container, self._video, end):
-                skipper = FrameSkipper(self._video, collector.times, self._zero, collector.tolerance)
-                try:
-                    if self._read_trimmed_file(
-                        TrimmedFile(self._video, skipper, trim), collector, after_seek, with_audio
-                    ):
-                        return
-                except IntraRefreshError:
-                    return
-        self._read_whole_file(collector)
-
-    def _read_trimmed_file(
-        self, trimmed: TrimmedFile, collector: FrameCollector, after_seek: bool, with_audio: bool
-    ) -> bool:
-        """Reads packets (the file's first, or those after a seek) and decodes a trimmed copy. False: decode the whole file."""
-        self._at_start = False
-        video, audio, others = self._video, self._audio, []
-        try:
-            if after_seek:
-                place = collector.times[0] - SEEK_MARGIN + self._zero
-                self._container.seek(int(place / video.time_base), stream=video, backward=True)
-            demux_audio = with_audio and not after_seek
-            packets = self._container.demux([video, audio] if demux_audio else [video])
-            known = trimmed.read(packets, others)
-            if demux_audio:  # the audio packets read here are not read again
-                self._pending_packets = (
-                    packet for packet in chain(others, packets) if packet.stream.index == audio.index
-                )
-            data = trimmed.write() if known else None
-            decoded = None if data is None else trimmed.decode(data, self.threads)
-        except IntraRefreshError:
-            raise
-        except Exception as error:  # FFmpegError, or an error of a file object or torchcodec
-            logger.debug(
-                f"{self._source.name}: decoding the whole file, since a trimmed copy failed: {one_line(error)}"
-            )
-            return False  # damage is reported when the whole file is read
-        if decoded is None:
-            return False
-        frames, stamps, rotation = decoded
-        numerator, denominator = video.time_base.as_integer_ratio()
-        times = [stamp * numerator / denominator - self._zero for stamp in stamps]
-        collector.set_frames(frames, times, rotation=round(rotation / 90) * 90 % 360)
+    def _has_clean_keyframes(self, collector: FrameCollector) -> bool:
+        """Whether torchcodec can start at every keyframe up to the last requested time (see `is_clean_start`)."""
+        video = self._video
+        end = (collector.times[-1] + collector.tolerance + self._zero) / float(video.time_base)
+        if video.codec_context.name != "h264" or has_single_keyframe(self._container, video, end):
+            return True
+        if not self._at_start:
+            self._open()
+        self._at_start, video = False, self._video
+        error_of: dict[int, Exception] = {}  # damage is reported when frames are decoded
+        for packet in self._packets([video], error_of):
+            if packet.pts is not None and packet.pts > end:
+                break
+            if packet.size and packet.is_keyframe and not is_clean_start(packet):
+                return False
         return True
 
-    def _read_whole_file(self, collector: FrameCollector) -> None:
+    def _read_by_torchcodec(self, collector: FrameCollector) -> None:
         from torchcodec.decoders import VideoDecoder
 
-        if self._source.shared:
-            self._at_start, self._pending_packets = False, None  # torchcodec moves the file object's position
         decoder = VideoDecoder(
             self._source.for_torchcodec(),
             stream_index=self._video.index,

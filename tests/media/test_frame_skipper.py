@@ -6,8 +6,9 @@ import pytest
 import torch
 from rendering import read_numbers, render_clip, uneven_times
 
+from hf_avfusion.media.frame_skipper import FrameSkipper
 from hf_avfusion.media.reader import read_clip
-from hf_avfusion.media.tracks import FrameCollector, FrameSkipper
+from hf_avfusion.media.tracks import FrameCollector
 
 
 @pytest.fixture

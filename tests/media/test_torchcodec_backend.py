@@ -1,4 +1,4 @@
-"""torchcodec and PyAV return bit-identical frames, also from a trimmed copy without the frames that are not needed."""
+"""torchcodec and PyAV return bit-identical frames; PyAV decodes the files that torchcodec would decode wrongly or slowly."""
 
 import io
 import random
@@ -9,27 +9,9 @@ import pytest
 import torch
 from rendering import faststart, read_numbers, render_clip, truncated, uneven_times
 
-from hf_avfusion.media import torchcodec_backend
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, read_clip
-from hf_avfusion.media.torchcodec_backend import TrimmedFile, is_reference
 
 pytestmark = pytest.mark.usefixtures("torchcodec")
-
-
-@pytest.fixture
-def trimmed(monkeypatch) -> list[int]:
-    """Number of frames in each trimmed file that torchcodec decoded. Small clips are trimmed too."""
-    monkeypatch.setattr(torchcodec_backend, "MIN_SKIPPED_PIXELS", 1)
-    counts, decode = [], TrimmedFile.decode
-
-    def counted(self, data, threads):
-        decoded = decode(self, data, threads)
-        if decoded is not None:
-            counts.append(len(self.stamps))
-        return decoded
-
-    monkeypatch.setattr(TrimmedFile, "decode", counted)
-    return counts
 
 
 def assert_backends_agree(data, times, window=None) -> torch.Tensor:
@@ -104,46 +86,9 @@ def test_both_backends_share_a_file_object(tmp_path):
             assert torch.equal(clip.waveform, expected.waveform)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"gop": 300},
-        {"container": "matroska"},
-        {"container": "mov"},
-        {"container": "flv", "sampling_rate": 44100},
-        {"rotation": 90, "size": (64, 32)},
-        {"rotation": 180},
-        {"size": (162, 122)},
-        {"pix_fmt": "yuv444p"},
-        {"video_start": 0.6},
-        {"audio_start": 0.7},
-        {"fps": 60},
-        {"video_tracks": 2},
-        {"audio": None},
-        {"options": {"movflags": "frag_keyframe+empty_moov"}},
-        {"audio_codec": "libopus", "sampling_rate": 48000},
-    ],
-    ids=lambda arguments: "-".join(map(str, arguments.values())) or "plain",
-)
-def test_trimmed_and_whole_files_return_the_same(arguments, trimmed):
-    data = render_clip(**{"num_frames": 120, "b_frames": 3, "gop": 30, **arguments})
-    rate = arguments.get("fps", 25)
-    draw = random.Random(0)
-    windows = [(0.0, 100 / rate), (60 / rate, 90 / rate), (None, None)]
-    for start, end in windows:
-        if start is None:
-            times = sorted(draw.uniform(0, 118 / rate) for _ in range(6))
-        else:
-            times = [start + (end - start) * n / 5 for n in range(5)]
-        assert_backends_agree(data, times, None if arguments.get("audio", 1) is None else (times[0], times[-1]))
-    assert len(trimmed) == len(windows)
-    assert max(trimmed) < 120
-
-
-def test_random_times(trimmed):
+def test_random_times():
     """Clips with several keyframes, windows at any place, and frames that are requested once or more."""
-    clips = [render_clip(num_frames=120, b_frames=b_frames, gop=gop) for b_frames, gop in ((1, 20), (2, 45), (3, 250))]
+    clips = [render_clip(num_frames=120, b_frames=b_frames, gop=gop) for b_frames, gop in ((0, 20), (2, 45), (0, 250))]
     draw = random.Random(3)
     for number in range(45):
         first, last = sorted(draw.sample(range(119), 2))
@@ -152,92 +97,21 @@ def test_random_times(trimmed):
         start = draw.choice([times[0], max(times[0] - 2, 0)])
         frames = assert_backends_agree(clips[number % 3], sorted(times), (start, start + draw.uniform(0.1, 2.0)))
         assert read_numbers(frames) == numbers
-    assert len(trimmed) > 30
 
 
-def test_variable_frame_rates(trimmed):
+def test_variable_frame_rates():
     draw = random.Random(1)
     stamps = uneven_times(100, seed=1)
-    data = render_clip(frame_times=stamps, b_frames=3, gop=40, seconds=stamps[-1])
+    data = render_clip(frame_times=stamps, gop=40, seconds=stamps[-1])
     for _ in range(8):
         times = sorted(draw.uniform(0, stamps[-1]) for _ in range(7))
         expected = [max(n for n, stamp in enumerate(stamps) if stamp <= time) for time in times]
         assert read_numbers(assert_backends_agree(data, times)) == expected
-    assert trimmed
 
 
-def test_references_are_kept():
-    """The skipped packets are those that FFmpeg's own decoder skips as non-reference frames."""
-    data = render_clip(num_frames=60, b_frames=3, gop=30, audio=None)
-    with av.open(io.BytesIO(data)) as container:
-        video = container.streams.video[0]
-        packets = [packet for packet in container.demux(video) if packet.size]
-        kept = {packet.pts for packet in packets if is_reference(packet)}
-    with av.open(io.BytesIO(data)) as container:
-        container.streams.video[0].codec_context.skip_frame = "NONREF"
-        decoded = {frame.pts for frame in container.decode(video=0)}
-    assert kept == decoded
-    assert len(kept) < 45
-
-
-@pytest.mark.parametrize(
-    ("units", "expected"),
-    [
-        ([[0x01, 9, 9]], False),  # a slice with nal_ref_idc 0
-        ([[0x41, 9, 9]], True),
-        ([[0x06, 5], [0x01, 9]], False),  # after SEI
-        ([[0x01, 9], [0x21, 9]], True),  # the second field is a reference
-        ([[0x65, 9]], True),  # a keyframe
-        ([[0x67, 1], [0x01, 9]], True),  # new parameters
-        ([[0x01, 9], [0x74, 9]], True),  # a unit of an extension
-    ],
-)  # fmt: skip
-def test_reference_frames_are_recognised(units, expected):
-    data = b"".join(len(unit).to_bytes(4, "big") + bytes(unit) for unit in units)
-    assert is_reference(av.Packet(data)) is expected
-    assert is_reference(av.Packet(data + b"\0"))  # lengths that do not add up
-
-
-def test_the_whole_file_is_decoded_for_the_last_frame_and_unsupported_tracks(trimmed):
-    data = render_clip(num_frames=50, b_frames=3)
-    assert_backends_agree(data, [0.1, 0.9, 1.97])  # a truncated file would look the same
-    assert_backends_agree(data, [0.1, 5.0])
-    assert_backends_agree(render_clip(num_frames=50, b_frames=0), [0.1, 1.0])
-    assert_backends_agree(render_clip(num_frames=50, b_frames=3, container="mpegts"), [0.1, 1.0])
-    assert_backends_agree(render_clip(num_frames=50, b_frames=2, container="mp4", video_codec="libx265"), [0.1, 1.0])
-    assert not trimmed
-
-
-def test_small_clips_are_not_trimmed(trimmed, monkeypatch):
-    monkeypatch.setattr(torchcodec_backend, "MIN_SKIPPED_PIXELS", 1_000_000)
-    assert_backends_agree(render_clip(num_frames=50, b_frames=3), [0.1, 0.5, 1.0])
-    assert not trimmed
-
-
-def test_the_whole_file_is_decoded_if_trimming_fails(trimmed, monkeypatch):
-    data, times = render_clip(num_frames=100, b_frames=3), [0.2, 1.5, 3.0]
-    expected = read_clip(data, frame_times=times, audio_window=(0, 3))
-
-    def wrong(self, data, threads):
-        self.stamps.pop()
-        return decode(self, data, threads)
-
-    def broken(*_):
-        raise RuntimeError("no room")
-
-    decode = TrimmedFile.decode
-    for name, way in (("decode", wrong), ("decode", broken), ("write", broken), ("read", broken)):
-        with monkeypatch.context() as patch:
-            patch.setattr(TrimmedFile, name, way)
-            clip = read_clip(data, frame_times=times, audio_window=(0, 3), backend="torchcodec")
-        assert torch.equal(clip.frames, expected.frames)
-        assert torch.equal(clip.waveform, expected.waveform)
-    assert not trimmed
-
-
-def test_a_file_truncated_within_the_window_is_refused(trimmed, tmp_path):
+def test_a_file_truncated_within_the_window_is_refused(tmp_path):
     options = {"movflags": "faststart"}
-    path = render_clip(tmp_path / "clip.mp4", num_frames=200, b_frames=3, size=(128, 128), options=options)
+    path = render_clip(tmp_path / "clip.mp4", num_frames=200, size=(128, 128), options=options)
     cut = path.read_bytes()[: path.stat().st_size * 6 // 10]
     with pytest.raises(MediaError, match=r"damaged|ends early"):
         read_clip(cut, frame_times=[0.5, 3.0, 7.0], audio_window=(0, 7), backend="torchcodec")
@@ -250,8 +124,8 @@ def test_a_file_truncated_within_the_window_is_refused(trimmed, tmp_path):
     assert kept[1].warnings
 
 
-def test_readers_are_reusable_and_file_objects_are_shared(trimmed, tmp_path):
-    path = render_clip(tmp_path / "clip.mp4", num_frames=150, b_frames=3)
+def test_readers_are_reusable_and_file_objects_are_shared(tmp_path):
+    path = render_clip(tmp_path / "clip.mp4", num_frames=150, gop=40)
     windows = [([0.1, 0.9, 1.7], (0.0, 2.0)), ([3.0, 3.5, 4.4], (3.0, 4.5)), ([0.3, 2.1, 4.0], (0.5, 4.0))]
     with path.open("rb") as opened:
         for source in (path, path.read_bytes(), opened):
@@ -266,7 +140,6 @@ def test_readers_are_reusable_and_file_objects_are_shared(trimmed, tmp_path):
                 for clip, expected in zip(reader.read(requests), by_pyav.read(requests), strict=True):
                     assert torch.equal(clip.frames, expected.frames)
                     assert torch.equal(clip.waveform, expected.waveform)
-    assert len(trimmed) == 3 * 13
 
 
 @pytest.mark.parametrize(
@@ -280,7 +153,7 @@ def test_readers_are_reusable_and_file_objects_are_shared(trimmed, tmp_path):
         "keyint=50:bframes=5:b-adapt=0:b-pyramid=none:weightp=2",
     ],
 )
-def test_streams_of_other_encoders(trimmed, params):
+def test_streams_of_other_encoders(params):
     """Compared with the whole file decoded from its start. PyAV is right; cases that torchcodec gets wrong are left to PyAV."""
     target = io.BytesIO()
     with av.open(target, "w", format="mp4") as output:
@@ -303,5 +176,22 @@ def test_streams_of_other_encoders(trimmed, params):
             frames = read_clip(data, frame_times=[number / 25 for number in numbers], backend=backend).frames
             for frame, number in zip(frames, numbers, strict=True):
                 assert (frame.permute(1, 2, 0).numpy() == whole[number]).all(), (backend, number)
-    # The other windows use the whole file (after a keyframe of an open GOP), or PyAV.
-    assert ("intra-refresh" in params) == (len(trimmed) < 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "used"),
+    [
+        ({}, True),
+        ({"gop": 10}, True),
+        ({"b_frames": 2}, False),  # PyAV skips frames
+        ({"container": "mpegts"}, False),
+        ({"pix_fmt": "yuv420p10le"}, False),
+    ],
+)
+def test_which_files_torchcodec_decodes(arguments, used, monkeypatch):
+    import torchcodec.decoders
+
+    calls, decoder = [], torchcodec.decoders.VideoDecoder
+    monkeypatch.setattr(torchcodec.decoders, "VideoDecoder", lambda *a, **kw: calls.append(1) or decoder(*a, **kw))
+    read_clip(render_clip(num_frames=40, **arguments), frame_times=[0.1, 1.2], backend="torchcodec")
+    assert bool(calls) is used
