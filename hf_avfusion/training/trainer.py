@@ -7,13 +7,14 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers.trainer
 from accelerate.utils import find_batch_size
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
@@ -164,24 +165,51 @@ class AVTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As the Trainer's; `resume_from_checkpoint=True` selects the last complete checkpoint."""
-        return super().train(self.check_start(resume_from_checkpoint), *args, **kwargs)
+        checkpoint = self.check_start(resume_from_checkpoint)
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
+        return super().train(checkpoint, *args, **kwargs)
 
     # ---- data ----
 
-    def _get_dataloader(
-        self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
-    ):
-        collator = self.data_collator if is_training else self.eval_data_collator
-        # With several processes, other streams cannot be split: in Accelerate's loader rank 0 reads them for all.
-        is_other_stream = isinstance(dataset, IterableDataset) and not isinstance(dataset, ClipStream)
-        if not isinstance(dataset, IterableDataset) or (is_other_stream and self.args.world_size > 1):
-            training_collator, self.data_collator = self.data_collator, collator
-            try:
-                return super()._get_dataloader(
-                    dataset, description, batch_size, sampler_fn, is_training, dataloader_key
-                )
-            finally:
-                self.data_collator = training_collator
+    def get_train_dataloader(self) -> DataLoader:
+        dataset = self.train_dataset
+        if self._is_read_here(dataset):
+            dataloader = self._stream_loader(dataset, self._train_batch_size, self.data_collator, is_training=True)
+        else:
+            dataloader = super().get_train_dataloader()
+        self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
+        self._counts = self._counts_earlier = [0] * len(COUNTED)
+        return dataloader
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        return self._evaluation_loader(dataset, partial(super().get_eval_dataloader, eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self._evaluation_loader(test_dataset, partial(super().get_test_dataloader, test_dataset))
+
+    def _evaluation_loader(self, dataset: Dataset, make_loader: Callable[[], DataLoader]) -> DataLoader:
+        if self._is_read_here(dataset):
+            return self._stream_loader(dataset, self.args.eval_batch_size, self.eval_data_collator, is_training=False)
+        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        try:
+            return make_loader()
+        finally:
+            self.data_collator = training_collator
+
+    def _is_read_here(self, dataset: Any) -> bool:
+        """Whether `_stream_loader` makes the loader of a dataset, and not the Trainer.
+
+        With several processes, streams other than a ClipStream cannot be split: Accelerate's loader reads them on rank 0 for all.
+        """
+        return isinstance(dataset, ClipStream) or (isinstance(dataset, IterableDataset) and self.args.world_size == 1)
+
+    def _stream_loader(
+        self, dataset: IterableDataset, batch_size: int, collator: Callable, is_training: bool
+    ) -> DataLoader:
         workers = self.args.dataloader_num_workers
         options = {
             "num_workers": workers,
@@ -191,7 +219,7 @@ class AVTrainer(Trainer):
             "prefetch_factor": self.args.dataloader_prefetch_factor if workers > 0 else None,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context if workers > 0 else None,
         }
-        if is_other_stream:
+        if not isinstance(dataset, ClipStream):
             return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise NotImplementedError(
@@ -201,12 +229,6 @@ class AVTrainer(Trainer):
         return ClipLoader(
             dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
         )
-
-    def get_train_dataloader(self):
-        dataloader = super().get_train_dataloader()
-        self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
-        self._counts = self._counts_earlier = [0] * len(COUNTED)
-        return dataloader
 
     def set_initial_training_values(self, args, dataloader):
         if has_length(dataloader) and len(dataloader) == 0 and args.dataloader_drop_last:
@@ -328,12 +350,6 @@ class AVTrainer(Trainer):
             {"params": groups[True], "weight_decay": self.args.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},
         ]
-
-    def _prepare_for_training(self, *args, **kwargs):
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
-            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
-        return super()._prepare_for_training(*args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
