@@ -1,41 +1,36 @@
 """transformers' Trainer for audio-visual clips: streams, metrics, the published optimisers, exact resuming."""
 
-import json
 import logging
-import math
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import transformers.trainer
 from accelerate.utils import find_batch_size
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedModel, Trainer
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, has_length
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
-from ..data.streaming.ranks import PaddedBatches, Ranks, loss_weights
+from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_views, view_logits
-from ..files import write_text
 from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from .trainer_hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
 
 GATHER = "stage3_gather_16bit_weights_on_model_save"  # DeepSpeed setting; ZeRO-3 saves no model without it
 
 
-class AVTrainer(Trainer):
+class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
@@ -164,24 +159,51 @@ class AVTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As the Trainer's; `resume_from_checkpoint=True` selects the last complete checkpoint."""
-        return super().train(self.check_start(resume_from_checkpoint), *args, **kwargs)
+        checkpoint = self.check_start(resume_from_checkpoint)
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
+        return super().train(checkpoint, *args, **kwargs)
 
     # ---- data ----
 
-    def _get_dataloader(
-        self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
-    ):
-        collator = self.data_collator if is_training else self.eval_data_collator
-        # With several processes, other streams cannot be split: in Accelerate's loader rank 0 reads them for all.
-        is_other_stream = isinstance(dataset, IterableDataset) and not isinstance(dataset, ClipStream)
-        if not isinstance(dataset, IterableDataset) or (is_other_stream and self.args.world_size > 1):
-            training_collator, self.data_collator = self.data_collator, collator
-            try:
-                return super()._get_dataloader(
-                    dataset, description, batch_size, sampler_fn, is_training, dataloader_key
-                )
-            finally:
-                self.data_collator = training_collator
+    def get_train_dataloader(self) -> DataLoader:
+        dataset = self.train_dataset
+        if self._is_read_here(dataset):
+            dataloader = self._stream_loader(dataset, self._train_batch_size, self.data_collator, is_training=True)
+        else:
+            dataloader = super().get_train_dataloader()
+        self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
+        self._counts = self._counts_earlier = [0] * len(COUNTED)
+        return dataloader
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        return self._evaluation_loader(dataset, partial(super().get_eval_dataloader, eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self._evaluation_loader(test_dataset, partial(super().get_test_dataloader, test_dataset))
+
+    def _evaluation_loader(self, dataset: Dataset, make_loader: Callable[[], DataLoader]) -> DataLoader:
+        if self._is_read_here(dataset):
+            return self._stream_loader(dataset, self.args.eval_batch_size, self.eval_data_collator, is_training=False)
+        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        try:
+            return make_loader()
+        finally:
+            self.data_collator = training_collator
+
+    def _is_read_here(self, dataset: Any) -> bool:
+        """Whether `_stream_loader` makes the loader of a dataset, and not the Trainer.
+
+        With several processes, streams other than a ClipStream cannot be split: Accelerate's loader reads them on rank 0 for all.
+        """
+        return isinstance(dataset, ClipStream) or (isinstance(dataset, IterableDataset) and self.args.world_size == 1)
+
+    def _stream_loader(
+        self, dataset: IterableDataset, batch_size: int, collator: Callable, is_training: bool
+    ) -> DataLoader:
         workers = self.args.dataloader_num_workers
         options = {
             "num_workers": workers,
@@ -191,7 +213,7 @@ class AVTrainer(Trainer):
             "prefetch_factor": self.args.dataloader_prefetch_factor if workers > 0 else None,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context if workers > 0 else None,
         }
-        if is_other_stream:
+        if not isinstance(dataset, ClipStream):
             return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
         if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
             raise NotImplementedError(
@@ -201,87 +223,6 @@ class AVTrainer(Trainer):
         return ClipLoader(
             dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
         )
-
-    def get_train_dataloader(self):
-        dataloader = super().get_train_dataloader()
-        self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
-        self._counts = self._counts_earlier = [0] * len(COUNTED)
-        return dataloader
-
-    def set_initial_training_values(self, args, dataloader):
-        if has_length(dataloader) and len(dataloader) == 0 and args.dataloader_drop_last:
-            clips = getattr(dataloader.dataset, "num_rows", "few")
-            raise ValueError(
-                f"The training set has {clips} clips, less than one batch ({args.world_size} x --per_device_train_batch_size"
-                f" {args.train_batch_size}), and --dataloader_drop_last drops incomplete batches, so there would be no training"
-                " step: make --per_device_train_batch_size (or a recipe's --global_batch_size) smaller, or give"
-                " --dataloader_drop_last false."
-            )
-        values = super().set_initial_training_values(args, dataloader)
-        epochs, updates, *samples, batches, max_steps = values
-        rest = batches % args.gradient_accumulation_steps
-        if self._stream is not None and has_length(dataloader) and args.dataloader_drop_last and rest and updates > 1:
-            # Drop the last, incomplete update, as without accumulation. The Trainer drops only incomplete batches.
-            updates, batches = updates - 1, batches - rest
-            max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates)
-        # Used for a warm-up in epochs and for the end of an epoch; unknown for a stream without length.
-        self._steps_per_epoch, self._batches_per_epoch = (updates, batches) if has_length(dataloader) else (None, None)
-        if self._stream is not None and args.max_steps > 0:
-            epochs = sys.maxsize  # `max_steps` ends the run; skipped clips shorten epochs, so their number is unknown
-        return epochs, updates, *samples, batches, max_steps
-
-    def _run_epoch(self, *args, **kwargs):
-        # Set the epoch on the dataset itself: a DataLoader that Accelerate did not wrap does not forward it, nor does the one
-        # that skips batches after resuming.
-        dataset = getattr(kwargs["train_dataloader"], "dataset", None)
-        if isinstance(dataset, IterableDataset) and hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(kwargs["epoch"])
-        if 0 < self.args.max_steps <= self.state.global_step:  # a finished run was resumed
-            self.control.should_training_stop = True
-            return None
-        if self._stream is None:
-            if kwargs["resume_from_checkpoint"] and self._steps_per_epoch is None and not self.args.ignore_data_skip:
-                raise ValueError(
-                    "A stream of unknown length can't be resumed, since its epoch and position are unknown. Use a ClipStream,"
-                    " or set ignore_data_skip to read the data from the start."
-                )
-            return super()._run_epoch(*args, **kwargs)
-        resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
-        self._batches_taken = kwargs["steps_trained_in_current_epoch"] if resumed else 0
-        self._epoch_ended = False
-        with _no_batch_skipping():
-            return super()._run_epoch(*args, **kwargs)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As the Trainer's; for a `ClipStream`, all processes get the same number of batches, `num_batches` or none."""
-        self._loss_weights.clear()
-        if self._stream is None:
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._epoch_ended:
-            return [], None
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
-        items = None
-        if self.compute_loss_func is not None:  # it divides a sum by this number
-            items = sum(batch["labels"].ne(-100).sum().item() for batch in batches if "labels" in batch)
-        own = (list(self._stream.counts.values()), items)
-        batches, rows, gathered = self.ranks.pad_batches(batches, num_batches, own)
-        self._counts = [sum(counts) for counts in zip(self._counts_earlier, *(counts for counts, _ in gathered))]
-        if not batches:
-            self._epoch_ended = True
-            if not self._batches_taken:  # the Trainer would stop and save an untrained model
-                raise RuntimeError(
-                    f"Epoch {self._stream.dataset.epoch} has no batch to train on: the training set is empty, or too many of its"
-                    f" clips could not be decoded ({self._counts[0]} so far; the log above names them). Check the clips."
-                )
-            return [], None
-        self._batches_taken += num_batches
-        if self.compute_loss_func is None:
-            self._loss_weights.extend(loss_weights(rows, self.args.process_index))
-            return batches, None
-        self._loss_weights.extend(float(own > 0) for own in rows[self.args.process_index])
-        if self.args.average_tokens_across_devices:
-            items = sum(rank_items for _, rank_items in gathered)
-        return batches, torch.tensor(items, device=device)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._loss_weight = self._loss_weights.popleft() if self._loss_weights else 1.0
@@ -328,12 +269,6 @@ class AVTrainer(Trainer):
             {"params": groups[True], "weight_decay": self.args.weight_decay},
             {"params": groups[False], "weight_decay": 0.0},
         ]
-
-    def _prepare_for_training(self, *args, **kwargs):
-        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-        if plugin is not None and plugin.fsdp_version == 2 and plugin.transformer_cls_names_to_wrap is None:
-            plugin.transformer_cls_names_to_wrap = _classes_to_shard(self.model)
-        return super()._prepare_for_training(*args, **kwargs)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
@@ -484,61 +419,6 @@ class AVTrainer(Trainer):
 
     # ---- checkpoints ----
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(
-            output_dir
-        )  # the Trainer calls this in every process, so the stream state is saved here too
-        if self._stream is None:
-            return
-        ended = self._epoch_ended or (
-            self._batches_per_epoch is not None and self._batches_taken >= self._batches_per_epoch
-        )
-        state = {
-            "batches_taken": self._batches_taken,
-            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
-            "epoch_ended": ended,
-            "counts": self._counts,  # over all processes
-            "counts_earlier": self._counts_earlier,  # the part that is in no process's stream state
-            "stream": self._stream.state_dict(),
-        }
-        path = Path(output_dir) / f"stream_state_{self.args.process_index}.json"
-        write_text(path, json.dumps(state, indent=1))
-
-    def _init_training_state(
-        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-    ):
-        epoch_and_batches = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-        )
-        if self._stream is None or resume_from_checkpoint is None or self.args.ignore_data_skip:
-            return epoch_and_batches
-        # The Trainer derives epoch and batch from the number of steps, which is wrong if clips were skipped.
-        return self._restore_stream(resume_from_checkpoint)
-
-    def _restore_stream(self, checkpoint: str) -> tuple[int, int]:
-        """Restores the stream's position from a checkpoint; returns the epoch and the number of its batches already taken."""
-        state = _read_stream_state(checkpoint, 0)
-        world_size, steps = state["stream"]["layout"]["world_size"], state["gradient_accumulation_steps"]
-        if not state["epoch_ended"]:
-            for name, before, now in (
-                ("number of processes", world_size, self.args.world_size),
-                ("gradient_accumulation_steps", steps, self.args.gradient_accumulation_steps),
-            ):
-                if before != now:
-                    raise ValueError(
-                        f"{checkpoint} is from the middle of an epoch, whose clips are divided by the {name}:"
-                        f" it was {before} and is {now}. Resume with {before}, or from a checkpoint at the end of an epoch."
-                    )
-        self._counts = state["counts"]
-        epoch = state["stream"]["epoch"]
-        if state["epoch_ended"]:
-            self._counts_earlier = state["counts"]
-            return epoch + 1, 0
-        state = _read_stream_state(checkpoint, self.args.process_index)
-        self._counts_earlier = state["counts_earlier"]
-        self._stream.load_state_dict(state["stream"])
-        return epoch, state["batches_taken"]
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the Trainer's; with FSDP's SHARDED_STATE_DICT it also writes the full weights, which the Trainer does not.
         Checkpoints stay sharded.
@@ -550,26 +430,6 @@ class AVTrainer(Trainer):
             weights = self.accelerator.get_state_dict(self.model)  # every process must take part
             if self.args.should_save:
                 self._save(output_dir, state_dict=weights)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        model = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        loaded, report = type(model).from_pretrained(
-            resume_from_checkpoint, config=model.config, dtype=model.dtype, output_loading_info=True
-        )
-        problems = {name: sorted(map(str, tensors)) for name, tensors in report.items() if tensors}
-        if problems:
-            raise ValueError(
-                f"The checkpoint {resume_from_checkpoint} does not hold this model's weights: {problems}. Resume with the model"
-                " of the earlier run."
-            )
-        model.load_state_dict(loaded.state_dict())
-
-    def _load_best_model(self) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
-            return super()._load_best_model()
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
@@ -588,27 +448,3 @@ def _classes_to_shard(model: torch.nn.Module) -> list[str]:
         type(module).__name__ for module in model.modules() if any(part is embeddings for part in module.modules())
     }
     return [name for name in getattr(model, "_no_split_modules", None) or [] if name not in parents]
-
-
-def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:
-    path = Path(checkpoint) / f"stream_state_{rank}.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{checkpoint} has no {path.name}, which holds the position of its stream. Resume from a checkpoint that has it, or"
-            " set ignore_data_skip to read the data from the start."
-        )
-    return json.loads(path.read_text())
-
-
-@contextmanager
-def _no_batch_skipping() -> Iterator[None]:
-    """Disables the Trainer's skipping of batches when it resumes within an epoch, which would read and decode them again.
-
-    A `ClipLoader` restores its own position.
-    """
-    skip = transformers.trainer.skip_first_batches
-    transformers.trainer.skip_first_batches = lambda dataloader, num_batches=0: dataloader
-    try:
-        yield
-    finally:
-        transformers.trainer.skip_first_batches = skip
