@@ -30,6 +30,7 @@ from ..shared.two_streams import (
     check_inputs,
     modality_presence,
     record_both_streams,
+    spectrogram_planes,
     zero_missing,
 )
 from .configuration_avmae import AVMAEConfig
@@ -399,9 +400,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         config = self.config
         if modality == "video":
             return video_patches(values, config.tubelet_size, config.patch_hw, config.central_frame_target)
-        if values.dim() == 3 and config.num_audio_channels > 1:
-            values = values.unsqueeze(1).expand(-1, config.num_audio_channels, -1, -1)
-        return spectrogram_patches(values, config.patch_hw)
+        planes = spectrogram_planes(config, values).expand(-1, config.num_audio_channels, -1, -1)
+        return spectrogram_patches(planes, config.patch_hw)
 
     def _standardization(self, modality: str) -> str | None:
         standardization = self.config.target_standardization

@@ -37,6 +37,7 @@ from ..shared.two_streams import (
     has_modality,
     modality_presence,
     record_both_streams,
+    spectrogram_planes,
     zero_missing,
 )
 from .configuration_mbt import MBTConfig
@@ -115,18 +116,7 @@ class MBTAudioEmbeddings(MBTEmbeddings):
         )
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        shape = tuple(input_features.shape)
-        expected = (config.spectrogram_length, config.num_mel_bins)
-        fits = shape[1:] == expected or shape[1:] == (config.num_audio_channels, *expected)
-        if not fits:
-            raise ValueError(
-                "`input_features` must be [batch, time, mel] = "
-                f"[B, {expected[0]}, {expected[1]}] for this model (or one such plane for each of the "
-                f"{config.num_audio_channels} channels), got {shape}. Prepare audio with the model's own processor, or load "
-                "the model with a matching `spectrogram_length` and `num_mel_bins`."
-            )
-        return self.add_positions(self.patch_embeddings(input_features))
+        return self.add_positions(self.patch_embeddings(spectrogram_planes(self.config, input_features)))
 
 
 class MBTLayer(GradientCheckpointingLayer):
