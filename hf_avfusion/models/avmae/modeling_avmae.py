@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..shared.bounded_model import BoundedPreTrainedModel
 from ..shared.layers_vit import init_marked_layer, init_position_table, with_init
 from ..shared.two_streams import (
     REDUCTIONS,
@@ -91,7 +91,7 @@ class AVMAEForPreTrainingOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class AVMAEPreTrainedModel(PreTrainedModel):
+class AVMAEPreTrainedModel(BoundedPreTrainedModel):
     """Weight initialisation and the class attributes that transformers needs."""
 
     config: AVMAEConfig

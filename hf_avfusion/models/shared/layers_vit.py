@@ -213,7 +213,8 @@ def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int
     if kind == "learned":
         module.position_embeddings = nn.Parameter(table)
     else:
-        table = sinusoidal_positions(num_tokens, width).to(table)
+        # On the meta device the values are not computed, since the size of the table is not checked yet.
+        table = table if table.is_meta else sinusoidal_positions(num_tokens, width).to(table)
         module.register_buffer("position_embeddings", table, persistent=False)
 
 
