@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import assert_same_bits
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor
-from travellers import processor, traveller
+from travellers import INPUTS, SIZES, processor, traveller
 
 import hf_avfusion
 from hf_avfusion import AVFusionFeatureExtractor, AVFusionVideoProcessor, MBTConfig, MBTProcessor
 from hf_avfusion.auto import ARCHITECTURES
 from hf_avfusion.data.benchmarks.tar_shards import read_samples
+from hf_avfusion.evaluation.costs import PeakMemory
+from hf_avfusion.models.shared.bounded_model import _COUNTED
 
 PACKAGE = Path(hf_avfusion.__file__).parent
 ROOT = PACKAGE.parent
@@ -83,8 +87,12 @@ ABSURD = [
     {"num_bottleneck_tokens": 10**12},
     {"intermediate_size": 10**12},
     {"class_splits": {"verb": 10**12, "noun": 1}},
+]
+# Sizes that are allowed alone but not together. Their config can be made, and takes no memory.
+ABSURD_TOGETHER = [
     {"hidden_size": 2**18, "num_attention_heads": 1, "intermediate_size": 2**18},
-    {"representation_size": 2**20, "num_labels": 2**17},
+    {"representation_size": 2**20, "num_labels": 2**16},
+    {"position_embeddings": "sinusoidal", "spectrogram_length": 2**18, "hidden_size": 2**20, "num_attention_heads": 1},
 ]
 # For every architecture; one that does not check them yet is to fail here, not to take the machine's memory.
 COMMON = [{"num_hidden_layers": 10**9}, {"num_labels": 2**20 + 1}]
@@ -108,11 +116,47 @@ def test_absurd_sizes_of_every_architecture(config, fields):
         config(**fields)
 
 
-def test_published_sizes_are_far_inside(tmp_path):
-    large = MBTConfig.large(num_labels=527)
+@pytest.mark.parametrize("fields", ABSURD_TOGETHER, ids=lambda fields: "-".join(fields))
+@pytest.mark.parametrize("way", ["class", "from_config", "from_pretrained"])
+def test_absurd_numbers_of_parameters_fail_before_memory_is_taken(fields, way, tmp_path):
+    saved = {**MBTConfig().to_dict(), **fields}
+    if "num_labels" in fields:
+        del saved["id2label"], saved["label2id"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    save_file({"classifier.bias": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = AutoConfig.from_pretrained(tmp_path)
+    build = {
+        "class": lambda: hf_avfusion.MBTForAudioVisualClassification(config),
+        "from_config": lambda: AutoModelForVideoClassification.from_config(config),
+        "from_pretrained": lambda: AutoModelForVideoClassification.from_pretrained(tmp_path),
+    }[way]
+    with (
+        PeakMemory("cpu", PeakMemory.now("cpu")) as peak,
+        pytest.raises(ValueError, match=r"in MBTConfig together give .* exceeds the supported maximum"),
+    ):
+        build()
+    assert peak.mib is None or peak.mib < 1024
+
+
+@pytest.mark.parametrize("model", [hf_avfusion.MBTModel, hf_avfusion.AVMAEModel])
+def test_counting_parameters_changes_no_result(model):
+    """The weights are the first random numbers after the seed, as without the count."""
+    config = model.config_class(**SIZES, **INPUTS)
+    torch.manual_seed(0)
+    counted, after = model(config).state_dict(), torch.rand(3)
+    token = _COUNTED.set(True)
+    try:
+        torch.manual_seed(0)
+        plain, after_plain = model(config).state_dict(), torch.rand(3)
+    finally:
+        _COUNTED.reset(token)
+    assert_same_bits(counted, plain)
+    assert torch.equal(after, after_plain)
+
+
+def test_published_sizes_are_far_inside():
     with torch.device("meta"):
-        count = hf_avfusion.MBTForAudioVisualClassification(large).num_parameters()
-    assert abs(large._num_parameters() / count - 1) < 0.01
+        count = hf_avfusion.MBTForAudioVisualClassification(MBTConfig.large(num_labels=527)).num_parameters()
     assert count < 2**36 / 50
 
 

@@ -25,22 +25,36 @@ def check_num_labels(num_labels: Any, class_splits: Mapping[str, Any] | None = N
 
 
 def check_sizes(sizes: Mapping[str, Any]) -> None:
-    """Raises ValueError for sizes (an integer, or several) above MAX_SIZE, or MAX_LAYERS for names that end in "layers"."""
+    """
+    Raises ValueError for sizes (an integer, or several) above MAX_SIZE. For names that end in "layers" or "depths", the bound is
+    MAX_LAYERS, for the sum of several.
+    """
     for name, value in sizes.items():
-        bound = MAX_LAYERS if name.endswith("layers") else MAX_SIZE
+        of_layers = name.endswith(("layers", "depths"))
+        bound = MAX_LAYERS if of_layers else MAX_SIZE
         values = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(each, int) and each > bound for each in values):
+        integers = [each for each in values if isinstance(each, int)]
+        if max(integers, default=0) > bound or (of_layers and max(sum(integers), len(values)) > bound):
             raise ValueError(
                 f"`{name}`={value} exceeds the supported maximum of {bound:,}. The config file may be corrupt."
             )
 
 
-def check_num_parameters(count: int, fields: str) -> None:
-    """Raises ValueError if the sizes named in `fields` together need more than MAX_PARAMETERS parameters."""
+def check_num_tokens(modality: str, count: int) -> None:
+    """Raises ValueError if the sizes of a config give more than MAX_SIZE tokens of a modality in one clip."""
+    if count > MAX_SIZE:
+        raise ValueError(
+            f"The sizes of the input and of its patches together give {count:,} {modality} tokens, which exceeds the supported "
+            f"maximum of {MAX_SIZE:,}. The config file may be corrupt."
+        )
+
+
+def check_num_parameters(count: int, name: str) -> None:
+    """Raises ValueError if the sizes in a config of this class name together need more than MAX_PARAMETERS parameters."""
     if count > MAX_PARAMETERS:
         raise ValueError(
-            f"{fields} together give {count:,} parameters, which exceeds the supported maximum of {MAX_PARAMETERS:,}. The "
-            "config file may be corrupt."
+            f"The sizes in {name} together give {count:,} parameters, which exceeds the supported maximum of "
+            f"{MAX_PARAMETERS:,}. The config file may be corrupt."
         )
 
 
@@ -53,4 +67,11 @@ def check_input_values(count: int, fields: str) -> None:
         )
 
 
-__all__ = ["MAX_SECONDS", "check_input_values", "check_num_labels", "check_num_parameters", "check_sizes"]
+__all__ = [
+    "MAX_SECONDS",
+    "check_input_values",
+    "check_num_labels",
+    "check_num_parameters",
+    "check_num_tokens",
+    "check_sizes",
+]

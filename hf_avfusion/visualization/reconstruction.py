@@ -121,7 +121,7 @@ def reconstruct(
     spectrogram = hidden_cells = predicted_audio = None
     if "audio" in inputs:
         predicted_audio = shown["audio"][0].float().cpu()
-        if predicted_audio.dim() == 3:  # equal channels
+        if config.num_audio_channels > 1:  # equal channels
             predicted_audio = predicted_audio.mean(dim=0)
         spectrogram = inputs["audio"][0][: predicted_audio.shape[0], : predicted_audio.shape[1]]
         hidden_cells = output.audio_mask[0].bool().cpu().view(config.audio_grid)

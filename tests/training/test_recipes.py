@@ -343,7 +343,7 @@ def test_audio_channels_of_a_recipe_and_a_training_step(tmp_path, pretrained, re
     torch.manual_seed(0)
     spectrogram = torch.randn(1, 200, 32)  # [B, time, mel], for any number of channels
     once = torch.nn.functional.conv2d(spectrogram.unsqueeze(1), kernel, stride=8).flatten(2).transpose(1, 2)
-    embedded = model.mbt.audio_embeddings.patch_embeddings(spectrogram)
+    embedded = model.mbt.audio_embeddings.patch_embeddings(spectrogram.unsqueeze(1))
     torch.testing.assert_close(embedded, channels * once + projection.bias, atol=1e-5, rtol=1e-5)
 
     clips = [

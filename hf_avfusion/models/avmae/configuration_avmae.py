@@ -3,11 +3,10 @@
 import warnings
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from ...media.limits import check_num_parameters, check_sizes
+from ...media.limits import check_num_tokens
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import CLIP_AXES, apply_class_splits, as_pair, check_class_splits
+from ..shared.configuration_shared import ClassifierConfig, check_heads
 
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -16,39 +15,6 @@ MASKINGS = ("random", "tube")
 POSITIONS = ("sinusoidal", "learned")
 TARGET_STANDARDIZATIONS = (None, "patch", "patch_channels")
 READOUTS = ("mean", "max", "sum", "token")
-PROBLEM_TYPES = (
-    None,
-    "single_label_classification",
-    "multi_label_classification",
-    "multi_head_classification",
-    "regression",
-)
-
-_COUNTS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "decoder_hidden_size",
-    "decoder_num_hidden_layers",
-    "decoder_num_attention_heads",
-    "decoder_intermediate_size",
-    "tubelet_size",
-    "num_frames",
-    "num_channels",
-    "num_audio_channels",
-    "representation_size",
-    "num_segments",
-)
-_RATES = (
-    "drop_path_rate",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "decoder_drop_path_rate",
-    "decoder_hidden_dropout_prob",
-    "decoder_attention_probs_dropout_prob",
-    "label_smoothing",
-)
 
 # Encoder sizes of the project; decoders as released for Base and Large (supplementary A14). For the other sizes none was
 # published: the Small decoder has half the encoder's width, as in Base, and Huge uses the Large decoder.
@@ -80,7 +46,7 @@ _SIZES = {
 
 
 @strict
-class AVMAEConfig(PreTrainedConfig):
+class AVMAEConfig(ClassifierConfig):
     r"""
     Configuration of [`AVMAEModel`], [`AVMAEForPreTraining`] and [`AVMAEForAudioVisualClassification`]. The defaults are a
     Base model pretrained as on VGGSound: separate encoders, a shared decoder, 16 frames in tubelets of two, 8 s of
@@ -187,6 +153,43 @@ class AVMAEConfig(PreTrainedConfig):
         "audio_hidden_states",
         "audio_attentions",
     ]
+    _counts = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "decoder_hidden_size",
+        "decoder_num_hidden_layers",
+        "decoder_num_attention_heads",
+        "decoder_intermediate_size",
+        "tubelet_size",
+        "num_frames",
+        "num_channels",
+        "num_audio_channels",
+        "representation_size",
+        "num_segments",
+    )
+    _rates = (
+        "drop_path_rate",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "decoder_drop_path_rate",
+        "decoder_hidden_dropout_prob",
+        "decoder_attention_probs_dropout_prob",
+        "label_smoothing",
+    )
+    _bounded = ("image_size", "patch_size", "num_mel_bins", "spectrogram_length")
+    _choices = {
+        "encoder_strategy": ENCODER_STRATEGIES,
+        "decoder_strategy": DECODER_STRATEGIES,
+        "objective": OBJECTIVES,
+        "video_masking": MASKINGS,
+        "position_embeddings": POSITIONS,
+        "decoder_position_embeddings": POSITIONS,
+        "target_standardization": TARGET_STANDARDIZATIONS,
+        "readout": READOUTS,
+    }
+    _sizes = _SIZES
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -237,59 +240,24 @@ class AVMAEConfig(PreTrainedConfig):
     representation_size: int | None = None
     freeze_encoder: bool = False
     num_segments: int | None = None
-    classifier_bias_init: float | int = 0.0
-    label_smoothing: float | int = 0.0
-    class_splits: dict[str, int] | list[list[str | int]] | None = None  # pairs in saved files, see to_dict
 
     def __post_init__(self, **kwargs):
         if set(self.modalities) <= set(MODALITIES) and len(set(self.modalities)) == len(self.modalities):
             self.modalities = tuple(modality for modality in MODALITIES if modality in self.modalities)
         if self.num_fusion_layers is None and self.encoder_strategy == "mid_fusion":
             self.num_fusion_layers = 2
-        apply_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Cross-field checks at construction. Raises ValueError naming the fields."""
-        inputs = ("image_size", "patch_size", "num_mel_bins", "spectrogram_length")
-        check_sizes({name: getattr(self, name) for name in (*_COUNTS, *inputs)})
-        modalities = tuple(self.modalities)
-        if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
-            raise ValueError(f"`modalities` must name one or both of {MODALITIES}, each once, got {modalities}.")
-        for name, allowed in (
-            ("encoder_strategy", ENCODER_STRATEGIES),
-            ("decoder_strategy", DECODER_STRATEGIES),
-            ("objective", OBJECTIVES),
-            ("video_masking", MASKINGS),
-            ("position_embeddings", POSITIONS),
-            ("decoder_position_embeddings", POSITIONS),
-            ("target_standardization", TARGET_STANDARDIZATIONS),
-            ("readout", READOUTS),
-            ("problem_type", PROBLEM_TYPES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
-                )
-        for name in _COUNTS:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in _RATES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
+        super().validate_architecture()
         for modality in MODALITIES:
             if not 0 <= getattr(self, f"{modality}_mask_ratio") < 1:
                 raise ValueError(
                     f"`{modality}_mask_ratio` must lie in [0, 1), got {getattr(self, f'{modality}_mask_ratio')}."
                 )
         for prefix in ("", "decoder_"):
-            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
-            if width % heads:
-                raise ValueError(
-                    f"`{prefix}hidden_size` ({width}) must be a multiple of `{prefix}num_attention_heads` ({heads})."
-                )
-            if width % 2 and getattr(self, f"{prefix}position_embeddings") == "sinusoidal":
-                raise ValueError(f"Sinusoidal positions need an even `{prefix}hidden_size`, got {width}.")
+            check_heads(self, prefix)
         if self.encoder_strategy == "mid_fusion":
             if not 1 <= self.num_fusion_layers <= self.num_hidden_layers:
                 raise ValueError(
@@ -303,22 +271,8 @@ class AVMAEConfig(PreTrainedConfig):
             )
         self._validate_inputs()
         self._validate_head()
-        check_num_parameters(
-            self._num_parameters(),
-            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, their `decoder_` versions, `image_size`, `patch_size`, "
-            "`num_frames`, `spectrogram_length`, `num_mel_bins` and `num_labels`",
-        )
-
-    def _num_parameters(self) -> int:
-        """Parameters of the layers, embeddings, position tables and heads; without norms and biases."""
-        total = 0
-        streams = len(self.modalities)
-        for prefix in ("", "decoder_"):
-            width, layers = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_hidden_layers")
-            own = streams if getattr(self, f"{prefix or 'encoder_'}strategy") in ("separate", "mid_fusion") else 1
-            total += own * layers * width * (4 * width + 2 * getattr(self, f"{prefix}intermediate_size"))
-            total += sum(width * (self.num_tokens(name) + self.num_target_values(name)) for name in self.modalities)
-        return total + self.hidden_size * ((self.representation_size or 0) + self.num_labels)
+        for modality in self.modalities:
+            check_num_tokens(modality, self.num_tokens(modality))
 
     def _validate_inputs(self):
         height, width = self.image_hw
@@ -366,7 +320,7 @@ class AVMAEConfig(PreTrainedConfig):
             warnings.warn(
                 '`encoder_strategy="separate"` with `decoder_strategy="separate"` pretrains two autoencoders that share '
                 "nothing; the original forbids it.",
-                stacklevel=3,
+                stacklevel=4,  # the line that builds the model; `BoundedPreTrainedModel` adds a call
             )
 
     def _validate_head(self):
@@ -378,24 +332,6 @@ class AVMAEConfig(PreTrainedConfig):
             raise ValueError(
                 f'`num_segments` ({self.num_segments}) needs a pooled `readout` such as `"mean"`, got `"token"`.'
             )
-        check_class_splits(self)
-
-    def to_dict(self) -> dict:
-        """As in transformers, with `class_splits` as pairs: JSON would sort the keys of a map, which give the order of heads."""
-        output = super().to_dict()
-        if output.get("class_splits"):
-            output["class_splits"] = [[name, size] for name, size in self.class_splits.items()]
-        return output
-
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """Height and width of a frame, pixels."""
-        return as_pair("image_size", self.image_size)
-
-    @property
-    def patch_hw(self) -> tuple[int, int]:
-        """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
-        return as_pair("patch_size", self.patch_size)
 
     @property
     def video_grid(self) -> tuple[int, int, int]:
@@ -434,35 +370,25 @@ class AVMAEConfig(PreTrainedConfig):
         frames = 1 if self.central_frame_target else self.tubelet_size
         return frames * patch_height * patch_width * self.num_channels
 
-    @property
-    def input_axes(self) -> dict[str, tuple[str, ...]]:
-        """Names of the axes of each input, after the batch axis."""
-        return CLIP_AXES
-
-    @classmethod
-    def sizes(cls) -> tuple[str, ...]:
-        """Names of the factories, smallest first."""
-        return tuple(_SIZES)
-
     @classmethod
     def small(cls, **overrides) -> "AVMAEConfig":
         """Encoder of width 384, 12 layers, 6 heads; the decoder (not published) has half that width."""
-        return cls(**{**_SIZES["small"], **overrides})
+        return cls._of_size("small", overrides)
 
     @classmethod
     def base(cls, **overrides) -> "AVMAEConfig":
         """The paper's Base: width 768, 12 layers, 12 heads, decoder 384 (the defaults)."""
-        return cls(**{**_SIZES["base"], **overrides})
+        return cls._of_size("base", overrides)
 
     @classmethod
     def large(cls, **overrides) -> "AVMAEConfig":
         """The released Large: width 1024, 24 layers, 16 heads, decoder 512."""
-        return cls(**{**_SIZES["large"], **overrides})
+        return cls._of_size("large", overrides)
 
     @classmethod
     def huge(cls, **overrides) -> "AVMAEConfig":
         """Width 1280, 32 layers, 16 heads, with the Large decoder (not published)."""
-        return cls(**{**_SIZES["huge"], **overrides})
+        return cls._of_size("huge", overrides)
 
 
 __all__ = ["AVMAEConfig"]

@@ -11,6 +11,7 @@ from ..shared.layers_vit import (
     add_position_table,
     with_init,
 )
+from ..shared.two_streams import spectrogram_planes
 from .configuration_avmae import AVMAEConfig
 
 Streams = tuple[torch.Tensor | None, torch.Tensor | None]
@@ -77,16 +78,7 @@ class AVMAEAudioEmbeddings(AVMAEEmbeddings):
         )
 
     def forward(self, input_features: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        config = self.config
-        shape, expected = tuple(input_features.shape), (config.spectrogram_length, config.num_mel_bins)
-        if shape[1:] != expected and shape[1:] != (config.num_audio_channels, *expected):
-            raise ValueError(
-                "`input_features` must be [batch, time, mel] = "
-                f"[B, {expected[0]}, {expected[1]}] for this model (or one such plane for each of the "
-                f"{config.num_audio_channels} channels), got {shape}. Prepare audio with the model's own processor, or load "
-                "the model with a matching `spectrogram_length` and `num_mel_bins`."
-            )
-        return self.embed(input_features, visible)
+        return self.embed(spectrogram_planes(self.config, input_features), visible)
 
 
 class AVMAELayer(GradientCheckpointingLayer):

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..shared.bounded_model import BoundedPreTrainedModel
 from ..shared.layers_vit import init_marked_layer, init_position_table, with_init
 from ..shared.two_streams import (
     REDUCTIONS,
@@ -30,6 +30,7 @@ from ..shared.two_streams import (
     check_inputs,
     modality_presence,
     record_both_streams,
+    spectrogram_planes,
     zero_missing,
 )
 from .configuration_avmae import AVMAEConfig
@@ -90,7 +91,7 @@ class AVMAEForPreTrainingOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class AVMAEPreTrainedModel(PreTrainedModel):
+class AVMAEPreTrainedModel(BoundedPreTrainedModel):
     """Weight initialisation and the class attributes that transformers needs."""
 
     config: AVMAEConfig
@@ -399,9 +400,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         config = self.config
         if modality == "video":
             return video_patches(values, config.tubelet_size, config.patch_hw, config.central_frame_target)
-        if values.dim() == 3 and config.num_audio_channels > 1:
-            values = values.unsqueeze(1).expand(-1, config.num_audio_channels, -1, -1)
-        return spectrogram_patches(values, config.patch_hw)
+        planes = spectrogram_planes(config, values).expand(-1, config.num_audio_channels, -1, -1)
+        return spectrogram_patches(planes, config.patch_hw)
 
     def _standardization(self, modality: str) -> str | None:
         standardization = self.config.target_standardization

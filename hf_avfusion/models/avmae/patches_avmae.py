@@ -84,12 +84,10 @@ def patches_to_frames(
 
 def spectrogram_patches(input_features: torch.Tensor, patch_hw: tuple[int, int]) -> torch.Tensor:
     """
-    Spectrogram [B, time, mel] or [B, C, time, mel] -> patch vectors [B, t*f, values], ordered time, mel, channel.
+    Spectrogram [B, C, time, mel] -> patch vectors [B, t*f, values], ordered time, mel, channel.
 
     Remainders of time and mel are dropped, as in the embedding.
     """
-    if input_features.dim() == 3:
-        input_features = input_features.unsqueeze(1)
     batch, channels, time, mel = input_features.shape
     ph, pw = patch_hw
     t, f = time // ph, mel // pw

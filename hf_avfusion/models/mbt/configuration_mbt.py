@@ -4,35 +4,14 @@ import math
 
 import numpy as np
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-from ...media.limits import check_num_parameters, check_sizes
-from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import CLIP_AXES, apply_class_splits, as_pair, check_class_splits
+from ...media.limits import check_num_tokens
+from ..shared.configuration_shared import ClassifierConfig, check_heads
 
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
 READOUTS = ("token", "mean", "max", "sum", "stream_mean", "stream_max", "stream_sum")
 POSITIONS = ("learned", "sinusoidal")
-PROBLEM_TYPES = (
-    None,
-    "single_label_classification",
-    "multi_label_classification",
-    "multi_head_classification",
-    "regression",
-)
-
-_COUNTS = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "tubelet_size",
-    "num_frames",
-    "num_channels",
-    "num_audio_channels",
-    "representation_size",
-)
 
 # Widths of the ViT backbones that the paper names. Fusion starts after two thirds of the layers, as in MBT-Base (8 of 12).
 _SIZES = {
@@ -43,7 +22,7 @@ _SIZES = {
 
 
 @strict
-class MBTConfig(PreTrainedConfig):
+class MBTConfig(ClassifierConfig):
     r"""
     Configuration of [`MBTModel`] and [`MBTForAudioVisualClassification`]. The defaults are MBT-Base as released
     (`mbtb32`: 32 frames in tubelets of two, 8 s of spectrogram, four bottleneck tokens from layer 8) with the CLS
@@ -112,6 +91,33 @@ class MBTConfig(PreTrainedConfig):
         "audio_hidden_states",
         "audio_attentions",
     ]
+    _counts = (
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+        "tubelet_size",
+        "num_frames",
+        "num_channels",
+        "num_audio_channels",
+        "representation_size",
+    )
+    _bounded = (
+        "image_size",
+        "patch_size",
+        "num_sampled_frames",
+        "num_mel_bins",
+        "spectrogram_length",
+        "num_bottleneck_tokens",
+    )
+    _rates = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing")
+    _choices = {
+        "fusion": FUSIONS,
+        "bottleneck_update": BOTTLENECK_UPDATES,
+        "readout": READOUTS,
+        "position_embeddings": POSITIONS,
+    }
+    _sizes = _SIZES
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -143,40 +149,19 @@ class MBTConfig(PreTrainedConfig):
     position_embeddings: str = "learned"
     use_modality_tokens: bool = False
     representation_size: int | None = None
-    classifier_bias_init: float | int = 0.0
-    label_smoothing: float | int = 0.0
-    class_splits: dict[str, int] | list[list[str | int]] | None = None  # pairs in saved files, see to_dict
 
     def __post_init__(self, **kwargs):
         if self.fusion_layer is None:
             self.fusion_layer = 2 * self.num_hidden_layers // 3
-        apply_class_splits(self, kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Cross-field checks at construction. Raises ValueError naming the fields."""
-        sizes = (*_COUNTS, "image_size", "patch_size", "num_sampled_frames", "num_mel_bins", "spectrogram_length")
-        check_sizes({name: getattr(self, name) for name in (*sizes, "num_bottleneck_tokens")})
+        super().validate_architecture()
         height, width = self.image_hw
         patch_height, patch_width = self.patch_hw
-        _one_of("fusion", self.fusion, FUSIONS)
-        _one_of("bottleneck_update", self.bottleneck_update, BOTTLENECK_UPDATES)
-        _one_of("readout", self.readout, READOUTS)
-        _one_of("position_embeddings", self.position_embeddings, POSITIONS)
-        _one_of("problem_type", self.problem_type, PROBLEM_TYPES)
-        for name in _COUNTS:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
-                f"({self.num_attention_heads})."
-            )
-        if self.position_embeddings == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError(f"Sinusoidal positions need an even `hidden_size`, got {self.hidden_size}.")
-        modalities = tuple(self.modalities)
-        if not modalities or len(set(modalities)) != len(modalities) or not set(modalities) <= set(MODALITIES):
-            raise ValueError(f"`modalities` must name one or both of {MODALITIES}, each once, got {modalities}.")
+        check_heads(self)
+        modalities = self.modalities
         if not 0 <= self.fusion_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"`fusion_layer` must lie between 0 (early) and `num_hidden_layers` = {self.num_hidden_layers} (late), "
@@ -208,32 +193,8 @@ class MBTConfig(PreTrainedConfig):
                 f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
                 f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
             )
-        check_num_parameters(
-            self._num_parameters(),
-            "`hidden_size`, `num_hidden_layers`, `intermediate_size`, `image_size`, `patch_size`, `num_frames`, "
-            "`spectrogram_length`, `num_mel_bins` and `num_labels`",
-        )
-        for name in ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
-        check_class_splits(self)
-
-    def to_dict(self) -> dict:
-        """As in transformers, with `class_splits` as pairs: JSON would sort the keys of a map, which give the order of heads."""
-        output = super().to_dict()
-        if output.get("class_splits"):
-            output["class_splits"] = [[name, size] for name, size in self.class_splits.items()]
-        return output
-
-    @property
-    def image_hw(self) -> tuple[int, int]:
-        """Height and width of a frame, pixels."""
-        return as_pair("image_size", self.image_size)
-
-    @property
-    def patch_hw(self) -> tuple[int, int]:
-        """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
-        return as_pair("patch_size", self.patch_size)
+        for modality in modalities:
+            check_num_tokens(modality, self.num_patches(modality))
 
     @property
     def sampled_frame_indices(self) -> list[int] | None:
@@ -254,17 +215,13 @@ class MBTConfig(PreTrainedConfig):
             rows = len(indices) * height // patch_height
         return rows, width // patch_width
 
-    def _num_parameters(self) -> int:
-        """Parameters of the weight matrices, positions and head; without biases and norms."""
-        width, patch = self.hidden_size, self.patch_hw[0] * self.patch_hw[1]
-        encoders = 1 if self.share_encoder else len(self.modalities)
-        layers = encoders * self.num_hidden_layers * (4 * width**2 + 2 * width * self.intermediate_size)
-        rows, columns = self.video_patch_grid if "video" in self.modalities else (0, 0)
-        tokens = rows * columns + self.num_bottleneck_tokens
-        tokens += (self.spectrogram_length // self.patch_hw[0]) * (self.num_mel_bins // self.patch_hw[1])
-        kernels = patch * (self.tubelet_size * self.num_channels + self.num_audio_channels)
-        representation = self.representation_size or 0
-        return layers + width * (tokens + kernels + representation) + self.num_labels * (representation or width)
+    def num_patches(self, modality: str) -> int:
+        """Patches of a modality in one clip."""
+        patch_height, patch_width = self.patch_hw
+        if modality == "audio":
+            return (self.spectrogram_length // patch_height) * (self.num_mel_bins // patch_width)
+        rows, columns = self.video_patch_grid
+        return rows * columns
 
     @property
     def uses_bottleneck(self) -> bool:
@@ -281,30 +238,20 @@ class MBTConfig(PreTrainedConfig):
         """Rows of the bottleneck parameter: one more than `num_bottleneck_tokens` with the `"token"` readout."""
         return self.num_bottleneck_tokens + (self.readout == "token")
 
-    @property
-    def input_axes(self) -> dict[str, tuple[str, ...]]:
-        """Names of the axes of each input, after the batch axis."""
-        return CLIP_AXES
-
-    @classmethod
-    def sizes(cls) -> tuple[str, ...]:
-        """Names of the factories, smallest first."""
-        return tuple(_SIZES)
-
     @classmethod
     def small(cls, **overrides) -> "MBTConfig":
         """MBT on ViT-Small: width 384, 12 layers, 6 heads."""
-        return cls(**{**_SIZES["small"], **overrides})
+        return cls._of_size("small", overrides)
 
     @classmethod
     def base(cls, **overrides) -> "MBTConfig":
         """MBT on ViT-Base (the published model, and the defaults)."""
-        return cls(**{**_SIZES["base"], **overrides})
+        return cls._of_size("base", overrides)
 
     @classmethod
     def large(cls, **overrides) -> "MBTConfig":
         """MBT on ViT-Large: width 1024, 24 layers, 16 heads, fusion from layer 16."""
-        return cls(**{**_SIZES["large"], **overrides})
+        return cls._of_size("large", overrides)
 
 
 def temporal_sampling_indices(num_frames: int, num_sampled_frames: int) -> list[int]:
@@ -320,11 +267,6 @@ def temporal_sampling_indices(num_frames: int, num_sampled_frames: int) -> list[
     count = math.ceil((num_frames - step) / step)
     raw = np.arange(count, dtype=np.float32) * np.float32(step) + np.float32(step)
     return [min(int(index), num_frames - 1) for index in np.round(raw)]
-
-
-def _one_of(name: str, value, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 __all__ = ["MBTConfig"]

@@ -17,6 +17,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ..shared.bounded_model import BoundedPreTrainedModel
 from ..shared.layers_vit import (
     SpectrogramPatchEmbeddings,
     VideoPatchEmbeddings,
@@ -37,6 +38,7 @@ from ..shared.two_streams import (
     has_modality,
     modality_presence,
     record_both_streams,
+    spectrogram_planes,
     zero_missing,
 )
 from .configuration_mbt import MBTConfig
@@ -78,8 +80,7 @@ class MBTVideoEmbeddings(MBTEmbeddings):
     """pixel_values [B, T, C, H, W] -> video tokens [B, n_v, d]."""
 
     def __init__(self, config: MBTConfig):
-        rows, columns = config.video_patch_grid
-        super().__init__(config, rows * columns)
+        super().__init__(config, config.num_patches("video"))
         self.config = config
         self.frame_indices = config.sampled_frame_indices
         self.patch_embeddings = VideoPatchEmbeddings(
@@ -107,26 +108,14 @@ class MBTAudioEmbeddings(MBTEmbeddings):
     """input_features [B, time, mel] (or [B, C, time, mel]) -> spectrogram tokens [B, n_a, d]."""
 
     def __init__(self, config: MBTConfig):
-        patch_height, patch_width = config.patch_hw
-        super().__init__(config, (config.spectrogram_length // patch_height) * (config.num_mel_bins // patch_width))
+        super().__init__(config, config.num_patches("audio"))
         self.config = config
         self.patch_embeddings = SpectrogramPatchEmbeddings(
             config.num_audio_channels, config.hidden_size, config.patch_hw
         )
 
     def forward(self, input_features: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        shape = tuple(input_features.shape)
-        expected = (config.spectrogram_length, config.num_mel_bins)
-        fits = shape[1:] == expected or shape[1:] == (config.num_audio_channels, *expected)
-        if not fits:
-            raise ValueError(
-                "`input_features` must be [batch, time, mel] = "
-                f"[B, {expected[0]}, {expected[1]}] for this model (or one such plane for each of the "
-                f"{config.num_audio_channels} channels), got {shape}. Prepare audio with the model's own processor, or load "
-                "the model with a matching `spectrogram_length` and `num_mel_bins`."
-            )
-        return self.add_positions(self.patch_embeddings(input_features))
+        return self.add_positions(self.patch_embeddings(spectrogram_planes(self.config, input_features)))
 
 
 class MBTLayer(GradientCheckpointingLayer):
@@ -239,7 +228,7 @@ class MBTLayer(GradientCheckpointingLayer):
         return torch.cat([tokens[modality] for modality in self.config.modalities], dim=1)
 
 
-class MBTPreTrainedModel(PreTrainedModel):
+class MBTPreTrainedModel(BoundedPreTrainedModel):
     """Weight initialisation and the class attributes that transformers needs."""
 
     config: MBTConfig

@@ -1,14 +1,136 @@
-"""Config fields shared by several architectures: sizes given once or as a pair, and `class_splits`."""
+"""Base classes of the configs: the fields that several architectures have, and their checks."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from ...media.limits import check_num_labels
+from ...media.limits import check_num_labels, check_sizes
+from ...media.modalities import MODALITIES
 
 # Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
 # windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
 CLIP_AXES = {"pixel_values": ("frames", "channels", "height", "width"), "input_features": ("time", "mel")}
+PROBLEM_TYPES = (
+    None,
+    "single_label_classification",
+    "multi_label_classification",
+    "multi_head_classification",
+    "regression",
+)
+
+
+class AVFusionConfig(PreTrainedConfig):
+    """
+    Base of the configs of all architectures.
+
+    A subclass is decorated with `@strict` and names its fields in the class attributes below. Its `validate_architecture` first
+    calls that of this class. A config made of others names them in `sub_configs_defaults`, as in transformers.
+    """
+
+    _counts: ClassVar[tuple[str, ...]] = ()  # fields that are at least 1, or None
+    _bounded: ClassVar[tuple[str, ...]] = ()  # further sizes, given once or as a pair
+    _rates: ClassVar[tuple[str, ...]] = ()  # fields in [0, 1]
+    _choices: ClassVar[Mapping[str, tuple]] = {}  # field -> allowed values
+    _sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name of a factory -> the fields it sets, smallest first
+
+    def __post_init__(self, **kwargs):
+        check_num_labels(kwargs.get("num_labels"))
+        for name in self.sub_configs:
+            if isinstance(fields := getattr(self, name), Mapping):  # as read from a file
+                _check_sub_config(name, fields)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Checks the fields that the class attributes name. Raises ValueError naming the field."""
+        check_sizes({name: getattr(self, name) for name in (*self._counts, *self._bounded)})
+        if hasattr(self, "modalities"):
+            check_modalities(self.modalities)
+        for name, allowed in {**self._choices, "problem_type": PROBLEM_TYPES}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
+                )
+        for name in self._counts:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in self._rates:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        return as_pair("image_size", self.image_size)
+
+    @property
+    def patch_hw(self) -> tuple[int, int]:
+        """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
+        return as_pair("patch_size", self.patch_size)
+
+    @property
+    def input_axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of each input, after the batch axis."""
+        return CLIP_AXES
+
+    @classmethod
+    def sizes(cls) -> tuple[str, ...]:
+        """Names of the factories, smallest first."""
+        return tuple(cls._sizes)
+
+    @classmethod
+    def _of_size(cls, size: str, overrides: Mapping[str, Any]) -> Any:
+        """The config of a factory. A dict for a sub-config changes only the fields that it names."""
+        fields = dict(cls._sizes[size])
+        for name, value in overrides.items():
+            before = fields.get(name)
+            partial = name in cls.sub_configs and isinstance(value, Mapping) and isinstance(before, Mapping)
+            # The fields of a backbone of another type would not fit.
+            if partial and value.get("model_type") in (None, before.get("model_type")):
+                value = {**before, **value}
+            fields[name] = value
+        return cls(**fields)
+
+
+class ClassifierConfig(AVFusionConfig):
+    """The fields of a classification head, and their checks. `class_splits` sets the number of labels and the problem type."""
+
+    classifier_bias_init: float | int = 0.0
+    label_smoothing: float | int = 0.0
+    class_splits: dict[str, int] | list[list[str | int]] | None = None  # pairs in saved files, see to_dict
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.class_splits, list):
+            self.class_splits = dict(self.class_splits)
+        check_num_labels(kwargs.get("num_labels"), self.class_splits)
+        if self.class_splits:
+            if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and self.id2label is None:
+                kwargs["num_labels"] = sum(self.class_splits.values())
+            if self.problem_type is None:
+                self.problem_type = "multi_head_classification"
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Checks that `class_splits`, `problem_type` and the number of labels agree. Raises ValueError naming the fields."""
+        super().validate_architecture()
+        splits = self.class_splits
+        if (splits is not None) != (self.problem_type == "multi_head_classification"):
+            raise ValueError(
+                '`class_splits` and `problem_type="multi_head_classification"` must be set together, got '
+                f"class_splits={splits}, problem_type={self.problem_type!r}."
+            )
+        if splits is not None and sum(splits.values()) != self.num_labels:
+            raise ValueError(
+                f"`class_splits` {splits} add up to {sum(splits.values())} classes, but "
+                f"`num_labels` (the length of `id2label`) is {self.num_labels}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with `class_splits` as pairs: JSON would sort the keys of a map, which give the order of heads."""
+        output = super().to_dict()
+        if output.get("class_splits"):
+            output["class_splits"] = [[name, size] for name, size in self.class_splits.items()]
+        return output
 
 
 def as_pair(name: str, value: Any) -> tuple[int, int]:
@@ -19,36 +141,31 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
     return pair
 
 
-def apply_class_splits(config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    """
-    Set the fields that follow from `class_splits`. Call it before transformers creates the label names.
-
-    Sets the number of labels in `kwargs` unless given, and the problem type on `config`. A list of pairs, as in saved files,
-    becomes a dict. Raises ValueError for more labels than supported.
-    """
-    if isinstance(config.class_splits, list):
-        config.class_splits = dict(config.class_splits)
-    check_num_labels(kwargs.get("num_labels"), config.class_splits)
-    if config.class_splits:
-        if kwargs.get("num_labels") is None and kwargs.get("id2label") is None and config.id2label is None:
-            kwargs["num_labels"] = sum(config.class_splits.values())
-        if config.problem_type is None:
-            config.problem_type = "multi_head_classification"
+def check_modalities(modalities: Any) -> None:
+    """Raises ValueError unless `modalities` names one or both modalities, each once."""
+    given = tuple(modalities)
+    if not given or len(set(given)) != len(given) or not set(given) <= set(MODALITIES):
+        raise ValueError(f"`modalities` must name one or both of {MODALITIES}, each once, got {given}.")
 
 
-def check_class_splits(config: PreTrainedConfig) -> None:
-    """Raises ValueError if `class_splits`, `problem_type` and the number of labels contradict each other."""
-    splits = config.class_splits
-    if (splits is not None) != (config.problem_type == "multi_head_classification"):
+def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
+    """Raises ValueError if the hidden size is no multiple of the heads, or odd with sinusoidal positions."""
+    width, heads = getattr(config, f"{prefix}hidden_size"), getattr(config, f"{prefix}num_attention_heads")
+    if width % heads:
         raise ValueError(
-            '`class_splits` and `problem_type="multi_head_classification"` must be set together, got '
-            f"class_splits={splits}, problem_type={config.problem_type!r}."
+            f"`{prefix}hidden_size` ({width}) must be a multiple of `{prefix}num_attention_heads` ({heads})."
         )
-    if splits is not None and sum(splits.values()) != config.num_labels:
-        raise ValueError(
-            f"`class_splits` {splits} add up to {sum(splits.values())} classes, but "
-            f"`num_labels` (the length of `id2label`) is {config.num_labels}."
-        )
+    if width % 2 and getattr(config, f"{prefix}position_embeddings", None) == "sinusoidal":
+        raise ValueError(f"Sinusoidal positions need an even `{prefix}hidden_size`, got {width}.")
 
 
-__all__ = ["CLIP_AXES", "apply_class_splits", "as_pair", "check_class_splits"]
+def _check_sub_config(path: str, fields: Mapping[str, Any]) -> None:
+    """`check_sizes` for every integer of a sub-config. It may be of an architecture of transformers, which has no bounds."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            _check_sub_config(f"{path}.{name}", value)
+        else:
+            check_sizes({f"{path}.{name}": value})
+
+
+__all__ = ["CLIP_AXES", "AVFusionConfig", "ClassifierConfig", "as_pair", "check_heads", "check_modalities"]

@@ -159,7 +159,7 @@ class VideoPatchEmbeddings(nn.Module):
 
 class SpectrogramPatchEmbeddings(nn.Module):
     """
-    Patch projection of a spectrogram: [B, time, mel] or [B, C, time, mel] -> tokens [B, t*f, d], time-major.
+    Patch projection of a spectrogram [B, C, time, mel] -> tokens [B, t*f, d], time-major. C is `num_channels`, or 1.
 
     The originals repeat a mono spectrogram into every input channel of the kernel. Summing the kernel over its input
     channels gives the same numbers without building the copies.
@@ -174,11 +174,10 @@ class SpectrogramPatchEmbeddings(nn.Module):
 
     def forward(self, input_features: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """`visible` [B, k] names the tokens to project, in order; by default all of them."""
-        weight = self.projection.weight
-        if input_features.dim() == 3:
-            input_features = input_features.unsqueeze(1)
-            weight = weight.sum(dim=1, keepdim=True)
         batch, channels, time, mel = input_features.shape
+        weight = self.projection.weight
+        if channels == 1:
+            weight = weight.sum(dim=1, keepdim=True)
         fh, fw = self.kernel
         t, f = time // fh, mel // fw
         patches = input_features[:, :, : t * fh, : f * fw].reshape(batch, channels, t, fh, f, fw)
@@ -214,7 +213,8 @@ def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int
     if kind == "learned":
         module.position_embeddings = nn.Parameter(table)
     else:
-        table = sinusoidal_positions(num_tokens, width).to(table)
+        # On the meta device the values are not computed, since the size of the table is not checked yet.
+        table = table if table.is_meta else sinusoidal_positions(num_tokens, width).to(table)
         module.register_buffer("position_embeddings", table, persistent=False)
 
 

@@ -131,6 +131,26 @@ def check_inputs(
             )
 
 
+def spectrogram_planes(config: PreTrainedConfig, input_features: torch.Tensor) -> torch.Tensor:
+    """
+    Spectrogram [B, time, mel], or [B, C, time, mel] with a plane for each of `num_audio_channels` -> [B, 1 or C, time, mel].
+
+    Raises:
+        ValueError: If its axes are not those that the config states.
+    """
+    shape, expected = tuple(input_features.shape), (config.spectrogram_length, config.num_mel_bins)
+    if shape[1:] == expected:
+        return input_features.unsqueeze(1)
+    if shape[1:] == (config.num_audio_channels, *expected):
+        return input_features
+    raise ValueError(
+        "`input_features` must be [batch, time, mel] = "
+        f"[B, {expected[0]}, {expected[1]}] for this model (or one such plane for each of the "
+        f"{config.num_audio_channels} channels), got {shape}. Prepare audio with the model's own processor, or load "
+        "the model with a matching `spectrogram_length` and `num_mel_bins`."
+    )
+
+
 def modality_presence(
     pixel_values: torch.Tensor | None, input_features: torch.Tensor | None, modality_mask: torch.Tensor | None
 ) -> torch.Tensor | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -19,15 +20,15 @@ from ...media.windows import WindowPolicy
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ..arguments import AVTrainingArguments
+from .nested_fields import field_names, flat_fields, nested_fields, place_fields, unknown_fields
 from .recipe import Recipe
 from .run import Run
 
 
 def known_fields(section: str, architecture: str) -> set[str]:
-    """The field names that a section of a recipe may hold."""
+    """The field names that a section of a recipe may hold. Fields of sub-configurations have dotted names."""
     if section in ("model", "regularization"):
-        config = CONFIG_MAPPING[architecture]()
-        return {name for name in config.to_dict() if name not in ("model_type", "transformers_version")}
+        return field_names(CONFIG_MAPPING[architecture]())
     if section == "window":
         return {field.name for field in fields(WindowPolicy)}
     if section == "audio":
@@ -81,18 +82,25 @@ def input_sizes(processor: Any) -> dict[str, Any]:
     }
 
 
+def default_config(recipe: Recipe, fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of the recipe's architecture and size, with the types of sub-configurations that `fields` name."""
+    types = {name: value for name, value in fields.items() if name.endswith(".model_type")}
+    return getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**nested_fields(types))
+
+
 def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[str, Any]:
     """The fields of a new model's configuration that processor, labels and recipe decide, except the model's size.
 
     Raises:
         ValueError: the labels need a field that the architecture's configuration lacks.
     """
-    default = CONFIG_MAPPING[recipe.architecture]()
+    default = default_config(recipe, recipe.model)
     if absent := [name for name in head if not hasattr(default, name)]:
         raise ValueError(
             f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: choose another --model."
         )
-    return {**input_sizes(processor), **head, **recipe.model, **recipe.regularization}
+    sizes = place_fields(default, input_sizes(processor))
+    return nested_fields({**sizes, **head, **recipe.model, **recipe.regularization})
 
 
 def build_fresh(
@@ -151,15 +159,16 @@ def load_checkpoint(
             rows = round(window["audio_seconds"] * extractor.sampling_rate / extractor.hop_length)
             window["spectrogram_length"] = rows
         processor = AutoProcessor.from_pretrained(run.checkpoint, **window)
-        sizes = {name: value for name, value in input_sizes(processor).items() if value != before[name]}
-    given = json.loads(run.flags.get("config", "{}"))
-    default = type(config)()
-    if absent := [name for name in (*head, *given) if not hasattr(default, name)]:
+        changed = {name: value for name, value in input_sizes(processor).items() if value != before[name]}
+        sizes = place_fields(config, changed)
+    given = flat_fields(json.loads(run.flags.get("config", "{}")), config.sub_configs)
+    if absent := unknown_fields(config, (*head, *given)):
         raise ValueError(
             f"{run.checkpoint} is a checkpoint of {config.model_type}, whose configuration has no field {', '.join(absent)}:"
             " leave it out, or choose another --model."
         )
-    config = AutoConfig.from_pretrained(run.checkpoint, **{**run.recipe.regularization, **sizes, **head, **given})
+    fields = nested_fields({**run.recipe.regularization, **sizes, **head, **given})
+    config = AutoConfig.from_pretrained(run.checkpoint, **fields)
     model, report = auto_class.from_pretrained(
         run.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )

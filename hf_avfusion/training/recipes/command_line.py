@@ -18,7 +18,8 @@ from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
-from .building import known_fields, sections_of_processor
+from .building import default_config, known_fields, sections_of_processor
+from .nested_fields import flat_fields, unknown_fields
 from .recipe import Recipe
 from .run import Run
 
@@ -75,7 +76,8 @@ class RecipeOptions:
     config: str = field(
         default="{}",
         metadata={
-            "help": "JSON of further configuration fields. For a checkpoint: only fields that do not change weight shapes, such "
+            "help": "JSON of further configuration fields; a field of a sub-configuration is nested, or has a dotted name such "
+            "as audio_config.hidden_size. For a checkpoint: only fields that do not change weight shapes, such "
             'as \'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
         },
     )
@@ -276,11 +278,12 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
         raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
-    class_name = CONFIG_MAPPING[recipe.architecture].__name__
+    config_class = CONFIG_MAPPING[recipe.architecture]
+    config = flat_fields(config, config_class.sub_configs)
     is_new = options.model in CONFIG_MAPPING  # `load_checkpoint` checks the fields for a checkpoint
-    if is_new and (unknown := [name for name in config if not hasattr(CONFIG_MAPPING[recipe.architecture](), name)]):
+    if is_new and (unknown := unknown_fields(default_config(recipe, config), config)):
         raise ValueError(
-            f"--config: {class_name} has no fields {', '.join(unknown)}; check their spelling or leave them out"
+            f"--config: {config_class.__name__} has no fields {', '.join(unknown)}; check their spelling or leave them out"
         )
     changes = {
         "model": {name: value for name, value in config.items() if name not in recipe.regularization},

@@ -34,7 +34,8 @@ class Recipe:
         size: name of the configuration's factory ("base" is `MBTConfig.base`).
         init, init_method: the initial weights of a new model, and the model's class method that takes them. "from_vit" takes a
             Hub id of an image ViT (None: random weights); "from_avmae" takes a pretrained AV-MAE that the command line names.
-        model: fields of the configuration that decide the shapes or the use of the weights.
+        model: fields of the configuration that decide the shapes or the use of the weights. Fields of a sub-configuration have
+            dotted names such as "audio_config.hidden_size".
         regularization: fields of the configuration that act in training only; they also apply to a checkpoint's configuration.
         window: fields of `WindowPolicy`: frames, rate or span, seconds of audio.
         audio, video: fields of the feature extractor and the video processor that differ from the processor's defaults.

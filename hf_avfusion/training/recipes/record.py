@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...files import write_text
 from ..checkpoints import check_no_checkpoints
+from .nested_fields import flat_fields
 from .recipe import SECTIONS, Recipe
 
 if TYPE_CHECKING:
@@ -72,12 +73,13 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "training": args.to_dict(),
         "batch_size": run.devices * args.per_device_train_batch_size * args.gradient_accumulation_steps,
     }
-    settings["regularization"] = settings["model"]
     settings = _plain(settings)
+    fields = flat_fields(settings["model"], config.sub_configs)
+    compared = {**settings, "model": fields, "regularization": fields}
     overridden = {}
     if run.published is not None:
         for key, published in {**_whole_configuration(run.published), **run.published.values()}.items():
-            actual = settings
+            actual = compared
             for part in key.split(".", 1):
                 actual = None if actual is None else actual.get(part)
             if not _same(_plain(published), actual):
@@ -85,7 +87,6 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         start = run.checkpoint or run.recipe.init
         if start != run.published.init:
             overridden["init"] = {"recipe": run.published.init, "run": start}
-    del settings["regularization"]
     return {
         "recipe": run.name,
         "source": None if run.published is None else run.published.source,
@@ -144,11 +145,12 @@ _PROCESS_ARGUMENTS = (
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """{section: {name: value}} -> {"section.name": value}."""
-    return {
-        f"{section}.{name}": value
-        for section, values in settings.items()
-        for name, value in (values.items() if isinstance(values, dict) else [("all", values)])
-    }
+    flat = {}
+    for section, values in settings.items():
+        values = values if isinstance(values, dict) else {"all": values}
+        sub_configs = [name for name, value in values.items() if isinstance(value, dict) and "model_type" in value]
+        flat |= {f"{section}.{name}": value for name, value in flat_fields(values, sub_configs).items()}
+    return flat
 
 
 # Fields of a configuration that the data or transformers decide, not a recipe.
@@ -160,12 +162,16 @@ def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
     # Imported here, since `building` imports torchvision, which printing recipes does not need.
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from .building import build_processor, input_sizes
+    from .building import build_processor, config_values
 
-    processor = build_processor(recipe)
-    config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**input_sizes(processor), **recipe.model)
-    left_out = {*_NON_RECIPE_FIELDS, *recipe.regularization, "transformers_version", "model_type"}
-    return {f"model.{name}": value for name, value in config.to_dict().items() if name not in left_out}
+    values = config_values(recipe, {}, build_processor(recipe))
+    config = getattr(CONFIG_MAPPING[recipe.architecture], recipe.size)(**values)
+    left_out = {*_NON_RECIPE_FIELDS, "transformers_version", "model_type"}
+    return {
+        f"model.{name}": value
+        for name, value in flat_fields(config.to_dict(), config.sub_configs).items()
+        if name not in recipe.regularization and name.rpartition(".")[2] not in left_out
+    }
 
 
 def save_record(record: dict[str, Any], folder: str | os.PathLike) -> Path:

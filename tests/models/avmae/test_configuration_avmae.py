@@ -1,5 +1,7 @@
 """AV-MAE configs: released sizes, parameter counts, contradictory fields."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_avmae import QUIET, STRATEGIES, TINY
@@ -110,5 +112,6 @@ def test_pretraining_refuses_some_valid_configs(fields, message):
 
 
 def test_the_strategy_pair_forbidden_in_the_original_warns():
-    with pytest.warns(UserWarning, match="two autoencoders that share nothing"):
+    with pytest.warns(UserWarning, match="two autoencoders that share nothing") as caught:
         AVMAEForPreTraining(AVMAEConfig(**TINY, decoder_strategy="separate"))
+    assert [Path(warning.filename) for warning in caught] == [Path(__file__)]  # once, at the caller's line

@@ -88,7 +88,7 @@ def test_masked_tokens_never_enter_the_encoder(encoder):
     (output.video_hidden_state.square().sum() + output.audio_hidden_state.square().sum()).backward()
     config = model.config
     video = video_patches(pixels.grad, config.tubelet_size, config.patch_hw).abs().amax(dim=-1)
-    audio = spectrogram_patches(features.grad, config.patch_hw).abs().amax(dim=-1)
+    audio = spectrogram_patches(features.grad[:, None], config.patch_hw).abs().amax(dim=-1)
     assert torch.equal((video == 0).float(), output.video_mask)
     assert torch.equal((audio == 0).float(), output.audio_mask)
 
@@ -178,7 +178,7 @@ def test_patches_are_ordered_as_published_and_inverted():
     central = video_patches(pixels, 2, (4, 4), central_frame=True)
     assert torch.equal(patches_to_frames(central, (2, 4, 4), (4, 4), 3), pixels[:, 1::2])
     features = torch.randn(2, 26, 17)
-    cut = spectrogram_patches(features, (4, 8))
+    cut = spectrogram_patches(features[:, None], (4, 8))
     assert torch.equal(cut[0, 3], features[0, 4:8, 8:16].flatten())
     assert torch.equal(patches_to_spectrogram(cut, (6, 2), (4, 8)), features[:, :24, :16])
 
@@ -192,7 +192,7 @@ def test_standardised_targets_follow_the_formula(standardization):
     mean, variance = grouped.mean(axis=2, keepdims=True), grouped.var(axis=2, keepdims=True)
     expected = ((grouped - mean) / np.sqrt(variance + 1e-6)).reshape(raw.shape)
     np.testing.assert_allclose(model.targets("video", given["pixel_values"]).numpy(), expected, atol=1e-5)
-    raw = spectrogram_patches(given["input_features"], (4, 4)).numpy()
+    raw = spectrogram_patches(given["input_features"][:, None], (4, 4)).numpy()
     if standardization == "patch":
         raw = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(model.targets("audio", given["input_features"]).numpy(), raw, atol=1e-5)
