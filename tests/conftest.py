@@ -60,6 +60,11 @@ def deepspeed() -> None:
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install deepspeed)")
 
 
+@pytest.fixture(scope="session")
+def torchao() -> None:
+    pytest.importorskip("torchao", reason="torchao is not installed (pip install torchao)")
+
+
 @pytest.fixture
 def local_hub(tmp_path_factory) -> LocalHub:
     """A Hub on loopback that this process is connected to, empty, with fresh caches: `.url`, `.token`, see `local_hub.py`."""

@@ -109,6 +109,11 @@ class SegmentNetPreTrainedModel(PreTrainedModel):
         "audio_attentions": OutputRecorder(SegmentNetLayer, index=1, layer_name="audio"),
     }
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Quantisation asks for it."""
+        streams = self.base_model.video, self.base_model.audio
+        return next(stream.embed for stream in streams if stream is not None)
+
 
 class SegmentNetModel(SegmentNetPreTrainedModel):
     def __init__(self, config: SegmentNetConfig):

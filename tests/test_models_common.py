@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from equality import assert_outputs_of, assert_same_bits
+from equality import assert_outputs_of, assert_rounding, assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_net import SegmentNetConfig
@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForVideoClassification,
     PreTrainedConfig,
     PreTrainedModel,
+    TorchAoConfig,
 )
 
 from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEConfig, MBTConfig
@@ -232,6 +233,28 @@ def test_bf16_follows_float32(name):
     assert logits.dtype == torch.bfloat16
     scale = expected.abs().max()
     assert (logits.float() - expected).abs().max() < 0.025 * scale  # measured: at most 0.0144
+
+
+@torch.no_grad()
+def test_int8_weights_follow_float32(name, torchao, tmp_path):
+    from torchao.quantization import Int8WeightOnlyConfig
+    from torchao.utils import TorchAOBaseTensor
+
+    model = build(name)
+    inputs = batch(model, 2)
+    expected = model(**inputs).logits
+    model.save_pretrained(tmp_path / "float32")
+    loading = auto_class(model.config).from_pretrained
+    quantized = loading(tmp_path / "float32", quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    logits = quantized(**inputs).logits
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()  # measured: at most 0.028
+    quantized.save_pretrained(tmp_path / "int8")
+    loaded = loading(tmp_path / "int8")
+    assert_rounding(loaded(**inputs).logits, logits)
+    for each in (quantized, loaded):
+        dense = [layer.weight for layer in each.base_model.modules() if isinstance(layer, torch.nn.Linear)]
+        assert dense
+        assert all(isinstance(weight, TorchAOBaseTensor) for weight in dense)
 
 
 @torch.no_grad()
