@@ -92,7 +92,8 @@ def test_pretraining_reconstruction_and_fine_tuning(example, clips, pretrained, 
     ]
     assert example("reconstruct.py", *command) == 0
     assert (tmp_path / "pictures" / f"{clip.stem}.png").read_bytes().startswith(b"\x89PNG")
-    assert example("reconstruct.py", "--model", pretrained, tmp_path / "gone.mp4", "--device", "cpu") == 1
+    command = ["--model", pretrained, tmp_path / "gone.mp4", "--output", tmp_path / "none", "--device", "cpu"]
+    assert example("reconstruct.py", *command) == 1
     assert "skipped" in capsys.readouterr().out
 
     tuning = [

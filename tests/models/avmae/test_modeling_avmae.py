@@ -381,6 +381,7 @@ def test_fresh_weights_follow_the_published_initialisation():
     assert weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
     assert model.decoder.video.projection.bias.abs().max() == 0
+    assert AVMAEForAudioVisualClassification(AVMAEConfig(**TINY)).classifier.weight.abs().max() == 0
 
 
 @QUIET
