@@ -7,13 +7,14 @@ import logging
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
+from .reading import read as read_now
 from .shards import find_shards
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def load_folder(
     *,
     holdout: float = 0.2,
     seed: int = 0,
+    read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of a folder: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
 
@@ -69,6 +71,7 @@ def load_folder(
         split: "train", "validation" or "test"; a split that does not exist is an error.
         holdout: share of the test split, used only for a folder without splits.
         seed: seed of the division into splits.
+        read: pass one `reading.read_once()` to several calls, and they read the folder once.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
@@ -83,7 +86,7 @@ def load_folder(
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
     if found := _shards(Path(path)):
         return _load_shards(Path(path), found, split)
-    splits = _read(Path(path))
+    splits = read(_read, Path(path))
     if set(splits) == {None}:
         train, test = _divide(splits[None], holdout, seed)
         splits = {"train": train, "test": test, "validation": test}
@@ -124,14 +127,14 @@ def load_folder(
     )
 
 
-def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
+def find_splits(path: str | os.PathLike, *, read: Callable[..., Any] = read_now) -> tuple[str, ...]:
     """Returns the splits that `load_folder` finds in a folder or CSV file, or makes if there are none.
 
     Raises the errors of `load_folder`.
     """
     if found := _shards(Path(path)):
         return tuple(found)
-    splits = _read(Path(path))
+    splits = read(_read, Path(path))
     if set(splits) != {None}:
         return tuple(split for split in SPLIT_NAMES if split in splits)
     files: dict[str, set[Path]] = defaultdict(set)
@@ -140,19 +143,20 @@ def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
     return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
 
 
-def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True) -> str:
+def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True, read: Callable[..., Any] = read_now) -> str:
     """Returns the evaluation split of a folder or CSV file: `test`, or `validation` if only that exists.
 
     For a folder with neither, it returns `test`; reading that split raises an error that lists the splits.
 
     Args:
         labels: True for a folder that `load_folder` reads, False for one that `load_unlabelled` reads.
+        read: see `load_folder`.
 
     Raises the errors of the function that reads the folder.
     """
     folder = Path(path)
     if labels or _is_table(folder):
-        found = find_splits(path)
+        found = find_splits(path, read=read)
     else:
         found = tuple(_split_folders(folder) or ("train", "test"))
     return "validation" if "validation" in found and "test" not in found else "test"
@@ -191,7 +195,12 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
 
 
 def load_unlabelled(
-    path: str | os.PathLike, split: str = "train", *, holdout: float = 0.05, seed: int = 0
+    path: str | os.PathLike,
+    split: str = "train",
+    *,
+    holdout: float = 0.05,
+    seed: int = 0,
+    read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of all clips in a folder, without labels: clip_id, video {bytes: None, path}, start, end (s).
 
@@ -199,6 +208,7 @@ def load_unlabelled(
     the splits. Folders of several splits mixed with other folders are an error. Any other sub-folder names are ignored,
     and the clips are divided once, by `seed`: a share of `holdout`, at least one clip, is the test split (also used as
     `validation`). A CSV file, or a folder with CSV files, is read by `load_folder`, and the labels are dropped.
+    `read` is that of `load_folder`.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
@@ -208,16 +218,16 @@ def load_unlabelled(
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     folder = Path(path)
     if _is_table(folder):
-        return load_folder(folder, split, seed=seed).remove_columns("label")
+        return load_folder(folder, split, seed=seed, read=read).remove_columns("label")
     import datasets
 
     named = _split_folders(folder)
     if named:
         if split not in named:
             raise ValueError(_no_split(folder, split, named))
-        clips = _clips_below(named[split], folder)
+        clips = read(_clips_below, named[split], folder)
     else:
-        clips = _clips_below(folder, folder)
+        clips = read(_clips_below, folder, folder)
         if len(clips) < 2:
             raise ValueError(f"{folder} contains a single clip, {clips[0]}; add clips, or make one folder per split")
         shuffled = random.Random(f"{seed}/unlabelled").sample(clips, len(clips))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .raw_clips import Coverage, find_annotations, find_clips
+from .reading import read as read_now
 from .records import BENCHMARKS, Benchmark
 from .shards import count_rows, find_shards, shards_of
 from .tar_shards import TAR_SUFFIX, count_samples, read_tars, sample_to_row
@@ -110,11 +112,13 @@ def load_with_coverage(
     annotations: str | os.PathLike | None = None,
     trimmed: bool | None = None,
     count_tars: bool = True,
+    read: Callable[..., Any] = read_now,
 ) -> tuple[Any, Coverage | None]:
     """The rows of `load_benchmark` and the coverage of a folder, which is read once for both.
 
     Args:
         count_tars: False leaves out the coverage of WebDataset shards, whose headers all have to be read for it.
+        read: see `find_clips`.
 
     Returns:
         The rows, and the `Coverage`; None for a Hub repository.
@@ -148,8 +152,8 @@ def load_with_coverage(
         tars = find_shards(folder, split, TAR_SUFFIX)
         found = _tar_coverage(record, split, tars, folder) if count_tars else None
         return read_tars(tars, record, row_features(record), streaming), found
-    file = find_annotations(record, split, folder, annotations)
-    clips, found = find_clips(record, split, folder, file, trimmed)
+    file = find_annotations(record, split, folder, annotations, read)
+    clips, _, found = find_clips(record, split, folder, file, trimmed, read)
     _report(found)
     if not clips:
         raise FileNotFoundError(
@@ -183,7 +187,7 @@ def coverage(
         return _shard_coverage(record, split, count_rows(folder, split), folder)
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
         return _tar_coverage(record, split, find_shards(folder, split, TAR_SUFFIX), folder)
-    return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[1]
+    return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[-1]
 
 
 def get_record(name: str, variant: str | None = None, split: str | None = None) -> Benchmark:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, set_seed
 
+from ...data.benchmarks.reading import read_once
 from ...data.benchmarks.records import BENCHMARKS
 from ...data.benchmarks.splits import SplitRows, load_rows
 from ...data.streaming.balancing import LabelBalance
@@ -69,7 +70,7 @@ class RunData:
         Raises:
             ValueError, FileNotFoundError: as `load_rows`.
         """
-        where = {"source": options.source, "variant": options.variant, "labels": labels}
+        where = {"source": options.source, "variant": options.variant, "labels": labels, "read": read_once()}
         evaluated = None
         if (options.eval_split or "").lower() != "none":
             evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
