@@ -41,7 +41,6 @@ from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
 from hf_avfusion.tasks import TASKS
-from hf_avfusion.tasks.classification import ClassLabels
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
 from hf_avfusion.training.recipes.building_runs import RunData
@@ -163,7 +162,7 @@ def main() -> int:
             ("--eval_num_views", "--eval_num_crops", "--eval_aggregation"),
         )
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
-        read = ClassLabels(columns, labels["num_labels"])
+        read = task.read_labels(columns, head)
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
             "training": ClipTransform(processor, read, mode="train", augmentation=augmentation),
