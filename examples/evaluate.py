@@ -35,6 +35,7 @@ from rich.console import Console
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks.loading import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.streaming.ranks import Ranks
 from hf_avfusion.evaluation import clips as clip_sets
 from hf_avfusion.evaluation import reports, runs, tables
@@ -136,7 +137,7 @@ def prepare(options: Options):
             f"--checkpoint, --runs: {', '.join(names)} contain a duplicate, which would count as two runs; give each once"
         )
     earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
-    rows = clip_sets.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
+    rows = load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
 
     clips, classes, jobs = None, None, []
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}

@@ -198,7 +198,7 @@ def _prepare(
     with _locked(output):
         shards = _claim_output(output, splits, what, root, settings, rows_per_shard, overwrite)
         _write_missing(shards, splits, root, settings, rows_per_shard, num_proc, progress)
-        reports = {split: _report(split, part, shards[split], record, root) for split, part in splits.items()}
+        reports = {split: _report(split, part, shards[split], record) for split, part in splits.items()}
         write_reports(output, reports)
     return reports
 
@@ -498,7 +498,7 @@ def _exit_with_parent(parent: int) -> None:
 # ------------------------------------------------------------------------------------------------------- the report
 
 
-def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None, root: Path) -> SplitReport:
+def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None) -> SplitReport:
     """Makes the coverage report of a split from its shards' footers."""
     import pyarrow.parquet as pq
 
