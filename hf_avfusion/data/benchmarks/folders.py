@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
+from .loading import clip_features
 from .reading import read as read_now
 from .shards import find_shards
 
@@ -71,15 +72,14 @@ def load_folder(
         split: "train", "validation" or "test"; a split that does not exist is an error.
         holdout: share of the test split, used only for a folder without splits.
         seed: seed of the division into splits.
-        read: pass one `reading.read_once()` to several calls, and they read the folder once.
+        read: pass one `hf_avfusion.data.benchmarks.reading.read_once()` to the calls for several splits, and they read the
+            folder once.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
         ValueError: a label or time cannot be read (the message has file and line), an evaluated class has no training
             clips, the split is unknown, a file name is not UTF-8, or the sub-folders mix splits and other folders.
     """
-    import datasets
-
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     if not 0 < holdout < 1:
@@ -105,26 +105,24 @@ def load_folder(
                 f"{path}: the classes {sorted(unknown)} of the split {split!r} have no clips in 'train'; add some, or remove"
                 f" these classes from {split!r}"
             )
-    features = datasets.Features(
-        {
-            "clip_id": datasets.Value("string"),
-            "video": datasets.Video(decode=False),
-            "start": datasets.Value("float32"),
-            "end": datasets.Value("float32"),
-            "label": datasets.ClassLabel(names=names),
-        }
-    )
-    entries = splits[split]
-    return datasets.Dataset.from_dict(
-        {
-            "clip_id": [entry.clip_id for entry in entries],
-            "video": [{"bytes": None, "path": str(entry.path)} for entry in entries],
-            "start": [entry.start for entry in entries],
-            "end": [entry.end for entry in entries],
-            "label": [names.index(entry.label) for entry in entries],
-        },
-        features=features,
-    )
+    return _to_rows(splits[split], names)
+
+
+def _to_rows(entries: list[_Entry], names: list[str] | None = None) -> datasets.Dataset:
+    """Makes rows of the entries, with a column of labels if the class names are given."""
+    import datasets
+
+    features = clip_features()
+    columns = {
+        "clip_id": [entry.clip_id for entry in entries],
+        "video": [{"bytes": None, "path": str(entry.path)} for entry in entries],
+        "start": [entry.start for entry in entries],
+        "end": [entry.end for entry in entries],
+    }
+    if names is not None:
+        features["label"] = datasets.ClassLabel(names=names)
+        columns["label"] = [names.index(entry.label) for entry in entries]
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def find_splits(path: str | os.PathLike, *, read: Callable[..., Any] = read_now) -> tuple[str, ...]:
@@ -219,8 +217,6 @@ def load_unlabelled(
     folder = Path(path)
     if _is_table(folder):
         return load_folder(folder, split, seed=seed, read=read).remove_columns("label")
-    import datasets
-
     named = _split_folders(folder)
     if named:
         if split not in named:
@@ -233,21 +229,7 @@ def load_unlabelled(
         shuffled = random.Random(f"{seed}/unlabelled").sample(clips, len(clips))
         held = set(shuffled[: min(max(round(holdout * len(clips)), 1), len(clips) - 1)])
         clips = [clip for clip in clips if (clip in held) != (split == "train")]
-    features = datasets.Features(
-        {
-            "clip_id": datasets.Value("string"),
-            "video": datasets.Video(decode=False),
-            "start": datasets.Value("float32"),
-            "end": datasets.Value("float32"),
-        }
-    )
-    columns = {
-        "clip_id": [clip.relative_to(folder).as_posix() for clip in clips],
-        "video": [{"bytes": None, "path": str(clip)} for clip in clips],
-        "start": [None] * len(clips),
-        "end": [None] * len(clips),
-    }
-    return datasets.Dataset.from_dict(columns, features=features)
+    return _to_rows([_Entry(clip.relative_to(folder).as_posix(), clip, "") for clip in clips])
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -32,13 +32,21 @@ __all__ = [
 ]
 
 
+def clip_features() -> dict[str, Any]:
+    """Returns the features of a clip without annotations."""
+    from datasets import Value, Video
+
+    times = {"start": Value("float32"), "end": Value("float32")}
+    return {"clip_id": Value("string"), "video": Video(decode=False), **times}
+
+
 def row_features(record: Benchmark) -> datasets.Features:
     """Returns the features of a benchmark's rows: clip_id, video {bytes, path} (undecoded), start, end (s), annotations.
 
     Raises:
         ValueError: the class names of a column are stored only in the benchmark's shards.
     """
-    from datasets import ClassLabel, Features, Image, List, Value, Video
+    from datasets import ClassLabel, Features, Image, List, Value
 
     kinds = {"text": Value("string"), "integer": Value("int64"), "images": List(Image(decode=False))}
     columns = {}
@@ -54,13 +62,7 @@ def row_features(record: Benchmark) -> datasets.Features:
             )
         label = ClassLabel(names=list(names))
         columns[column] = label if kind == "class" else List(label)
-    clip = {
-        "clip_id": Value("string"),
-        "video": Video(decode=False),
-        "start": Value("float32"),
-        "end": Value("float32"),
-    }
-    return Features({**clip, **columns})
+    return Features({**clip_features(), **columns})
 
 
 def load_benchmark(
