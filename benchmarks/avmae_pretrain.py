@@ -188,7 +188,7 @@ def print_profile(arguments: argparse.Namespace, console: Console) -> None:
     calls = ", ".join(f"{name.removeprefix('aten::')} {count[name]}" for name in TOKEN_OPS if count.get(name))
     console.print(
         f"profile of a step (0.9 / 0.5 masked, separate encoders, sdpa): drawing, gathering and scattering tokens takes "
-        f"{tokens:.2f} of {total:.1f} ms ({tokens / total:.2%}); calls in the forward pass: {calls}; no sine, no cosine",
+        f"{tokens:.2f} of {total:.1f} ms ({tokens / total:.2%}); calls in the forward pass: {calls}; positions are not recomputed",
         highlight=False,
     )
 

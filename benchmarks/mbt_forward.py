@@ -342,8 +342,8 @@ def print_exchange(console: Console, exchange: dict[int, dict[str, dict[str, flo
         title="Bottleneck exchange, all fusion layers of both streams (% of the time with torch.cat)",
         title_justify="left",
     )
-    for column in ["frames", "way", "forward ms", "%", "forward + backward ms", "%"]:
-        table.add_column(column, justify="left" if column == "way" else "right")
+    for column in ["frames", "method", "forward ms", "%", "forward + backward ms", "%"]:
+        table.add_column(column, justify="left" if column == "method" else "right")
     for count, ways in exchange.items():
         for way, times in ways.items():
             row = [str(count), way]

@@ -33,7 +33,6 @@ from rich.progress import track
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.streaming.in_memory import cache_clips
@@ -42,9 +41,9 @@ from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
 from hf_avfusion.tasks import TASKS
-from hf_avfusion.tasks.classification import ClassLabels
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
+from hf_avfusion.training.recipes.building_runs import RunData
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
 from hf_avfusion.training.trainer import AVTrainer
@@ -123,6 +122,8 @@ def check_flags(run, options: Options) -> None:
             f"--config: --fusions or the flag of the same name already sets {', '.join(sorted(twice))}; leave it out of"
             " --config"
         )
+    if (options.eval_split or "").lower() == "none":
+        raise ValueError("--eval_split none: every run is evaluated; leave it out or name a split")
     if options.decode_once and recipe.frame_augmentation is not None:
         raise ValueError("--decode_once does not allow frame augmentation: add --augment False")
 
@@ -149,11 +150,9 @@ def main() -> int:
         check_flags(run, options)
         recipe = run.recipe
         fusions = options.fusions or list(FUSIONS[recipe.architecture])
-        where = {"source": options.source, "variant": options.variant}
-        evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
-        rows = {"training": load_rows(options.data, "train", **where), "evaluation": evaluated}
-        options.eval_split, trained = evaluated.split, rows["training"].rows
-        columns = options.label_columns or [evaluated.record.label_columns[0] if evaluated.record else "label"]
+        data = RunData.load(options)
+        rows, trained = {"training": data.trained, "evaluation": data.evaluated}, data.trained.rows
+        columns = options.label_columns or [data.trained.record.label_columns[0] if data.trained.record else "label"]
         task, processor = TASKS["classification"], build_processor(recipe)
         head = task.config_fields(trained.features, columns, None)
         check_views(
@@ -163,7 +162,7 @@ def main() -> int:
             ("--eval_num_views", "--eval_num_crops", "--eval_aggregation"),
         )
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
-        read = ClassLabels(columns, labels["num_labels"])
+        read = task.read_labels(columns, head)
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
             "training": ClipTransform(processor, read, mode="train", augmentation=augmentation),

@@ -35,6 +35,7 @@ from rich.console import Console
 from transformers import HfArgumentParser
 
 from hf_avfusion.data.benchmarks.loading import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.streaming.ranks import Ranks
 from hf_avfusion.evaluation import clips as clip_sets
 from hf_avfusion.evaluation import reports, runs, tables
@@ -136,7 +137,7 @@ def prepare(options: Options):
             f"--checkpoint, --runs: {', '.join(names)} contain a duplicate, which would count as two runs; give each once"
         )
     earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
-    rows = clip_sets.load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
+    rows = load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
 
     clips, classes, jobs = None, None, []
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}
@@ -147,22 +148,24 @@ def prepare(options: Options):
         try:
             given = runs.check_modalities(split_commas(options.modalities) or None, model.config, options.benchmark)
             clips = clips or clip_sets.label_rows(rows, model.config, options.label_columns)
-            model_classes = clip_sets.ModelClasses.matched(model.config, clips).names
-            if model_classes != (classes or model_classes):
+            model_classes = clip_sets.ModelClasses.matched(model.config, clips)
+            if model_classes.names != (classes or model_classes.names):
                 raise ValueError(
                     f"its heads or classes differ from those of {checkpoints[0]}; evaluate it separately, with another"
                     " --output"
                 )
-            job = {"given": given, "protocol": runs.protocol_for(model.config, options.benchmark, **numbers)}
-            job["conditions"] = runs.conditions_of(seconds(options.spans), split_commas(options.sampling), processor)
-            passes = runs.plan_passes(name, model.config, processor, clips, seed=options.seed, **job)
+            passes = runs.plan_passes(
+                name, model.config, processor, clips, given=given, seed=options.seed,
+                conditions=runs.conditions_of(seconds(options.spans), split_commas(options.sampling), processor),
+                protocol=runs.protocol_for(model.config, options.benchmark, **numbers),
+            )  # fmt: skip
             new = [not reports.all_done(each.evaluations, done) for each in passes]
             if any(new):  # keep only the passes that no earlier evaluation holds
-                job["conditions"], passes = list(compress(job["conditions"], new)), list(compress(passes, new))
+                passes = list(compress(passes, new))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        classes = model_classes
-        jobs.append((name, job))
+        classes = model_classes.names
+        jobs.append((name, model_classes, passes))
         planned += [evaluation for each in passes for evaluation in each.evaluations]
 
     for name, results in earlier.items():
@@ -187,14 +190,14 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
         return 1
 
-    for name, job in jobs:
-        model, processor = runs.load_checkpoint(name, state.device)
-        size, views = f"{model.num_parameters():,} parameters", f"{job['protocol'].total} views of each clip"
-        console.print(f"{name}: {size}, {len(job['conditions'])} passes over {views}", markup=False)
-        for condition in job["conditions"]:
+    for name, model_classes, passes in jobs:
+        model, _ = runs.load_checkpoint(name, state.device)
+        size, views = f"{model.num_parameters():,} parameters", f"{passes[0].protocol.total} views of each clip"
+        console.print(f"{name}: {size}, {len(passes)} passes over {views}", markup=False)
+        for planned in passes:
             try:
-                evaluations += runs.evaluate_checkpoint(
-                    name, model, processor, clips, **{**job, "conditions": [condition]}, seed=options.seed,
+                evaluations += runs.evaluate_pass(
+                    model, planned, model_classes, clips.task,
                     batch_size=options.batch_size, views_per_step=options.views_per_step, num_workers=options.workers,
                     progress=state.is_main_process, ranks=Ranks(state.process_index, state.num_processes),
                 )  # fmt: skip

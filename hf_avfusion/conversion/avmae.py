@@ -31,6 +31,7 @@ from .flax import (
     same,
 )
 from .mbt import dropped_names, mbt_rules
+from .mbt import normalize_names as rename_spectrograms
 
 SCENIC_NAMES = {"video": "rgb", "audio": "spectrogram"}
 ENCODERS = {
@@ -64,13 +65,7 @@ def normalize_names(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         )
         params = {own.sub(rf"\1_{suffix}\2", name, count=1): value for name, value in params.items()}
         params = {name.replace("Transformer/", f"Transformer_{suffix}/"): value for name, value in params.items()}
-    renamed: dict[str, np.ndarray] = {}
-    for name, value in params.items():
-        new = "/".join(re.sub(r"_spec$", "_spectrogram", part) for part in name.split("/"))
-        if new in renamed:
-            raise ConversionError(f"The checkpoint has {new} in both spellings, `_spec` and `_spectrogram`. Keep one.")
-        renamed[new] = value
-    return renamed
+    return rename_spectrograms(params)
 
 
 def infer_model_class(params: Mapping[str, np.ndarray]) -> type[PreTrainedModel]:
@@ -112,29 +107,17 @@ def config_from_scenic(
     masking = loss.get("masking_strategy", "random")
     if masking not in ("random", "tube"):
         raise ConversionError(f"masking_strategy {masking!r} has no counterpart; supported are 'random' and 'tube'.")
-    patch = [int(size) for size in model["patches"]["size"]]
     ratios, weights = loss.get("token_mask_probability_dict", {}), loss.get("modality_weight", {})
     strategy = _known("encoder_strategy", model.get("encoder_strategy", "concat_and_encode"), ENCODERS)
     standardization = "patch_channels" if loss.get("standardise_per_patch_channels") else None
     found: dict = {
-        "hidden_size": model["hidden_size"],
-        "num_hidden_layers": model["num_layers"],
-        "num_attention_heads": model["num_heads"],
-        "intermediate_size": model["mlp_dim"],
-        "hidden_dropout_prob": model.get("dropout_rate", 0.0),
-        "attention_probs_dropout_prob": model.get("attention_dropout_rate", 0.0),
-        "drop_path_rate": model.get("stochastic_droplayer_rate") or 0.0,
-        "patch_size": tuple(patch[:2]),
-        "modalities": modalities,
+        **_sizes_and_rates(model, sizes, modalities),
         "encoder_strategy": strategy,
         "num_fusion_layers": model.get("fusion_layers") if strategy == "mid_fusion" else None,
         "decoder_strategy": _known("decoder_strategy", model.get("decoder_strategy", "same_decoder"), DECODERS),
         "objective": "modality_inpainting" if model.get("use_inpainting") else "joint_reconstruction",
         "video_masking": masking,
         "use_modality_tokens": model.get("use_modality_tokens", False),
-        "position_embeddings": _known(
-            "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
-        ),
         "decoder_position_embeddings": _known(
             "positional_embedding_decoder", model.get("positional_embedding_decoder", "sinusoidal_1d"), POSITIONS
         ),
@@ -163,13 +146,33 @@ def config_from_scenic(
             found[f"{modality}_loss_weight"] = weights[name]
     if "token_mask_probability" in loss:  # the single-modality autoencoder's
         found[f"{modalities[0]}_mask_ratio"] = loss["token_mask_probability"]
+    return AVMAEConfig(**{**found, **fields})
+
+
+def _sizes_and_rates(model: Mapping, sizes: Mapping[str, int], modalities: tuple[str, ...]) -> dict:
+    """The fields that the configurations of AV-MAE and MBT share."""
+    patch = [int(size) for size in model["patches"]["size"]]
+    found = {
+        "hidden_size": model["hidden_size"],
+        "num_hidden_layers": model["num_layers"],
+        "num_attention_heads": model["num_heads"],
+        "intermediate_size": model["mlp_dim"],
+        "hidden_dropout_prob": model.get("dropout_rate", 0.0),
+        "attention_probs_dropout_prob": model.get("attention_dropout_rate", 0.0),
+        "drop_path_rate": model.get("stochastic_droplayer_rate") or 0.0,
+        "patch_size": tuple(patch[:2]),
+        "modalities": modalities,
+        "position_embeddings": _known(
+            "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
+        ),
+    }
     if "video" in modalities:
         found.update(tubelet_size=patch[2], num_frames=sizes["num_frames"])
         found["image_size"] = (sizes["height"], sizes["width"])
     if "audio" in modalities:
         found.update(spectrogram_length=sizes["spec_time"], num_mel_bins=sizes["spec_freq"])
         found["num_audio_channels"] = sizes.get("spec_channels", 1)
-    return AVMAEConfig(**{**found, **fields})
+    return found
 
 
 def _known(field: str, value: str, names: Mapping[str, str]) -> str:
@@ -317,29 +320,17 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
     modalities = tuple(
         _known("modality_fusion", name, {theirs: ours for ours, theirs in SCENIC_NAMES.items()}) for name in names
     )
-    patch = [int(size) for size in model["patches"]["size"]]
     dataset = scenic.get("dataset_configs") or {}
     splits = dict(zip(dataset.get("split_names") or map(str, range(1, 99)), dataset.get("class_splits") or ()))
     multi_label = "multilabel" in scenic.get("model_name", "")
     found: dict = {
-        "hidden_size": model["hidden_size"],
-        "num_hidden_layers": model["num_layers"],
-        "num_attention_heads": model["num_heads"],
-        "intermediate_size": model["mlp_dim"],
-        "hidden_dropout_prob": model.get("dropout_rate", 0.0),
-        "attention_probs_dropout_prob": model.get("attention_dropout_rate", 0.0),
-        "drop_path_rate": model.get("stochastic_droplayer_rate") or 0.0,
-        "patch_size": tuple(patch[:2]),
-        "modalities": modalities,
+        **_sizes_and_rates(model, sizes, modalities),
         "fusion": "bottleneck" if model.get("use_bottleneck", False) else "self_attention",
         "fusion_layer": model.get("fusion_layer", 0),
         "num_bottleneck_tokens": model.get("n_bottlenecks", 4),
         "test_with_bottlenecks": model.get("test_with_bottlenecks", True),
         "share_encoder": model.get("share_encoder", False),
         "readout": _known("classifier", model.get("classifier", "gap"), READOUTS),
-        "position_embeddings": _known(
-            "positional_embedding", model.get("positional_embedding", "sinusoidal_1d"), POSITIONS
-        ),
         # The multi-label class never creates modality tokens.
         "use_modality_tokens": bool(model.get("use_modality_tokens")) and not multi_label,
         "representation_size": model.get("representation_size"),
@@ -349,12 +340,6 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
     }
     if splits:
         found.update(class_splits=splits, problem_type="multi_head_classification")
-    if "video" in modalities:
-        found.update(tubelet_size=patch[2], num_frames=sizes["num_frames"])
-        found["image_size"] = (sizes["height"], sizes["width"])
-    if "audio" in modalities:
-        found.update(spectrogram_length=sizes["spec_time"], num_mel_bins=sizes["spec_freq"])
-        found["num_audio_channels"] = sizes.get("spec_channels", 1)
     return MBTConfig(**{**found, **fields})
 
 

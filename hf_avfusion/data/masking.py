@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from ..media.modalities import MODEL_INPUTS
 from ..models.avmae.configuration_avmae import AVMAEConfig
 from ..models.avmae.patches_avmae import draw_visible_tokens
 from .collating import AVCollator
 
 _MASK_SEED = 0x6D61736B  # makes the draws of masks differ from the collator's other draws
-_INPUTS = {"video": "pixel_values", "audio": "input_features"}
 
 
 class MaskingCollator(AVCollator):
@@ -39,7 +39,7 @@ class MaskingCollator(AVCollator):
         batch.pop("labels", None)
         drawn = [draw_visible_tokens(self.config, 1, self._mask_generator(sample)) for sample in samples]
         for modality in self.config.modalities:
-            if _INPUTS[modality] in batch:
+            if MODEL_INPUTS[modality] in batch:
                 batch[f"{modality}_visible"] = torch.cat([visible[f"{modality}_visible"] for visible in drawn])
         return batch
 

@@ -10,6 +10,7 @@ import torch
 
 from ..media.modalities import MODALITIES
 from ..media.reader import MediaError
+from ..models.shared.configuration_shared import CLIP_AXES
 from ..tasks.classification import ClassLabels
 from ..tasks.task import RowLabels
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ..processing.processing_avfusion import AVFusionProcessor
 
 logger = logging.getLogger(__name__)
+
+WINDOW_AXES = ("clips", "segments")  # axes of an input along which the windows of one view lie
 
 
 class ClipTransform:
@@ -31,9 +34,12 @@ class ClipTransform:
         mode: "train" draws a random window; "eval" takes the centred window, or `num_views` windows spread over the clip. With
             several views, both tensors have a leading axis of views.
         augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] with values 0..255, such as
-            `FrameAugmentation`; the processor then only normalises them. Allowed only in training.
-        num_views: windows per clip.
+            `FrameAugmentation`; the processor then only normalises them. It is drawn once per view, for all windows of the
+            view together. Allowed only in training.
+        num_views: views per clip.
         modalities: ("video", "audio") or one of them; the other is not decoded.
+        input_axes: axes of one view in the model's inputs (`config.input_axes`). For an axis of `WINDOW_AXES`, the processor
+            loads several windows per view, and the axis follows that of the views.
         reading: `backend`, `on_decode_error` of the media reader.
     """
 
@@ -46,6 +52,7 @@ class ClipTransform:
         augmentation: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
         num_views: int = 1,
         modalities: Sequence[str] = MODALITIES,
+        input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES,
         **reading: Any,
     ):
         if mode not in ("train", "eval"):
@@ -57,11 +64,14 @@ class ClipTransform:
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise ValueError(f"modalities must be 'video', 'audio' or both, got {tuple(modalities)}")
         self.processor = processor
-        self.labels = labels if isinstance(labels, RowLabels) else ClassLabels(labels)
+        if not isinstance(labels, RowLabels):
+            labels = ClassLabels(labels) if labels else RowLabels()
+        self.labels = labels
         self.mode = mode
         self.augmentation = augmentation
         self.num_views = num_views
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
+        self.input_axes = input_axes
         self.reading = reading
 
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -99,12 +109,18 @@ class ClipTransform:
 
         options = {}
         if self.augmentation is not None and has["video"]:
-            for clip in clips:
-                clip.frames = self.augmentation(clip.frames, generator)
+            windows = len(clips) // self.num_views
+            for view in (clips[start : start + windows] for start in range(0, len(clips), windows)):
+                frames = [window.frames for window in view]
+                augmented = self.augmentation(torch.cat(frames) if windows > 1 else frames[0], generator)
+                for window, part in zip(view, augmented.chunk(windows)):
+                    window.frames = part
             options = {"do_resize": False, "do_center_crop": False}
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
         if labels is not None:
             sample["labels"] = labels
-        tensors = self.processor.process_clips(clips, return_tensors="pt", **options)
-        sample.update({name: values[0] if self.num_views == 1 else values for name, values in tensors.items()})
+        for name, values in self.processor.process_clips(clips, return_tensors="pt", **options).items():
+            axes = [self.num_views] if self.num_views > 1 else []
+            axes += [-1] if self.input_axes[name][0] in WINDOW_AXES else []
+            sample[name] = values.unflatten(0, axes) if axes else values[0]
         return sample

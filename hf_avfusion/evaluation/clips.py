@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data.benchmarks.records import BENCHMARKS
-from ..data.benchmarks.splits import SplitRows, load_rows
+from ..data.benchmarks.splits import SplitRows
 from ..tasks import TASKS, task_of_config
 
 if TYPE_CHECKING:
@@ -55,17 +55,8 @@ class EvaluationSet(SplitRows):
     def describe(self) -> dict[str, Any]:
         """The entries of a report that describe this set."""
         kept = (
-            "name",
-            "title",
-            "split",
-            "source",
-            "variant",
-            "partition",
-            "columns",
-            "metric",
-            "coverage",
-            "num_segments",
-        )
+            "name", "title", "split", "source", "variant", "partition", "columns", "metric", "coverage", "num_segments",
+        )  # fmt: skip
         return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
 
 
@@ -120,19 +111,6 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         fields=task.config_fields(features, label_columns, config),
         names=task.class_names(features, label_columns),
     )
-
-
-def load_evaluation_set(
-    data: str,
-    split: str | None = None,
-    *,
-    source: str | None = None,
-    variant: str | None = None,
-    label_columns: Sequence[str] | None = None,
-    config: PreTrainedConfig,
-) -> EvaluationSet:
-    """Calls `load_rows` and `label_rows`, with their arguments and errors."""
-    return label_rows(load_rows(data, split, source=source, variant=variant), config, label_columns)
 
 
 @dataclass(frozen=True)
@@ -228,14 +206,11 @@ def _mismatch_message(head, column, clips, own, unknown, spare) -> str:
         parts.append(f"the model does not have {_first_three(unknown)}")
     if spare:
         parts.append(f"{clips.title} does not have {_first_three(spare)}")
-    known = f"; variants of the benchmark: {', '.join(v)}" if (v := _variants(clips.name)) else ""
+    variants = BENCHMARKS[clips.name].variants if clips.name in BENCHMARKS else ()
+    known = f"; variants of the benchmark: {', '.join(variants)}" if variants else ""
     return text + "; ".join(parts) + known
 
 
 def _first_three(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
-
-
-def _variants(name: str) -> Iterable[str]:
-    return BENCHMARKS[name].variants if name in BENCHMARKS else ()

@@ -216,7 +216,7 @@ def compare_costs(
     run = in_own_process if torch.device(device).type == "cpu" else (lambda function, *given: function(*given))
     costs = run(_counts_and_times, builders, inputs, device, rounds)
     for name, build in builders.items():
-        costs[name] |= run(_peaks, name, build, inputs, device)
+        costs[name] |= run(_peaks, build, inputs, device)
     return costs
 
 
@@ -247,7 +247,7 @@ def _counts_and_times(builders, inputs, device, rounds: int) -> dict[str, dict[s
     return costs
 
 
-def _peaks(name: str, build, inputs, device) -> dict[str, float | None]:
+def _peaks(build, inputs, device) -> dict[str, float | None]:
     model, batch, optimizer = _loaded(build, inputs, device)
     baseline = PeakMemory.now(device)
     peaks = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
 from ..media.modalities import MODALITIES
+from ..models.shared.configuration_shared import CLIP_AXES
 from ..tasks import task_of_config
 from .clips import EvaluationSet, ModelClasses
 from .views import (
@@ -30,7 +31,6 @@ from .views import (
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ..data.streaming.ranks import Ranks
     from ..processing.processing_avfusion import AVFusionProcessor
     from ..tasks import Task
 
@@ -194,9 +194,10 @@ def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over the clips: the transform of its samples, and its evaluations, without scores."""
+    """One pass over the clips: its samples, their views, and its evaluations, without scores."""
 
-    transform: Callable[..., dict[str, Any]]
+    samples: ClipStream
+    protocol: ViewProtocol
     evaluations: list[dict[str, Any]]
 
 
@@ -239,6 +240,7 @@ def plan_passes(
             clips.task.read_labels(clips.columns, clips.fields),
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
+            input_axes=getattr(config, "input_axes", CLIP_AXES),
         )
         about = {
             "checkpoint": name,
@@ -254,7 +256,9 @@ def plan_passes(
             "aggregation": protocol.aggregation,
             "seed": seed,
         }
-        passes.append(Pass(transform, [{**about, "given": each, **how} for each in wanted]))
+        number = None if hasattr(clips.rows, "__len__") else clips.num_rows
+        samples = ClipStream(clips.rows, transform, seed=seed, num_rows=number)
+        passes.append(Pass(samples, protocol, [{**about, "given": each, **how} for each in wanted]))
     return passes
 
 
@@ -268,11 +272,7 @@ def evaluate_checkpoint(
     conditions: Sequence[Condition] = (Condition(),),
     protocol: ViewProtocol,
     seed: int = 0,
-    batch_size: int = 4,
-    views_per_step: int = 16,
-    num_workers: int = 0,
-    progress: bool = False,
-    ranks: Ranks | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Scores a checkpoint under every condition with each of the modality sets.
 
@@ -281,7 +281,7 @@ def evaluate_checkpoint(
         given: keys of `MODALITY_SETS`. For random windows only "av" is used, if it is requested: synchronous and
             asynchronous windows do not differ for one modality.
         seed: seed of random windows (`Condition.sampling`). With the same seed a clip gets the same windows.
-        others: see `predict_modalities`.
+        options: `batch_size`, `views_per_step`, `num_workers`, `progress`, `ranks` of `predict_modalities`.
 
     Returns:
         `[{"checkpoint", "settings", "partition", "given", "span", "sampling", "views", "crops", "aggregation", "seed", "clips",
@@ -290,35 +290,30 @@ def evaluate_checkpoint(
         clip has a modality, its entry is absent and a warning is logged. For event localisation, average precision and
         positives are computed over segments.
     """
-    config, results = model.config, []
-    classes = ModelClasses.matched(config, clips)
-    planned = plan_passes(
-        name, config, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=seed
+    classes = ModelClasses.matched(model.config, clips)
+    passes = plan_passes(
+        name, model.config, processor, clips, given=given, conditions=conditions, protocol=protocol, seed=seed
     )
-    for each in planned:
-        number = None if _has_length(clips.rows) else clips.num_rows
-        predictions = predict_modalities(
-            model,
-            ClipStream(clips.rows, each.transform, seed=seed, num_rows=number),
-            [evaluation["given"] for evaluation in each.evaluations],
-            aggregation=protocol.aggregation,
-            batch_size=batch_size,
-            views_per_step=views_per_step,
-            num_workers=num_workers,
-            progress=progress,
-            ranks=ranks,
-            reduce=True,
-        )
-        results += [
-            {**evaluation, **_scores(predictions[evaluation["given"]], classes, clips.task, config)}
-            for evaluation in each.evaluations
-            if evaluation["given"] in predictions
-        ]
-    return results
+    return [result for each in passes for result in evaluate_pass(model, each, classes, clips.task, **options)]
 
 
-def _has_length(rows: Any) -> bool:
-    return hasattr(rows, "__len__")
+def evaluate_pass(
+    model: PreTrainedModel, planned: Pass, classes: ModelClasses, task: Task, **options: Any
+) -> list[dict[str, Any]]:
+    """Scores a checkpoint in one pass; arguments and result as in `evaluate_checkpoint`."""
+    predictions = predict_modalities(
+        model,
+        planned.samples,
+        [evaluation["given"] for evaluation in planned.evaluations],
+        aggregation=planned.protocol.aggregation,
+        reduce=True,
+        **options,
+    )
+    return [
+        {**evaluation, **_scores(predictions[evaluation["given"]], classes, task, model.config)}
+        for evaluation in planned.evaluations
+        if evaluation["given"] in predictions
+    ]
 
 
 def _scores(

@@ -33,7 +33,7 @@ class ClassLabels(RowLabels):
 
     Args:
         columns: one column, an integer or a list of integers (multi-label); or several integer columns, one per head, in the
-            order of the model's `class_splits`. Empty: no labels.
+            order of the model's `class_splits`.
         num_labels: number of classes of a multi-label column.
     """
 
@@ -41,9 +41,7 @@ class ClassLabels(RowLabels):
         super().__init__(columns)
         self.num_labels = num_labels
 
-    def __call__(self, row: Mapping[str, Any]) -> torch.Tensor | None:
-        if not self.columns:
-            return None
+    def __call__(self, row: Mapping[str, Any]) -> torch.Tensor:
         values = self._values(row)
         if len(values) == 1 and isinstance(values[0], (list, tuple)):
             return self._multi_hot(values[0], row)

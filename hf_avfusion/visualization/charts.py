@@ -49,7 +49,7 @@ def draw_bars(
     _check_groups(names, series)
     bar = 0.15 if len(series) > 1 else 0.22
     group = max(bar * len(series) + 0.13, _name_height(names))
-    figure = _figure(WIDTH, group * len(names) + 0.9, title, dpi, legend=len(series) > 1)
+    figure = _figure(WIDTH, group * len(names) + 0.9, title, legend=len(series) > 1)
     axis = figure.subplots()
     thick = bar / group
     for number, (name, values) in enumerate(series.items()):
@@ -88,7 +88,7 @@ def draw_ranked_bars(
         raise ValueError(f"There is nothing to draw in {empty}. Give panels with at least one bar.")
     most = max(map(len, panels.values()))
     row = max(0.27, _name_height([name for bars in panels.values() for name, _ in bars]))
-    figure = _figure(WIDTH if len(panels) == 1 else 1.45 * WIDTH, row * most + 1.3, title, dpi)
+    figure = _figure(WIDTH if len(panels) == 1 else 1.45 * WIDTH, row * most + 1.3, title)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (heading, bars) in zip(axes, panels.items()):
         values = [value for _, value in bars]
@@ -132,7 +132,7 @@ def draw_lines(
     """
     if not series or not all(series.values()):
         raise ValueError("There is nothing to draw. Give at least one series, each with at least one point.")
-    figure = _figure(7.6, 4.3, title, dpi, legend=len(series) > 1)
+    figure = _figure(7.6, 4.3, title, legend=len(series) > 1)
     axis = figure.subplots()
     values, lowest = sorted({point[0] for points in series.values() for point in points}), []
     nearest = min((after - before for before, after in pairwise(values)), default=0.0)
@@ -183,7 +183,7 @@ def draw_columns(
     """
     if not names or not series:
         raise ValueError("There is nothing to draw. Give at least one group and one series.")
-    figure = _figure(max(5.6, 1.1 + len(names) * (0.62 * len(series) + 0.5)), 4.3, title, dpi, legend=len(series) > 1)
+    figure = _figure(max(5.6, 1.1 + len(names) * (0.62 * len(series) + 0.5)), 4.3, title, legend=len(series) > 1)
     axis = figure.subplots()
     thick = 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
@@ -212,7 +212,7 @@ def _check_groups(names: Sequence[str], series: Mapping[str, Sequence[Value]]) -
             raise ValueError(f"The series {name!r} holds {len(values)} values for {len(names)} groups.")
 
 
-def _figure(width: float, height: float, title: str, dpi: int, legend: bool = False) -> Figure:
+def _figure(width: float, height: float, title: str, legend: bool = False) -> Figure:
     """A figure with space for its heading, which is wrapped."""
     # Imported here, because importing the package must not need matplotlib. No pyplot: it would change the caller's
     # global state.

@@ -1,5 +1,7 @@
 """ClipTransform: labels of a clip's segments, errors for windows that do not match them, and batches prepared at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rendering import render_clip
@@ -8,6 +10,7 @@ from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
+from hf_avfusion.models.shared.configuration_shared import CLIP_AXES
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.tasks.event_localization import SegmentLabels
@@ -127,3 +130,25 @@ def test_augmented_frames_are_only_normalised(rows):
         clips = transform.processor.load_clip(rows[number]["video"], mode="train", generator=generator)
         frames = augmentation(clips[0].frames, generator)
         assert torch.equal(sample["pixel_values"], (frames - 127.5) / 127.5)
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_windows_of_one_view_share_the_augmentation_and_an_axis(rows, num_views):
+    class Twice(AVMAEProcessor):
+        """Loads each window twice, as an architecture with two clips per view."""
+
+        def load_clip(self, *arguments, **options):
+            return [replace(clip) for clip in super().load_clip(*arguments, **options) for _ in range(2)]
+
+    processor = make_processor()
+    processor.__class__ = Twice
+    axes = {name: ("clips", *axes) for name, axes in CLIP_AXES.items()}
+    augmentation = FrameAugmentation(crop=16, shortest_edge=20)
+    transform = ClipTransform(processor, mode="train", augmentation=augmentation, num_views=num_views, input_axes=axes)
+    sample = transform(rows[0], torch.Generator().manual_seed(0))
+    views = [num_views] if num_views > 1 else []
+    assert sample["pixel_values"].shape == (*views, 2, 4, 3, 16, 16)
+    assert sample["input_features"].shape == (*views, 2, 200, 16)
+    windows = sample["pixel_values"].reshape(num_views, 2, -1)
+    assert torch.equal(windows[:, 0], windows[:, 1])
+    assert num_views == 1 or not torch.equal(windows[0], windows[1])

@@ -12,10 +12,10 @@ import torch
 from rendering import render_clip
 
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
-from hf_avfusion.data.benchmarks.splits import SplitRows
+from hf_avfusion.data.benchmarks.splits import SplitRows, load_rows
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.clips import EvaluationSet, ModelClasses, label_rows, load_evaluation_set
+from hf_avfusion.evaluation.clips import EvaluationSet, ModelClasses, label_rows
 from hf_avfusion.evaluation.runs import (
     Condition,
     check_modalities,
@@ -252,24 +252,23 @@ def saved(tmp_path_factory):
 
 def test_a_benchmark_by_its_name(shards):
     heads = {"shape": 4, "sound": 4}
-    clips = load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits=heads))
+    rows = load_rows("sounding_shapes", source=str(shards))
+    clips = label_rows(rows, config(class_splits=heads))
     assert clips.columns == ("shape", "sound")  # the names of the heads
     assert clips.names["shape"] == tuple(SHAPES)
     assert clips.coverage == {"present": 6, "expected": None, "vanished": None}
     assert "rows" not in clips.describe()
-    chosen = load_evaluation_set("sounding_shapes", source=str(shards), label_columns=["shape"], config=config(SHAPES))
+    chosen = label_rows(rows, config(SHAPES), ["shape"])
     assert ModelClasses.matched(config(SHAPES[::-1]), chosen).numbers == ((3, 2, 1, 0),)
     with pytest.raises(
         ValueError,
         match=r"SoundingShapes: there are no columns what, which .*pass label_columns=",
     ):
-        load_evaluation_set("sounding_shapes", source=str(shards), config=config(class_splits={"what": 4, "which": 4}))
+        label_rows(rows, config(class_splits={"what": 4, "which": 4}))
     with pytest.raises(
         ValueError, match=r"label_columns \(--label_columns\) shape: got 1, but the model has 2 heads: shape, sound"
     ):
-        load_evaluation_set(
-            "sounding_shapes", source=str(shards), label_columns=["shape"], config=config(class_splits=heads)
-        )
+        label_rows(rows, config(class_splits=heads), ["shape"])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +305,7 @@ def test_a_folder_of_clips(tmp_path):
     for name in ("test/ring/a.mp4", "test/cross/b.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(render_clip(num_frames=10))
-    clips = load_evaluation_set(str(tmp_path), config=config(SHAPES))
+    clips = label_rows(load_rows(str(tmp_path)), config(SHAPES))
     assert isinstance(clips.rows, datasets.Dataset)
     assert (clips.names, clips.num_rows) == ({"label": ("cross", "ring")}, 2)
     assert ModelClasses.matched(config(SHAPES), clips).numbers == ((1, 3),)

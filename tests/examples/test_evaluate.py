@@ -87,7 +87,7 @@ def no_evaluation(script, monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("an evaluation started")
 
-    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
+    monkeypatch.setattr(script.runs, "evaluate_pass", fail)
 
 
 def test_duplicate_checkpoint_fails_before_the_evaluation(evaluate, no_evaluation, checkpoint, clips, tmp_path, capsys):
@@ -115,7 +115,7 @@ def test_checkpoint_of_earlier_results_fails_before_the_evaluation(
     def fail(*arguments, **options):
         raise AssertionError("an evaluation started")
 
-    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail)
+    monkeypatch.setattr(script.runs, "evaluate_pass", fail)
     # These windows are not random, so another seed does not make another run.
     assert evaluate(*plain, "--seed", "1", *again) == 1
     error = capsys.readouterr().err
@@ -214,14 +214,14 @@ def test_modality_that_no_clip_has_is_skipped(evaluate, checkpoint, clips, tmp_p
 
 
 def test_failing_pass_keeps_earlier_results(evaluate, script, checkpoint, clips, tmp_path, capsys, monkeypatch):
-    scored = script.runs.evaluate_checkpoint
+    scored = script.runs.evaluate_pass
 
-    def fail_later(*arguments, conditions, **options):
-        if conditions[0].span is not None:
+    def fail_later(model, planned, *arguments, **options):
+        if planned.evaluations[0]["span"] != 0.4:
             raise ValueError("the disk is gone")
-        return scored(*arguments, conditions=conditions, **options)
+        return scored(model, planned, *arguments, **options)
 
-    monkeypatch.setattr(script.runs, "evaluate_checkpoint", fail_later)
+    monkeypatch.setattr(script.runs, "evaluate_pass", fail_later)
     command = ["--checkpoint", checkpoint, "--benchmark", clips, "--views", "1", "--spans", "0.2"]
     assert evaluate(*command, "--modalities", "v", "--output", tmp_path) == 1
     kept = f"the finished passes are in {tmp_path}/results.json"

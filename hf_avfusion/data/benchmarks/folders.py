@@ -7,13 +7,15 @@ import logging
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
+from .loading import clip_features
+from .reading import read as read_now
 from .shards import find_shards
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def load_folder(
     *,
     holdout: float = 0.2,
     seed: int = 0,
+    read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of a folder: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
 
@@ -69,21 +72,21 @@ def load_folder(
         split: "train", "validation" or "test"; a split that does not exist is an error.
         holdout: share of the test split, used only for a folder without splits.
         seed: seed of the division into splits.
+        read: pass one `hf_avfusion.data.benchmarks.reading.read_once()` to the calls for several splits, and they read the
+            folder once.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
         ValueError: a label or time cannot be read (the message has file and line), an evaluated class has no training
             clips, the split is unknown, a file name is not UTF-8, or the sub-folders mix splits and other folders.
     """
-    import datasets
-
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     if not 0 < holdout < 1:
         raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
     if found := _shards(Path(path)):
         return _load_shards(Path(path), found, split)
-    splits = _read(Path(path))
+    splits = read(_read, Path(path))
     if set(splits) == {None}:
         train, test = _divide(splits[None], holdout, seed)
         splits = {"train": train, "test": test, "validation": test}
@@ -102,36 +105,34 @@ def load_folder(
                 f"{path}: the classes {sorted(unknown)} of the split {split!r} have no clips in 'train'; add some, or remove"
                 f" these classes from {split!r}"
             )
-    features = datasets.Features(
-        {
-            "clip_id": datasets.Value("string"),
-            "video": datasets.Video(decode=False),
-            "start": datasets.Value("float32"),
-            "end": datasets.Value("float32"),
-            "label": datasets.ClassLabel(names=names),
-        }
-    )
-    entries = splits[split]
-    return datasets.Dataset.from_dict(
-        {
-            "clip_id": [entry.clip_id for entry in entries],
-            "video": [{"bytes": None, "path": str(entry.path)} for entry in entries],
-            "start": [entry.start for entry in entries],
-            "end": [entry.end for entry in entries],
-            "label": [names.index(entry.label) for entry in entries],
-        },
-        features=features,
-    )
+    return _to_rows(splits[split], names)
 
 
-def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
+def _to_rows(entries: list[_Entry], names: list[str] | None = None) -> datasets.Dataset:
+    """Makes rows of the entries, with a column of labels if the class names are given."""
+    import datasets
+
+    features = clip_features()
+    columns = {
+        "clip_id": [entry.clip_id for entry in entries],
+        "video": [{"bytes": None, "path": str(entry.path)} for entry in entries],
+        "start": [entry.start for entry in entries],
+        "end": [entry.end for entry in entries],
+    }
+    if names is not None:
+        features["label"] = datasets.ClassLabel(names=names)
+        columns["label"] = [names.index(entry.label) for entry in entries]
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def find_splits(path: str | os.PathLike, *, read: Callable[..., Any] = read_now) -> tuple[str, ...]:
     """Returns the splits that `load_folder` finds in a folder or CSV file, or makes if there are none.
 
     Raises the errors of `load_folder`.
     """
     if found := _shards(Path(path)):
         return tuple(found)
-    splits = _read(Path(path))
+    splits = read(_read, Path(path))
     if set(splits) != {None}:
         return tuple(split for split in SPLIT_NAMES if split in splits)
     files: dict[str, set[Path]] = defaultdict(set)
@@ -140,19 +141,20 @@ def find_splits(path: str | os.PathLike) -> tuple[str, ...]:
     return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
 
 
-def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True) -> str:
+def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True, read: Callable[..., Any] = read_now) -> str:
     """Returns the evaluation split of a folder or CSV file: `test`, or `validation` if only that exists.
 
     For a folder with neither, it returns `test`; reading that split raises an error that lists the splits.
 
     Args:
         labels: True for a folder that `load_folder` reads, False for one that `load_unlabelled` reads.
+        read: see `load_folder`.
 
     Raises the errors of the function that reads the folder.
     """
     folder = Path(path)
     if labels or _is_table(folder):
-        found = find_splits(path)
+        found = find_splits(path, read=read)
     else:
         found = tuple(_split_folders(folder) or ("train", "test"))
     return "validation" if "validation" in found and "test" not in found else "test"
@@ -191,7 +193,12 @@ def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datase
 
 
 def load_unlabelled(
-    path: str | os.PathLike, split: str = "train", *, holdout: float = 0.05, seed: int = 0
+    path: str | os.PathLike,
+    split: str = "train",
+    *,
+    holdout: float = 0.05,
+    seed: int = 0,
+    read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of all clips in a folder, without labels: clip_id, video {bytes: None, path}, start, end (s).
 
@@ -199,6 +206,7 @@ def load_unlabelled(
     the splits. Folders of several splits mixed with other folders are an error. Any other sub-folder names are ignored,
     and the clips are divided once, by `seed`: a share of `holdout`, at least one clip, is the test split (also used as
     `validation`). A CSV file, or a folder with CSV files, is read by `load_folder`, and the labels are dropped.
+    `read` is that of `load_folder`.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
@@ -208,36 +216,20 @@ def load_unlabelled(
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     folder = Path(path)
     if _is_table(folder):
-        return load_folder(folder, split, seed=seed).remove_columns("label")
-    import datasets
-
+        return load_folder(folder, split, seed=seed, read=read).remove_columns("label")
     named = _split_folders(folder)
     if named:
         if split not in named:
             raise ValueError(_no_split(folder, split, named))
-        clips = _clips_below(named[split], folder)
+        clips = read(_clips_below, named[split], folder)
     else:
-        clips = _clips_below(folder, folder)
+        clips = read(_clips_below, folder, folder)
         if len(clips) < 2:
             raise ValueError(f"{folder} contains a single clip, {clips[0]}; add clips, or make one folder per split")
         shuffled = random.Random(f"{seed}/unlabelled").sample(clips, len(clips))
         held = set(shuffled[: min(max(round(holdout * len(clips)), 1), len(clips) - 1)])
         clips = [clip for clip in clips if (clip in held) != (split == "train")]
-    features = datasets.Features(
-        {
-            "clip_id": datasets.Value("string"),
-            "video": datasets.Video(decode=False),
-            "start": datasets.Value("float32"),
-            "end": datasets.Value("float32"),
-        }
-    )
-    columns = {
-        "clip_id": [clip.relative_to(folder).as_posix() for clip in clips],
-        "video": [{"bytes": None, "path": str(clip)} for clip in clips],
-        "start": [None] * len(clips),
-        "end": [None] * len(clips),
-    }
-    return datasets.Dataset.from_dict(columns, features=features)
+    return _to_rows([_Entry(clip.relative_to(folder).as_posix(), clip, "") for clip in clips])
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .raw_clips import Coverage, find_annotations, find_clips
+from .reading import read as read_now
 from .records import BENCHMARKS, Benchmark
 from .shards import count_rows, find_shards, shards_of
 from .tar_shards import TAR_SUFFIX, count_samples, read_tars, sample_to_row
@@ -30,13 +32,21 @@ __all__ = [
 ]
 
 
+def clip_features() -> dict[str, Any]:
+    """Returns the features of a clip without annotations."""
+    from datasets import Value, Video
+
+    times = {"start": Value("float32"), "end": Value("float32")}
+    return {"clip_id": Value("string"), "video": Video(decode=False), **times}
+
+
 def row_features(record: Benchmark) -> datasets.Features:
     """Returns the features of a benchmark's rows: clip_id, video {bytes, path} (undecoded), start, end (s), annotations.
 
     Raises:
         ValueError: the class names of a column are stored only in the benchmark's shards.
     """
-    from datasets import ClassLabel, Features, Image, List, Value, Video
+    from datasets import ClassLabel, Features, Image, List, Value
 
     kinds = {"text": Value("string"), "integer": Value("int64"), "images": List(Image(decode=False))}
     columns = {}
@@ -52,13 +62,7 @@ def row_features(record: Benchmark) -> datasets.Features:
             )
         label = ClassLabel(names=list(names))
         columns[column] = label if kind == "class" else List(label)
-    clip = {
-        "clip_id": Value("string"),
-        "video": Video(decode=False),
-        "start": Value("float32"),
-        "end": Value("float32"),
-    }
-    return Features({**clip, **columns})
+    return Features({**clip_features(), **columns})
 
 
 def load_benchmark(
@@ -110,11 +114,13 @@ def load_with_coverage(
     annotations: str | os.PathLike | None = None,
     trimmed: bool | None = None,
     count_tars: bool = True,
+    read: Callable[..., Any] = read_now,
 ) -> tuple[Any, Coverage | None]:
     """The rows of `load_benchmark` and the coverage of a folder, which is read once for both.
 
     Args:
         count_tars: False leaves out the coverage of WebDataset shards, whose headers all have to be read for it.
+        read: see `find_clips`.
 
     Returns:
         The rows, and the `Coverage`; None for a Hub repository.
@@ -148,8 +154,8 @@ def load_with_coverage(
         tars = find_shards(folder, split, TAR_SUFFIX)
         found = _tar_coverage(record, split, tars, folder) if count_tars else None
         return read_tars(tars, record, row_features(record), streaming), found
-    file = find_annotations(record, split, folder, annotations)
-    clips, found = find_clips(record, split, folder, file, trimmed)
+    file = find_annotations(record, split, folder, annotations, read)
+    clips, _, found = find_clips(record, split, folder, file, trimmed, read)
     _report(found)
     if not clips:
         raise FileNotFoundError(
@@ -183,7 +189,7 @@ def coverage(
         return _shard_coverage(record, split, count_rows(folder, split), folder)
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
         return _tar_coverage(record, split, find_shards(folder, split, TAR_SUFFIX), folder)
-    return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[1]
+    return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[-1]
 
 
 def get_record(name: str, variant: str | None = None, split: str | None = None) -> Benchmark:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES
 from .annotations import Annotation, read_annotations
+from .reading import read as read_now
 from .records import Benchmark
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,16 @@ class Coverage:
         return text
 
 
-def find_annotations(record: Benchmark, split: str, folder: Path, given: str | os.PathLike | None) -> Path:
+def find_annotations(
+    record: Benchmark,
+    split: str,
+    folder: Path,
+    given: str | os.PathLike | None,
+    read: Callable[..., Any] = read_now,
+) -> Path:
     """Returns `given` if it is a file; otherwise searches `given`, or `folder`, for the official annotation file.
+
+    `read` is that of `find_clips`.
 
     Raises:
         FileNotFoundError: the file was not found, or the benchmark has no annotation file.
@@ -69,7 +79,8 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
             )
         return given
     root = folder if given is None else Path(given)
-    found = sorted(root.rglob(name))
+    names = tuple(sorted(set(record.annotations.values())))
+    found = [path for path in read(_files_named, root, names) if path.name == name]
     if len(found) == 1:
         return found[0]
     if found:
@@ -84,24 +95,35 @@ def find_annotations(record: Benchmark, split: str, folder: Path, given: str | o
     )
 
 
+def _files_named(root: Path, names: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.name in names)
+
+
 def find_clips(
-    record: Benchmark, split: str, folder: Path, annotations: Path, trimmed: bool | None = None
-) -> tuple[list[dict[str, Any]], Coverage]:
-    """Returns rows of the annotated clips found in the folder, in annotation order, and their coverage.
+    record: Benchmark,
+    split: str,
+    folder: Path,
+    annotations: Path,
+    trimmed: bool | None = None,
+    read: Callable[..., Any] = read_now,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], Coverage]:
+    """Returns rows of the annotated clips found in the folder, in annotation order; the annotations of the others; coverage.
+
+    Pass one `reading.read_once()` as `read` to the calls for several splits, and they walk the folder once.
 
     Raises:
         ValueError: a file may be the trimmed clip or the whole video, and `trimmed` is None.
     """
     if trimmed is None and record.options.get("whole_videos"):
         trimmed = False
-    files = _index(folder)
-    found, vanished, examples = [], [], ()
+    files = read(_index, folder)
+    found, vanished, examples = [], {}, ()
     for row in read_annotations(annotations, record, split):
         examples = examples or (*row.trimmed, *row.whole, *([row.masks] if row.masks else []))
         place = _locate(row, files, trimmed)
         masks = None if row.masks is None else _masks(folder / row.masks)
         if place is None or masks == []:
-            vanished.append(row.clip_id)
+            vanished[row.clip_id] = row.values
             continue
         path, start, end = place
         clip = {"clip_id": row.clip_id, "video": {"bytes": None, "path": str(path)}, "start": start, "end": end}
@@ -110,7 +132,7 @@ def find_clips(
     report = Coverage(
         *(record.title, split, str(folder), record.splits[split], annotated, len(found)), tuple(vanished), examples
     )
-    return found, report
+    return found, vanished, report
 
 
 def _index(folder: Path) -> dict[str, list[Path]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .folders import find_evaluation_split, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
+from .reading import read as read_now
 from .records import BENCHMARKS, Benchmark
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def load_rows(
     variant: str | None = None,
     labels: bool = True,
     flag: str = "--split",
+    read: Callable[..., Any] = read_now,
 ) -> SplitRows:
     """Loads the undecoded rows of a split of a benchmark, a folder of clips or a CSV file.
 
@@ -55,6 +58,7 @@ def load_rows(
         source, variant: of a benchmark.
         labels: False loads all clips of a folder without labels (`load_unlabelled`).
         flag: the script's option for the split, used in messages.
+        read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once.
 
     Raises:
         ValueError: the split or variant is unknown, or `source` or `variant` is given for a folder; and the errors of
@@ -64,7 +68,7 @@ def load_rows(
     if data in BENCHMARKS:
         record = get_record(data, variant)
         split = evaluation_split(record, split, flag=flag)
-        rows, covered = load_with_coverage(data, split, source=source, variant=variant)
+        rows, covered = load_with_coverage(data, split, source=source, variant=variant, read=read)
         found, number = {"present": None, "expected": record.splits[split], "vanished": None}, None
         if covered is not None:
             number = covered.present
@@ -78,7 +82,7 @@ def load_rows(
             f"{' and '.join(unused)}: allowed only for the benchmarks {', '.join(BENCHMARKS)}; {data} is not one of them, so"
             " leave this out"
         )
-    split = split or find_evaluation_split(data, labels=labels)
-    rows = load_folder(data, split) if labels else load_unlabelled(data, split)
+    split = split or find_evaluation_split(data, labels=labels, read=read)
+    rows = load_folder(data, split, read=read) if labels else load_unlabelled(data, split, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
     return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found)

@@ -34,10 +34,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import atomic_path, write_text
 from ...media.reader import MediaError
-from ..benchmarks.annotations import read_annotations
 from ..benchmarks.folders import find_splits, has_shards, load_folder
 from ..benchmarks.loading import get_record, row_features
 from ..benchmarks.raw_clips import find_annotations, find_clips
+from ..benchmarks.reading import read_once
 from ..benchmarks.records import Benchmark
 from ..synthetic.sounding_shapes import usable_cores
 from .coverage import SplitReport, count_classes, drop_reports, write_reports
@@ -120,19 +120,18 @@ def prepare_benchmark(
             f"annotations {os.fspath(annotations)!r} is one file, but each of the splits {', '.join(splits)} has its own; pass"
             f" the folder with {', '.join(sorted(files))}, or a single split (--splits)"
         )
+    read = read_once()
     for split in splits:
         try:
-            file = find_annotations(record, split, folder, annotations)
+            file = find_annotations(record, split, folder, annotations, read)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; or prepare only other splits, with splits= (--splits)") from error
-        rows, coverage = find_clips(record, split, folder, file, trimmed)
+        rows, vanished, coverage = find_clips(record, split, folder, file, trimmed, read)
         if not rows:
             raise FileNotFoundError(
                 f"{folder} contains none of the {coverage.annotated} clips that {file} lists for the split {split!r}; name"
                 f" the clips like {', '.join(coverage.examples)}, or prepare only other splits, with splits= (--splits)"
             )
-        ids = set(coverage.vanished)
-        vanished = {row.clip_id: row.values for row in read_annotations(file, record, split) if row.clip_id in ids}
         found[split] = _Split(rows, row_features(record), coverage.expected, vanished)
     what = {"data": name, "variant": variant}
     work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
@@ -168,8 +167,9 @@ def prepare_folder(
         raise ValueError(f"output {output} is inside the folder of the clips, {path}; choose a folder outside of it")
     if has_shards(path):
         raise ValueError(f"{path} already contains parquet shards; upload them with push_shards")
-    for split in splits or find_splits(path):
-        rows = load_folder(path, split, holdout=holdout, seed=seed)
+    read = read_once()
+    for split in splits or find_splits(path, read=read):
+        rows = load_folder(path, split, holdout=holdout, seed=seed, read=read)
         found[split] = _Split([dict(row) for row in rows], rows.features)
     what = {"data": None, "holdout": holdout, "seed": seed}
     work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
@@ -198,7 +198,7 @@ def _prepare(
     with _locked(output):
         shards = _claim_output(output, splits, what, root, settings, rows_per_shard, overwrite)
         _write_missing(shards, splits, root, settings, rows_per_shard, num_proc, progress)
-        reports = {split: _report(split, part, shards[split], record, root) for split, part in splits.items()}
+        reports = {split: _report(split, part, shards[split], record) for split, part in splits.items()}
         write_reports(output, reports)
     return reports
 
@@ -498,7 +498,7 @@ def _exit_with_parent(parent: int) -> None:
 # ------------------------------------------------------------------------------------------------------- the report
 
 
-def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None, root: Path) -> SplitReport:
+def _report(split: str, part: _Split, shards: Sequence[Path], record: Benchmark | None) -> SplitReport:
     """Makes the coverage report of a split from its shards' footers."""
     import pyarrow.parquet as pq
 

@@ -183,7 +183,7 @@ def sample_scene(settings: SceneSettings, shape: int, sound: int, rng: np.random
     while sounding.sum() < (seconds + 1) // 2:  # the dominating shape makes its sound at least half of the time
         sounding[rng.integers(seconds)] = True
 
-    objects = [_sample_object(settings, shape, sound, RADII, sounding, rng)]
+    objects = [_sample_object(shape, sound, RADII, sounding, rng)]
     loud, soft = LEVELS
     objects[0].gain = 10 ** (rng.uniform(soft, loud) / 20)
     quiet = 10 ** (soft / 20) * DISTRACTOR_GAIN
@@ -194,7 +194,7 @@ def sample_scene(settings: SceneSettings, shape: int, sound: int, rng: np.random
         free = free & ~heard
         sound_of_other = int(rng.integers(settings.num_classes))
         # Of several tries, use the one with the largest distance to the others, so that a sounding shape is visible.
-        tries = [_sample_object(settings, int(other), sound_of_other, SMALL_RADII, heard, rng) for _ in range(TRIES)]
+        tries = [_sample_object(int(other), sound_of_other, SMALL_RADII, heard, rng) for _ in range(TRIES)]
         obj = max(tries, key=lambda candidate: _clearance(candidate, objects, settings))
         obj.gain = quiet
         objects.append(obj)
@@ -210,7 +210,7 @@ def _clearance(obj: SceneObject, others: list[SceneObject], settings: SceneSetti
     return min(np.hypot(*(path - positions(other, times, settings)).T).min() for other in others)
 
 
-def _sample_object(settings, shape, sound, radii, sounding, rng) -> SceneObject:
+def _sample_object(shape, sound, radii, sounding, rng) -> SceneObject:
     name, hue = HUES[rng.integers(len(HUES))]
     color = colorsys.hsv_to_rgb((hue + rng.uniform(-0.02, 0.02)) % 1.0, rng.uniform(0.6, 1.0), rng.uniform(0.85, 1.0))
     direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3)

@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers import TrainerCallback, set_seed
 
+from ...data.benchmarks.reading import read_once
 from ...data.benchmarks.records import BENCHMARKS
 from ...data.benchmarks.splits import SplitRows, load_rows
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...data.transforms import ClipTransform
 from ...evaluation.views import view_transform
+from ...models.shared.configuration_shared import CLIP_AXES
 from ...tasks import Task
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
@@ -69,7 +71,7 @@ class RunData:
         Raises:
             ValueError, FileNotFoundError: as `load_rows`.
         """
-        where = {"source": options.source, "variant": options.variant, "labels": labels}
+        where = {"source": options.source, "variant": options.variant, "labels": labels, "read": read_once()}
         evaluated = None
         if (options.eval_split or "").lower() != "none":
             evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
@@ -115,6 +117,7 @@ def build_run(
     augmentation = build_frame_augmentation(run.recipe, processor)
     # Modalities that the model does not use are not decoded.
     read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
+    read["input_axes"] = getattr(model.config, "input_axes", CLIP_AXES)
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
         return ClipStream(

@@ -1,10 +1,15 @@
 """Loading the rows of one split of a benchmark or a folder."""
 
+import sys
+from collections import Counter
+from pathlib import Path
+
 import datasets
 import pytest
 from rendering import render_clip
 
 from hf_avfusion.data.benchmarks import splits
+from hf_avfusion.data.benchmarks.reading import read_once
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
 from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.synthetic.sounding_shapes import render
@@ -77,3 +82,40 @@ def test_source_and_variant_raise_for_a_folder(folder, given):
 def test_missing_path_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a file, a folder nor the name of a benchmark"):
         load_rows(str(tmp_path / "gone"))
+
+
+READS: Counter[str] = Counter()  # files and folders that were opened
+
+
+@pytest.fixture(scope="module")
+def count_reads():
+    def count(event, arguments):
+        if event in ("open", "os.scandir") and isinstance(arguments[0], str | Path):
+            READS[str(arguments[0])] += 1
+
+    sys.addaudithook(count)
+
+
+@pytest.mark.parametrize(("data", "labels"), [("mine", True), ("mine", False), ("table", True), ("esc50", True)])
+def test_both_splits_read_a_folder_once(tmp_path, count_reads, data, labels):
+    clips = tmp_path / "clips" / "ring"
+    clips.mkdir(parents=True)
+    for name in ("1-100032-A-0.wav", "2-100032-A-0.wav"):
+        (clips / name).write_bytes(b"")
+    where, table = {"labels": labels}, tmp_path / "table.csv"
+    place = {"mine": clips.parent, "table": table, "esc50": "esc50"}[data]
+    if data == "esc50":
+        lines, where = ["filename,fold,target,category,esc10,src_file,take"], {"source": str(tmp_path)}
+        lines += [f"{n}-100032-A-0.wav,{n},0,dog,True,100032,A" for n in (1, 2)]
+        (tmp_path / "esc50.csv").write_text("\n".join(lines) + "\n")
+    else:
+        table.write_text("file,label\n" + "".join(f"{path},ring\n" for path in clips.iterdir()))
+
+    def count(*splits):
+        READS.clear()
+        read = read_once()
+        found = [load_rows(str(place), split, read=read, **where) for split in splits]
+        assert [each.num_rows for each in found] == [1] * len(splits)
+        return READS[str(clips)], READS[str(table)]
+
+    assert count("test", "train") == count("test") != (0, 0)

@@ -391,9 +391,9 @@ def test_clip_that_vanishes_during_preparation_is_reported(clips, tmp_path, monk
     find = preparing.find_clips
 
     def find_and_lose(*arguments):
-        rows, coverage = find(*arguments)
+        rows, *others = find(*arguments)
         rows[1]["video"]["path"] += ".gone"
-        return rows, coverage
+        return rows, *others
 
     monkeypatch.setattr(preparing, "find_clips", find_and_lose)
     report = prepare(clips, tmp_path, splits=["train"])["train"]
