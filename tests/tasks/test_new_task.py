@@ -136,14 +136,14 @@ def test_large_answers_do_not_pile_up(tmp_path):
     (row,) = rows(1, 512)
     trainer = make_trainer(tmp_path, [row])
     peaks = []
-    for number in (10, 50):
+    for number in (10, 10, 50):  # the first evaluation grows the allocator's heap
         clips = ClipStream([{**row, "clip_id": f"clip-{n}"} for n in range(number)], transform)
         with PeakMemory("cpu", PeakMemory.now("cpu")) as peak:
             trainer.evaluate(clips)
         peaks.append(peak.mib)
     if None in peaks:
         pytest.skip("this system does not report peak memory")
-    assert peaks[1] - peaks[0] < 60  # kept to the end, logits and labels would need 320 MiB more
+    assert peaks[2] - peaks[1] < 100  # kept to the end, logits and labels would need 320 MiB more
 
 
 def test_it_is_evaluated_by_its_checkpoint(tmp_path):
