@@ -274,13 +274,14 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             )
         if modality_mask is not None:
             given = {name: zero_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
-        batch = (input_features if pixel_values is None else pixel_values).shape[0]
+        values = input_features if pixel_values is None else pixel_values
+        batch = values.shape[0]
         visible = {
             "video": self._explicit_visible("video", batch, video_visible, video_mask),
             "audio": self._explicit_visible("audio", batch, audio_visible, audio_mask),
         }
         if any(given[modality] is not None and visible[modality] is None for modality in given):
-            drawn = self.draw_masks(batch, fixed=not self.training)
+            drawn = self.draw_masks(batch, device=values.device, fixed=not self.training)
             visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
         if config.objective == "modality_inpainting":
             for modality, other in (("video", "audio"), ("audio", "video")):
