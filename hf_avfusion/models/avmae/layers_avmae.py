@@ -9,6 +9,7 @@ from ..shared.layers_vit import (
     VideoPatchEmbeddings,
     ViTBlock,
     add_position_table,
+    refill_buffer,
     with_init,
 )
 from ..shared.two_streams import spectrogram_planes
@@ -287,6 +288,7 @@ class SegmentPooling(nn.Module):
             self.steps, self.step_length = config.audio_grid[0], config.patch_hw[0]
             self.length = config.spectrogram_length
         self.register_buffer("shares", self.overlaps().to(torch.get_default_device()), persistent=False)
+        self.register_load_state_dict_post_hook(_compute_shares)
 
     def overlaps(self) -> torch.Tensor:
         """float32 [segments, steps]: the share of each segment that each step covers; rows sum to 1."""
@@ -305,6 +307,10 @@ class SegmentPooling(nn.Module):
             return steps.masked_fill(~(shares > 0)[None, :, :, None], float("-inf")).amax(dim=2)
         steps = tokens.mean(dim=2) if self.readout == "mean" else tokens.sum(dim=2)
         return torch.einsum("st,btd->bsd", shares, steps)
+
+
+def _compute_shares(module: SegmentPooling, _) -> None:
+    refill_buffer(module, "shares", module.overlaps())
 
 
 class BatchStandardization(nn.Module):

@@ -238,6 +238,24 @@ def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int
         # On the meta device the values are not computed, since the size of the table is not checked yet.
         table = table if table.is_meta else sinusoidal_positions(num_tokens, width).to(table)
         module.register_buffer("position_embeddings", table, persistent=False)
+        module.register_load_state_dict_post_hook(_compute_positions)
+
+
+def _compute_positions(module: nn.Module, _) -> None:
+    refill_buffer(module, "position_embeddings", sinusoidal_positions(*module.position_embeddings.shape[1:]))
+
+
+def refill_buffer(module: nn.Module, name: str, values: torch.Tensor) -> None:
+    """
+    Sets a computed buffer that a state dict does not hold. To be called after a state dict was loaded.
+
+    A model built on the meta device has no values, and after `to_empty` it has any.
+    """
+    buffer = getattr(module, name)
+    if buffer.is_meta:  # as after load_state_dict(..., assign=True)
+        setattr(module, name, values.to(buffer.dtype))
+    else:
+        buffer.copy_(values)
 
 
 def init_position_table(module: nn.Module, std: float) -> None:
