@@ -112,12 +112,6 @@ class AVMAEPreTrainedModel(BoundedPreTrainedModel):
         "audio_attentions": OutputRecorder(AVMAELayer, index=3),
     }
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The video patch projection, or the spectrogram's in an audio-only model."""
-        base = getattr(self, self.base_model_prefix, self)
-        embeddings = base.video_embeddings if base.video_embeddings is not None else base.audio_embeddings
-        return embeddings.patch_embeddings
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise weights as in the original."""
@@ -208,8 +202,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
     accepts_loss_kwargs = False
 
     def __init__(self, config: AVMAEConfig):
-        config.check_pretraining()
         super().__init__(config)
+        config.check_pretraining()
         self.avmae = AVMAEModel(config)
         self.decoder = AVMAEDecoder(config)
         self.post_init()

@@ -249,12 +249,6 @@ class MBTPreTrainedModel(BoundedPreTrainedModel):
         "audio_attentions": OutputRecorder(MBTLayer, index=4),
     }
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The video patch projection, or the spectrogram's in an audio-only model."""
-        base = getattr(self, self.base_model_prefix, self)
-        embeddings = base.video_embeddings if base.video_embeddings is not None else base.audio_embeddings
-        return embeddings.patch_embeddings
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise weights as in the original."""

@@ -79,6 +79,8 @@ class ViTMLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if config.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {', '.join(ACT2FN)}, got {config.hidden_act!r}.")
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = with_init(nn.Linear(config.hidden_size, config.intermediate_size), "mlp")
         self.fc2 = with_init(nn.Linear(config.intermediate_size, config.hidden_size), "mlp")
