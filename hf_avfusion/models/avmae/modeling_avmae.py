@@ -291,6 +291,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             modality_mask,
             video_visible=visible["video"],
             audio_visible=visible["audio"],
+            return_dict=True,
             **kwargs,
         )
         presence = modality_presence(pixel_values, input_features, modality_mask)
@@ -532,7 +533,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
-        outputs = self.avmae(pixel_values, input_features, modality_mask, **kwargs)
+        outputs = self.avmae(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         presence = modality_presence(pixel_values, input_features, modality_mask)
         logits = {}
         for index, modality in enumerate(("video", "audio")):

@@ -383,7 +383,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
-        outputs = self.mbt(pixel_values, input_features, modality_mask, **kwargs)
+        outputs = self.mbt(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         video, audio = outputs.video_hidden_state, outputs.audio_hidden_state
         presence = modality_presence(pixel_values, input_features, modality_mask)
         video_logits = audio_logits = None
