@@ -7,12 +7,14 @@ from math import prod
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from hf_avfusion import AutoModelForAudioVisualClassification
+from hf_avfusion.models.shared.bounded_model import BoundedPreTrainedModel
+from hf_avfusion.models.shared.configuration_shared import ClassifierConfig
 from hf_avfusion.models.shared.layers_vit import ViTBlock
 from hf_avfusion.models.shared.two_streams import (
     AudioVisualClassifierOutput,
@@ -48,7 +50,7 @@ class SegmentNetStreamConfig(PreTrainedConfig):
 
 
 @strict
-class SegmentNetConfig(PreTrainedConfig):
+class SegmentNetConfig(ClassifierConfig):
     model_type = "segment_net"
     sub_configs_defaults = {"video_config": SegmentNetStreamConfig, "audio_config": SegmentNetStreamConfig}
 
@@ -56,9 +58,6 @@ class SegmentNetConfig(PreTrainedConfig):
     audio_config: dict | PreTrainedConfig | None = None
     modalities: tuple[str, ...] | list[str] = ("video", "audio")
     readout: str = "stream_mean"
-    problem_type: str | None = None
-    class_splits: dict[str, int] | None = None
-    label_smoothing: float = 0.0
 
     @property
     def input_axes(self) -> dict[str, tuple[str, ...]]:
@@ -81,9 +80,7 @@ class SegmentNetStream(nn.Module):
         self.embed = nn.Linear(prod(shape[1:]), config.hidden_size)
         self.layers = nn.ModuleList(SegmentNetLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, values: torch.Tensor | None, **kwargs) -> torch.Tensor | None:
-        if values is None:
-            return None
+    def forward(self, values: torch.Tensor, **kwargs) -> torch.Tensor:
         if tuple(values.shape[1:]) != self.shape:
             raise ValueError(f"{self.message} must be [B, {self.shape}], got {tuple(values.shape)}.")
         tokens = self.embed(values.flatten(2).to(self.embed.weight.dtype))
@@ -92,7 +89,7 @@ class SegmentNetStream(nn.Module):
         return tokens
 
 
-class SegmentNetPreTrainedModel(PreTrainedModel):
+class SegmentNetPreTrainedModel(BoundedPreTrainedModel):
     config: SegmentNetConfig
     base_model_prefix = "net"
     main_input_name = "input_features"
@@ -109,10 +106,8 @@ class SegmentNetPreTrainedModel(PreTrainedModel):
         "audio_attentions": OutputRecorder(SegmentNetLayer, index=1, layer_name="audio"),
     }
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Quantisation asks for it."""
-        streams = self.base_model.video, self.base_model.audio
-        return next(stream.embed for stream in streams if stream is not None)
+    def input_embeddings(self) -> list[nn.Module]:
+        return [each.embed for each in (self.base_model.video, self.base_model.audio) if each is not None]
 
 
 class SegmentNetModel(SegmentNetPreTrainedModel):
@@ -136,8 +131,8 @@ class SegmentNetModel(SegmentNetPreTrainedModel):
         if modality_mask is not None:
             pixel_values = zero_missing(pixel_values, modality_mask[:, 0].bool())
             input_features = zero_missing(input_features, modality_mask[:, 1].bool())
-        video = None if self.video is None else self.video(pixel_values, **kwargs)
-        audio = None if self.audio is None else self.audio(input_features, **kwargs)
+        video = None if pixel_values is None else self.video(pixel_values, **kwargs)
+        audio = None if input_features is None else self.audio(input_features, **kwargs)
         present = [tokens for tokens in (video, audio) if tokens is not None]
         return AudioVisualModelOutput(
             last_hidden_state=torch.cat(present, dim=1), video_hidden_state=video, audio_hidden_state=audio
@@ -153,7 +148,7 @@ class SegmentNetForAudioVisualClassification(StreamClassifier, SegmentNetPreTrai
 
     @can_return_tuple
     def forward(self, pixel_values=None, input_features=None, modality_mask=None, labels=None, **kwargs):
-        outputs = self.net(pixel_values, input_features, modality_mask, **kwargs)
+        outputs = self.net(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         presence = modality_presence(pixel_values, input_features, modality_mask)
         streams = (outputs.video_hidden_state, outputs.audio_hidden_state)
         video, audio = (None if tokens is None else self._head(tokens.mean(dim=1)) for tokens in streams)

@@ -1,11 +1,15 @@
 """What every architecture must do beyond transformers' own common tests; a new one adds one line to ARCHITECTURES."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import accelerate
+import peft
 import pytest
 import torch
 from equality import assert_outputs_of, assert_rounding, assert_same_bits
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_net import SegmentNetConfig
@@ -13,11 +17,13 @@ from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
+    AutoModelForPreTraining,
     AutoModelForVideoClassification,
     PreTrainedConfig,
     PreTrainedModel,
     TorchAoConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEConfig, MBTConfig
 from hf_avfusion.media.modalities import MODALITIES, MODEL_INPUTS
@@ -82,14 +88,23 @@ def auto_class(config: PreTrainedConfig) -> type:
     return next(each for each in AUTO_CLASSES if type(config) in each._model_mapping)
 
 
-def build(name: str, attn_implementation: str = "sdpa", **changes: Any) -> PreTrainedModel:
+def build(name: str, attn_implementation: str = "sdpa", auto: type | None = None, **changes: Any) -> PreTrainedModel:
     config = type(ARCHITECTURES[name])(**{**ARCHITECTURES[name].to_dict(), **changes})
     torch.manual_seed(0)
-    model = auto_class(config).from_config(config, attn_implementation=attn_implementation).eval()
+    auto = auto_class(config) if auto is None else auto
+    model = auto.from_config(config, attn_implementation=attn_implementation).eval()
     with torch.no_grad():  # some published heads start at zero, which would make logits prove nothing
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
+
+
+def every_model(name: str) -> Iterator[PreTrainedModel]:
+    """The base model, the head for classification and, where there is one, that for pretraining."""
+    config = ARCHITECTURES[name]
+    for auto in (AutoModel, AutoModelForPreTraining, auto_class(config)):
+        if type(config) in auto._model_mapping:
+            yield build(name, auto=auto)
 
 
 def field(config: PreTrainedConfig, modality: str, name: str) -> Any:
@@ -370,3 +385,133 @@ def test_training_reaches_every_parameter(name):
     inputs = labelled(model, 2)
     model.train()(**inputs).loss.backward()
     assert not [key for key, value in model.named_parameters() if value.grad is None]
+
+
+@torch.no_grad()
+def test_every_parameter_is_used_by_its_own_module(name):
+    """Hooks, offloading, adapters and quantised layers act on calls of a module."""
+    for model in every_model(name):
+        called = set()
+        for key, module in model.named_modules():
+            module.register_forward_hook(lambda *_, key=key, called=called: called.add(key))
+        model(**batch(model, 2))
+        owners = {key.rpartition(".")[0] for key, _ in model.named_parameters()}
+        assert not owners - called, type(model).__name__
+
+
+@torch.no_grad()
+def test_offloaded_weights_give_the_same(name, tmp_path):
+    for i, model in enumerate(every_model(name)):
+        inputs = batch(model, 2)
+        expected = model(**inputs)
+        model.save_pretrained(tmp_path / f"saved{i}")
+        loading = {"device_map": {"": "disk"}, "offload_folder": tmp_path / f"loaded{i}"}
+        loaded = type(model).from_pretrained(tmp_path / f"saved{i}", **loading)
+        assert_rounding(loaded(**inputs), expected)
+        accelerate.cpu_offload(model, torch.device("cpu"))
+        assert all(value.is_meta for value in model.parameters())
+        assert_same_bits(model(**inputs), expected)
+        model = type(model).from_pretrained(tmp_path / f"saved{i}")
+        accelerate.disk_offload(model, tmp_path / f"disk{i}", torch.device("cpu"))
+        assert_rounding(model(**inputs), expected)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_adapters_on_every_layer_train_and_merge(name, use_dora):
+    for model in every_model(name):
+        if model is model.base_model:
+            continue  # no loss
+        layers = [
+            key
+            for key, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
+        ]
+        inputs = batch(model, 2) if "Classification" not in type(model).__name__ else labelled(model, 2)
+        with torch.no_grad():
+            before = model(**inputs)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=layers, use_dora=use_dora))
+        trained = {key: value for key, value in adapted.named_parameters() if value.requires_grad}
+        assert len(trained) == len(layers) * (3 if use_dora else 2)
+        optimizer = torch.optim.Adam(trained.values(), lr=1e-2)
+        for _ in range(2):  # the first step moves only B, since B starts at 0
+            optimizer.zero_grad()
+            adapted(**inputs).loss.backward()
+            optimizer.step()
+        assert not [key for key, value in trained.items() if value.grad is None or not value.grad.any()]
+        adapted.eval()
+        with torch.no_grad():
+            tuned = adapted(**inputs)
+            merged = adapted.merge_and_unload()(**inputs)
+        assert not torch.allclose(tuned.loss, before.loss, rtol=1e-3)
+        for key, value in tuned.items():
+            torch.testing.assert_close(merged[key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@torch.no_grad()
+def test_meta_model_has_its_computed_tables_after_loading(name):
+    for model in every_model(name):
+        inputs = batch(model, 2)
+        expected = model(**inputs)
+        for assign in (False, True):
+            with torch.device("meta"):
+                empty = type(model)(model.config).eval()
+            if not assign:
+                empty.to_empty(device="cpu")
+                for value in (*empty.parameters(), *empty.buffers()):
+                    value.fill_(float("nan"))
+            empty.load_state_dict(model.state_dict(), assign=assign)
+            assert_same_bits(empty(**inputs), expected)
+
+
+def test_one_stream_alone_gets_gradients_on_frozen_embeddings(name):
+    for modality, key in input_names(ARCHITECTURES[name]).items():
+        found = []
+        for use_reentrant in (None, True):
+            model = build(name).train()
+            inputs = labelled(model, 2)
+            model.requires_grad_(False)
+            layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+            for layer in layers:
+                layer.requires_grad_(True)
+            model.enable_input_require_grads()
+            if use_reentrant:
+                model.gradient_checkpointing_enable({"use_reentrant": True})
+            model(**{key: inputs[key], "labels": inputs["labels"]}).loss.backward()
+            found.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
+        assert found[0], modality
+        torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_gives_tuples_on_request(name, tmp_path):
+    for model in every_model(name):
+        inputs = batch(model, 2)
+        expected = dict(enumerate(model(**inputs).to_tuple()))
+        assert_same_bits(dict(enumerate(model(**inputs, return_dict=False))), expected)
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path, return_dict=False)
+        found = loaded(**inputs)
+        assert isinstance(found, tuple)
+        assert_rounding(dict(enumerate(found)), expected)
+
+
+def test_a_misspelt_input_is_refused(name):
+    for model in every_model(name):
+        inputs = batch(model, 2)
+        for key in inputs:
+            misspelt = {"pixel_values": "pixels_values", "input_features": "input_feature"}[key]
+            rest = {other: value for other, value in inputs.items() if other != key}
+            with pytest.raises(ValueError, match=f"no input `{misspelt}`. Did you mean `{key}`"):
+                model(**rest, **{misspelt: inputs[key]})
+
+
+def test_fields_set_after_construction_are_checked(name, tmp_path):
+    model = build(name)
+    model.save_pretrained(tmp_path)
+    for changes in ({"id2label": {0: "a", 2: "b"}}, {"num_labels": 3, "class_splits": {"a": 1, "b": 1}}):
+        with pytest.raises((ValueError, StrictDataclassError), match=r"id2label|class_splits"):
+            auto_class(model.config).from_pretrained(tmp_path, ignore_mismatched_sizes=True, **changes)
+    config = type(model.config).from_pretrained(tmp_path)
+    config.problem_type = "multi_head_classification"
+    with pytest.raises((ValueError, StrictDataclassError), match="class_splits"):
+        type(model)(config)

@@ -259,7 +259,7 @@ class AVMAEConfig(ClassifierConfig):
         for prefix in ("", "decoder_"):
             check_heads(self, prefix)
         if self.encoder_strategy == "mid_fusion":
-            if not 1 <= self.num_fusion_layers <= self.num_hidden_layers:
+            if self.num_fusion_layers is None or not 1 <= self.num_fusion_layers <= self.num_hidden_layers:
                 raise ValueError(
                     f"`num_fusion_layers` must lie between 1 and `num_hidden_layers` = {self.num_hidden_layers}, got "
                     f"{self.num_fusion_layers}."

@@ -9,6 +9,7 @@ from ..shared.layers_vit import (
     VideoPatchEmbeddings,
     ViTBlock,
     add_position_table,
+    refill_buffer,
     with_init,
 )
 from ..shared.two_streams import spectrogram_planes
@@ -215,19 +216,20 @@ class AVMAEDecoderStream(nn.Module):
         add_position_table(self, config.decoder_position_embeddings, self.num_tokens, width)
         self.prediction = with_init(nn.Linear(width, config.num_target_values(modality)), "zero")
 
-    def scatter(self, projected: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Places projected visible tokens [B, k, E] at `visible` [B, k] among mask tokens: [B, N, E]."""
-        tokens = self.mask_token.to(projected.dtype).expand(projected.shape[0], self.num_tokens, -1)
-        return self._add_positions(tokens.scatter(1, visible.unsqueeze(-1).expand_as(projected), projected))
+    def forward(self, projected: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Fills projected tokens [B, k, E] up with mask tokens, and adds positions: [B, N, E].
 
-    def inpaint(self, projected: torch.Tensor) -> torch.Tensor:
-        """Concatenates the other modality's projected tokens [B, k, E] and mask tokens of this one: [B, N, E]."""
-        masked = self.mask_token.to(projected.dtype).expand(
-            projected.shape[0], self.num_tokens - projected.shape[1], -1
-        )
-        return self._add_positions(torch.cat([projected, masked], dim=1))
-
-    def _add_positions(self, tokens: torch.Tensor) -> torch.Tensor:
+        Visible tokens of this modality are placed at `visible` [B, k]. Without it, in inpainting, the tokens are those of the
+        other modality, which come first.
+        """
+        mask = self.mask_token.to(projected.dtype)
+        if visible is None:
+            masked = mask.expand(projected.shape[0], self.num_tokens - projected.shape[1], -1)
+            tokens = torch.cat([projected, masked], dim=1)
+        else:
+            tokens = mask.expand(projected.shape[0], self.num_tokens, -1)
+            tokens = tokens.scatter(1, visible.unsqueeze(-1).expand_as(projected), projected)
         tokens = tokens + self.position_embeddings
         return tokens if self.modality_token is None else tokens + self.modality_token
 
@@ -260,10 +262,10 @@ class AVMAEDecoder(nn.Module):
         video = None if video is None else self.video.projection(video)
         audio = None if audio is None else self.audio.projection(audio)
         if self.inpainting:
-            video, audio = self.video.inpaint(audio), self.audio.inpaint(video)
+            video, audio = self.video(audio), self.audio(video)
         else:
-            video = None if video is None else self.video.scatter(video, video_visible)
-            audio = None if audio is None else self.audio.scatter(audio, audio_visible)
+            video = None if video is None else self.video(video, video_visible)
+            audio = None if audio is None else self.audio(audio, audio_visible)
         video, audio = self.transformer(video, audio, presence, **kwargs)
         video = None if video is None else self.video.prediction(video)
         return video, None if audio is None else self.audio.prediction(audio)
@@ -286,6 +288,7 @@ class SegmentPooling(nn.Module):
             self.steps, self.step_length = config.audio_grid[0], config.patch_hw[0]
             self.length = config.spectrogram_length
         self.register_buffer("shares", self.overlaps().to(torch.get_default_device()), persistent=False)
+        self.register_load_state_dict_post_hook(_compute_shares)
 
     def overlaps(self) -> torch.Tensor:
         """float32 [segments, steps]: the share of each segment that each step covers; rows sum to 1."""
@@ -304,6 +307,10 @@ class SegmentPooling(nn.Module):
             return steps.masked_fill(~(shares > 0)[None, :, :, None], float("-inf")).amax(dim=2)
         steps = tokens.mean(dim=2) if self.readout == "mean" else tokens.sum(dim=2)
         return torch.einsum("st,btd->bsd", shares, steps)
+
+
+def _compute_shares(module: SegmentPooling, _) -> None:
+    refill_buffer(module, "shares", module.overlaps())
 
 
 class BatchStandardization(nn.Module):

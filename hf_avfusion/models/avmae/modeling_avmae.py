@@ -112,12 +112,6 @@ class AVMAEPreTrainedModel(BoundedPreTrainedModel):
         "audio_attentions": OutputRecorder(AVMAELayer, index=3),
     }
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The video patch projection, or the spectrogram's in an audio-only model."""
-        base = getattr(self, self.base_model_prefix, self)
-        embeddings = base.video_embeddings if base.video_embeddings is not None else base.audio_embeddings
-        return embeddings.patch_embeddings
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise weights as in the original."""
@@ -208,8 +202,8 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
     accepts_loss_kwargs = False
 
     def __init__(self, config: AVMAEConfig):
-        config.check_pretraining()
         super().__init__(config)
+        config.check_pretraining()
         self.avmae = AVMAEModel(config)
         self.decoder = AVMAEDecoder(config)
         self.post_init()
@@ -274,13 +268,14 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             )
         if modality_mask is not None:
             given = {name: zero_missing(given[name], modality_mask[:, i].bool()) for i, name in enumerate(given)}
-        batch = (input_features if pixel_values is None else pixel_values).shape[0]
+        values = input_features if pixel_values is None else pixel_values
+        batch = values.shape[0]
         visible = {
             "video": self._explicit_visible("video", batch, video_visible, video_mask),
             "audio": self._explicit_visible("audio", batch, audio_visible, audio_mask),
         }
         if any(given[modality] is not None and visible[modality] is None for modality in given):
-            drawn = self.draw_masks(batch, fixed=not self.training)
+            drawn = self.draw_masks(batch, device=values.device, fixed=not self.training)
             visible = {m: drawn.get(f"{m}_visible") if visible[m] is None else visible[m] for m in given}
         if config.objective == "modality_inpainting":
             for modality, other in (("video", "audio"), ("audio", "video")):
@@ -296,6 +291,7 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
             modality_mask,
             video_visible=visible["video"],
             audio_visible=visible["audio"],
+            return_dict=True,
             **kwargs,
         )
         presence = modality_presence(pixel_values, input_features, modality_mask)
@@ -537,7 +533,7 @@ class AVMAEForAudioVisualClassification(StreamClassifier, AVMAEPreTrainedModel):
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
-        outputs = self.avmae(pixel_values, input_features, modality_mask, **kwargs)
+        outputs = self.avmae(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         presence = modality_presence(pixel_values, input_features, modality_mask)
         logits = {}
         for index, modality in enumerate(("video", "audio")):

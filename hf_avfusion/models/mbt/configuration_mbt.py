@@ -162,7 +162,7 @@ class MBTConfig(ClassifierConfig):
         patch_height, patch_width = self.patch_hw
         check_heads(self)
         modalities = self.modalities
-        if not 0 <= self.fusion_layer <= self.num_hidden_layers:
+        if self.fusion_layer is None or not 0 <= self.fusion_layer <= self.num_hidden_layers:
             raise ValueError(
                 f"`fusion_layer` must lie between 0 (early) and `num_hidden_layers` = {self.num_hidden_layers} (late), "
                 f"got {self.fusion_layer}."

@@ -249,12 +249,6 @@ class MBTPreTrainedModel(BoundedPreTrainedModel):
         "audio_attentions": OutputRecorder(MBTLayer, index=4),
     }
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The video patch projection, or the spectrogram's in an audio-only model."""
-        base = getattr(self, self.base_model_prefix, self)
-        embeddings = base.video_embeddings if base.video_embeddings is not None else base.audio_embeddings
-        return embeddings.patch_embeddings
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise weights as in the original."""
@@ -389,7 +383,7 @@ class MBTForAudioVisualClassification(StreamClassifier, MBTPreTrainedModel):
         """
         # Not in the signature: the Trainer computes no evaluation loss until a batch holds every named "label" argument.
         audio_labels = kwargs.pop("audio_labels", None)
-        outputs = self.mbt(pixel_values, input_features, modality_mask, **kwargs)
+        outputs = self.mbt(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         video, audio = outputs.video_hidden_state, outputs.audio_hidden_state
         presence = modality_presence(pixel_values, input_features, modality_mask)
         video_logits = audio_logits = None

@@ -1,4 +1,4 @@
-"""Base class of the models: the number of parameters is bounded before memory is taken."""
+"""Base class of the models: config and number of parameters are checked before memory is taken."""
 
 import warnings
 from contextvars import ContextVar
@@ -6,10 +6,12 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ...media.limits import check_num_parameters
+from ...media.modalities import MODALITIES
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -34,12 +36,36 @@ class _CountFirst(type(PreTrainedModel)):
             _COUNTED.reset(token)
 
 
+def _require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    output.requires_grad_(True)
+
+
 class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
     """
-    Refuses a config that needs more parameters than any real model. Config files of downloaded checkpoints are untrusted.
+    Refuses a config that contradicts itself or needs more parameters than any real model. Config files of downloaded
+    checkpoints are untrusted.
 
     The checks of the config bound the number of layers before, and with it the time of counting.
     """
+
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
+        config.validate()  # again, since fields can be set after the config was built
+        super().__init__(config, *args, **kwargs)
+
+    def input_embeddings(self) -> list[nn.Module]:
+        """The modules that make the first tokens of each stream: its patch projection, video first."""
+        streams = [getattr(self.base_model, f"{modality}_embeddings", None) for modality in MODALITIES]
+        return [stream.patch_embeddings for stream in streams if stream is not None]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The video patch projection, or the spectrogram's in an audio-only model."""
+        return self.input_embeddings()[0]
+
+    def enable_input_require_grads(self) -> None:
+        """As in transformers, but for both streams. A batch without video would otherwise have no gradient to pass on."""
+        super().enable_input_require_grads()
+        for embeddings in self.input_embeddings()[1:]:
+            self._require_grads_hooks.append(embeddings.register_forward_hook(_require_grads))
 
     def post_init(self) -> None:
         """As in transformers, then the check. Raises ValueError for a model with too many parameters."""

@@ -1,6 +1,8 @@
 """Base classes of the configs: the fields that several architectures have, and their checks."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -41,6 +43,16 @@ class AVFusionConfig(PreTrainedConfig):
                 _check_sub_config(name, fields)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        As in transformers, but given fields replace saved ones before the config is built, not after. So all are checked
+        together, and fields that follow from others are set again.
+        """
+        own = {each.name for each in fields(cls)} - {*cls.sub_configs, "dtype"}
+        given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
     def validate_architecture(self) -> None:
         """Checks the fields that the class attributes name. Raises ValueError naming the field."""
         check_sizes({name: getattr(self, name) for name in (*self._counts, *self._bounded)})
@@ -57,6 +69,17 @@ class AVFusionConfig(PreTrainedConfig):
         for name in self._rates:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"`{each.name}` must be a finite number, got {value}.")
+            if each.name.endswith(("_eps", "initializer_range")) and value < 0:
+                raise ValueError(f"`{each.name}` must be at least 0, got {value}.")
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(
+                f"`id2label` must name the classes 0 to {len(self.id2label) - 1} without gaps, since its length is the number of "
+                f"logits, got the keys {sorted(self.id2label)[:20]}."
+            )
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -110,6 +133,18 @@ class ClassifierConfig(AVFusionConfig):
                 self.problem_type = "multi_head_classification"
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in the base class. Other labels than the saved ones replace what the config says of the saved ones."""
+        saved, splits = dict(config_dict), kwargs.get("class_splits")
+        count = kwargs.get("num_labels") or (sum(dict(splits).values()) if splits else None)
+        if count is not None and count != len(saved.get("id2label") or ()):
+            for name in ("id2label", "label2id", "num_labels"):
+                saved.pop(name, None)
+        if "class_splits" in kwargs and saved.get("problem_type") == "multi_head_classification":
+            del saved["problem_type"]
+        return super().from_dict(saved, **kwargs)
+
     def validate_architecture(self) -> None:
         """Checks that `class_splits`, `problem_type` and the number of labels agree. Raises ValueError naming the fields."""
         super().validate_architecture()
@@ -119,10 +154,13 @@ class ClassifierConfig(AVFusionConfig):
                 '`class_splits` and `problem_type="multi_head_classification"` must be set together, got '
                 f"class_splits={splits}, problem_type={self.problem_type!r}."
             )
+        if splits is not None and min(splits.values(), default=0) < 1:
+            raise ValueError(f"`class_splits` must give each head at least 1 class, got {splits}.")
         if splits is not None and sum(splits.values()) != self.num_labels:
             raise ValueError(
                 f"`class_splits` {splits} add up to {sum(splits.values())} classes, but "
-                f"`num_labels` (the length of `id2label`) is {self.num_labels}."
+                f"`num_labels` (the length of `id2label`) is {self.num_labels}. Give `class_splits` that add up to it, or "
+                "`class_splits=None` for a single head."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class ViTMLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        if config.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {', '.join(ACT2FN)}, got {config.hidden_act!r}.")
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc1 = with_init(nn.Linear(config.hidden_size, config.intermediate_size), "mlp")
         self.fc2 = with_init(nn.Linear(config.intermediate_size, config.hidden_size), "mlp")
@@ -131,18 +133,43 @@ class ViTBlock(nn.Module):
         return hidden_states + drop_branch(transformed, self.drop_path_rate, self.training), weights
 
 
+class PatchProjection:
+    """
+    Mixin for a convolution that is given single patches: [N, C, *kernel] -> [N, d, 1, ...].
+
+    Kernel equals input, so the convolution is a matrix product, which PyTorch's convolution computes more slowly. Hooks,
+    offloading and LoRA see an ordinary convolution.
+    """
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        weight = self.weight
+        # Copies of one channel, made by `expand`. Summing the kernel over its channels gives the same numbers with less work.
+        if patches.shape[1] > 1 and patches.stride(1) == 0:
+            patches, weight = patches[:, :1], weight.sum(dim=1, keepdim=True)
+        patches = patches.flatten(1).to(weight.dtype)
+        tokens = nn.functional.linear(patches, weight.flatten(1), self.bias)
+        return tokens.reshape(*tokens.shape, *[1] * len(self.kernel_size))
+
+
+class PatchConv2d(PatchProjection, nn.Conv2d):
+    """Projection of spectrogram patches [N, C, fh, fw] -> [N, d, 1, 1]."""
+
+
+class PatchConv3d(PatchProjection, nn.Conv3d):
+    """Projection of tubelets [N, C, ft, fh, fw] -> [N, d, 1, 1, 1]."""
+
+
 class VideoPatchEmbeddings(nn.Module):
     """
     Tubelet projection: pixel_values [B, T, C, H, W] -> tokens [B, t*h*w, d], ordered frame group, row, column.
 
-    Kernel equals stride, so the convolution is a matrix product on rearranged pixels. The weight keeps the Conv3d layout
-    (d, C, ft, fh, fw). Remainders of T, H and W are dropped (VALID padding in the originals).
+    Remainders of T, H and W are dropped (VALID padding in the originals).
     """
 
     def __init__(self, num_channels: int, hidden_size: int, tubelet_size: int, patch_hw: tuple[int, int]):
         super().__init__()
         self.kernel = (tubelet_size, *patch_hw)
-        projection = nn.Conv3d(num_channels, hidden_size, kernel_size=self.kernel, stride=self.kernel)
+        projection = PatchConv3d(num_channels, hidden_size, kernel_size=self.kernel, stride=self.kernel)
         self.projection = with_init(projection, "lecun")
 
     def forward(self, pixel_values: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
@@ -152,38 +179,35 @@ class VideoPatchEmbeddings(nn.Module):
         t, h, w = frames // ft, height // fh, width // fw
         pixels = pixel_values[:, : t * ft, :, : h * fh, : w * fw]
         pixels = pixels.reshape(batch, t, ft, channels, h, fh, w, fw).permute(0, 1, 4, 6, 3, 2, 5, 7)
-        weight = self.projection.weight
-        pixels = select_tokens(pixels.reshape(batch, t * h * w, channels * ft * fh * fw), visible).to(weight.dtype)
-        return nn.functional.linear(pixels, weight.flatten(1), self.projection.bias)
+        pixels = select_tokens(pixels.reshape(batch, t * h * w, -1), visible)
+        tokens = self.projection(pixels.reshape(-1, channels, ft, fh, fw))
+        return tokens.reshape(batch, pixels.shape[1], -1)
 
 
 class SpectrogramPatchEmbeddings(nn.Module):
     """
     Patch projection of a spectrogram [B, C, time, mel] -> tokens [B, t*f, d], time-major. C is `num_channels`, or 1.
 
-    The originals repeat a mono spectrogram into every input channel of the kernel. Summing the kernel over its input
-    channels gives the same numbers without building the copies.
+    As in the originals, a mono spectrogram is repeated for every input channel of the kernel.
     """
 
     def __init__(self, num_channels: int, hidden_size: int, patch_hw: tuple[int, int]):
         super().__init__()
         self.kernel = patch_hw
         self.num_channels = num_channels
-        projection = nn.Conv2d(num_channels, hidden_size, kernel_size=patch_hw, stride=patch_hw)
+        projection = PatchConv2d(num_channels, hidden_size, kernel_size=patch_hw, stride=patch_hw)
         self.projection = with_init(projection, "lecun")
 
     def forward(self, input_features: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
         """`visible` [B, k] names the tokens to project, in order; by default all of them."""
         batch, channels, time, mel = input_features.shape
-        weight = self.projection.weight
-        if channels == 1:
-            weight = weight.sum(dim=1, keepdim=True)
         fh, fw = self.kernel
         t, f = time // fh, mel // fw
         patches = input_features[:, :, : t * fh, : f * fw].reshape(batch, channels, t, fh, f, fw)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, t * f, channels * fh * fw)
-        patches = select_tokens(patches, visible).to(weight.dtype)
-        return nn.functional.linear(patches, weight.flatten(1), self.projection.bias)
+        patches = select_tokens(patches, visible)
+        tokens = self.projection(patches.reshape(-1, channels, fh, fw).expand(-1, self.num_channels, -1, -1))
+        return tokens.reshape(batch, patches.shape[1], -1)
 
 
 def select_tokens(tokens: torch.Tensor, indices: torch.Tensor | None) -> torch.Tensor:
@@ -216,6 +240,24 @@ def add_position_table(module: nn.Module, kind: str, num_tokens: int, width: int
         # On the meta device the values are not computed, since the size of the table is not checked yet.
         table = table if table.is_meta else sinusoidal_positions(num_tokens, width).to(table)
         module.register_buffer("position_embeddings", table, persistent=False)
+        module.register_load_state_dict_post_hook(_compute_positions)
+
+
+def _compute_positions(module: nn.Module, _) -> None:
+    refill_buffer(module, "position_embeddings", sinusoidal_positions(*module.position_embeddings.shape[1:]))
+
+
+def refill_buffer(module: nn.Module, name: str, values: torch.Tensor) -> None:
+    """
+    Sets a computed buffer that a state dict does not hold. To be called after a state dict was loaded.
+
+    A model built on the meta device has no values, and after `to_empty` it has any.
+    """
+    buffer = getattr(module, name)
+    if buffer.is_meta:  # as after load_state_dict(..., assign=True)
+        setattr(module, name, values.to(buffer.dtype))
+    else:
+        buffer.copy_(values)
 
 
 def init_position_table(module: nn.Module, std: float) -> None:

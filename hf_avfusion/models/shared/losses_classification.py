@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+IGNORED_LABEL = -100  # as in PyTorch's cross-entropy
+
 
 def infer_problem_type(problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:
     """
@@ -27,6 +29,9 @@ def classification_loss(
     """
     Loss of each sample, float32 [B]. Its mean over the batch is the loss of the originals.
 
+    Labels of -100 do not count. A sample without other labels has loss 0, and the losses of the others are scaled so that the
+    mean over the batch is the mean over the samples that count. Of several heads, each has its own such mean.
+
     Args:
         logits: [B, C], any float dtype; computed in float32.
         labels: by `problem_type`:
@@ -47,15 +52,19 @@ def classification_loss(
     if problem_type == "regression":
         targets = labels.float().reshape(batch, -1)
         _check(targets.shape == logits.shape, problem_type, f"[{batch}, {classes}]", labels)
-        return (logits - targets).square().mean(dim=1)
+        counted = targets != IGNORED_LABEL
+        errors = torch.where(counted, logits - targets, 0.0).square().sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+        return _rescale(errors, counted.any(dim=1))
     if problem_type == "multi_label_classification":
         _check(labels.shape == logits.shape, problem_type, f"multi-hot floats [{batch}, {classes}]", labels)
+        counted = labels != IGNORED_LABEL
         targets = labels.float() * (1.0 - label_smoothing) + label_smoothing / classes
-        return nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return _rescale(torch.where(counted, losses, 0.0).sum(dim=1), counted.any(dim=1))
     if problem_type == "single_label_classification":
         fits = labels.shape == ((batch, classes) if labels.is_floating_point() else (batch,))
         _check(fits, problem_type, f"indices [{batch}] or probabilities [{batch}, {classes}]", labels)
-        return nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+        return _cross_entropy(logits, labels, label_smoothing)
     if problem_type == "multi_head_classification":
         sizes = list(class_splits.values())
         fits = labels.shape == ((batch, classes) if labels.is_floating_point() else (batch, len(sizes)))
@@ -63,14 +72,25 @@ def classification_loss(
         _check(fits, problem_type, f"{wanted} [{batch}, {classes}]", labels)
         targets = labels.split(sizes, dim=1) if labels.is_floating_point() else labels.unbind(dim=1)
         losses = [
-            nn.functional.cross_entropy(part, target, reduction="none", label_smoothing=label_smoothing)
-            for part, target in zip(logits.split(sizes, dim=1), targets)
+            _cross_entropy(part, target, label_smoothing) for part, target in zip(logits.split(sizes, dim=1), targets)
         ]
         return torch.stack(losses).mean(dim=0)
     raise ValueError(
         f"`problem_type` must be one of single_label_classification, multi_label_classification, multi_head_classification and "
         f"regression, got {problem_type!r}."
     )
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    losses = nn.functional.cross_entropy(
+        logits, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL
+    )
+    return losses if targets.is_floating_point() else _rescale(losses, targets != IGNORED_LABEL)
+
+
+def _rescale(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """losses [B], 0 where not `counted` bool [B]. Their mean becomes the mean over those that count. Exact if all do."""
+    return losses * (counted.numel() / counted.sum().clamp(min=1))
 
 
 def _check(fits: bool, problem_type: str, wanted: str, labels: torch.Tensor) -> None:

@@ -1,14 +1,25 @@
 """Shared parts of two-stream models: outputs, input checks, missing modalities, classification head."""
 
+import inspect
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import wraps
 
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from .losses_classification import classification_loss, infer_problem_type
 
+# Keyword arguments of `forward` that are no inputs: options of transformers, and what its decorators add.
+_OPTIONS = frozenset(TransformersKwargs.__annotations__) | {
+    "use_cache",
+    "output_audio_hidden_states",
+    "output_audio_attentions",
+    "debug_io",
+    "debug_io_dir",
+    "prune_layers",
+}
 # Pooled readouts: name -> reduction over tokens.
 REDUCTIONS = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
 
@@ -62,10 +73,18 @@ class AudioVisualClassifierOutput(ModelOutput):
 
 
 def record_both_streams(forward):
-    """Make `output_hidden_states` and `output_attentions` record the audio stream too."""
+    """
+    Make `output_hidden_states` and `output_attentions` record the audio stream too.
+
+    An unknown keyword is refused with a ValueError: a misspelt input would be taken for a missing modality.
+    """
+    inputs = [name for name in inspect.signature(forward).parameters if name not in ("self", "kwargs")]
 
     @wraps(forward)
     def wrapper(self, *args, **kwargs):
+        for name in kwargs:
+            if name not in inputs and name not in _OPTIONS and name != "return_dict":
+                raise ValueError(_unknown_input(name, inputs))
         return_dict = kwargs.pop("return_dict", None)
         for name in ("hidden_states", "attentions"):
             wanted = kwargs.get(f"output_{name}")
@@ -85,6 +104,13 @@ def record_both_streams(forward):
         return output if return_dict else output.to_tuple()
 
     return wrapper
+
+
+def _unknown_input(name: str, inputs: list[str]) -> str:
+    known = [*inputs, "labels", "audio_labels"]
+    close = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"Did you mean `{close[0]}`? " if close else ""
+    return f"The model has no input `{name}`. {hint}Its inputs are {', '.join(inputs)}, and `labels` of a head."
 
 
 def check_inputs(

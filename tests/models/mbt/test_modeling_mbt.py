@@ -3,6 +3,7 @@
 import pytest
 import torch
 from equality import assert_outputs_of, assert_rounding
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -91,11 +92,81 @@ def test_default_is_mbt_base_and_sizes_only_fix_numbers():
         ({"drop_path_rate": 1.5}, "`drop_path_rate` must lie in"),
         ({"spectrogram_length": 8}, "smaller than one patch"),
         ({"hidden_size": "768"}, "hidden_size"),
+        ({"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a finite number"),
+        ({"layer_norm_eps": -1e-6}, "`layer_norm_eps` must be at least 0"),
+        ({"initializer_range": float("inf")}, "`initializer_range` must be a finite number"),
+        ({"classifier_bias_init": float("nan")}, "`classifier_bias_init` must be a finite number"),
+        ({"id2label": {0: "a", 2: "b"}}, "`id2label` must name the classes 0 to 1"),
+        ({"class_splits": {"verb": 7, "noun": -2}}, "each head at least 1 class"),
     ],
 )
 def test_contradictory_configs_name_their_fields(fields, message):
     with pytest.raises(Exception, match=message):
         MBTConfig(**fields)
+
+
+OVERRIDES = {
+    "bottleneck_update": "audio_frist",
+    "fusion": "bottlneck",
+    "readout": "tokens",
+    "position_embeddings": "sinus",
+    "problem_type": "multi_head_classification",
+    "fusion_layer": 99,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 5,
+    "hidden_size": 25,
+    "hidden_act": "gleu",
+    "num_bottleneck_tokens": 0,
+    "num_sampled_frames": 2,
+    "image_size": 4,
+    "spectrogram_length": 2,
+    "drop_path_rate": 1.5,
+    "layer_norm_eps": float("nan"),
+    "modalities": ("audio", "text"),
+    "class_splits": {"a": 2, "b": -1},
+}
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_bad_fields_are_refused_when_a_model_is_built(name, tmp_path):
+    tiny(fusion_layer=2).save_pretrained(tmp_path)
+    for load in (MBTForAudioVisualClassification, AutoModelForVideoClassification):
+        with pytest.raises((ValueError, StrictDataclassError), match=name):
+            load.from_pretrained(tmp_path, **{name: OVERRIDES[name]})
+    config = MBTConfig.from_pretrained(tmp_path)
+    setattr(config, name, OVERRIDES[name])
+    with pytest.raises((ValueError, StrictDataclassError), match=name):
+        MBTForAudioVisualClassification(config)
+
+
+def test_fields_that_follow_from_others_are_set_again(tmp_path):
+    tiny(num_hidden_layers=3, fusion_layer=1).save_pretrained(tmp_path)
+    loaded = MBTConfig.from_pretrained(tmp_path, fusion_layer=None)
+    assert loaded.fusion_layer == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "problem_type"),
+    [
+        ({"num_labels": 3, "class_splits": None}, 3, None),
+        ({"class_splits": None}, 5, None),
+        ({"class_splits": {"a": 4, "b": 2, "c": 1}}, 7, "multi_head_classification"),
+        ({"class_splits": {"a": 1, "b": 4}}, 5, "multi_head_classification"),
+        ({"class_splits": None, "problem_type": "multi_label_classification"}, 5, "multi_label_classification"),
+    ],
+)
+def test_a_multi_head_checkpoint_is_relabelled(changes, labels, problem_type, tmp_path):
+    splits = {"verb": 2, "noun": 3}
+    tiny(class_splits=splits, num_labels=5).save_pretrained(tmp_path / "verbs")
+    loading = MBTForAudioVisualClassification.from_pretrained
+    model = loading(tmp_path / "verbs", ignore_mismatched_sizes=True, **changes)
+    model.save_pretrained(tmp_path / "relabelled")
+    for config in (model.config, MBTConfig.from_pretrained(tmp_path / "relabelled")):
+        assert (config.num_labels, config.class_splits) == (labels, changes["class_splits"])
+        assert config.problem_type == problem_type
+    assert model.classifier.out_features == labels
+    with pytest.raises(StrictDataclassError, match="`class_splits=None` for a single head"):
+        loading(tmp_path / "verbs", num_labels=3, ignore_mismatched_sizes=True)
 
 
 def test_auto_classes_know_mbt(tmp_path):
