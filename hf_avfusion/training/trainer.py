@@ -20,7 +20,7 @@ from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_views, view_logits
 from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
-from .checkpoints import check_weights, find_checkpoint
+from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .trainer_hooks import TrainerHooks
@@ -131,9 +131,9 @@ class AVTrainer(TrainerHooks):
             The checkpoint's folder, or None.
 
         Raises:
-            ValueError: the checkpoint does not exist, is incomplete, is of another model, or divides its clips differently from
-                this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run; DeepSpeed's ZeRO-3
-                would not save the model.
+            ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
+                differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
+                DeepSpeed's ZeRO-3 would not save the model.
         """
         if (
             self.args.deepspeed
@@ -145,9 +145,10 @@ class AVTrainer(TrainerHooks):
                 ' "zero_optimization".'
             )
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        unsharded = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        if checkpoint is not None and unsharded:
-            check_weights(self.model, checkpoint)
+        if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            if isinstance(self.model, PreTrainedModel):
+                check_weights(self.model, checkpoint)
+            check_optimizer(self.create_optimizer(), checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":

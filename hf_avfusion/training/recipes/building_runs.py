@@ -155,14 +155,15 @@ def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:
     """Trains, saves the model with its processor, evaluates on the split unless it is None, and saves the metrics.
 
     Returns:
-        Number of clips that were skipped because they could not be decoded, counted in every epoch.
+        Number of clips that were skipped because they could not be decoded, in every epoch and over all processes, as in the
+        metrics.
     """
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trained = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
     if split is None:
-        return trainer.train_dataset.skipped
+        return trained["skipped_clips"]
     metrics = trainer.evaluate()
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
-    return trainer.train_dataset.skipped + trainer.eval_dataset.skipped
+    return trained["skipped_clips"] + metrics["eval_skipped_clips"]
