@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..data.collating import AVCollator
@@ -23,6 +25,7 @@ from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from .option_checks import check_trainer
 from .trainer_hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -97,6 +100,7 @@ class AVTrainer(TrainerHooks):
                 "--fsdp needs several accelerators, since accelerate would train without sharding here: leave it out, or start"
                 " on several GPUs with torchrun."
             )
+        check_trainer(self, own_metrics=compute_metrics is not None)
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         self.task = task_of(self.model) or TASKS["classification"]
         if (
@@ -118,6 +122,10 @@ class AVTrainer(TrainerHooks):
             self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):
+                # Within an update the stream is ahead of the weights, so it saves at the end of the update only.
+                callback.on_step_begin = callback.on_pre_optimizer_step = lambda *args, **kwargs: None
 
     # ---- start ----
 
@@ -216,11 +224,6 @@ class AVTrainer(TrainerHooks):
         }
         if not isinstance(dataset, ClipStream):
             return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
-        if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
-            raise NotImplementedError(
-                "A ClipStream gives every process different clips, but with tensor, context or sequence parallelism some"
-                " processes need the same clips: use data parallelism (DDP, FSDP, DeepSpeed ZeRO)."
-            )
         return ClipLoader(
             dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
         )
@@ -412,6 +415,9 @@ class AVTrainer(TrainerHooks):
 
     def _task_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
+        if not self.args.eval_do_concat_batches:  # lists of batches
+            logits = np.concatenate([_only_logits(batch, None) for batch in logits])
+            labels = np.concatenate(labels)
         logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
         labels, config = torch.as_tensor(labels), self.model.config
         if self.task.reduce is not None and not self._reduces:
