@@ -67,6 +67,8 @@ class AVTrainer(TrainerHooks):
         model, args, train_dataset, eval_dataset, processing_class, callbacks, ...: as for `transformers.Trainer`.
             `processing_class` is the model's processor.
         eval_data_collator: collator of evaluation and prediction.
+        validation_dataset: evaluated during training in place of `eval_dataset`, so that a best checkpoint is never chosen on the
+            clips that are reported.
         compute_metrics: replaces the metrics of the task.
     """
 
@@ -77,6 +79,7 @@ class AVTrainer(TrainerHooks):
         data_collator: Callable | None = None,
         *,
         eval_data_collator: Callable | None = None,
+        validation_dataset: Dataset | None = None,
         compute_metrics: Callable | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
         **kwargs: Any,
@@ -87,6 +90,9 @@ class AVTrainer(TrainerHooks):
             raise TypeError(f"args must be AVTrainingArguments, got {type(args).__name__}.")
         if args.deepspeed:
             set_hf_deepspeed_config(args.hf_deepspeed_config)  # `parse_with_recipe` had unset it
+        self.validation_dataset = validation_dataset
+        if kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = validation_dataset
         super().__init__(
             model,
             args,
@@ -118,7 +124,7 @@ class AVTrainer(TrainerHooks):
         self._evaluated: PaddedBatches | None = None
         self._views: ViewProtocol | None = None  # of the current evaluation
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        for dataset in sets:
+        for dataset in (*sets, validation_dataset):
             self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
@@ -313,6 +319,12 @@ class AVTrainer(TrainerHooks):
         return self.args.warmup_epochs * self._steps_per_epoch
 
     # ---- evaluation ----
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's; during training the default is `validation_dataset`, if there is one."""
+        if eval_dataset is None and self.is_in_train:
+            eval_dataset = self.validation_dataset
+        return super().evaluate(eval_dataset, *args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
