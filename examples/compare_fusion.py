@@ -150,8 +150,10 @@ def main() -> int:
         check_flags(run, options)
         recipe = run.recipe
         fusions = options.fusions or list(FUSIONS[recipe.architecture])
-        data = RunData.load(options)
+        data = RunData.load(options, args)
         rows, trained = {"training": data.trained, "evaluation": data.evaluated}, data.trained.rows
+        if data.validation is not None:
+            rows["validation"] = data.validation
         columns = options.label_columns or [data.trained.record.label_columns[0] if data.trained.record else "label"]
         task, processor = TASKS["classification"], build_processor(recipe)
         head = task.config_fields(trained.features, columns, None)
@@ -168,6 +170,7 @@ def main() -> int:
             "training": ClipTransform(processor, read, mode="train", augmentation=augmentation),
             "evaluation": view_transform(processor, args.eval_views, read),
         }
+        transforms["validation"] = transforms["evaluation"]
         changes = {name: getattr(options, name) for name in CONFIG_FLAGS if name in run.flags}
         configs = {name: variant_fields(recipe.replace(model=changes), name, head, processor) for name in fusions}
         settings = shared_settings(recipe, options, args)
@@ -204,6 +207,7 @@ def main() -> int:
         run_args.seed, run_args.output_dir = seed, str(comparison.folder / "training" / f"{fusion}-seed{seed}")
         order = {**failures, "shuffle_buffer": options.shuffle_buffer, "num_rows": train.num_rows, "balance": balance}
         clips = {"train_dataset": ClipStream(train.rows, train.transform, seed=seed, **order), "eval_dataset": test}
+        clips["validation_dataset"] = streams.get("validation")
         model = make_model(recipe, head, configs[fusion], seed)
         collator = build_collator(recipe, model.config, seed=seed, modality_dropout=options.modality_dropout)
         trainer = AVTrainer(model, run_args, collator, processing_class=processor, **clips)

@@ -65,7 +65,7 @@ def prepare() -> tuple[Options, AVTrainer]:
     # Adds the flags of `RecipeOptions`: --recipe, --model, --num_frames, --mixup_alpha, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments)
     task = TASKS["classification" if options.num_segments is None else "event_localization"]
-    data = RunData.load(options)  # undecoded
+    data = RunData.load(options, args)  # undecoded
     columns = options.label_columns or list(data.trained.record.label_columns[:1] if data.trained.record else ["label"])
     trainer = build_run(
         task, run, options, args, data, columns,

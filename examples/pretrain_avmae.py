@@ -55,7 +55,7 @@ def prepare() -> tuple[Options, AVPreTrainer]:
     run, options, args = parse_with_recipe(Options, AVTrainingArguments, task="pretraining")
     if options.picture_steps and (options.picture_clip or (options.eval_split or "").lower() != "none"):
         check_not_sharded(args)
-    data = RunData.load(options, labels=False)  # undecoded
+    data = RunData.load(options, args, labels=False)  # undecoded
 
     def picture_callbacks(processor):
         clips = [options.picture_clip] if options.picture_clip else data.evaluated and data.evaluated.rows

@@ -8,6 +8,7 @@ from typing import get_args
 from transformers import TrainingArguments
 
 from ..evaluation.views import PROTOCOLS, Aggregation, ViewProtocol, choose_protocol
+from .option_checks import check_options
 
 OPTIMIZERS = ("trainer", "momentum_sgd", "adam_decoupled")
 SCHEDULES = ("trainer", "warmup_cosine")
@@ -31,7 +32,7 @@ class AVTrainingArguments(TrainingArguments):
     Two defaults differ from transformers: `remove_unused_columns` is off, because the collator needs columns that are not
     arguments of `forward`, and `label_names` is `["labels"]`. `label_smoothing_factor` raises an error, because the Trainer's
     label smoother supports neither several heads nor labels per modality. Set `label_smoothing` in the model's
-    configuration instead.
+    configuration instead. `option_checks` lists the other options that are refused, since they would have no effect.
     """
 
     optimizer: str = field(
@@ -140,6 +141,7 @@ class AVTrainingArguments(TrainingArguments):
         self.eval_views  # noqa: B018  (raises for contradicting values now, not after training)
         if self.eval_views_per_step is not None and self.eval_views_per_step < 1:
             raise ValueError(f"eval_views_per_step must be at least 1, got {self.eval_views_per_step}.")
+        check_options(self)
 
     @property
     def eval_views(self) -> ViewProtocol | None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import safe_open
 from transformers.trainer_callback import TrainerState
 
@@ -79,6 +80,62 @@ def check_weights(model: PreTrainedModel, checkpoint: str) -> None:
             f"The checkpoint {checkpoint} holds another model's weights: {len(wrong)} differ, such as {name} (checkpoint:"
             f" {theirs.get(name, 'missing')}, model: {ours.get(name, 'missing')}). Resume with the model of the earlier run."
         )
+
+
+# Fields of parameter groups that choose an implementation of the optimiser, or that the schedule changes.
+_NOT_COMPARED = {"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize"}
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, checkpoint: str) -> None:
+    """Checks that a checkpoint holds the state of this optimiser, with the same values in each parameter group.
+
+    Resuming restores all values of the groups from the checkpoint, so that other values of the run would have no effect.
+
+    Raises:
+        ValueError: the checkpoint has no optimiser state, or that of another optimiser, or other values; the message names them.
+    """
+    remedy = f"or start a new run from its weights (--model {checkpoint})."
+    path = Path(checkpoint) / "optimizer.pt"
+    if not path.is_file():
+        raise ValueError(
+            f"The checkpoint {checkpoint} has no optimizer.pt, since --save_only_model leaves it out: resume from a checkpoint"
+            f" that has it, {remedy}"
+        )
+    theirs = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["param_groups"]
+    ours = optimizer.param_groups
+    fields, own = ({name for group in groups for name in group} - _NOT_COMPARED for groups in (theirs, ours))
+    if fields != own:
+        raise ValueError(
+            f"The checkpoint {checkpoint} is from a run with another optimiser: {_names(fields - own)} of its parameters are"
+            f" unknown to this run's {type(optimizer).__name__}, which has {_names(own - fields)} instead. Resume with the"
+            f" optimiser of the earlier run, {remedy}"
+        )
+    sizes, own_sizes = ([len(group["params"]) for group in groups] for groups in (theirs, ours))
+    if sizes != own_sizes:
+        raise ValueError(
+            f"The checkpoint {checkpoint} is from a run with other parameter groups: {sizes} tensors in each, but this run has"
+            f" {own_sizes}. Resume with the layer_decay, the frozen layers and the optimiser of the earlier run, {remedy}"
+        )
+    changed = {}
+    for saved, group in zip(theirs, ours):
+        before, now = ({name: each[name] for name in each.keys() - _NOT_COMPARED} for each in (saved, group))
+        if "initial_lr" in saved:
+            before["learning_rate"], now["learning_rate"] = saved["initial_lr"], group.get("initial_lr", group["lr"])
+        changed |= {name: (before[name], now[name]) for name in before if _value(before[name]) != _value(now[name])}
+    if changed:
+        listed = ", ".join(f"{name} was {was} and is {now}" for name, (was, now) in sorted(changed.items()))
+        raise ValueError(
+            f"The checkpoint {checkpoint} restores its optimiser with its values, but this run asks for others: {listed}. Resume"
+            f" with the values of the earlier run, {remedy}"
+        )
+
+
+def _names(fields: set[str]) -> str:
+    return ", ".join(sorted(fields)) or "none"
+
+
+def _value(value: object) -> object:
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def check_no_checkpoints(output_dir: str) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..data.collating import AVCollator
@@ -20,9 +22,10 @@ from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_views, view_logits
 from ..tasks import TASKS, task_of
 from .arguments import AVTrainingArguments
-from .checkpoints import check_weights, find_checkpoint
+from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from .option_checks import check_trainer
 from .trainer_hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class AVTrainer(TrainerHooks):
         model, args, train_dataset, eval_dataset, processing_class, callbacks, ...: as for `transformers.Trainer`.
             `processing_class` is the model's processor.
         eval_data_collator: collator of evaluation and prediction.
+        validation_dataset: evaluated during training in place of `eval_dataset`, so that a best checkpoint is never chosen on the
+            clips that are reported.
         compute_metrics: replaces the metrics of the task.
     """
 
@@ -74,6 +79,7 @@ class AVTrainer(TrainerHooks):
         data_collator: Callable | None = None,
         *,
         eval_data_collator: Callable | None = None,
+        validation_dataset: Dataset | None = None,
         compute_metrics: Callable | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
         **kwargs: Any,
@@ -84,6 +90,9 @@ class AVTrainer(TrainerHooks):
             raise TypeError(f"args must be AVTrainingArguments, got {type(args).__name__}.")
         if args.deepspeed:
             set_hf_deepspeed_config(args.hf_deepspeed_config)  # `parse_with_recipe` had unset it
+        self.validation_dataset = validation_dataset
+        if kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = validation_dataset
         super().__init__(
             model,
             args,
@@ -97,6 +106,7 @@ class AVTrainer(TrainerHooks):
                 "--fsdp needs several accelerators, since accelerate would train without sharding here: leave it out, or start"
                 " on several GPUs with torchrun."
             )
+        check_trainer(self, own_metrics=compute_metrics is not None)
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         self.task = task_of(self.model) or TASKS["classification"]
         if (
@@ -114,10 +124,14 @@ class AVTrainer(TrainerHooks):
         self._evaluated: PaddedBatches | None = None
         self._views: ViewProtocol | None = None  # of the current evaluation
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        for dataset in sets:
+        for dataset in (*sets, validation_dataset):
             self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):
+                # Within an update the stream is ahead of the weights, so it saves at the end of the update only.
+                callback.on_step_begin = callback.on_pre_optimizer_step = lambda *args, **kwargs: None
 
     # ---- start ----
 
@@ -131,9 +145,9 @@ class AVTrainer(TrainerHooks):
             The checkpoint's folder, or None.
 
         Raises:
-            ValueError: the checkpoint does not exist, is incomplete, is of another model, or divides its clips differently from
-                this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run; DeepSpeed's ZeRO-3
-                would not save the model.
+            ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
+                differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
+                DeepSpeed's ZeRO-3 would not save the model.
         """
         if (
             self.args.deepspeed
@@ -145,9 +159,10 @@ class AVTrainer(TrainerHooks):
                 ' "zero_optimization".'
             )
         checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        unsharded = isinstance(self.model, PreTrainedModel) and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        if checkpoint is not None and unsharded:
-            check_weights(self.model, checkpoint)
+        if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            if isinstance(self.model, PreTrainedModel):
+                check_weights(self.model, checkpoint)
+            check_optimizer(self.create_optimizer(), checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
@@ -215,11 +230,6 @@ class AVTrainer(TrainerHooks):
         }
         if not isinstance(dataset, ClipStream):
             return DataLoader(dataset, batch_size=batch_size, collate_fn=collator, **options)
-        if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
-            raise NotImplementedError(
-                "A ClipStream gives every process different clips, but with tensor, context or sequence parallelism some"
-                " processes need the same clips: use data parallelism (DDP, FSDP, DeepSpeed ZeRO)."
-            )
         return ClipLoader(
             dataset, batch_size, collator, rank=self.args.process_index, world_size=self.args.world_size, **options
         )
@@ -309,6 +319,12 @@ class AVTrainer(TrainerHooks):
         return self.args.warmup_epochs * self._steps_per_epoch
 
     # ---- evaluation ----
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the Trainer's; during training the default is `validation_dataset`, if there is one."""
+        if eval_dataset is None and self.is_in_train:
+            eval_dataset = self.validation_dataset
+        return super().evaluate(eval_dataset, *args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description: str, *args, metric_key_prefix: str = "eval", **kwargs
@@ -411,6 +427,9 @@ class AVTrainer(TrainerHooks):
 
     def _task_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
+        if not self.args.eval_do_concat_batches:  # lists of batches
+            logits = np.concatenate([_only_logits(batch, None) for batch in logits])
+            labels = np.concatenate(labels)
         logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
         labels, config = torch.as_tensor(labels), self.model.config
         if self.task.reduce is not None and not self._reduces:

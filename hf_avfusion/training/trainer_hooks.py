@@ -18,7 +18,7 @@ import torch
 import transformers.trainer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import TrainOutput, has_length
 
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.ranks import Ranks, loss_weights
@@ -33,6 +33,7 @@ OVERRIDDEN = {
     "_save_rng_state": "Saves a stream's position as a process's last file; `on_save` comes after the file that ends a checkpoint.",
     "_load_from_checkpoint": "Loads with `from_pretrained`. The Trainer ignores tensors whose names the model lacks.",
     "_load_best_model": "Loads in the same way at the end of training.",
+    "_finalize_training": "Averages the losses since the last log over processes. The Trainer adds those of one process.",
 }
 # Functions of transformers.trainer replaced during `_run_epoch`.
 REPLACED = {"skip_first_batches": "It reads and decodes batches again that a `ClipLoader` has skipped already."}
@@ -203,6 +204,11 @@ class TrainerHooks(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
+        losses = self.ranks.all_gather(self._tr_loss.item())
+        self._tr_loss = self._tr_loss.new_tensor(sum(losses) / len(losses))
+        return super()._finalize_training(trial, num_train_samples, start_time)
 
 
 def _read_stream_state(checkpoint: str, rank: int) -> dict[str, Any]:

@@ -130,6 +130,37 @@ def test_folder_without_test_split_is_evaluated_on_its_validation_split(run, own
     assert json.loads((tmp_path / "out" / "validation_results.json").read_text())["eval_clips"] == 2
 
 
+@pytest.mark.parametrize("task", SCRIPTS)
+def test_best_checkpoint_is_chosen_on_validation_clips_alone(run, film, tmp_path, capsys, monkeypatch, task):
+    for name in ("cat", "dog"):
+        for number in range(4):
+            write(tmp_path / "mine" / name / f"{number}.mp4", film)
+    write(tmp_path / "mine" / "cat" / "4.mp4", b"no film at all")
+    evaluated = []
+    trainer = building_runs.AVTrainer
+    loop = trainer.evaluation_loop
+
+    def watched(self, dataloader, *args, **kwargs):
+        evaluated.append(({row["clip_id"] for row in dataloader.dataset.rows}, self.is_in_train))
+        return loop(self, dataloader, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "evaluation_loop", watched)
+    command = ["--data", tmp_path / "mine", "--output_dir", tmp_path / "out", "--max_steps", "2", *TINY, *PLAIN[:-2]]
+    command += ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1"]
+    assert run(task, *command, *TASK_OPTIONS[task]) == 0
+    (first, second, last) = evaluated
+    assert first == second
+    assert (first[1], last[1]) == (True, False)
+    assert not first[0] & last[0]
+    assert (tmp_path / "out" / "test_results.json").exists()
+    printed = capsys.readouterr().out
+    assert "the best checkpoint is chosen by loss on `validation`; `test` is evaluated once, at the end" in printed
+    counts = [json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][-1]["skipped_clips"]]
+    counts.append(json.loads((tmp_path / "out" / "test_results.json").read_text())["eval_skipped_clips"])
+    told = f"skipped {sum(counts)} clips that could not be decoded" in " ".join(printed.split())
+    assert told == (sum(counts) > 0)
+
+
 def test_pretraining_without_an_evaluation_split(run, own_videos, tmp_path):
     command = ["--data", own_videos, "--output_dir", tmp_path / "out", "--max_steps", "1", "--eval_split", "None"]
     assert run("pretraining", *command, *PLAIN, *TINY, *TASK_OPTIONS["pretraining"]) == 0

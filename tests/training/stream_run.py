@@ -112,7 +112,8 @@ def run(folder, name, *, rows=37, broken=(), streamed=True, workers=0, drop_path
     defaults = {
         "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05,
         "optimizer": "momentum_sgd", "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True,
-        "disable_tqdm": True, "lr_scheduler_type": "constant", "dataloader_num_workers": workers,
+        "disable_tqdm": True, "dataloader_num_workers": workers,
+        **({} if "schedule" in options else {"lr_scheduler_type": "constant"}),
     }  # fmt: skip
     if "deepspeed" in options:  # accelerate does this only on GPUs
         import deepspeed

@@ -272,7 +272,13 @@ def two_processes(tmp_path_factory):
         {"name": "uninterrupted", "eval_rows": 37, "eval_broken": (2, 7, 20), **SAVING},
         # 33 clips: the last step has one clip, so only one process has a clip
         {"name": "same", "rows": 33, "num_train_epochs": 1, "eval_rows": 37},
-        {"name": "accumulated", "rows": 27, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        {
+            "name": "accumulated",
+            "rows": 27,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "logging_steps": 3,
+        },
         {
             "name": "mixed",
             "rows": 19,
@@ -297,7 +303,7 @@ def test_two_processes_equal_one(two_processes, tmp_path):
     """Each step has the same clips, the last one fewer: weights, logged losses and evaluation agree."""
     for name, options in (
         ("same", {"rows": 33, "num_train_epochs": 1, "eval_rows": 37, "per_device_train_batch_size": 8}),
-        ("accumulated", {"rows": 27, "per_device_train_batch_size": 8}),
+        ("accumulated", {"rows": 27, "per_device_train_batch_size": 8, "logging_steps": 3}),
     ):
         one = run(tmp_path, name, **options)
         two = json.loads((two_processes / f"{name}.json").read_text())
@@ -308,6 +314,7 @@ def test_two_processes_equal_one(two_processes, tmp_path):
             torch.testing.assert_close(got[tensor], expected[tensor], rtol=1e-4, atol=1e-6)
         losses = [[entry["loss"] for entry in result["history"] if "loss" in entry] for result in (one, two)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        assert two["train"]["train_loss"] == pytest.approx(one["train"]["train_loss"], rel=1e-4)
         if "eval" not in one:
             continue
         assert two["eval"]["eval_clips"] == 37

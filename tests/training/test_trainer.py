@@ -70,7 +70,7 @@ def arguments(folder, **options):
     defaults = {
         "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "num_train_epochs": 3, "learning_rate": 1e-2,
         "logging_steps": 1, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
-        "lr_scheduler_type": "constant",
+        **({} if "schedule" in options else {"lr_scheduler_type": "constant"}),
     }  # fmt: skip
     return AVTrainingArguments(output_dir=str(folder), **{**defaults, **options})
 
@@ -120,6 +120,40 @@ def test_checkpoint_of_another_model_raises(tmp_path):
     trainer = AVTrainer(tiny_model(), arguments(tmp_path / "other"), train_dataset=MemoryStream())
     with pytest.raises(ValueError, match=r"holds another model's weights: .* \(checkpoint: missing, model: "):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+@pytest.fixture(scope="module")
+def adamw_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adamw")
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    AVTrainer(tiny_model(), arguments(folder, **options), train_dataset=MemoryStream()).train()
+    return folder / "checkpoint-1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "momentum_sgd"}, "another optimiser: amsgrad, betas, .* unknown to this run's SGD, .* momentum"),
+        ({"optim": "adafactor"}, "another optimiser: amsgrad, betas, .* unknown to this run's Adafactor"),
+        ({"optimizer": "adam_decoupled"}, "with other parameter groups: .* and the optimiser of the earlier run"),
+        ({"layer_decay": 0.5}, r"other parameter groups: \[\d+, \d+\] tensors in each, but this run has \[\d+, \d+, "),
+        ({"learning_rate": 0.5}, r"asks for others: learning_rate was 0\.01 and is 0\.5\. Resume with the values"),
+        ({"weight_decay": 0.1, "adam_beta2": 0.9}, r"betas was \(0.9, 0.999\) and is \(0.9, 0.9\), weight_decay was 0.0 and"),
+    ],
+)  # fmt: skip
+def test_resuming_with_another_optimiser_raises_before_the_first_step(tmp_path, adamw_checkpoint, options, message):
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, max_steps=2, **options), train_dataset=MemoryStream())
+    with pytest.raises(ValueError, match=message):
+        trainer.train(resume_from_checkpoint=str(adamw_checkpoint))
+    assert trainer.state.global_step == 0
+
+
+def test_resuming_without_the_state_of_the_optimiser_raises(tmp_path):
+    options = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    trainer = AVTrainer(tiny_model(), arguments(tmp_path, **options), train_dataset=MemoryStream())
+    trainer.train()
+    with pytest.raises(ValueError, match=r"has no optimizer\.pt, since --save_only_model leaves it out"):
+        trainer.train(resume_from_checkpoint=True)
 
 
 def test_best_model_is_loaded_at_the_end(tmp_path):

@@ -125,11 +125,15 @@ def _to_rows(entries: list[_Entry], names: list[str] | None = None) -> datasets.
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def find_splits(path: str | os.PathLike, *, read: Callable[..., Any] = read_now) -> tuple[str, ...]:
+def find_splits(
+    path: str | os.PathLike, *, labels: bool = True, read: Callable[..., Any] = read_now
+) -> tuple[str, ...]:
     """Returns the splits that `load_folder` finds in a folder or CSV file, or makes if there are none.
 
-    Raises the errors of `load_folder`.
+    Without `labels`, those of `load_unlabelled`. Raises the errors of the function that reads the folder.
     """
+    if not labels and not _is_table(Path(path)):
+        return tuple(_split_folders(Path(path)) or ("train", "test"))
     if found := _shards(Path(path)):
         return tuple(found)
     splits = read(_read, Path(path))
@@ -139,6 +143,17 @@ def find_splits(path: str | os.PathLike, *, read: Callable[..., Any] = read_now)
     for entry in splits[None]:
         files[entry.label].add(entry.path)
     return ("train", "test") if any(len(paths) > 1 for paths in files.values()) else ("train",)
+
+
+def describe_division(
+    path: str | os.PathLike, *, labels: bool = True, read: Callable[..., Any] = read_now
+) -> str | None:
+    """How `load_folder` (`load_unlabelled` without `labels`) divides a folder without splits; None for one that has splits."""
+    folder = Path(path)
+    if labels or _is_table(folder):
+        divided = not _shards(folder) and set(read(_read, folder)) == {None}
+        return "20 % of the files of each class, at least one, are `test` (seed 0)" if divided else None
+    return None if _split_folders(folder) else "5 % of the clips, at least one, are `test` (seed 0)"
 
 
 def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True, read: Callable[..., Any] = read_now) -> str:
@@ -152,11 +167,7 @@ def find_evaluation_split(path: str | os.PathLike, *, labels: bool = True, read:
 
     Raises the errors of the function that reads the folder.
     """
-    folder = Path(path)
-    if labels or _is_table(folder):
-        found = find_splits(path, read=read)
-    else:
-        found = tuple(_split_folders(folder) or ("train", "test"))
+    found = find_splits(path, labels=labels, read=read)
     return "validation" if "validation" in found and "test" not in found else "test"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folders import find_evaluation_split, load_folder, load_unlabelled
+from .folders import describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
 from .reading import read as read_now
 from .records import BENCHMARKS, Benchmark
@@ -27,6 +30,7 @@ class SplitRows:
         coverage: numbers of clips found (`present`), official clips (`expected`) and annotated clips without a file
             (`vanished`); None if unknown. Clips of a Hub repository are counted when they are read.
         record: record of the benchmark's variant, None for a folder.
+        division: how the rows were divided where the data have no such split; None for splits that exist.
     """
 
     name: str
@@ -38,6 +42,7 @@ class SplitRows:
     num_rows: int | None
     coverage: dict[str, int | None] = field(default_factory=dict)
     record: Benchmark | None = None
+    division: str | None = None
 
 
 def load_rows(
@@ -85,4 +90,66 @@ def load_rows(
     split = split or find_evaluation_split(data, labels=labels, read=read)
     rows = load_folder(data, split, read=read) if labels else load_unlabelled(data, split, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
-    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found)
+    division = describe_division(data, labels=labels, read=read)
+    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found, division=division)
+
+
+def load_validation(
+    trained: SplitRows,
+    evaluated: str | None,
+    *,
+    labels: bool = True,
+    read: Callable[..., Any] = read_now,
+    seed: int = 0,
+) -> tuple[SplitRows, SplitRows]:
+    """The rows to train on and those to choose a checkpoint on, without the clips of the evaluated split.
+
+    The validation rows are the split `validation`, if the data have it and it is neither trained on nor evaluated. Otherwise 20 %
+    of the training files, at least one, of each class of the column `label`, are taken out of the training rows.
+
+    Args:
+        trained: the rows to train on.
+        evaluated: the evaluated split, None for none.
+        labels, read: as for `load_rows`.
+        seed: seed of the division.
+
+    Raises:
+        ValueError: the rows are streamed, or no class has more than one file.
+    """
+    if trained.record is not None:
+        splits = tuple(trained.record.splits)
+    else:
+        splits = () if trained.division else find_splits(trained.name, labels=labels, read=read)
+    if "validation" in splits and "validation" not in (evaluated, trained.split):
+        where = {"source": trained.source, "variant": trained.variant, "labels": labels, "read": read}
+        return trained, load_rows(trained.name, "validation", **where)
+    remedy = (
+        f"Use data with a split `validation` that is not evaluated (now: {evaluated}), or keep the last checkpoint."
+    )
+    if not hasattr(trained.rows, "select"):
+        raise ValueError(
+            f"The best checkpoint is chosen on clips that are neither trained on nor evaluated, but {trained.name} has none and its"
+            f" rows are streamed, so that no part of {trained.split} can be taken out. {remedy}"
+        )
+    classes = trained.rows["label"] if "label" in trained.rows.features else [""] * len(trained.rows)
+    files: dict[Any, dict[str, None]] = defaultdict(dict)
+    file_of = [re.sub(r"@[\d.e+-]+-(end|[\d.e+-]+)$", "", clip_id) for clip_id in trained.rows["clip_id"]]
+    for file, label in zip(file_of, classes):
+        files[label].setdefault(file)
+    held: set[str] = set()
+    for label in sorted(files):
+        names = sorted(files[label])
+        count = min(max(round(0.2 * len(names)), 1), len(names) - 1)
+        held.update(random.Random(f"{seed}/validation/{label}").sample(names, count))
+    if not held:
+        raise ValueError(
+            f"The best checkpoint is chosen on a part of {trained.split}, but no class of {trained.name} has more than one file"
+            f" there. {remedy}"
+        )
+
+    def part(is_held: bool, **changes: Any) -> SplitRows:
+        rows = trained.rows.select([number for number, file in enumerate(file_of) if (file in held) == is_held])
+        return replace(trained, rows=rows, num_rows=len(rows), coverage={}, **changes)
+
+    share = f"20 % of the files of each class of `{trained.split}`, at least one, are `validation` (seed {seed})"
+    return part(False), part(True, split="validation", division=share)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from ...data.benchmarks.reading import read_once
 from ...data.benchmarks.records import BENCHMARKS
-from ...data.benchmarks.splits import SplitRows, load_rows
+from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...data.transforms import ClipTransform
@@ -20,6 +21,7 @@ from ...tasks import Task
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
 from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
+from .data_summary import describe_data
 from .record import keep_record
 from .run import Run
 
@@ -59,25 +61,43 @@ class DataOptions:
 
 @dataclass
 class RunData:
-    """The undecoded rows of a run; `evaluated` is None with `--eval_split none`."""
+    """The undecoded rows of a run.
+
+    `evaluated` is None with `--eval_split none`, `validation` if no evaluation during training decides anything.
+    """
 
     trained: SplitRows
     evaluated: SplitRows | None
+    validation: SplitRows | None = None
 
     @classmethod
-    def load(cls, options: DataOptions, labels: bool = True) -> RunData:
-        """Loads both splits and sets `options.eval_split`. The evaluation split is first, since its name is wrong more often.
+    def load(cls, options: DataOptions, args: AVTrainingArguments | None = None, *, labels: bool = True) -> RunData:
+        """Loads the splits and sets `options.eval_split`. The evaluation split is first, since its name is wrong more often.
+
+        Args:
+            args: if they choose a checkpoint or the learning rate by evaluation, this is done on validation rows, never on the
+                split that is reported.
 
         Raises:
-            ValueError, FileNotFoundError: as `load_rows`.
+            ValueError, FileNotFoundError: as `load_rows` and `load_validation`.
         """
-        where = {"source": options.source, "variant": options.variant, "labels": labels, "read": read_once()}
+        read = read_once()
+        where = {"source": options.source, "variant": options.variant, "labels": labels, "read": read}
         evaluated = None
         if (options.eval_split or "").lower() != "none":
             evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
         trained = load_rows(options.data, options.train_split, flag="--train_split", **where)
         options.eval_split = evaluated.split if evaluated is not None else None
-        return cls(trained, evaluated)
+        validation = None
+        if args is not None and evaluation_decides(args):
+            trained, validation = load_validation(trained, options.eval_split, labels=labels, read=read)
+        return cls(trained, evaluated, validation)
+
+
+def evaluation_decides(args: AVTrainingArguments) -> bool:
+    """Whether evaluations during training choose a checkpoint or change the learning rate."""
+    by_metric = args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+    return args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST or by_metric
 
 
 def build_run(
@@ -124,10 +144,13 @@ def build_run(
             split.rows,
             transform,
             num_rows=split.num_rows,
-            seed=args.seed,
+            seed=args.seed if args.data_seed is None else args.data_seed,
             on_error=options.on_decode_failure,
             **shuffling,
         )
+
+    def evaluated(split: SplitRows | None) -> ClipStream | None:
+        return None if split is None else stream(split, view_transform(processor, args.eval_views, **read))
 
     collating = {"modality_dropout": modality_dropout} if modality_dropout else {}
     trainer = trainer_class(
@@ -140,14 +163,17 @@ def build_run(
             shuffle_buffer=options.shuffle_buffer,
             balance=LabelBalance.of(data.trained.rows, columns[0]) if balance else None,
         ),
-        eval_dataset=stream(data.evaluated, view_transform(processor, args.eval_views, **read))
-        if data.evaluated
-        else None,
+        eval_dataset=evaluated(data.evaluated),
+        validation_dataset=evaluated(data.validation),
         processing_class=processor,
         callbacks=callbacks(processor) if callbacks is not None else None,
     )
     args.resume_from_checkpoint = trainer.check_start(args.resume_from_checkpoint)
     keep_record(run, trainer, augmentation)
+    if trainer.is_world_process_zero():
+        classes = task.class_names(data.trained.rows.features, columns) if columns else {}
+        best_by = args.metric_for_best_model if data.validation is not None else None
+        print(*describe_data(data, classes, model.config.modalities, best_by), sep="\n")
     return trainer
 
 
@@ -155,14 +181,15 @@ def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:
     """Trains, saves the model with its processor, evaluates on the split unless it is None, and saves the metrics.
 
     Returns:
-        Number of clips that were skipped because they could not be decoded, counted in every epoch.
+        Number of clips that were skipped because they could not be decoded, in every epoch and over all processes, as in the
+        metrics.
     """
-    trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trained = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint).metrics
     trainer.save_model()
     trainer.save_state()
     if split is None:
-        return trainer.train_dataset.skipped
+        return trained["skipped_clips"]
     metrics = trainer.evaluate()
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
-    return trainer.train_dataset.skipped + trainer.eval_dataset.skipped
+    return trained["skipped_clips"] + metrics["eval_skipped_clips"]
