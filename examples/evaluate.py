@@ -56,6 +56,12 @@ class Options:
         default=None, metadata={"help": "Location of the benchmark: folder of shards or clips, or Hub repository."}
     )
     variant: str | None = field(default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50."})
+    allow_urls: bool = field(
+        default=False,
+        metadata={
+            "help": "Fetch clips whose path in a CSV file or shard is an address (URL); only for rows that you trust."
+        },
+    )
     split: str | None = field(
         default=None, metadata={"help": "Split to evaluate; default: test, or the benchmark's last."}
     )
@@ -137,7 +143,8 @@ def prepare(options: Options):
             f"--checkpoint, --runs: {', '.join(names)} contain a duplicate, which would count as two runs; give each once"
         )
     earlier = {name: reports.read_results(name) for name in names if reports.is_results(name)}
-    rows = load_rows(options.benchmark, options.split, source=options.source, variant=options.variant)
+    where = {"source": options.source, "variant": options.variant, "allow_urls": options.allow_urls}
+    rows = load_rows(options.benchmark, options.split, **where)
 
     clips, classes, jobs = None, None, []
     numbers = {"num_views": options.views, "num_crops": options.crops, "aggregation": options.aggregation}

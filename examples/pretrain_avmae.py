@@ -61,7 +61,8 @@ def prepare() -> tuple[Options, AVPreTrainer]:
         clips = [options.picture_clip] if options.picture_clip else data.evaluated and data.evaluated.rows
         if not options.picture_steps or clips is None:
             return []
-        return [ReconstructionCallback(processor, clips, options.picture_steps, seed=args.seed)]
+        drawing = {"seed": args.seed, "allow_urls": options.allow_urls}
+        return [ReconstructionCallback(processor, clips, options.picture_steps, **drawing)]
 
     task = TASKS["pretraining"]
     trainer = build_run(task, run, options, args, data, trainer_class=AVPreTrainer, callbacks=picture_callbacks)

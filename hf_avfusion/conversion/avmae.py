@@ -27,8 +27,10 @@ from .flax import (
     convert,
     convolution,
     dense,
+    naming_file,
     read_train_state,
     same,
+    shape_of,
 )
 from .mbt import dropped_names, mbt_rules
 from .mbt import normalize_names as rename_spectrograms
@@ -364,11 +366,11 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
         raise ConversionError(
             f"The checkpoint has no {stack}/encoderblock_0; its tensors are {sorted(params)[:3]}, ..."
         )
-    query = f"{stack}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
+    hidden, heads, _ = shape_of(params, f"{stack}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel", 3)
     fields: dict = {
-        "hidden_size": params[query].shape[0],
-        "num_attention_heads": params[query].shape[1],
-        "intermediate_size": params[f"{stack}/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1],
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": shape_of(params, f"{stack}/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2)[1],
         "use_modality_tokens": any(name.startswith("Encoder_modality_token_") for name in params),
         "position_embeddings": "learned" if any(name.startswith("posembed_input") for name in params) else "sinusoidal",
     }
@@ -380,6 +382,9 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
     if not modalities:
         raise ConversionError(f"The checkpoint has no patch embedding; its tensors are {sorted(params)[:3]}, ...")
     fields["modalities"] = modalities
+    for kernel, axes in ((video, 5), (audio, 4)):
+        if kernel is not None:
+            shape_of({"the kernel of a patch embedding": kernel}, "the kernel of a patch embedding", axes)
     if audio is not None:
         fields.update(patch_size=tuple(audio.shape[:2]), num_audio_channels=audio.shape[2])
     if video is not None:
@@ -397,13 +402,13 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
     decoder = next((name for name in sorted(stacks) if name.startswith("Decoder")), None)
     if decoder is None:
         raise ConversionError("Not a pretraining checkpoint of av_mae: it has no Decoder*/encoderblock_0.")
-    query = params[f"{decoder}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"]
+    hidden, heads, _ = shape_of(params, f"{decoder}/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel", 3)
     own = SCENIC_NAMES[modalities[0]]
     fields.update(
         decoder_strategy="shared" if decoder == "Decoder" else "separate",
-        decoder_hidden_size=query.shape[0],
-        decoder_num_attention_heads=query.shape[1],
-        decoder_intermediate_size=params[f"{decoder}/encoderblock_0/MlpBlock_0/Dense_0/kernel"].shape[1],
+        decoder_hidden_size=hidden,
+        decoder_num_attention_heads=heads,
+        decoder_intermediate_size=shape_of(params, f"{decoder}/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2)[1],
         decoder_num_hidden_layers=layers[decoder],
         decoder_projection_bias=f"decoder_projection_{own}/bias" in params,
         final_norm=f"{decoder}/encoder_norm/scale" in params,
@@ -414,7 +419,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
     if f"posembed_decoder_{own}/pos_embedding" in params:
         fields["decoder_position_embeddings"] = "learned"
     if video is not None:
-        values = params["output_projection_rgb/bias"].shape[0]
+        (values,) = shape_of(params, "output_projection_rgb/bias", 1)
         fields["central_frame_target"] = video.shape[0] > 1 and values == video[0, ..., 0].size
     return AVMAEConfig(**{**fields, **known})
 
@@ -435,7 +440,7 @@ def _infer_classifier(
             share_encoder=both and not any(re.search(r"encoderblock_\d+_\w+/", name) for name in params),
         )
         if "bottleneck" in params:
-            fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1]
+            fields["num_bottleneck_tokens"] = shape_of(params, "bottleneck", 3)[1]
     else:
         head = ""
         fields.update(
@@ -444,9 +449,9 @@ def _infer_classifier(
             final_norm="Transformer/encoder_norm/scale" in params,
             freeze_encoder="batch_stats/BatchNorm_0/mean" in params,
         )
-    fields["num_labels"] = params[f"{head}output_projection/bias"].shape[0]
+    fields["num_labels"] = shape_of(params, f"{head}output_projection/bias", 1)[0]
     if f"{head}pre_logits/bias" in params:
-        fields["representation_size"] = params[f"{head}pre_logits/bias"].shape[0]
+        fields["representation_size"] = shape_of(params, f"{head}pre_logits/bias", 1)[0]
     check_label_names(known, fields["num_labels"])
     config_class = MBTConfig if kind is MBTForAudioVisualClassification else AVMAEConfig
     return config_class(**{**fields, **known})
@@ -501,7 +506,14 @@ def load_avmae(checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping
         ConversionError: If the file cannot be read, or does not fit the config.
         ValueError: If the config's fields contradict each other.
     """
-    params = normalize_names(read_train_state(checkpoint))
+    params = read_train_state(checkpoint)
+    with naming_file(checkpoint, given=bool(config)):
+        return _load(normalize_names(params), checkpoint, config)
+
+
+def _load(
+    params: Mapping[str, np.ndarray], checkpoint: str | Path, config: AVMAEConfig | MBTConfig | Mapping | None
+) -> PreTrainedModel:
     model_class = infer_model_class(params)
     if not isinstance(config, (AVMAEConfig, MBTConfig)) and config and isinstance(config.get("model"), Mapping):
         config = _config_from_scenic_file(params, model_class, config)

@@ -1,14 +1,18 @@
 """Reads Flax parameters (MessagePack train states of scenic) and converts their layouts to PyTorch's."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 ARRAY, COMPLEX, SCALAR = 1, 2, 3  # extension codes of flax.serialization
 CHUNKED = "__msgpack_chunked_array__"
+MAX_DEPTH = 64  # of nested maps; scenic's trees have about ten levels
 
 FlatParams = dict[str, np.ndarray]
 
@@ -51,60 +55,123 @@ def read_train_state(path: str | os.PathLike) -> FlatParams:
     import msgpack
 
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # to read a pipe may block for ever
+        raise ConversionError(f"{path}: is a pipe or a device. Give a checkpoint file.")
     try:
         # msgpack checks lengths against the bytes present, so a forged header cannot claim memory.
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_decode_extension, raw=False, strict_map_key=True)
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read ({error}).") from error
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
         raise ConversionError(f"{path}: not a Flax MessagePack checkpoint ({error}).") from error
     if not isinstance(tree, dict):
         raise ConversionError(f"{path}: holds a {type(tree).__name__}, expected a map with `optimizer` or `params`.")
     weights = tree.get("optimizer", {}).get("target") if isinstance(tree.get("optimizer"), dict) else None
     weights = tree.get("params") if weights is None else weights
-    if not isinstance(weights, dict):
-        raise ConversionError(f"{path}: expected `optimizer/target` or `params`, got the keys {sorted(tree)}.")
-    if set(weights) == {"params"}:
+    if isinstance(weights, dict) and set(weights) == {"params"}:
         weights = weights["params"]
-    flat = flatten(weights)
+    if not isinstance(weights, dict):
+        keys = reprlib.repr(sorted(map(str, tree)))
+        raise ConversionError(f"{path}: expected `optimizer/target` or `params`, got the keys {keys}.")
+    try:
+        flat = flatten(weights)
+        state = tree.get("model_state")
+        if isinstance(state, Mapping) and isinstance(state.get("batch_stats"), Mapping):
+            statistics = flatten(state["batch_stats"], "batch_stats/")
+        else:
+            statistics = {}
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
     if not flat:
         raise ConversionError(f"{path}: its parameter tree is empty.")
-    state = tree.get("model_state")
-    if isinstance(state, Mapping) and isinstance(state.get("batch_stats"), Mapping):
-        flat.update(flatten(state["batch_stats"], "batch_stats/"))
-    return flat
+    return {**flat, **statistics}
 
 
 def flatten(tree: Mapping, prefix: str = "") -> FlatParams:
-    """Flattens nested maps to `{"a/b": array}`. Empty maps are dropped."""
+    """Flattens nested maps to `{"a/b": array}`. Empty maps are dropped.
+
+    Raises:
+        ConversionError: A value is no array of numbers, two have one name, or the maps are nested too deeply.
+    """
     flat: FlatParams = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
+    for name, value in _leaves(tree, prefix, MAX_DEPTH):
+        if name in flat:
+            raise ConversionError(f"It has two tensors {name}. Give the original checkpoint.")
         if isinstance(value, Mapping):
-            if CHUNKED in value:
-                flat[name] = _join_chunks(value)
-            else:
-                flat.update(flatten(value, f"{name}/"))
-        else:
-            flat[name] = np.asarray(value)
+            try:
+                value = _join_chunks(value)
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise ConversionError(f"The chunks of {name} do not make an array ({error!r}).") from error
+        if not isinstance(value, (np.ndarray, np.generic, int, float)) or np.asarray(value).dtype.kind not in "biuf":
+            raise ConversionError(f"{name} holds {reprlib.repr(value)}, expected an array of real numbers.")
+        flat[name] = np.asarray(value)
     return flat
+
+
+def _leaves(tree: Mapping, prefix: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Names and values of nested maps; the chunks of an array are one value."""
+    if depth == 0:
+        raise ConversionError(f"Its maps are nested more than {MAX_DEPTH} deep. Give the original checkpoint.")
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and CHUNKED not in value:
+            yield from _leaves(value, f"{prefix}{key}/", depth - 1)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def shape_of(params: Mapping[str, np.ndarray], name: str, *axes: int) -> tuple[int, ...]:
+    """The shape of a tensor with one of these numbers of axes, none of them empty.
+
+    Raises:
+        ConversionError: There is none.
+    """
+    if name not in params:
+        raise ConversionError(f"The checkpoint lacks {name}; its tensors are {reprlib.repr(sorted(params))}.")
+    shape = params[name].shape
+    if len(shape) not in axes or 0 in shape:
+        wanted = " or ".join(map(str, axes))
+        raise ConversionError(f"{name} has shape {shape}, expected {wanted} axes, none of them empty.")
+    return shape
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike, given: bool) -> Iterator[None]:
+    """Turns other errors, of tensors that contradict each other, into a ConversionError that names the file.
+
+    Args:
+        given: Whether the caller passed config fields. Errors about types of their values stay as they are.
+    """
+    kinds: tuple[type[Exception], ...] = (LookupError,)
+    if not given:
+        kinds += (TypeError, AttributeError, ArithmeticError, StrictDataclassError)
+    try:
+        yield
+    except kinds as error:
+        what = "its tensors and the given config" if given else "its tensors"
+        cause = " ".join(str(error).split())
+        raise ConversionError(f"{path}: {what} do not make a model ({type(error).__name__}: {cause}).") from error
 
 
 def _decode_extension(code: int, payload: bytes):
     import msgpack
 
-    if code == COMPLEX:
-        return complex(*msgpack.unpackb(payload))
-    if code not in (ARRAY, SCALAR):
+    if code not in (ARRAY, COMPLEX, SCALAR):
         raise ValueError(f"unknown extension type {code}")
-    shape, dtype, data = msgpack.unpackb(payload, raw=False)
-    array = _from_bytes(data, dtype).reshape(shape)
-    return array[()] if code == SCALAR else array
+    try:
+        if code == COMPLEX:
+            return complex(*msgpack.unpackb(payload))
+        shape, dtype, data = msgpack.unpackb(payload, raw=False)
+        array = _from_bytes(data, dtype).reshape(shape)
+        return array[()] if code == SCALAR else array
+    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError, msgpack.UnpackException) as error:
+        raise ValueError(f"an array cannot be read: {error}") from error
 
 
 def _from_bytes(data: bytes, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":  # the upper half of a float32
         return (np.frombuffer(data, dtype="<u2").astype("<u4") << 16).view("<f4")
+    if not isinstance(dtype, str):
+        raise ValueError(f"its dtype is {reprlib.repr(dtype)}")
     kind = np.dtype(dtype)
     if kind.hasobject:
         raise ValueError(f"arrays of dtype {dtype} are not supported")
@@ -203,8 +270,13 @@ def convert(
     for source, (target, layout) in rules.items():
         if source not in params:
             continue
-        array = layout(np.asarray(params[source]))
-        if target not in target_shapes:
+        try:
+            array = layout(np.asarray(params[source]))
+        except (ValueError, IndexError):  # too few axes, or empty ones
+            array = None
+        if array is None:
+            problems.append(f"{source} has shape {np.shape(params[source])}, which does not fit its layer")
+        elif target not in target_shapes:
             problems.append(f"{source} maps to {target}, which the model does not have")
         elif tuple(array.shape) != tuple(target_shapes[target]):
             problems.append(

@@ -23,8 +23,10 @@ from .flax import (
     convolution,
     dense,
     frame_convolution,
+    naming_file,
     read_train_state,
     same,
+    shape_of,
 )
 
 _SCENIC_MODALITIES = {"rgb": "video", "spectrogram": "audio"}
@@ -123,37 +125,38 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
         )
     suffix = "" if any(match[2] is None for match in blocks) else "_spectrogram"
     block = f"Transformer/encoderblock_0{suffix}"
-    hidden, heads, _ = params[f"{block}/MultiHeadDotProductAttention_0/query/kernel"].shape
+    hidden, heads, _ = shape_of(params, f"{block}/MultiHeadDotProductAttention_0/query/kernel", 3)
     has_video, has_audio = "embedding/kernel" in params, "embedding_spectrogram/kernel" in params
     token = "cls" in params
     fields.update(
         hidden_size=hidden,
         num_attention_heads=heads,
         num_hidden_layers=1 + max(int(match[1]) for match in blocks),
-        intermediate_size=params[f"{block}/MlpBlock_0/Dense_0/kernel"].shape[1],
+        intermediate_size=shape_of(params, f"{block}/MlpBlock_0/Dense_0/kernel", 2)[1],
         readout="token" if token else "mean",
         modalities=("audio",) * has_audio + ("video",) * has_video,
         # Blocks of two modalities with one name are shared.
         share_encoder=has_audio and not any(match[2] for match in blocks),
         fusion="bottleneck" if "bottleneck" in params else "self_attention",
-        num_labels=params["output_projection/bias"].shape[0],
+        num_labels=shape_of(params, "output_projection/bias", 1)[0],
     )
     if "bottleneck" in params:
-        fields["num_bottleneck_tokens"] = params["bottleneck"].shape[1] - token
+        fields["num_bottleneck_tokens"] = shape_of(params, "bottleneck", 3)[1] - token
     if "pre_logits/bias" in params:
-        fields["representation_size"] = params["pre_logits/bias"].shape[0]
-    kernel = params["embedding_spectrogram/kernel" if has_audio else "embedding/kernel"]
-    fields["patch_size"] = patch = tuple(kernel.shape[-4:-2])
+        fields["representation_size"] = shape_of(params, "pre_logits/bias", 1)[0]
+    audio_kernel = shape_of(params, "embedding_spectrogram/kernel", 4) if has_audio else None
+    kernel = audio_kernel or shape_of(params, "embedding/kernel", 4, 5)
+    fields["patch_size"] = patch = tuple(kernel[-4:-2])
     if has_audio:
-        tokens = params["Transformer/posembed_input_spectrogram/pos_embedding"].shape[1] - token
+        tokens = shape_of(params, "Transformer/posembed_input_spectrogram/pos_embedding", 3)[1] - token
         columns = known.get("num_mel_bins", 128) // patch[1]
-        fields.update(spectrogram_length=tokens // columns * patch[0], num_audio_channels=kernel.shape[-2])
+        fields.update(spectrogram_length=tokens // columns * patch[0], num_audio_channels=kernel[-2])
     if has_video:
-        kernel = params["embedding/kernel"]
-        fields["tubelet_size"] = kernel.shape[0] if kernel.ndim == 5 else 1
+        kernel = shape_of(params, "embedding/kernel", 4, 5)
+        fields["tubelet_size"] = kernel[0] if len(kernel) == 5 else 1
         size = known.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else size
-        tokens = params["Transformer/posembed_input/pos_embedding"].shape[1] - token
+        tokens = shape_of(params, "Transformer/posembed_input/pos_embedding", 3)[1] - token
         per_frame = (height // patch[0]) * (width // patch[1])
         if "num_frames" not in known and tokens % per_frame:
             raise ConversionError(
@@ -239,7 +242,12 @@ def load_mbt(checkpoint: str | Path, config: MBTConfig | Mapping | None = None) 
         ConversionError: If the file cannot be read, or does not fit the config.
         ValueError: If the config's fields contradict each other.
     """
-    params = normalize_names(read_train_state(checkpoint))
+    params = read_train_state(checkpoint)
+    with naming_file(checkpoint, given=bool(config)):
+        return _load(normalize_names(params), config)
+
+
+def _load(params: Mapping[str, np.ndarray], config: MBTConfig | Mapping | None) -> MBTForAudioVisualClassification:
     if not isinstance(config, MBTConfig):
         fields = dict(config or {})
         if isinstance(fields.get("config"), Mapping):

@@ -37,7 +37,12 @@ def vit_state_from_flax(params: Mapping[str, np.ndarray]) -> dict[str, torch.Ten
     for source, (target, layout) in rules.items():
         if source not in params:
             raise ConversionError(f"The ViT checkpoint lacks {source}. Give a scenic ViT checkpoint.")
-        state[target] = torch.from_numpy(np.array(layout(np.asarray(params[source])), dtype=np.float32, order="C"))
+        try:
+            array = layout(np.asarray(params[source]))
+        except (ValueError, IndexError) as error:  # too few axes, or empty ones
+            shape = np.shape(params[source])
+            raise ConversionError(f"{source} has shape {shape}, which does not fit its layer.") from error
+        state[target] = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
         used.add(source)
     unknown = {name for name in set(params) - used if name.split("/")[0] not in ("output_projection", "head")}
     if unknown:

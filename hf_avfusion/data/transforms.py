@@ -40,6 +40,8 @@ class ClipTransform:
         modalities: ("video", "audio") or one of them; the other is not decoded.
         input_axes: axes of one view in the model's inputs (`config.input_axes`). For an axis of `WINDOW_AXES`, the processor
             loads several windows per view, and the axis follows that of the views.
+        allow_urls: fetch rows whose path is an address (http, https, or a bucket). By default, they raise MediaError: rows may
+            come from a stranger, and the address may be inside your network. Local files are named by plain paths only.
         reading: `backend`, `on_decode_error` of the media reader.
     """
 
@@ -53,6 +55,7 @@ class ClipTransform:
         num_views: int = 1,
         modalities: Sequence[str] = MODALITIES,
         input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES,
+        allow_urls: bool = False,
         **reading: Any,
     ):
         if mode not in ("train", "eval"):
@@ -72,13 +75,15 @@ class ClipTransform:
         self.num_views = num_views
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.input_axes = input_axes
+        self.allow_urls = allow_urls
         self.reading = reading
 
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         """Decodes and prepares one row.
 
         Raises:
-            MediaError: the clip cannot be decoded, or has none of the `modalities`. ValueError: the labels are wrong.
+            MediaError: the clip cannot be decoded, has none of the `modalities`, or is an address without `allow_urls`.
+            ValueError: the labels are wrong.
         """
         labels = self.labels(row)  # wrong labels fail before the clip is decoded
         clips = self.processor.load_clip(
@@ -89,6 +94,7 @@ class ClipTransform:
             tracks=self.modalities,
             start=row.get("start"),
             end=row.get("end"),
+            allow_urls=self.allow_urls,
             **self.reading,
         )
         start = row.get("start") or 0.0

@@ -241,6 +241,7 @@ def plan_passes(
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
             input_axes=getattr(config, "input_axes", CLIP_AXES),
+            allow_urls=clips.allow_urls,
         )
         about = {
             "checkpoint": name,

@@ -1,10 +1,23 @@
 """An open media file: the tracks that are read, the facts in its header, and the clip's clock."""
 
+import errno
 import math
 from dataclasses import dataclass
 from typing import Any, Self
 
 from .sources import MediaError, MediaSource, OpenSource, one_line
+
+# The formats that are opened, by the names of FFmpeg's demuxers. Other formats name further files or addresses to open
+# (playlists, SDP, concatenations, DASH), or are single pictures, subtitles and devices.
+FORMATS = (
+    # video, or video and audio
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpeg", "mpegts", "ogg", "flv", "live_flv", "asf",
+    "nut", "mxf", "rm", "dv", "ivf", "gif", "webp_pipe", "yuv4mpegpipe",
+    # audio
+    "wav", "w64", "flac", "mp3", "aac", "loas", "ac3", "eac3", "dts", "aiff", "au", "caf", "amr", "wv", "ape", "tta",
+    # video without a container
+    "h264", "hevc", "mpegvideo", "m4v", "mjpeg", "vc1", "av1", "obu",
+)  # fmt: skip
 
 # Containers without an index state a duration that is guessed from bit rates, so their packets are scanned instead.
 UNINDEXED_FORMATS = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
@@ -72,9 +85,13 @@ class OpenMedia:
         if self._container is not None:
             self._container.close()
         try:
-            self._container = av.open(self._source.open(), format=self._source.known_format)
+            # FFmpeg checks the formats after probing, before the demuxer reads anything.
+            options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": self._source.protocol}
+            self._container = av.open(self._source.open(), format=self._source.known_format, options=options)
         except Exception as error:  # FFmpegError, or an error of a file object or its network library
             cause = getattr(error, "strerror", None) or one_line(error)
+            if getattr(error, "errno", None) == errno.EINVAL:
+                cause = "its format is not read; MP4, WebM, AVI, MPEG, WAV, FLAC, MP3, Ogg and others are: convert it"
             raise MediaError(self._source.name, f"cannot be opened as a media file: {cause}") from error
         streams = self._container.streams
         attached = av.stream.Disposition.attached_pic

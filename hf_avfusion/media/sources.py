@@ -2,8 +2,11 @@
 
 import io
 import os
+import stat
 import tempfile
 from typing import Any, BinaryIO
+
+from .remote import BoundedFile, http_options, is_address
 
 # First bytes of MP4 files as encoders write them: box and major brand. There are hundreds of brands, also of image formats.
 ISO_MEDIA = {
@@ -13,6 +16,9 @@ ISO_MEDIA = {
 VIDEO_SUFFIXES = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .ogv .flv .wmv .3gp .vob"
 AUDIO_SUFFIXES = ".wav .flac .mp3 .m4a .aac .ogg .opus"  # a clip may lack either track
 MEDIA_SUFFIXES = frozenset(f"{VIDEO_SUFFIXES} {AUDIO_SUFFIXES}".split())
+
+# Protocols of the addresses that rows may hold with allow_urls=True. fsspec knows others, some of which read local files.
+ROW_PROTOCOLS = ("http", "https", "hf", "s3", "gs", "gcs", "az", "abfs")
 
 MediaSource = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO
 
@@ -27,6 +33,42 @@ class MediaError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.cause}" if self.cause else self.source
+
+
+def check_regular_file(path: str | os.PathLike, name: str) -> None:
+    """Raises MediaError if a path is not that of an existing regular file. To open a pipe may block for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or a character that file names cannot hold
+        raise MediaError(name, f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise MediaError(name, "is a directory, not a media file")
+    if not stat.S_ISREG(mode):
+        raise MediaError(name, "is a pipe or a device, not a regular file; open it and pass the file object")
+
+
+def check_row_path(path: str | os.PathLike, allow_urls: bool) -> None:
+    """Checks the path of a row, which may come from a stranger: only with `allow_urls` it may be an address, but never of a
+    local file.
+
+    Raises:
+        MediaError: it is an address that is not allowed.
+    """
+    path = os.fsdecode(path)
+    if not is_address(path):
+        return
+    if not allow_urls:
+        raise MediaError(
+            path,
+            "is an address inside a row, which is not fetched; download the clip, pass the address itself instead of a row, or "
+            "pass allow_urls=True (--allow_urls) if you trust the rows",
+        )
+    if "::" in path or path.partition("://")[0].lower() not in ROW_PROTOCOLS:
+        raise MediaError(
+            path,
+            f"is an address that a row may not hold, even with allow_urls; use one of {', '.join(ROW_PROTOCOLS)}, or a plain "
+            "path for a local file",
+        )
 
 
 def one_line(error: BaseException) -> str:
@@ -49,7 +91,11 @@ class OpenSource:
         elif isinstance(source, (str, os.PathLike)):
             path = os.fsdecode(source)
             self.name = name or path
-            if "://" in path:
+            if path.startswith(("file://", "local://")):
+                from fsspec.implementations.local import LocalFileSystem
+
+                self._path = self._local(LocalFileSystem._strip_protocol(path))
+            elif is_address(path):
                 self._file = self._remote(path)
             else:
                 self._path = self._local(path)
@@ -65,13 +111,8 @@ class OpenSource:
             )
 
     def _local(self, path: str) -> str:
-        if os.path.isdir(path):
-            raise MediaError(self.name, "is a directory, not a media file")
-        try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise MediaError(self.name, f"cannot be opened: {error.strerror or error}") from error
-        if os.path.isfile(path) and size == 0:
+        check_regular_file(path, self.name)
+        if os.path.getsize(path) == 0:
             raise MediaError(self.name, "is empty (zero bytes)")
         # FFmpeg would read "http:a.mp4" as a protocol.
         return "file:" + path
@@ -80,7 +121,7 @@ class OpenSource:
         import fsspec
 
         try:
-            opened = fsspec.open(url, mode="rb").open()
+            opened = BoundedFile(fsspec.open(url, mode="rb", **http_options(url)).open())
         except FileNotFoundError as error:
             # fsspec's HTTP raises this for every failure; only its cause distinguishes a refused connection from a missing file.
             why = (
@@ -119,6 +160,11 @@ class OpenSource:
             return io.BytesIO(self._data)
         self._file.seek(0)
         return self._file
+
+    @property
+    def protocol(self) -> str:
+        """The only FFmpeg protocol that may be opened; "none" if Python reads the bytes."""
+        return "file" if self._path is not None else "none"
 
     @property
     def known_format(self) -> str | None:

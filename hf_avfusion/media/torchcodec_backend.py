@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .container import UNINDEXED_FORMATS
 from .frame_skipper import can_skip_frames
+
+# Containers with an index, each with a signature at the start of the file. FFmpeg's libraries under torchcodec may be older than
+# PyAV's, and take no list of formats. With a signature, they cannot take a file for a playlist, whatever follows.
+INDEXED_FORMATS = {"mp4", "matroska", "ogg", "flv", "asf", "nut"}
 
 # NAL unit types of H.264 (table 7-1), and an SEI payload type (D.1)
 IDR, SEI = 5, 6
@@ -54,9 +57,9 @@ def suits_torchcodec(container: Any, video: Any) -> bool:
     transport streams with B-frames, program streams) it returns other frames than requested. FFmpeg versions differ in how
     they convert more than 8 bits to RGB. H.264 must have length prefixes, by which `is_clean_start` reads its keyframes.
     """
-    if video is None or container.format.name == "avi":
+    if video is None or INDEXED_FORMATS.isdisjoint(container.format.name.split(",")):
         return False
-    if not UNINDEXED_FORMATS.isdisjoint(container.format.name.split(",")) or can_skip_frames(video.codec_context):
+    if can_skip_frames(video.codec_context):
         return False
     pixel_format = video.codec_context.format
     if pixel_format is None or any(component.bits > 8 for component in pixel_format.components):

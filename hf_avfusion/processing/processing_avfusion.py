@@ -19,6 +19,7 @@ from ..media.limits import check_input_values, check_sizes
 from ..media.modalities import MODALITIES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
+from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
@@ -278,6 +279,7 @@ class AVFusionProcessor(ProcessorMixin):
         generator: torch.Generator | None = None,
         tracks: Sequence[str] = MODALITIES,
         policy: WindowPolicy | None = None,
+        allow_urls: bool | None = None,
         **reading: Any,
     ) -> list[Clip]:
         """Decodes the windows of one file: uint8 frames at their original size, waveforms at their original rate.
@@ -289,6 +291,7 @@ class AVFusionProcessor(ProcessorMixin):
             generator: random generator of the windows (mode="train").
             tracks: ("video", "audio") or one of them.
             policy: replaces the processor's window.
+            allow_urls: whether an address (URL) is fetched. Default: one that is passed itself is, one in a dict is refused.
             reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads= of
                 `media.windows.load_window`.
 
@@ -298,6 +301,9 @@ class AVFusionProcessor(ProcessorMixin):
         if isinstance(source, dict):
             reading.setdefault("name", source.get("path"))
             source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+            allow_urls = bool(allow_urls)
+        if allow_urls is not None and isinstance(source, (str, os.PathLike)):
+            check_row_path(source, allow_urls)
         if source is None:
             raise MediaError(reading.get("name") or "a clip", "has neither bytes nor a path")
         return load_window(

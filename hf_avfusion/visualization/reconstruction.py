@@ -236,6 +236,7 @@ class ReconstructionCallback(TrainerCallback):
         clips: media sources, or rows of a benchmark (`video`, `start`, `end`); the first one that decodes is drawn.
         every: steps between figures.
         seed: of the mask.
+        allow_urls: fetch rows whose path is an address, as in `ClipTransform`.
         options: arguments of [`reconstruct`].
 
     Raises:
@@ -243,10 +244,20 @@ class ReconstructionCallback(TrainerCallback):
             one process cannot run it.
     """
 
-    def __init__(self, processor: ProcessorMixin, clips: Iterable[Any], every: int, *, seed: int = 0, **options: Any):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        clips: Iterable[Any],
+        every: int,
+        *,
+        seed: int = 0,
+        allow_urls: bool = False,
+        **options: Any,
+    ):
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}; to draw none, omit the callback")
         self.processor, self.clips, self.every, self.options = processor, clips, every, {"seed": seed, **options}
+        self.allow_urls = allow_urls
         self._clip: Clip | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -267,10 +278,12 @@ class ReconstructionCallback(TrainerCallback):
     def _first_decodable(self, tracks: tuple[str, ...]) -> Clip:
         failed = []
         for source in islice(self.clips, MAX_TRIES):
-            row = source if isinstance(source, Mapping) and "video" in source else {"video": source}
+            in_row = isinstance(source, Mapping) and "video" in source
+            row = source if in_row else {"video": source}
+            allow_urls = self.allow_urls or (False if in_row else None)
             times = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
             try:
-                return self.processor.load_clip(row["video"], tracks=tracks, **times)[0]
+                return self.processor.load_clip(row["video"], tracks=tracks, allow_urls=allow_urls, **times)[0]
             except (MediaError, FileNotFoundError) as error:
                 failed.append(str(error))
         raise ValueError(

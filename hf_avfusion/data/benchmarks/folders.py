@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES
+from ...media.remote import is_address
+from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES, MediaError, check_row_path
 from .loading import clip_features
 from .reading import read as read_now
 from .shards import find_shards
@@ -33,7 +34,7 @@ SPLIT_NAMES = {
 @dataclass(frozen=True)
 class _Entry:
     clip_id: str
-    path: Path
+    path: Path | str  # a string is an address
     label: str
     start: float | None = None
     end: float | None = None
@@ -46,6 +47,7 @@ def load_folder(
     *,
     holdout: float = 0.2,
     seed: int = 0,
+    allow_urls: bool = False,
     read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of a folder: clip_id, video {bytes: None, path}, start, end (s, None: whole clip), label (ClassLabel).
@@ -72,13 +74,16 @@ def load_folder(
         split: "train", "validation" or "test"; a split that does not exist is an error.
         holdout: share of the test split, used only for a folder without splits.
         seed: seed of the division into splits.
+        allow_urls: allow addresses (URLs) in the column `file` of a CSV file. They are fetched by
+            `ClipTransform(..., allow_urls=True)`.
         read: pass one `hf_avfusion.data.benchmarks.reading.read_once()` to the calls for several splits, and they read the
             folder once.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
         ValueError: a label or time cannot be read (the message has file and line), an evaluated class has no training
-            clips, the split is unknown, a file name is not UTF-8, or the sub-folders mix splits and other folders.
+            clips, the split is unknown, a file name is not UTF-8, the sub-folders mix splits and other folders, or a CSV file
+            holds an address that is not allowed.
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
@@ -105,6 +110,7 @@ def load_folder(
                 f"{path}: the classes {sorted(unknown)} of the split {split!r} have no clips in 'train'; add some, or remove"
                 f" these classes from {split!r}"
             )
+    _check_addresses(splits[split], path, allow_urls)
     return _to_rows(splits[split], names)
 
 
@@ -209,6 +215,7 @@ def load_unlabelled(
     *,
     holdout: float = 0.05,
     seed: int = 0,
+    allow_urls: bool = False,
     read: Callable[..., Any] = read_now,
 ) -> datasets.Dataset:
     """Loads one split of all clips in a folder, without labels: clip_id, video {bytes: None, path}, start, end (s).
@@ -217,7 +224,7 @@ def load_unlabelled(
     the splits. Folders of several splits mixed with other folders are an error. Any other sub-folder names are ignored,
     and the clips are divided once, by `seed`: a share of `holdout`, at least one clip, is the test split (also used as
     `validation`). A CSV file, or a folder with CSV files, is read by `load_folder`, and the labels are dropped.
-    `read` is that of `load_folder`.
+    `allow_urls` and `read` are those of `load_folder`.
 
     Raises:
         FileNotFoundError: the folder, the CSV file or a clip is missing.
@@ -227,7 +234,7 @@ def load_unlabelled(
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     folder = Path(path)
     if _is_table(folder):
-        return load_folder(folder, split, seed=seed, read=read).remove_columns("label")
+        return load_folder(folder, split, seed=seed, allow_urls=allow_urls, read=read).remove_columns("label")
     named = _split_folders(folder)
     if named:
         if split not in named:
@@ -285,6 +292,8 @@ def _check_exists(path: Path) -> None:
             f"{path} is neither a file, a folder nor the name of a benchmark; `python -m hf_avfusion.data.describe` lists"
             " the benchmarks"
         )
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe or a device; pass a folder or a CSV file")
 
 
 def _no_split(path: str | os.PathLike, split: str, found: Iterable[str]) -> str:
@@ -318,13 +327,24 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
 
 
 def _check_clip(clip: Path) -> None:
-    """Raises if a clip is a broken link, or its name is not UTF-8 and so does not fit a text column."""
-    if not clip.is_file():
+    """Raises if a clip is a broken link or a pipe, or its name is not UTF-8 and so does not fit a text column."""
+    if not clip.exists():
         raise FileNotFoundError(f"{clip} is a link to {os.path.realpath(clip)}, which does not exist")
+    if not clip.is_file():
+        raise ValueError(f"{clip} is a pipe or a device, not a regular file; remove it")
     _check_name(clip)
 
 
-def _check_name(path: Path) -> None:
+def _check_addresses(entries: Iterable[_Entry], table: str | os.PathLike, allow_urls: bool) -> None:
+    for entry in entries:
+        if isinstance(entry.path, str):
+            try:
+                check_row_path(entry.path, allow_urls)
+            except MediaError as error:
+                raise ValueError(f"{table}: {error}") from error
+
+
+def _check_name(path: Path | str) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -435,6 +455,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _read_csv(table: Path) -> list[_Entry]:
+    if not table.is_file():
+        raise ValueError(f"{table} is no regular file (a folder, pipe or device); remove it")
     entries = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -490,8 +512,8 @@ def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
         raise ValueError(f"{where}: the column 'file' is empty")
     if not row["label"]:
         raise ValueError(f"{where}: the label of {row['file']} is empty")
-    path = table.parent / row["file"]
-    if not path.is_file():
+    path: Path | str = row["file"] if is_address(row["file"]) else table.parent / row["file"]
+    if "\0" in row["file"] or (isinstance(path, Path) and not path.is_file()):
         raise FileNotFoundError(f"{where}: no such clip: {path}")
     start, end = (_seconds(row.get(column, ""), column, where) for column in ("start", "end"))
     if end is not None and end <= (start or 0.0):
@@ -500,7 +522,7 @@ def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
     if split is not None and _split_of(split) is None:
         raise ValueError(f"{where}: unknown split {split!r}; use one of {', '.join(SPLIT_NAMES)}")
     _check_name(path)
-    clip_id = Path(row["file"]).as_posix()
+    clip_id = path if isinstance(path, str) else Path(row["file"]).as_posix()
     if start is not None or end is not None:
         clip_id += f"@{start or 0.0:g}-{'end' if end is None else format(end, 'g')}"
     return _Entry(clip_id, path, row["label"], start, end, split and _split_of(split))

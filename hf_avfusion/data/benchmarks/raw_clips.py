@@ -96,7 +96,7 @@ def find_annotations(
 
 
 def _files_named(root: Path, names: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.name in names)
+    return sorted(path for path in root.rglob("*") if path.name in names and path.is_file())
 
 
 def find_clips(

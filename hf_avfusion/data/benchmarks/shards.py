@@ -17,12 +17,15 @@ def find_shards(folder: str | os.PathLike, split: str, suffix: str = ".parquet")
 
     Raises:
         FileNotFoundError: there are no shards, or the set is incomplete.
+        ValueError: a shard is a pipe, a device or a folder.
     """
     folder = Path(folder)
     shards = shards_of(folder, split, suffix)
     if not shards:
         kind = suffix.lstrip(".")
         raise FileNotFoundError(f"{folder} contains no {kind} shards of the split {split!r} ({split}-*{suffix})")
+    if irregular := [shard for shard in shards if not shard.is_file()]:
+        raise ValueError(f"{irregular[0]} is no regular file (a folder, pipe or device); remove it")
     # Only the file names give the number of shards: <split>-00002-of-00006.parquet
     pattern = rf"{re.escape(split)}-(\d+)-of-(\d+){re.escape(suffix)}"
     numbered = [re.fullmatch(pattern, shard.name) for shard in shards]

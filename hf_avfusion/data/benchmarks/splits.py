@@ -31,6 +31,7 @@ class SplitRows:
             (`vanished`); None if unknown. Clips of a Hub repository are counted when they are read.
         record: record of the benchmark's variant, None for a folder.
         division: how the rows were divided where the data have no such split; None for splits that exist.
+        allow_urls: that of `load_rows`, for the `ClipTransform` that reads the rows.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SplitRows:
     coverage: dict[str, int | None] = field(default_factory=dict)
     record: Benchmark | None = None
     division: str | None = None
+    allow_urls: bool = False
 
 
 def load_rows(
@@ -53,6 +55,7 @@ def load_rows(
     variant: str | None = None,
     labels: bool = True,
     flag: str = "--split",
+    allow_urls: bool = False,
     read: Callable[..., Any] = read_now,
 ) -> SplitRows:
     """Loads the undecoded rows of a split of a benchmark, a folder of clips or a CSV file.
@@ -63,6 +66,8 @@ def load_rows(
         source, variant: of a benchmark.
         labels: False loads all clips of a folder without labels (`load_unlabelled`).
         flag: the script's option for the split, used in messages.
+        allow_urls: allow addresses (URLs) as clips of a CSV file. Pass it on to `ClipTransform`, which refuses addresses in all
+            rows by default.
         read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once.
 
     Raises:
@@ -79,7 +84,7 @@ def load_rows(
             number = covered.present
             vanished = None if covered.annotated is None else len(covered.vanished)
             found = {"present": number, "expected": covered.expected, "vanished": vanished}
-        return SplitRows(data, record.title, split, source, variant, rows, number, found, record)
+        return SplitRows(data, record.title, split, source, variant, rows, number, found, record, allow_urls)
     if unused := [
         f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
     ]:
@@ -88,10 +93,13 @@ def load_rows(
             " leave this out"
         )
     split = split or find_evaluation_split(data, labels=labels, read=read)
-    rows = load_folder(data, split, read=read) if labels else load_unlabelled(data, split, read=read)
+    load = load_folder if labels else load_unlabelled
+    rows = load(data, split, allow_urls=allow_urls, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
     division = describe_division(data, labels=labels, read=read)
-    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), found, division=division)
+    name = Path(data).resolve().name
+    more = {"division": division, "allow_urls": allow_urls}
+    return SplitRows(data, name, split, None, None, rows, len(rows), found, **more)
 
 
 def load_validation(
@@ -122,6 +130,7 @@ def load_validation(
         splits = () if trained.division else find_splits(trained.name, labels=labels, read=read)
     if "validation" in splits and "validation" not in (evaluated, trained.split):
         where = {"source": trained.source, "variant": trained.variant, "labels": labels, "read": read}
+        where["allow_urls"] = trained.allow_urls
         return trained, load_rows(trained.name, "validation", **where)
     remedy = (
         f"Use data with a split `validation` that is not evaluated (now: {evaluated}), or keep the last checkpoint."

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import atomic_path, write_text
-from ...media.reader import MediaError
+from ...media.sources import MediaError, check_regular_file
 from ..benchmarks.folders import find_splits, has_shards, load_folder
 from ..benchmarks.loading import get_record, row_features
 from ..benchmarks.raw_clips import find_annotations, find_clips
@@ -419,7 +419,10 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
             start, end = clip.start, clip.end
         else:
             notes = check_clip(path, start, end, name=file) if settings.check else ()
+            check_regular_file(path, file)
             data, name = Path(path).read_bytes(), Path(file).name
+        for mask in row.get("masks") or ():
+            check_regular_file(mask["path"], file)
         masks = [
             {"bytes": Path(mask["path"]).read_bytes(), "path": Path(mask["path"]).name}
             for mask in row.get("masks") or ()

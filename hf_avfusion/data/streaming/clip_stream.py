@@ -39,7 +39,8 @@ class ClipStream(IterableDataset):
         rows: `datasets.IterableDataset` (streamed), or anything with a length and random access (`datasets.Dataset`, a
             list) whose items are rows: dictionaries with clip_id, video {bytes, path}, start, end and label columns; or
             several of these, combined by `interleave`.
-        transform: (row, generator) -> sample; a `ClipTransform`.
+        transform: (row, generator) -> sample; a `ClipTransform`. Rows whose clip is an address (URL) are fetched only by
+            `ClipTransform(..., allow_urls=True)`; otherwise they count as clips that do not decode.
         seed: seed of the order and of everything random in a sample.
         shuffle_buffer: 0 keeps the order of `rows`. A streamed dataset is shuffled by shards and with a buffer of this
             many undecoded rows; with random access, any positive number means a full shuffle. Every epoch has its own

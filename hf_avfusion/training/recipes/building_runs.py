@@ -57,6 +57,12 @@ class DataOptions:
             "choices": ["skip", "stop"],
         },
     )
+    allow_urls: bool = field(
+        default=False,
+        metadata={
+            "help": "Fetch clips whose path in a CSV file or shard is an address (URL); only for rows that you trust."
+        },
+    )
 
 
 @dataclass
@@ -83,6 +89,7 @@ class RunData:
         """
         read = read_once()
         where = {"source": options.source, "variant": options.variant, "labels": labels, "read": read}
+        where["allow_urls"] = options.allow_urls
         evaluated = None
         if (options.eval_split or "").lower() != "none":
             evaluated = load_rows(options.data, options.eval_split, flag="--eval_split", **where)
@@ -138,6 +145,7 @@ def build_run(
     # Modalities that the model does not use are not decoded.
     read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
     read["input_axes"] = getattr(model.config, "input_axes", CLIP_AXES)
+    read["allow_urls"] = options.allow_urls
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
         return ClipStream(
