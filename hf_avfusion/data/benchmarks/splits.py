@@ -97,9 +97,8 @@ def load_rows(
     rows = load(data, split, allow_urls=allow_urls, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
     division = describe_division(data, labels=labels, read=read)
-    name = Path(data).resolve().name
-    more = {"division": division, "allow_urls": allow_urls}
-    return SplitRows(data, name, split, None, None, rows, len(rows), found, **more)
+    about = {"coverage": found, "division": division, "allow_urls": allow_urls}
+    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), **about)
 
 
 def load_validation(
