@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from .container import MediaInfo, OpenMedia
 from .frame_skipper import FrameSkipper, can_skip_frames
+from .resampling import check_rate
 from .sources import MediaError, MediaSource, one_line
 from .torchcodec_backend import has_single_keyframe, is_clean_start, suits_torchcodec, torchcodec_works
 from .tracks import AudioCollector, AudioPiece, FrameCollector, FrameStreamer, SeekOvershotError
@@ -192,6 +193,10 @@ class ClipReader(OpenMedia):
     def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         """Pieces in s -> sample indices [first, last) on the clip's clock. Their lengths sum to the rounded total length."""
         rate, ranges, total = self.info.sampling_rate, [], 0.0
+        try:
+            check_rate(rate, "its sampling rate")
+        except ValueError as error:
+            raise MediaError(self._source.name, str(error)) from error
         track = round(self.info.audio_start * rate), round((self.info.audio_start + self.info.audio_duration) * rate)
         for start, end in pieces:
             if end < start:

@@ -17,6 +17,8 @@ from .reader import Backend, Clip, ClipReader, ClipRequest, MediaError, MediaInf
 
 Mode = Literal["train", "eval"]
 
+MAX_REPEATS = 64  # of a track that wraps in a window; a shorter one is read once and repeated after decoding
+
 
 @dataclass(frozen=True)
 class WindowPolicy:
@@ -91,7 +93,8 @@ class Window:
     """One window. Times are in s on the clip's clock, None for a missing track.
 
     frame_times: times of the frames, after wrapping or holding. audio_window: [start, end) before wrapping, so its end may
-    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order.
+    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order. A track that would
+    wrap more than MAX_REPEATS times is there once, from the start of the window on.
     """
 
     frame_times: tuple[float, ...] | None
@@ -263,6 +266,8 @@ def _audio_pieces(
     position, left = round(window[0] * rate) - first, round((window[1] - window[0]) * rate)
     if policy.short == "hold":
         left = min(left, max(length - position, 0))
+    elif left > MAX_REPEATS * length:
+        left = length  # `_fill_to_length` repeats it: one sample at 48,000 Hz would give 384,000 pieces
     pieces = []
     position %= length
     while left > 0:
@@ -367,4 +372,4 @@ def _fill_to_length(clip: Clip, policy: WindowPolicy) -> None:
         clip.waveform = clip.sampling_rate = clip.audio_start = None
         clip.warnings.append("no audio of the window could be decoded; the audio track counts as missing")
     elif policy.short == "wrap" and count < wanted:
-        clip.waveform = clip.waveform[:, torch.arange(wanted) % count]
+        clip.waveform = clip.waveform.repeat(1, -(-wanted // count))[:, :wanted]

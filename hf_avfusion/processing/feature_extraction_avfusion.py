@@ -31,6 +31,7 @@ from transformers.processing_utils import AudioKwargs
 from transformers.utils import TensorType, logging
 
 from ..media.limits import check_input_values, check_sizes
+from ..media.resampling import resample
 
 logger = logging.get_logger(__name__)
 
@@ -204,7 +205,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         truncation (str): how more frames are cut: "start" keeps the first frames, "center" the middle ones (both
             with a warning), "error" raises.
         mean, std, divisor (float): output = (x - mean) / (divisor * std).
-        do_resample (bool): resample waveforms of another sampling rate (torchaudio.functional.resample, windowed sinc)
+        do_resample (bool): resample waveforms of another sampling rate (windowed sinc, see `media.resampling`)
             instead of raising.
     """
 
@@ -360,9 +361,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
         """
         waveforms = [self._check(w, name) for w, name in _as_waveforms(audio)]
-        resample = self.do_resample if do_resample is None else do_resample
+        wanted = self.do_resample if do_resample is None else do_resample
         if sampling_rate is None:
-            if resample:
+            if wanted:
                 raise ValueError("do_resample=True needs sampling_rate=, the rate of the audio in Hz")
             logger.warning_once(
                 f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
@@ -371,14 +372,12 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         elif sampling_rate <= 0:
             raise ValueError(f"sampling_rate={sampling_rate} must be a positive number of Hz")
         elif sampling_rate != self.sampling_rate:
-            if not resample:
+            if not wanted:
                 raise ValueError(
                     f"sampling_rate={sampling_rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
-                    "pass do_resample=True (torchaudio.functional.resample)."
+                    "pass do_resample=True (windowed sinc, as torchaudio.functional.resample)."
                 )
-            from torchaudio.functional import resample as convert
-
-            waveforms = [convert(w, sampling_rate, self.sampling_rate) for w in waveforms]
+            waveforms = [resample(w, sampling_rate, self.sampling_rate) for w in waveforms]
         if self.dither and generator is None:
             raise ValueError(f"dither={self.dither} draws noise: pass generator=torch.Generator().manual_seed(...)")
 

@@ -19,6 +19,7 @@ from ..media.limits import check_input_values, check_sizes
 from ..media.modalities import MODALITIES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
+from ..media.resampling import resample
 from ..media.windows import WindowPolicy, load_window
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
@@ -317,7 +318,7 @@ class AVFusionProcessor(ProcessorMixin):
 
         `kwargs` are fields of the video processor. Pass do_resize=False, do_center_crop=False or do_rescale=False if the
         augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and resampled
-        (`torchaudio.functional.resample`) if their rate is not that of the feature extractor.
+        (`media.resampling`) if their rate is not that of the feature extractor.
         """
         self._refuse_unknown(kwargs)
         if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
@@ -367,9 +368,7 @@ class AVFusionProcessor(ProcessorMixin):
                 f"{clip.info.name}: its channels cancel each other (opposite phase), so their mean is nearly silent: use a "
                 "processor with channel_mix='left' or 'max_energy'"
             )
-        if clip.sampling_rate == self.feature_extractor.sampling_rate:
-            return waveform
-        return _resampler(clip.sampling_rate, self.feature_extractor.sampling_rate)(waveform)
+        return resample(waveform, clip.sampling_rate, self.feature_extractor.sampling_rate)
 
     def _warn_damage(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
         """Logs a file's decoding warnings, and once per processor that a track is missing."""
@@ -408,14 +407,6 @@ class AVFusionProcessor(ProcessorMixin):
                 raise TypeError(
                     f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
                 )
-
-
-@lru_cache(maxsize=8)
-def _resampler(old: int, new: int) -> torch.nn.Module:
-    """`torchaudio.functional.resample` between two rates (Hz) with a cached filter."""
-    from torchaudio.transforms import Resample
-
-    return Resample(old, new, dtype=torch.float32)  # the precision of the function, so results are bit-identical
 
 
 @lru_cache(maxsize=16, typed=True)
