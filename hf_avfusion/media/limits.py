@@ -12,6 +12,7 @@ MAX_LAYERS = 1024
 MAX_PARAMETERS = 2**36  # 69 billion; MBT-Large has 0.6 billion
 MAX_INPUT_VALUES = 2**32  # of one clip, 16 GiB as float32; 32 frames of 224 x 224 are 5 million
 MAX_SECONDS = 86_400
+MAX_PICTURE_PIXELS = 2**25  # of a video; 8K (7680 x 4320) has 33,177,600
 
 
 def check_num_labels(num_labels: Any, class_splits: Mapping[str, Any] | None = None) -> None:
@@ -68,6 +69,7 @@ def check_input_values(count: int, fields: str) -> None:
 
 
 __all__ = [
+    "MAX_PICTURE_PIXELS",
     "MAX_SECONDS",
     "check_input_values",
     "check_num_labels",

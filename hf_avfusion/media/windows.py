@@ -14,6 +14,7 @@ import torch
 
 from .limits import MAX_SECONDS, check_sizes
 from .reader import Backend, Clip, ClipReader, ClipRequest, MediaError, MediaInfo, MediaSource, OnDecodeError
+from .tracks import ReduceFrames
 
 Mode = Literal["train", "eval"]
 
@@ -291,6 +292,7 @@ def load_window(
     tracks: Sequence[Literal["video", "audio"]] = ("video", "audio"),
     name: str | None = None,
     threads: int = 1,
+    reduce: ReduceFrames | None = None,
 ) -> list[Clip]:
     """Decodes the windows of a media file: one open, and one forward pass for all views that lie close together.
 
@@ -301,6 +303,7 @@ def load_window(
             video). Default: all of it.
         backend, on_decode_error, name, threads: see ClipReader.
         tracks: the tracks to decode; ("video",) decodes no audio.
+        reduce: makes frames smaller as they are decoded, see `ClipReader.read`.
 
     Returns:
         num_views Clips. `frames` has num_frames frames. If the policy wraps, `waveform` has audio_seconds of audio. A track
@@ -318,7 +321,7 @@ def load_window(
             info, has_video=info.has_video and "video" in tracks, has_audio=info.has_audio and "audio" in tracks
         )
         windows = sample_windows(policy, info, mode=mode, num_views=num_views, generator=generator)
-        clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows])
+        clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows], reduce)
     for clip in clips:
         _fill_to_length(clip, policy)
     return clips

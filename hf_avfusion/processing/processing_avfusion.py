@@ -27,6 +27,9 @@ from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProc
 logger = logging.get_logger(__name__)
 
 
+_REDUCED = {"do_resize": False, "do_center_crop": False}  # for frames that were resized and cropped while decoded
+
+
 class _NoTokens:
     """Stand-in for a tokenizer: transformers' Trainer reads these attributes of every processor that it saves."""
 
@@ -237,6 +240,7 @@ class AVFusionProcessor(ProcessorMixin):
                     )
         if video_files:
             video_kwargs.pop("do_sample_frames", None)  # the window already selects the frames
+            reduce = self.video_processor.reducer(**video_kwargs)
         use_track = merged["use_audio_in_video"] is not False
         for index in range(count):
             rows = slice(index * views, (index + 1) * views)
@@ -246,7 +250,7 @@ class AVFusionProcessor(ProcessorMixin):
             clips: list[Clip] = []
             if video is not None and video_files:
                 wanted = MODALITIES if use_track and audio is None else MODALITIES[:1]
-                clips = self.load_clip(video, tracks=wanted, generator=generator, **reading)
+                clips = self.load_clip(video, tracks=wanted, generator=generator, reduce=reduce, **reading)
                 frames[rows] = [clip.frames for clip in clips]
                 waveforms[rows] = [self._mono(clip) for clip in clips]
                 self._warn_damage(clips, wanted)
@@ -262,10 +266,11 @@ class AVFusionProcessor(ProcessorMixin):
                 waveforms[rows] = [clip_audio]
             if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
                 raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
+        clips = []  # frees frames that `_features` has processed
         if audio is None or audio_files:  # `_mono` has resampled the audio of files to this rate
             audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
         if video_files:
-            video_kwargs["input_data_format"] = "channels_first"
+            video_kwargs.update(_REDUCED, input_data_format="channels_first")
         return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs)
 
     # ------------------------------------------------------------------------------------------ the two steps of a call
@@ -290,8 +295,9 @@ class AVFusionProcessor(ProcessorMixin):
             generator: random generator of the windows (mode="train").
             tracks: ("video", "audio") or one of them.
             policy: replaces the processor's window.
-            reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads= of
-                `media.windows.load_window`.
+            reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads=, reduce= of
+                `media.windows.load_window`. With `reduce=processor.video_processor.reducer()`, frames are resized and cropped
+                as they are decoded; then pass do_resize=False and do_center_crop=False to `process_clips`.
 
         Returns:
             One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
@@ -345,8 +351,8 @@ class AVFusionProcessor(ProcessorMixin):
         data: dict[str, Any] = {}
         if any(present[0]):
             videos = [item for item in frames if item is not None]
-            out = self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)
-            data["pixel_values"] = _fill_missing_rows(out["pixel_values"], present[0])
+            frames.clear()
+            data["pixel_values"] = _fill_missing_rows(self._pixels(videos, part_tensors, video_kwargs), present[0])
         if any(present[1]):
             given = [item for item in waveforms if item is not None]
             out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
@@ -355,6 +361,19 @@ class AVFusionProcessor(ProcessorMixin):
             mask = list(map(list, zip(*present)))
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _pixels(self, videos: list[Any], part_tensors: str | None, video_kwargs: dict[str, Any]) -> Any:
+        """`pixel_values` of videos. Reduced ones are freed one by one, so that they and the result are not held together."""
+        reduced = _REDUCED.items() <= video_kwargs.items()
+        if not (reduced and part_tensors and len({video.shape for video in videos}) == 1 and len(videos) > 1):
+            return self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)["pixel_values"]
+        pixels = None
+        for row in range(len(videos)):
+            one = self.video_processor([videos[row]], return_tensors=part_tensors, **video_kwargs)["pixel_values"]
+            videos[row] = None
+            pixels = one.new_empty(len(videos), *one.shape[1:]) if pixels is None else pixels
+            pixels[row] = one[0]
+        return pixels
 
     def _mono(self, clip: Clip) -> torch.Tensor | None:
         """Mono waveform of a clip, float32 [samples] at the feature extractor's rate."""
