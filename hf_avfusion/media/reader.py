@@ -11,7 +11,7 @@ Audio is always read through PyAV, since it keeps the gaps in a track's timestam
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from .container import MediaInfo, OpenMedia
 from .frame_skipper import FrameSkipper, can_skip_frames
+from .limits import check_bytes
 from .resampling import check_rate
 from .sources import MediaError, MediaSource, one_line
 from .torchcodec_backend import has_single_keyframe, is_clean_start, suits_torchcodec, torchcodec_works
@@ -149,6 +150,7 @@ class ClipReader(OpenMedia):
         # A short clip that wraps requests the same piece several times: it is decoded once.
         pieces_by_range = {place: AudioPiece(*place, self.info.channels) for ranges in cuts for place in ranges}
         tick = float(self._video.time_base) if has_video else 0.0
+        self._check_bytes(0 if reduce is not None else len(times), pieces_by_range)
         if times:
             check_picture_size(self._source.name, self.info.width or 0, self.info.height or 0)
         new_collector = partial(
@@ -206,6 +208,17 @@ class ClipReader(OpenMedia):
         collector = FrameStreamer(times, tolerance=min(tick / 2, 5e-4), name=name, show=show, fit=fit)
         self._read_clusters(collector, list(pieces_by_range.values()))
         return self._assemble([request], collector, pieces_by_range, cuts)[0]
+
+    def _check_bytes(self, num_frames: int, ranges: Iterable[tuple[int, int]]) -> None:
+        """Raises MediaError if frames at source size, and samples, take too much memory."""
+        info = self.info
+        frames = 3 * num_frames * (info.width or 0) * (info.height or 0)
+        samples = sum(last - first for first, last in ranges)
+        parts = f"{num_frames} frames of {info.width}x{info.height} and {samples:,} samples of {info.channels} channels"
+        try:
+            check_bytes(frames + 4 * samples * (info.channels or 0), parts, "Read it in shorter windows.")
+        except ValueError as error:
+            raise MediaError(self._source.name, str(error)) from error
 
     def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         """Pieces in s -> sample indices [first, last) on the clip's clock. Their lengths sum to the rounded total length."""

@@ -30,8 +30,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import AudioKwargs
 from transformers.utils import TensorType, logging
 
-from ..media.limits import check_input_values, check_sizes
-from ..media.resampling import resample
+from ..media.limits import check_bytes, check_sizes
+from ..media.resampling import check_rate, resample
 
 logger = logging.get_logger(__name__)
 
@@ -293,9 +293,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"{name}={value!r} must be a finite number")
         if self.power <= 0 or self.dither < 0:
             raise ValueError(f"power={self.power} must be above 0, and dither={self.dither} at least 0")
-        check_input_values(
-            self.num_mel_bins * max(self.n_fft // 2, length or 0), "n_fft, num_mel_bins, spectrogram_length"
-        )
+        check_rate(self.sampling_rate, "sampling_rate")
+        padded = self._samples_for(length) if length is not None and self.padding in ("wrap", "waveform") else 0
+        check_bytes(self.bytes_of(padded), "n_fft, hop_length, num_mel_bins and spectrogram_length")
         if self.n_fft < self.win_length or self.n_fft % 2:
             raise ValueError(f"n_fft={self.n_fft} must be even and at least win_length={self.win_length}")
         top = self.sampling_rate / 2 if self.fmax is None else self.fmax
@@ -330,6 +330,12 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         return (
             None if self.spectrogram_length is None else self.spectrogram_length * self.hop_length / self.sampling_rate
         )
+
+    def bytes_of(self, samples: int) -> int:
+        """About the memory that a waveform of this many samples takes, with all intermediates and the mel bank."""
+        frames, rows = samples // self.hop_length + 1, self.spectrogram_length or 0
+        bank = 24 * (self.n_fft // 2 + 1) * self.num_mel_bins  # its construction holds six of its size
+        return 12 * samples + frames * (16 * self.n_fft + 8 * self.num_mel_bins) + 8 * rows * self.num_mel_bins + bank
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -394,6 +400,11 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
 
     def spectrogram(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Steps 1 to 8 of the module's docstring: float32 [samples] at `sampling_rate` to float32 [time, mel]."""
+        check_bytes(
+            self.bytes_of(waveform.shape[-1]),
+            f"{waveform.shape[-1]:,} samples in frames of n_fft={self.n_fft} at hop_length={self.hop_length}",
+            "Pass a shorter waveform, or a larger hop_length.",
+        )
         if self.subtract_mean:
             waveform = waveform - waveform.mean()
         lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")

@@ -1,5 +1,6 @@
 """Base class of all processors: turns files, arrays or decoded clips into `pixel_values` and `input_features`."""
 
+import math
 import os
 import reprlib
 import warnings
@@ -15,7 +16,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import TensorType, logging
 from transformers.video_utils import make_batched_videos
 
-from ..media.limits import check_input_values, check_sizes
+from ..media.limits import check_bytes, check_sizes
 from ..media.modalities import MODALITIES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
@@ -100,12 +101,25 @@ class AVFusionProcessor(ProcessorMixin):
         self.window = policy.to_dict()
         self.channel_mix = channel_mix
         self._check_lengths()
-        sizes = (dict(video_processor.size), dict(video_processor.crop_size or {}))
-        for name, size in zip(("size", "crop_size"), sizes):
+        self._check_bytes(policy)
+
+    def _check_bytes(self, policy: WindowPolicy, views: int = 1) -> None:
+        """Raises ValueError if the windows of one clip, with their intermediates, take too much memory."""
+        for name in ("size", "crop_size"):
+            size = dict(getattr(self.video_processor, name) or {})
             check_sizes({f"{name}.{side}": value for side, value in size.items()})
             sides = [value for value in size.values() if value] or [1]
-            values = policy.num_frames * 3 * sides[0] * sides[-1]
-            check_input_values(values, f"num_frames and {name} of the video processor")
+            count = 5 * 3 * views * policy.num_frames * sides[0] * sides[-1]  # uint8, and float32 when normalised
+            check_bytes(
+                count, f"num_views={views}, num_frames={policy.num_frames} and {name}={size} of the video processor"
+            )
+        extractor = self.feature_extractor
+        samples = math.ceil(policy.audio_seconds * extractor.sampling_rate)
+        check_bytes(
+            extractor.bytes_of(samples) + 4 * samples * (views - 1),
+            f"num_views={views}, audio_seconds={policy.audio_seconds} and n_fft={extractor.n_fft}, hop_length="
+            f"{extractor.hop_length}, num_mel_bins={extractor.num_mel_bins} of the feature extractor",
+        )
 
     def _check_lengths(self) -> None:
         """Raises if the window is shorter or longer than the spectrogram: every clip would be wrapped or cut."""
@@ -229,6 +243,7 @@ class AVFusionProcessor(ProcessorMixin):
                 policy = replace(policy, num_frames=num_frames)
             if fps is not None:
                 policy = replace(policy, frame_rate=fps, span=None)
+            self._check_bytes(policy, views)
             reading = {name: merged[name] for name in ("backend", "on_decode_error") if merged.get(name) is not None}
             reading.update(policy=policy, mode=merged["mode"] or "eval", num_views=views)
         elif not video_kwargs.get("do_sample_frames"):

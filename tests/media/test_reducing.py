@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from rendering import render_clip
 
 from hf_avfusion import MBTProcessor
 from hf_avfusion.data.augmentation import FrameAugmentation
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media import tracks
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, read_clip
-
-from rendering import render_clip
 
 SETTINGS = [
     {},
@@ -79,7 +78,9 @@ def test_windows_that_share_frames_reduce_them_once(clip):
 @pytest.mark.parametrize("size", [(90, 70), (70, 90)])
 def test_training_equals_augmenting_whole_frames(size, monkeypatch):
     made, row = processor(), {"video": render_clip(seconds=4.0, size=size), "clip_id": "a", "label": 1}
-    transform = ClipTransform(made, mode="train", augmentation=FrameAugmentation(crop=40, shortest_edge=48), num_views=2)
+    transform = ClipTransform(
+        made, mode="train", augmentation=FrameAugmentation(crop=40, shortest_edge=48), num_views=2
+    )
     given = transform(row, torch.Generator().manual_seed(3))
     monkeypatch.delattr(FrameAugmentation, "reduce")
     monkeypatch.setattr(FrameAugmentation, "__call__", _augment_whole_frames)

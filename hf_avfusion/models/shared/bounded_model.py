@@ -1,4 +1,4 @@
-"""Base class of the models: the number of parameters is bounded before memory is taken."""
+"""Base class of the models: the size of the parameters is bounded before memory is taken."""
 
 import warnings
 from contextvars import ContextVar
@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ...media.limits import check_num_parameters
+from ...media.limits import check_bytes
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -36,16 +36,16 @@ class _CountFirst(type(PreTrainedModel)):
 
 class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
     """
-    Refuses a config that needs more parameters than any real model. Config files of downloaded checkpoints are untrusted.
+    Refuses a config whose parameters take more than `media.limits.max_bytes`. Config files of downloaded checkpoints are untrusted.
 
     The checks of the config bound the number of layers before, and with it the time of counting.
     """
 
     def post_init(self) -> None:
-        """As in transformers, then the check. Raises ValueError for a model with too many parameters."""
+        """As in transformers, then the check. Raises ValueError for a model with too large parameters."""
         super().post_init()
-        count = sum(tensor.numel() for tensor in chain(self.parameters(), self.buffers()))
-        check_num_parameters(count, type(self.config).__name__)
+        count = sum(tensor.numel() * tensor.element_size() for tensor in chain(self.parameters(), self.buffers()))
+        check_bytes(count, f"The parameters by the sizes in {type(self.config).__name__}")
 
 
 __all__ = ["BoundedPreTrainedModel"]
