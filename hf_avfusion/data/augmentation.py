@@ -82,12 +82,7 @@ class FrameAugmentation:
         """uint8 [T, 3, height, width] -> float32 [T, 3, crop, crop] on the scale 0..255."""
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1] != 3:
             raise ValueError(f"frames must be uint8 [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
-        height, width = frames.shape[-2:]
-        short, long = min(height, width), max(height, width)
-        if short != self.shortest_edge:
-            other = int(self.shortest_edge * long / short)
-            size = (self.shortest_edge, other) if height <= width else (other, self.shortest_edge)
-            frames = _resize(frames, size)
+        frames = self.reduce(frames)
         if self.scale is not None:
             # TF casts the products to int32, which rounds down.
             size = tuple(int(side * _uniform(*self.scale, generator)) for side in frames.shape[-2:])
@@ -103,6 +98,15 @@ class FrameAugmentation:
             weights = torch.tensor([0.2989, 0.5870, 0.1140]).view(3, 1, 1)  # the weights of tf.image
             frames = (frames * weights).sum(-3, keepdim=True).expand_as(frames)
         return frames.contiguous()
+
+    def reduce(self, frames: torch.Tensor) -> torch.Tensor:
+        """The first step alone, which draws nothing: uint8 [T, 3, H, W] to `shortest_edge`. Frames of that size are returned."""
+        height, width = frames.shape[-2:]
+        short, long = min(height, width), max(height, width)
+        if short == self.shortest_edge:
+            return frames
+        other = int(self.shortest_edge * long / short)
+        return _resize(frames, (self.shortest_edge, other) if height <= width else (other, self.shortest_edge))
 
     def _color(self, frames: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         frames = frames + _uniform(-self.brightness, self.brightness, generator)

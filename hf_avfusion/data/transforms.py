@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+REDUCED = {
+    "do_resize": False,
+    "do_center_crop": False,
+}  # frames are resized and cropped as they are decoded, or augmented
 WINDOW_AXES = ("clips", "segments")  # axes of an input along which the windows of one view lie
 
 
@@ -35,7 +39,7 @@ class ClipTransform:
             several views, both tensors have a leading axis of views.
         augmentation: (uint8 frames [T, 3, H, W], generator) -> frames [T, 3, crop, crop] with values 0..255, such as
             `FrameAugmentation`; the processor then only normalises them. It is drawn once per view, for all windows of the
-            view together. Allowed only in training.
+            view together. Allowed only in training. If it has a method `reduce`, frames pass through that as they are decoded.
         num_views: views per clip.
         modalities: ("video", "audio") or one of them; the other is not decoded.
         input_axes: axes of one view in the model's inputs (`config.input_axes`). For an axis of `WINDOW_AXES`, the processor
@@ -86,6 +90,10 @@ class ClipTransform:
             ValueError: the labels are wrong.
         """
         labels = self.labels(row)  # wrong labels fail before the clip is decoded
+        if self.augmentation is None:
+            reduce = self.processor.video_processor.reducer()
+        else:
+            reduce = getattr(self.augmentation, "reduce", None)
         clips = self.processor.load_clip(
             row["video"],
             mode=self.mode,
@@ -95,6 +103,7 @@ class ClipTransform:
             start=row.get("start"),
             end=row.get("end"),
             allow_urls=self.allow_urls,
+            reduce=reduce,
             **self.reading,
         )
         start = row.get("start") or 0.0
@@ -113,7 +122,6 @@ class ClipTransform:
         if not any(has.values()):
             raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)}")
 
-        options = {}
         if self.augmentation is not None and has["video"]:
             windows = len(clips) // self.num_views
             for view in (clips[start : start + windows] for start in range(0, len(clips), windows)):
@@ -121,11 +129,10 @@ class ClipTransform:
                 augmented = self.augmentation(torch.cat(frames) if windows > 1 else frames[0], generator)
                 for window, part in zip(view, augmented.chunk(windows)):
                     window.frames = part
-            options = {"do_resize": False, "do_center_crop": False}
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
         if labels is not None:
             sample["labels"] = labels
-        for name, values in self.processor.process_clips(clips, return_tensors="pt", **options).items():
+        for name, values in self.processor.process_clips(clips, return_tensors="pt", **REDUCED).items():
             axes = [self.num_views] if self.num_views > 1 else []
             axes += [-1] if self.input_axes[name][0] in WINDOW_AXES else []
             sample[name] = values.unflatten(0, axes) if axes else values[0]

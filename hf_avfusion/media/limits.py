@@ -4,22 +4,49 @@ Config files of downloaded checkpoints are untrusted input. A config.json alone 
 position and one label name per class before a single weight is read. So sizes are checked first, when the config is created.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 MAX_SIZE = 2**20  # of any width, length or count; an hour of spectrogram has 360,000 rows
 MAX_LAYERS = 1024
-MAX_PARAMETERS = 2**36  # 69 billion; MBT-Large has 0.6 billion
-MAX_INPUT_VALUES = 2**32  # of one clip, 16 GiB as float32; 32 frames of 224 x 224 are 5 million
+MAX_LABELS = 2**16  # ImageNet-21k has 21,841
+MAX_BYTES = 2**32  # of one clip's tensors and intermediates, or of a model; raised by HF_AVFUSION_MAX_BYTES
 MAX_SECONDS = 86_400
+MAX_PICTURE_PIXELS = 2**25  # of a video; 8K (7680 x 4320) has 33,177,600
+
+
+def max_bytes() -> int:
+    """MAX_BYTES, or the number in the environment variable HF_AVFUSION_MAX_BYTES. Raises ValueError if that is no number."""
+    given = os.environ.get("HF_AVFUSION_MAX_BYTES")
+    if given is None:
+        return MAX_BYTES
+    if not given.isdecimal():
+        raise ValueError(f"HF_AVFUSION_MAX_BYTES={given!r} must be a whole number of bytes, such as {2 * MAX_BYTES}")
+    return int(given)
+
+
+def check_bytes(count: int, what: str, doubt: str = "The config file may be corrupt.") -> None:
+    """Raises ValueError if something takes more than `max_bytes` of memory. Call it before the memory is taken.
+
+    Args:
+        count: bytes of what is held at once: results and intermediates.
+        what: the fields or parts that take them, in the plural.
+        doubt: a sentence on what may be wrong.
+    """
+    if count > max_bytes():
+        raise ValueError(
+            f"{what} together give {count:,} bytes, which exceeds the supported maximum of {max_bytes():,}. {doubt} If the sizes "
+            "are right, set the environment variable HF_AVFUSION_MAX_BYTES to a larger number."
+        )
 
 
 def check_num_labels(num_labels: Any, class_splits: Mapping[str, Any] | None = None) -> None:
-    """Raises ValueError for more than MAX_SIZE labels. Call it before transformers creates a name for each label."""
+    """Raises ValueError for more than MAX_LABELS labels. Call it before transformers creates a name for each label."""
     counts = [num_labels, *(class_splits or {}).values()]
-    if any(isinstance(count, int) and count > MAX_SIZE for count in counts):
+    if any(isinstance(count, int) and count > MAX_LABELS for count in counts):
         raise ValueError(
-            f"num_labels={num_labels}, class_splits={class_splits} exceed the supported maximum of {MAX_SIZE:,} labels. The "
+            f"num_labels={num_labels}, class_splits={class_splits} exceed the supported maximum of {MAX_LABELS:,} labels. The "
             "config file may be corrupt."
         )
 
@@ -49,29 +76,12 @@ def check_num_tokens(modality: str, count: int) -> None:
         )
 
 
-def check_num_parameters(count: int, name: str) -> None:
-    """Raises ValueError if the sizes in a config of this class name together need more than MAX_PARAMETERS parameters."""
-    if count > MAX_PARAMETERS:
-        raise ValueError(
-            f"The sizes in {name} together give {count:,} parameters, which exceeds the supported maximum of "
-            f"{MAX_PARAMETERS:,}. The config file may be corrupt."
-        )
-
-
-def check_input_values(count: int, fields: str) -> None:
-    """Raises ValueError if one prepared clip would hold more than MAX_INPUT_VALUES values."""
-    if count > MAX_INPUT_VALUES:
-        raise ValueError(
-            f"{fields} together give {count:,} values per clip, which exceeds the supported maximum of {MAX_INPUT_VALUES:,}. "
-            "The config file may be corrupt."
-        )
-
-
 __all__ = [
+    "MAX_PICTURE_PIXELS",
     "MAX_SECONDS",
-    "check_input_values",
+    "check_bytes",
     "check_num_labels",
-    "check_num_parameters",
     "check_num_tokens",
     "check_sizes",
+    "max_bytes",
 ]

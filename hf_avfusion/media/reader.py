@@ -11,8 +11,9 @@ Audio is always read through PyAV, since it keeps the gaps in a track's timestam
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,19 @@ from transformers.utils import logging
 
 from .container import MediaInfo, OpenMedia
 from .frame_skipper import FrameSkipper, can_skip_frames
+from .limits import check_bytes
+from .resampling import check_rate
 from .sources import MediaError, MediaSource, one_line
 from .torchcodec_backend import has_single_keyframe, is_clean_start, suits_torchcodec, torchcodec_works
-from .tracks import AudioCollector, AudioPiece, FrameCollector, FrameStreamer, SeekOvershotError
+from .tracks import (
+    AudioCollector,
+    AudioPiece,
+    FrameCollector,
+    FrameStreamer,
+    ReduceFrames,
+    SeekOvershotError,
+    check_picture_size,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -112,7 +123,7 @@ class ClipReader(OpenMedia):
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def read(self, requests: Sequence[ClipRequest]) -> list[Clip]:
+    def read(self, requests: Sequence[ClipRequest], reduce: ReduceFrames | None = None) -> list[Clip]:
         """One Clip per request, decoded in one forward pass. Requests that lie far apart are reached by another seek.
 
         Times before the first frame return the first frame, times after the last frame return the last. An audio piece is
@@ -121,9 +132,12 @@ class ClipReader(OpenMedia):
         After a seek, audio is as exact as the timestamps of the container (WebM and Matroska: half a ms, with Vorbis up
         to 11 ms), and the noise with which AAC fills bands differs.
 
+        reduce: maps frames, uint8 [n, 3, height, width], to smaller ones, such as `AVFusionVideoProcessor.reducer`. It runs while
+            the file is decoded, so few frames are held at source size.
+
         Raises:
-            MediaError: a requested part cannot be decoded (see `on_decode_error`), or the frame size, the sampling rate or
-                the number of channels changes within it.
+            MediaError: frames have more than `limits.MAX_PICTURE_PIXELS`, a requested part cannot be decoded (see
+                `on_decode_error`), or the frame size, the sampling rate or the number of channels changes within it.
         """
         for request in requests:
             times = [*(request.frame_times or ()), *(edge for piece in request.audio_pieces or () for edge in piece)]
@@ -136,7 +150,13 @@ class ClipReader(OpenMedia):
         # A short clip that wraps requests the same piece several times: it is decoded once.
         pieces_by_range = {place: AudioPiece(*place, self.info.channels) for ranges in cuts for place in ranges}
         tick = float(self._video.time_base) if has_video else 0.0
-        collector = FrameCollector(times, tolerance=min(tick / 2, 5e-4), name=self._source.name)
+        self._check_bytes(0 if reduce is not None else len(times), pieces_by_range)
+        if times:
+            check_picture_size(self._source.name, self.info.width or 0, self.info.height or 0)
+        new_collector = partial(
+            FrameCollector, times, tolerance=min(tick / 2, 5e-4), name=self._source.name, reduce=reduce
+        )
+        collector = new_collector()
         if self._by_torchcodec and times:
             try:
                 if self._has_clean_keyframes(collector):
@@ -146,7 +166,7 @@ class ClipReader(OpenMedia):
                     if isinstance(error, MediaError):
                         raise
                     raise MediaError(self._source.name, f"torchcodec cannot decode it: {one_line(error)}") from error
-                collector = FrameCollector(times, tolerance=collector.tolerance, name=self._source.name)
+                collector = new_collector()
                 self._warnings.clear()  # PyAV reaches the same damage and reports it
             if self._source.shared:
                 self._open()  # torchcodec has moved the file object's position
@@ -189,9 +209,24 @@ class ClipReader(OpenMedia):
         self._read_clusters(collector, list(pieces_by_range.values()))
         return self._assemble([request], collector, pieces_by_range, cuts)[0]
 
+    def _check_bytes(self, num_frames: int, ranges: Iterable[tuple[int, int]]) -> None:
+        """Raises MediaError if frames at source size, and samples, take too much memory."""
+        info = self.info
+        frames = 3 * num_frames * (info.width or 0) * (info.height or 0)
+        samples = sum(last - first for first, last in ranges)
+        parts = f"{num_frames} frames of {info.width}x{info.height} and {samples:,} samples of {info.channels} channels"
+        try:
+            check_bytes(frames + 4 * samples * (info.channels or 0), parts, "Read it in shorter windows.")
+        except ValueError as error:
+            raise MediaError(self._source.name, str(error)) from error
+
     def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         """Pieces in s -> sample indices [first, last) on the clip's clock. Their lengths sum to the rounded total length."""
         rate, ranges, total = self.info.sampling_rate, [], 0.0
+        try:
+            check_rate(rate, "its sampling rate")
+        except ValueError as error:
+            raise MediaError(self._source.name, str(error)) from error
         track = round(self.info.audio_start * rate), round((self.info.audio_start + self.info.audio_duration) * rate)
         for start, end in pieces:
             if end < start:
@@ -426,9 +461,11 @@ class ClipReader(OpenMedia):
             raise ValueError("truncated")  # PyAV reads the part before the damage and reports it
         last = math.nextafter(end, -math.inf)
         times = [min(max(time + self._zero + collector.tolerance, begin), last) for time in collector.times]
-        batch = decoder.get_frames_played_at(times)
-        stamps = [time - self._zero for time in batch.pts_seconds.tolist()]
-        collector.set_frames(batch.data, stamps, rotation=round((facts.rotation or 0) / 90) * 90 % 360)
+        step = collector.group_size(facts.height, facts.width)
+        for first in range(0, len(times), step):
+            batch = decoder.get_frames_played_at(times[first : first + step])
+            stamps = [time - self._zero for time in batch.pts_seconds.tolist()]
+            collector.extend(batch.data, stamps, rotation=round((facts.rotation or 0) / 90) * 90 % 360)
 
 
 def read_clip(

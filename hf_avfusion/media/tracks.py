@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .limits import MAX_PICTURE_PIXELS
 from .sources import MediaError
 
 # Samples that are buffered before they are converted, so that a long piece is not held twice.
 BLOCK_SAMPLES = 1 << 16
+
+# Frames at source size that are held before they are reduced: 2 of 1920x1080, 24 of 640x360. Reducing one by one takes longer.
+GROUP_BYTES = 1 << 24
 
 # s; a timestamp jump above this is a gap or an overlap, below it is rounding (WebM with Vorbis or Opus: up to 11 ms)
 AUDIO_GAP = 0.025
@@ -39,13 +43,29 @@ def _upright(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return frame[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
+ReduceFrames = Callable[[torch.Tensor], torch.Tensor]
+
+
+def check_picture_size(name: str, width: int, height: int) -> None:
+    """Raises MediaError for frames of more than MAX_PICTURE_PIXELS."""
+    if width * height > MAX_PICTURE_PIXELS:
+        raise MediaError(
+            name,
+            f"its frames have {width}x{height} pixels; at most {MAX_PICTURE_PIXELS:,} are decoded (8K video): scale the video"
+            " down first, with another program",
+        )
+
+
 class FrameCollector:
     """Collects the frame shown at each requested time, from decoded frames that are added in order of their times.
 
     Holds converted frames for requested times only, and one decoded frame. `times` is sorted, without repetitions, in s.
+
+    reduce: maps frames, uint8 [n, 3, height, width], to smaller ones, each by itself. It runs while the file is decoded, so at
+        most GROUP_BYTES of frames are held at source size.
     """
 
-    def __init__(self, times: Sequence[float], *, tolerance: float, name: str):
+    def __init__(self, times: Sequence[float], *, tolerance: float, name: str, reduce: ReduceFrames | None = None):
         from av.video.reformatter import VideoReformatter
 
         # A computed time (k / fps) may lie a rounding error before the timestamp of its frame. Half a tick never reaches
@@ -54,7 +74,11 @@ class FrameCollector:
         self.times = list(times)
         self._name = name
         self._reformatter = VideoReformatter()  # reused: creating one per frame costs more than converting small frames
-        self._buffer: np.ndarray | torch.Tensor | None = None
+        self._reduce = reduce
+        self._group: np.ndarray | None = None  # frames at source size that are not reduced yet
+        self._num_waiting = 0  # of them
+        self._frames: torch.Tensor | None = None  # one place per requested time; several times can share a frame
+        self._num_frames = 0  # stored in it
         self.size: tuple[int, int] | None = None  # height, width
         self.rotation = 0
         self._matrix: np.ndarray | None = None
@@ -114,6 +138,7 @@ class FrameCollector:
     def _store(self, frame: Any, time: float) -> None:
         # Rotation comes from the first stored frame. threads=1: more threads only add cost at these frame sizes.
         if self.size is None:
+            check_picture_size(self._name, frame.width, frame.height)
             self._matrix = _display_matrix(frame)
             self.rotation = round(frame.rotation / 90) * 90 % 360
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -124,24 +149,56 @@ class FrameCollector:
             self.size = size
         elif self.size != size:
             raise _size_change_error(self._name, self.size, size, time)
-        if self._buffer is None:
-            self._buffer = np.empty((len(self.times), 3, *size), dtype=np.uint8)
-        self._buffer[len(self._stamps)] = array.transpose(2, 0, 1)
+        if self._group is None:
+            self._group = np.empty((self.group_size(*size), 3, *size), dtype=np.uint8)
+        self._group[self._num_waiting] = array.transpose(2, 0, 1)
+        self._num_waiting += 1
         self._stamps.append(time)
+        if self._num_waiting == len(self._group):
+            self._finish_group()
 
-    def set_frames(self, frames: torch.Tensor, stamps: list[float], rotation: int) -> None:
-        """Sets the frames of all requested times, uint8 [len(times), 3, height, width], from a decoder that chose them."""
-        self._buffer, self._stamps, self._slot_of = frames, stamps, list(range(len(stamps)))
+    def group_size(self, height: int, width: int) -> int:
+        """How many frames of a size are converted before they are reduced; without `reduce`, all."""
+        return (
+            len(self.times)
+            if self._reduce is None
+            else min(len(self.times), max(GROUP_BYTES // (3 * height * width), 1))
+        )
+
+    def _finish_group(self) -> None:
+        frames = torch.from_numpy(self._group[: self._num_waiting])
+        self._num_waiting = 0
+        if self._reduce is None:
+            self._group = None  # it holds all frames
+        self._keep(frames)
+
+    def _keep(self, frames: torch.Tensor) -> None:
+        if self._reduce is None and self._frames is None:
+            self._frames = frames
+            return
+        reduced = frames if self._reduce is None else self._reduce(frames)
+        if self._frames is None:
+            self._frames = reduced.new_empty(len(self.times), *reduced.shape[1:])
+        self._frames[self._num_frames : self._num_frames + len(reduced)] = reduced
+        self._num_frames += len(reduced)
+
+    def extend(self, frames: torch.Tensor, stamps: list[float], rotation: int) -> None:
+        """Adds the frames of the next requested times, uint8 [n, 3, height, width], from a decoder that chose them."""
         self.size, self.rotation = tuple(frames.shape[2:]), rotation
+        self._slot_of += range(len(self._stamps), len(self._stamps) + len(stamps))
+        self._stamps += stamps
+        self._keep(frames)
 
     def select(self, times: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames uint8 [T, 3, height, width] and timestamps float64 [T] of `times`. T is smaller where the end is damaged."""
         slot_at = dict(zip(self.times, self._slot_of))
         slots = [slot_at[float(time)] for time in times if float(time) in slot_at]
         stamps = torch.tensor([self._stamps[slot] for slot in slots], dtype=torch.float64)
-        if self._buffer is None:
+        if self._num_waiting:
+            self._finish_group()
+        if self._frames is None:
             return torch.empty(0, 3, 0, 0, dtype=torch.uint8), stamps
-        frames = torch.as_tensor(self._buffer)
+        frames = self._frames
         if slots == list(range(len(frames))):
             return frames, stamps
         return frames[slots], stamps
@@ -179,6 +236,7 @@ class FrameStreamer(FrameCollector):
     def _convert(self, frame: Any, time: float) -> None:
         stored = frame.height, frame.width
         if self._stored_size is None:
+            check_picture_size(self._name, frame.width, frame.height)
             self._stored_size = stored
             self._matrix = _display_matrix(frame)
             self.rotation = round(frame.rotation / 90) * 90 % 360

@@ -14,8 +14,11 @@ import torch
 
 from .limits import MAX_SECONDS, check_sizes
 from .reader import Backend, Clip, ClipReader, ClipRequest, MediaError, MediaInfo, MediaSource, OnDecodeError
+from .tracks import ReduceFrames
 
 Mode = Literal["train", "eval"]
+
+MAX_REPEATS = 64  # of a track that wraps in a window; a shorter one is read once and repeated after decoding
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Window:
     """One window. Times are in s on the clip's clock, None for a missing track.
 
     frame_times: times of the frames, after wrapping or holding. audio_window: [start, end) before wrapping, so its end may
-    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order.
+    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order. A track that would
+    wrap more than MAX_REPEATS times is there once, from the start of the window on.
     """
 
     frame_times: tuple[float, ...] | None
@@ -263,6 +267,8 @@ def _audio_pieces(
     position, left = round(window[0] * rate) - first, round((window[1] - window[0]) * rate)
     if policy.short == "hold":
         left = min(left, max(length - position, 0))
+    elif left > MAX_REPEATS * length:
+        left = length  # `_fill_to_length` repeats it: one sample at 48,000 Hz would give 384,000 pieces
     pieces = []
     position %= length
     while left > 0:
@@ -286,6 +292,7 @@ def load_window(
     tracks: Sequence[Literal["video", "audio"]] = ("video", "audio"),
     name: str | None = None,
     threads: int = 1,
+    reduce: ReduceFrames | None = None,
 ) -> list[Clip]:
     """Decodes the windows of a media file: one open, and one forward pass for all views that lie close together.
 
@@ -296,6 +303,7 @@ def load_window(
             video). Default: all of it.
         backend, on_decode_error, name, threads: see ClipReader.
         tracks: the tracks to decode; ("video",) decodes no audio.
+        reduce: makes frames smaller as they are decoded, see `ClipReader.read`.
 
     Returns:
         num_views Clips. `frames` has num_frames frames. If the policy wraps, `waveform` has audio_seconds of audio. A track
@@ -313,7 +321,7 @@ def load_window(
             info, has_video=info.has_video and "video" in tracks, has_audio=info.has_audio and "audio" in tracks
         )
         windows = sample_windows(policy, info, mode=mode, num_views=num_views, generator=generator)
-        clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows])
+        clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows], reduce)
     for clip in clips:
         _fill_to_length(clip, policy)
     return clips
@@ -367,4 +375,4 @@ def _fill_to_length(clip: Clip, policy: WindowPolicy) -> None:
         clip.waveform = clip.sampling_rate = clip.audio_start = None
         clip.warnings.append("no audio of the window could be decoded; the audio track counts as missing")
     elif policy.short == "wrap" and count < wanted:
-        clip.waveform = clip.waveform[:, torch.arange(wanted) % count]
+        clip.waveform = clip.waveform.repeat(1, -(-wanted // count))[:, :wanted]

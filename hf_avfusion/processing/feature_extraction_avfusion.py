@@ -30,7 +30,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import AudioKwargs
 from transformers.utils import TensorType, logging
 
-from ..media.limits import check_input_values, check_sizes
+from ..media.limits import check_bytes, check_sizes
+from ..media.resampling import check_rate, resample
 
 logger = logging.get_logger(__name__)
 
@@ -204,7 +205,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         truncation (str): how more frames are cut: "start" keeps the first frames, "center" the middle ones (both
             with a warning), "error" raises.
         mean, std, divisor (float): output = (x - mean) / (divisor * std).
-        do_resample (bool): resample waveforms of another sampling rate (torchaudio.functional.resample, windowed sinc)
+        do_resample (bool): resample waveforms of another sampling rate (windowed sinc, see `media.resampling`)
             instead of raising.
     """
 
@@ -292,9 +293,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"{name}={value!r} must be a finite number")
         if self.power <= 0 or self.dither < 0:
             raise ValueError(f"power={self.power} must be above 0, and dither={self.dither} at least 0")
-        check_input_values(
-            self.num_mel_bins * max(self.n_fft // 2, length or 0), "n_fft, num_mel_bins, spectrogram_length"
-        )
+        check_rate(self.sampling_rate, "sampling_rate")
+        padded = self._samples_for(length) if length is not None and self.padding in ("wrap", "waveform") else 0
+        check_bytes(self.bytes_of(padded), "n_fft, hop_length, num_mel_bins and spectrogram_length")
         if self.n_fft < self.win_length or self.n_fft % 2:
             raise ValueError(f"n_fft={self.n_fft} must be even and at least win_length={self.win_length}")
         top = self.sampling_rate / 2 if self.fmax is None else self.fmax
@@ -330,6 +331,12 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             None if self.spectrogram_length is None else self.spectrogram_length * self.hop_length / self.sampling_rate
         )
 
+    def bytes_of(self, samples: int) -> int:
+        """About the memory that a waveform of this many samples takes, with all intermediates and the mel bank."""
+        frames, rows = samples // self.hop_length + 1, self.spectrogram_length or 0
+        bank = 24 * (self.n_fft // 2 + 1) * self.num_mel_bins  # its construction holds six of its size
+        return 12 * samples + frames * (16 * self.n_fft + 8 * self.num_mel_bins) + 8 * rows * self.num_mel_bins + bank
+
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         output.pop("feature_size", None)
@@ -360,9 +367,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
         """
         waveforms = [self._check(w, name) for w, name in _as_waveforms(audio)]
-        resample = self.do_resample if do_resample is None else do_resample
+        wanted = self.do_resample if do_resample is None else do_resample
         if sampling_rate is None:
-            if resample:
+            if wanted:
                 raise ValueError("do_resample=True needs sampling_rate=, the rate of the audio in Hz")
             logger.warning_once(
                 f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
@@ -371,14 +378,12 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         elif sampling_rate <= 0:
             raise ValueError(f"sampling_rate={sampling_rate} must be a positive number of Hz")
         elif sampling_rate != self.sampling_rate:
-            if not resample:
+            if not wanted:
                 raise ValueError(
                     f"sampling_rate={sampling_rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
-                    "pass do_resample=True (torchaudio.functional.resample)."
+                    "pass do_resample=True (windowed sinc, as torchaudio.functional.resample)."
                 )
-            from torchaudio.functional import resample as convert
-
-            waveforms = [convert(w, sampling_rate, self.sampling_rate) for w in waveforms]
+            waveforms = [resample(w, sampling_rate, self.sampling_rate) for w in waveforms]
         if self.dither and generator is None:
             raise ValueError(f"dither={self.dither} draws noise: pass generator=torch.Generator().manual_seed(...)")
 
@@ -395,6 +400,11 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
 
     def spectrogram(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Steps 1 to 8 of the module's docstring: float32 [samples] at `sampling_rate` to float32 [time, mel]."""
+        check_bytes(
+            self.bytes_of(waveform.shape[-1]),
+            f"{waveform.shape[-1]:,} samples in frames of n_fft={self.n_fft} at hop_length={self.hop_length}",
+            "Pass a shorter waveform, or a larger hop_length.",
+        )
         if self.subtract_mean:
             waveform = waveform - waveform.mean()
         lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")

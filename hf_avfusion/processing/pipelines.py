@@ -137,12 +137,13 @@ class AudioVisualClassificationPipeline(Pipeline):
                 raise ValueError(
                     "`start` and `end` are the bounds of a clip in a media file: pass the file as `video`, without `audio`"
                 )
-            clips = self.processor.load_clip(video, num_views=views, **window)
+            reduce = self.processor.video_processor.reducer()
+            clips = self.processor.load_clip(video, num_views=views, reduce=reduce, **window)
             for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
                 logger.warning(f"{clips[0].info.name}: {text}")
             if all(clip.frames is None and clip.waveform is None for clip in clips):
                 raise MediaError(clips[0].info.name, "has no readable frames and no readable audio: leave the clip out")
-            return self.processor.process_clips(clips, return_tensors="pt")
+            return self.processor.process_clips(clips, return_tensors="pt", do_resize=False, do_center_crop=False)
         options = {"return_tensors": "pt"} | ({"num_views": views} if views > 1 else {})
         if row.get("sampling_rate") is not None:
             options["sampling_rate"] = row["sampling_rate"]

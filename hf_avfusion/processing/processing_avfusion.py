@@ -1,5 +1,6 @@
 """Base class of all processors: turns files, arrays or decoded clips into `pixel_values` and `input_features`."""
 
+import math
 import os
 import reprlib
 import warnings
@@ -15,16 +16,20 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import TensorType, logging
 from transformers.video_utils import make_batched_videos
 
-from ..media.limits import check_input_values, check_sizes
+from ..media.limits import check_bytes, check_sizes
 from ..media.modalities import MODALITIES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
+from ..media.resampling import resample
 from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
 
 logger = logging.get_logger(__name__)
+
+
+_REDUCED = {"do_resize": False, "do_center_crop": False}  # for frames that were resized and cropped while decoded
 
 
 class _NoTokens:
@@ -97,12 +102,25 @@ class AVFusionProcessor(ProcessorMixin):
         self.window = policy.to_dict()
         self.channel_mix = channel_mix
         self._check_lengths()
-        sizes = (dict(video_processor.size), dict(video_processor.crop_size or {}))
-        for name, size in zip(("size", "crop_size"), sizes):
+        self._check_bytes(policy)
+
+    def _check_bytes(self, policy: WindowPolicy, views: int = 1) -> None:
+        """Raises ValueError if the windows of one clip, with their intermediates, take too much memory."""
+        for name in ("size", "crop_size"):
+            size = dict(getattr(self.video_processor, name) or {})
             check_sizes({f"{name}.{side}": value for side, value in size.items()})
             sides = [value for value in size.values() if value] or [1]
-            values = policy.num_frames * 3 * sides[0] * sides[-1]
-            check_input_values(values, f"num_frames and {name} of the video processor")
+            count = 5 * 3 * views * policy.num_frames * sides[0] * sides[-1]  # uint8, and float32 when normalised
+            check_bytes(
+                count, f"num_views={views}, num_frames={policy.num_frames} and {name}={size} of the video processor"
+            )
+        extractor = self.feature_extractor
+        samples = math.ceil(policy.audio_seconds * extractor.sampling_rate)
+        check_bytes(
+            extractor.bytes_of(samples) + 4 * samples * (views - 1),
+            f"num_views={views}, audio_seconds={policy.audio_seconds} and n_fft={extractor.n_fft}, hop_length="
+            f"{extractor.hop_length}, num_mel_bins={extractor.num_mel_bins} of the feature extractor",
+        )
 
     def _check_lengths(self) -> None:
         """Raises if the window is shorter or longer than the spectrogram: every clip would be wrapped or cut."""
@@ -226,6 +244,7 @@ class AVFusionProcessor(ProcessorMixin):
                 policy = replace(policy, num_frames=num_frames)
             if fps is not None:
                 policy = replace(policy, frame_rate=fps, span=None)
+            self._check_bytes(policy, views)
             reading = {name: merged[name] for name in ("backend", "on_decode_error") if merged.get(name) is not None}
             reading.update(policy=policy, mode=merged["mode"] or "eval", num_views=views)
         elif not video_kwargs.get("do_sample_frames"):
@@ -237,6 +256,7 @@ class AVFusionProcessor(ProcessorMixin):
                     )
         if video_files:
             video_kwargs.pop("do_sample_frames", None)  # the window already selects the frames
+            reduce = self.video_processor.reducer(**video_kwargs)
         use_track = merged["use_audio_in_video"] is not False
         for index in range(count):
             rows = slice(index * views, (index + 1) * views)
@@ -246,7 +266,7 @@ class AVFusionProcessor(ProcessorMixin):
             clips: list[Clip] = []
             if video is not None and video_files:
                 wanted = MODALITIES if use_track and audio is None else MODALITIES[:1]
-                clips = self.load_clip(video, tracks=wanted, generator=generator, **reading)
+                clips = self.load_clip(video, tracks=wanted, generator=generator, reduce=reduce, **reading)
                 frames[rows] = [clip.frames for clip in clips]
                 waveforms[rows] = [self._mono(clip) for clip in clips]
                 self._warn_damage(clips, wanted)
@@ -262,10 +282,11 @@ class AVFusionProcessor(ProcessorMixin):
                 waveforms[rows] = [clip_audio]
             if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
                 raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
+        clips = []  # frees frames that `_features` has processed
         if audio is None or audio_files:  # `_mono` has resampled the audio of files to this rate
             audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
         if video_files:
-            video_kwargs["input_data_format"] = "channels_first"
+            video_kwargs.update(_REDUCED, input_data_format="channels_first")
         return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs)
 
     # ------------------------------------------------------------------------------------------ the two steps of a call
@@ -292,8 +313,9 @@ class AVFusionProcessor(ProcessorMixin):
             tracks: ("video", "audio") or one of them.
             policy: replaces the processor's window.
             allow_urls: whether an address (URL) is fetched. Default: one that is passed itself is, one in a dict is refused.
-            reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads= of
-                `media.windows.load_window`.
+            reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads=, reduce= of
+                `media.windows.load_window`. With `reduce=processor.video_processor.reducer()`, frames are resized and cropped
+                as they are decoded; then pass do_resize=False and do_center_crop=False to `process_clips`.
 
         Returns:
             One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
@@ -323,7 +345,7 @@ class AVFusionProcessor(ProcessorMixin):
 
         `kwargs` are fields of the video processor. Pass do_resize=False, do_center_crop=False or do_rescale=False if the
         augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and resampled
-        (`torchaudio.functional.resample`) if their rate is not that of the feature extractor.
+        (`media.resampling`) if their rate is not that of the feature extractor.
         """
         self._refuse_unknown(kwargs)
         if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
@@ -350,8 +372,8 @@ class AVFusionProcessor(ProcessorMixin):
         data: dict[str, Any] = {}
         if any(present[0]):
             videos = [item for item in frames if item is not None]
-            out = self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)
-            data["pixel_values"] = _fill_missing_rows(out["pixel_values"], present[0])
+            frames.clear()
+            data["pixel_values"] = _fill_missing_rows(self._pixels(videos, part_tensors, video_kwargs), present[0])
         if any(present[1]):
             given = [item for item in waveforms if item is not None]
             out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
@@ -360,6 +382,19 @@ class AVFusionProcessor(ProcessorMixin):
             mask = list(map(list, zip(*present)))
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def _pixels(self, videos: list[Any], part_tensors: str | None, video_kwargs: dict[str, Any]) -> Any:
+        """`pixel_values` of videos. Reduced ones are freed one by one, so that they and the result are not held together."""
+        reduced = _REDUCED.items() <= video_kwargs.items()
+        if not (reduced and part_tensors and len({video.shape for video in videos}) == 1 and len(videos) > 1):
+            return self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)["pixel_values"]
+        pixels = None
+        for row in range(len(videos)):
+            one = self.video_processor([videos[row]], return_tensors=part_tensors, **video_kwargs)["pixel_values"]
+            videos[row] = None
+            pixels = one.new_empty(len(videos), *one.shape[1:]) if pixels is None else pixels
+            pixels[row] = one[0]
+        return pixels
 
     def _mono(self, clip: Clip) -> torch.Tensor | None:
         """Mono waveform of a clip, float32 [samples] at the feature extractor's rate."""
@@ -373,9 +408,7 @@ class AVFusionProcessor(ProcessorMixin):
                 f"{clip.info.name}: its channels cancel each other (opposite phase), so their mean is nearly silent: use a "
                 "processor with channel_mix='left' or 'max_energy'"
             )
-        if clip.sampling_rate == self.feature_extractor.sampling_rate:
-            return waveform
-        return _resampler(clip.sampling_rate, self.feature_extractor.sampling_rate)(waveform)
+        return resample(waveform, clip.sampling_rate, self.feature_extractor.sampling_rate)
 
     def _warn_damage(self, clips: Sequence[Clip], wanted: Sequence[str]) -> None:
         """Logs a file's decoding warnings, and once per processor that a track is missing."""
@@ -414,14 +447,6 @@ class AVFusionProcessor(ProcessorMixin):
                 raise TypeError(
                     f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
                 )
-
-
-@lru_cache(maxsize=8)
-def _resampler(old: int, new: int) -> torch.nn.Module:
-    """`torchaudio.functional.resample` between two rates (Hz) with a cached filter."""
-    from torchaudio.transforms import Resample
-
-    return Resample(old, new, dtype=torch.float32)  # the precision of the function, so results are bit-identical
 
 
 @lru_cache(maxsize=16, typed=True)

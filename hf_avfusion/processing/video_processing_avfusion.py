@@ -6,6 +6,7 @@ arithmetic and compute only the pixels inside the centre crop, so they cost no m
 float result would be wrong: it computes a * (1 - w) + b * w, which changes a flat 77 to 76.99999.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,20 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 )
         return super().preprocess(videos, **kwargs)
 
+    def reducer(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The resize and crop of `preprocess` alone, for frames that are reduced as they are decoded.
+
+        Returns a function of uint8 frames [n, 3, H, W] in channels-first order. `preprocess` with do_resize=False and
+        do_center_crop=False then gives the same `pixel_values`, to the bit. `kwargs` override fields, as in `preprocess`.
+        """
+        steps = {"do_rescale": False, "do_normalize": False, "return_metadata": False, "return_tensors": "pt"}
+        kwargs = {**kwargs, **steps, "input_data_format": "channels_first"}
+
+        def reduce(frames: torch.Tensor) -> torch.Tensor:
+            return self.preprocess([frames], **kwargs)["pixel_values"][0].cpu()
+
+        return reduce
+
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
             _check_pixels(video, f"videos[{index}]")
@@ -118,7 +133,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
         same_shape = len({(video.shape, video.dtype) for video in cropped}) == 1
         if same_shape:
-            pixels: Any = normalize(torch.stack(cropped) if len(cropped) > 1 else cropped[0].unsqueeze(0))
+            pixels: Any = normalize(cropped[0].unsqueeze(0))
+            if len(cropped) > 1:  # fills the result, so that nothing else grows with the number of videos
+                first, pixels = pixels, pixels.new_empty(len(cropped), *pixels.shape[1:])
+                pixels[:1] = first
+                for index, video in enumerate(cropped[1:], 1):
+                    pixels[index] = normalize(video)
             pixels = pixels if return_tensors is not None else list(pixels)
         else:
             pixels = [normalize(video) for video in cropped]

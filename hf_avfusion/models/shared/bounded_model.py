@@ -1,4 +1,4 @@
-"""Base class of the models: config and number of parameters are checked before memory is taken."""
+"""Base class of the models: the config and the size of the parameters are checked before memory is taken."""
 
 import warnings
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from ...media.limits import check_num_parameters
+from ...media.limits import check_bytes
 from ...media.modalities import MODALITIES
 
 Model = TypeVar("Model")
@@ -42,8 +42,8 @@ def _require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor) -> No
 
 class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
     """
-    Refuses a config that contradicts itself or needs more parameters than any real model. Config files of downloaded
-    checkpoints are untrusted.
+    Refuses a config that contradicts itself, or whose parameters take more than `media.limits.max_bytes`. Config files of
+    downloaded checkpoints are untrusted.
 
     The checks of the config bound the number of layers before, and with it the time of counting.
     """
@@ -68,10 +68,10 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
             self._require_grads_hooks.append(embeddings.register_forward_hook(_require_grads))
 
     def post_init(self) -> None:
-        """As in transformers, then the check. Raises ValueError for a model with too many parameters."""
+        """As in transformers, then the check. Raises ValueError for a model with too large parameters."""
         super().post_init()
-        count = sum(tensor.numel() for tensor in chain(self.parameters(), self.buffers()))
-        check_num_parameters(count, type(self.config).__name__)
+        count = sum(tensor.numel() * tensor.element_size() for tensor in chain(self.parameters(), self.buffers()))
+        check_bytes(count, f"The parameters by the sizes in {type(self.config).__name__}")
 
 
 __all__ = ["BoundedPreTrainedModel"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from ...media.limits import check_num_labels, check_sizes
+from ...media.limits import check_bytes, check_num_labels, check_sizes
 from ...media.modalities import MODALITIES
 
 # Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
@@ -38,6 +38,7 @@ class AVFusionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         check_num_labels(kwargs.get("num_labels"))
+        check_num_labels(len(kwargs.get("id2label") or getattr(self, "id2label", None) or ()))
         for name in self.sub_configs:
             if isinstance(fields := getattr(self, name), Mapping):  # as read from a file
                 _check_sub_config(name, fields)
@@ -58,6 +59,7 @@ class AVFusionConfig(PreTrainedConfig):
         check_sizes({name: getattr(self, name) for name in (*self._counts, *self._bounded)})
         if hasattr(self, "modalities"):
             check_modalities(self.modalities)
+        self._check_input_bytes()
         for name, allowed in {**self._choices, "problem_type": PROBLEM_TYPES}.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -80,6 +82,18 @@ class AVFusionConfig(PreTrainedConfig):
                 f"`id2label` must name the classes 0 to {len(self.id2label) - 1} without gaps, since its length is the number of "
                 f"logits, got the keys {sorted(self.id2label)[:20]}."
             )
+
+    def _check_input_bytes(self) -> None:
+        """Raises ValueError if the float32 inputs of one clip are too large, for configs with the usual names of sizes."""
+        inputs = {
+            "video": ("num_frames", "num_channels", "image_size"),
+            "audio": ("spectrogram_length", "num_mel_bins", "num_audio_channels"),
+        }
+        for modality, names in inputs.items():
+            sizes = [getattr(self, name, None) for name in names]
+            if modality in getattr(self, "modalities", inputs) and None not in sizes:
+                sides = as_pair("image_size", sizes.pop()) if modality == "video" else ()
+                check_bytes(4 * math.prod([*sizes, *sides]), ", ".join(f"`{name}`" for name in names))
 
     @property
     def image_hw(self) -> tuple[int, int]:
