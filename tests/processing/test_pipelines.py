@@ -79,6 +79,44 @@ def test_one_clip_as_path_bytes_file_url_and_row(classify, clips, tmp_path):
     assert not close(both, classify({"video": frames}))
 
 
+def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
+    frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
+    both = classify({"videos": frames, **waveform})
+    assert close(both, classify({"video": frames, **waveform}))
+    assert not close(both, classify(waveform))
+    part = classify({"video": clips[0], "start": 1.0, "end": 1.5})
+    with open(clips[0], "rb") as file:
+        data = file.read()
+    files = ({"path": clips[0]}, {"bytes": data}, {"videos": clips[0]}, {"video": {"path": clips[0], "bytes": None}})
+    for file in files:
+        assert close(classify({**file, "start": 1.0, "end": 1.5}), part)
+    separate = {"video": clips[1], "audio": clips[0]}
+    assert not close(classify({**separate, "start": 1.0, "end": 1.5}), classify(separate))
+    for clip, message in (
+        ({"path": clips[0], "strat": 1.0}, "unknown keys strat"),
+        ({"video": frames, "frames": frames}, "unknown keys frames"),
+        ({"video": frames, "label": 3}, "leave the others out"),
+        ({"video": frames, "videos": frames}, "leave only one"),
+        ({"path": clips[0], "video": clips[0]}, "leave only one"),
+        ({"video": {"path": clips[0], "start": 1.0}}, "`start` and `end` are arguments of the call"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            classify(clip)
+    with pytest.raises(ValueError, match="cut the arrays before the call"):
+        classify({"videos": frames, "start": 1.0})
+
+
+def test_pipeline_of_transformers_warns_that_it_ignores_the_audio(clips, monkeypatch):
+    monkeypatch.setattr("transformers.video_processing_utils.BaseVideoProcessor.fetch_videos", lambda *_, **__: "read")
+    told = []
+    monkeypatch.setattr("hf_avfusion.processing.video_processing_avfusion.logger.warning_once", told.append)
+    its_processor = traveller("mbt")[1]
+    assert its_processor.video_processor.fetch_videos(clips[0]) == "read"
+    assert "audio-visual-classification" in told[0]
+    its_processor(videos=clips[0])
+    assert len(told) == 1
+
+
 def test_top_k(classify, clips):
     assert len(classify(clips[0])) == 5
     assert len(classify(clips[0], top_k=2)) == 2
