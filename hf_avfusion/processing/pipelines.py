@@ -77,7 +77,10 @@ class AudioVisualClassificationPipeline(Pipeline):
         if unknown:
             known = "top_k, views, aggregation, return_modalities, function_to_apply, batch_size, num_workers, progress"
             raise TypeError(f"the {TASK} pipeline has no arguments {', '.join(unknown)}; pass one of: {known}")
-        for name, value in (("top_k", 1 if top_k in (None, "default") else top_k), ("views", 1 if views is None else views)):
+        for name, value in (
+            ("top_k", 1 if top_k in (None, "default") else top_k),
+            ("views", 1 if views is None else views),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         for name, value, allowed in (
@@ -273,7 +276,9 @@ def _arguments(clip: Any) -> dict[str, Any]:
     file = {key: clip[key] for key in ("bytes", "path") if key in clip}
     videos = [value for value in (file or None, given.get("video"), given.get("videos")) if value is not None]
     if len(videos) > 1:
-        raise TypeError("a clip passed as a dict has several of `bytes` and `path`, `video` and `videos`: leave only one")
+        raise TypeError(
+            "a clip passed as a dict has several of `bytes` and `path`, `video` and `videos`: leave only one"
+        )
     arguments = {key: given[key] for key in ("sampling_rate", "start", "end") if key in given}
     return {"videos": videos or None, "audio": [given["audio"]] if "audio" in given else None, **arguments}
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from equality import assert_outputs_of
 from rendering import render_clip
-from transformers import pipeline
+from transformers import AutoModelForPreTraining, pipeline
 from travellers import avmae, mbt, processor, traveller
 
-from hf_avfusion import AVMAEProcessor
+from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEForPreTraining, AVMAEProcessor
 from hf_avfusion.media.reader import MediaError
+from hf_avfusion.models.shared.loaded_weights import load_whole
 
 TASK = "audio-visual-classification"
 
@@ -115,6 +116,26 @@ def test_pipeline_of_transformers_warns_that_it_ignores_the_audio(clips, monkeyp
     assert "audio-visual-classification" in told[0]
     its_processor(videos=clips[0])
     assert len(told) == 1
+
+
+def test_a_pretraining_checkpoint_is_refused(tmp_path):
+    """Its head would be random."""
+    avmae(AVMAEForPreTraining).save_pretrained(tmp_path)
+    processor(AVMAEProcessor).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"saved from a AVMAEForPreTraining.*python examples/finetune_classification.py"
+    ):
+        pipeline(TASK, model=str(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match=r"classifier.bias, classifier.weight would be random"):
+        load_whole(AutoModelForAudioVisualClassification, tmp_path)
+    assert (
+        AutoModelForAudioVisualClassification.from_pretrained(tmp_path).classifier is not None
+    )  # asked for, to train it
+    load_whole(AutoModelForPreTraining, tmp_path)
+    avmae().save_pretrained(tmp_path)
+    load_whole(AutoModelForAudioVisualClassification, tmp_path)
+    with pytest.raises(ValueError, match=r"decoder\..*python examples/pretrain_avmae.py"):
+        load_whole(AutoModelForPreTraining, tmp_path)
 
 
 def test_top_k(classify, clips):

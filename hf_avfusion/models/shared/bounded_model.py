@@ -1,4 +1,4 @@
-"""Base class of the models: the number of parameters is bounded before memory is taken."""
+"""Base class of the models: bounds the number of parameters before memory is taken, and refuses a pipeline without its weights."""
 
 import warnings
 from contextvars import ContextVar
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ...media.limits import check_num_parameters
+from .loaded_weights import check_whole
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -40,6 +41,16 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
 
     The checks of the config bound the number of layers before, and with it the time of counting.
     """
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but raises ValueError if a pipeline loads a checkpoint without the weights of its head."""
+        if kwargs.get("_from_pipeline") is None:
+            return super().from_pretrained(*args, **kwargs)
+        with_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_whole(model, model.config.name_or_path, report)
+        return (model, report) if with_report else model
 
     def post_init(self) -> None:
         """As in transformers, then the check. Raises ValueError for a model with too many parameters."""
