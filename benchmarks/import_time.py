@@ -10,7 +10,8 @@ import sys
 
 CASES = {
     "transformers AutoModel": "from transformers import AutoModel; AutoModel.from_config",
-    "import hf_avfusion": "import hf_avfusion",
+    "hf_avfusion, AutoModel": "import hf_avfusion; from transformers import AutoModel; AutoModel.from_config",
+    "import hf_avfusion alone": "import hf_avfusion",
     "with the models": "import hf_avfusion; hf_avfusion.MBTModel; hf_avfusion.AVMAEModel",
     "with the processors": "import hf_avfusion, transformers.pipelines",
 }

@@ -26,31 +26,11 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
-from finetune_classification import Options as FineTuning
-from rich import print
-from rich.progress import track
-from transformers import set_seed
-
-from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.data.streaming.in_memory import cache_clips
-from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.comparison import Comparison, scores_of
-from hf_avfusion.evaluation.costs import compare_costs
-from hf_avfusion.evaluation.views import check_views, view_transform
-from hf_avfusion.tasks import TASKS
-from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
-from hf_avfusion.training.recipes.building_runs import RunData
-from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
-from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
-from hf_avfusion.training.trainer import AVTrainer
+from hf_avfusion.training.recipes.options import ClassificationOptions, check_arguments
 
 
 @dataclass
-class Options(FineTuning):
+class Options(ClassificationOptions):
     fusions: list[str] | None = field(default=None, metadata={"help": "Variants to compare; default: all."})
     seeds: list[int] = field(
         default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds; each variant trains once per seed."}
@@ -71,6 +51,41 @@ class Options(FineTuning):
     cost_rounds: int = field(default=10, metadata={"help": "Rounds over all variants when measuring times."})
 
 
+def command_line() -> list[str]:
+    """The arguments from the file that `--args_file` names, followed by those on the command line."""
+    args = sys.argv[1:]
+    if "--args_file" not in args:
+        return args
+    index = args.index("--args_file")
+    if index + 1 == len(args) or not Path(args[index + 1]).is_file():
+        raise FileNotFoundError(f"{' '.join(args[index : index + 2])}: no such file")
+    return [*Path(args[index + 1]).read_text().split(), *args[:index], *args[index + 2 :]]
+
+
+if __name__ == "__main__":
+    check_arguments(Options, command_line)  # wrong arguments are answered before the imports below, which take seconds
+
+import torch
+from rich import print
+from rich.progress import track
+from transformers import set_seed
+
+from hf_avfusion.data import LabelBalance
+from hf_avfusion.data.collating import AVCollator
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.streaming.in_memory import cache_clips
+from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.evaluation.comparison import Comparison, scores_of
+from hf_avfusion.evaluation.costs import compare_costs
+from hf_avfusion.evaluation.views import check_views, view_transform
+from hf_avfusion.tasks import TASKS
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
+from hf_avfusion.training.recipes.building_runs import RunData
+from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
+from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
+from hf_avfusion.training.trainer import AVTrainer
+
 CONFIG_FLAGS = {"fusion_layer", "num_bottleneck_tokens"}  # flags that are fields of the model's configuration
 
 # Settings that may differ between compared runs. All others are saved with a finished run and must match to reuse it.
@@ -90,17 +105,6 @@ NO_EFFECT = {
     "push_to_hub": "the result is the table; push_to_hub.py pushes a model that finetune_classification.py trained",
     "num_segments": "event localisation models have no fusion variants; finetune_classification.py trains one",
 }  # fmt: skip
-
-
-def command_line() -> list[str]:
-    """The arguments from the file that `--args_file` names, followed by those on the command line."""
-    args = sys.argv[1:]
-    if "--args_file" not in args:
-        return args
-    index = args.index("--args_file")
-    if index + 1 == len(args) or not Path(args[index + 1]).is_file():
-        raise FileNotFoundError(f"{' '.join(args[index : index + 2])}: no such file")
-    return [*Path(args[index + 1]).read_text().split(), *args[:index], *args[index + 2 :]]
 
 
 def check_flags(run, options: Options) -> None:

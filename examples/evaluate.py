@@ -27,19 +27,14 @@ import sys
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
-from typing import get_args
 
-import torch
-from accelerate import PartialState
-from rich.console import Console
-from transformers import HfArgumentParser
+from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device
+from hf_avfusion.data.benchmarks.folders import check_exists
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
 
-from hf_avfusion.data.benchmarks.loading import BENCHMARKS
-from hf_avfusion.data.benchmarks.splits import load_rows
-from hf_avfusion.data.streaming.ranks import Ranks
-from hf_avfusion.evaluation import clips as clip_sets
-from hf_avfusion.evaluation import reports, runs, tables
-from hf_avfusion.evaluation.views import Aggregation
+# Those of hf_avfusion.evaluation, which takes seconds to import.
+AGGREGATIONS = ("mean_logits", "mean_probabilities", "max_logits")
+SAMPLINGS = ("spread", "sync", "async")
 
 
 @dataclass
@@ -79,7 +74,7 @@ class Options:
     crops: int | None = field(default=None, metadata={"help": "Spatial crops per window, 1 or 3."})
     aggregation: str | None = field(
         default=None,
-        metadata={"help": "How to join views; default: as published.", "choices": list(get_args(Aggregation))},
+        metadata={"help": "How to join views; default: as published.", "choices": list(AGGREGATIONS)},
     )
     spans: str = field(default="", metadata={"help": "Also evaluate with frames over these seconds, such as 2,4,8."})
     sampling: str = field(
@@ -92,9 +87,9 @@ class Options:
     batch_size: int = field(default=4, metadata={"help": "Clips per batch, with all their views."})
     views_per_step: int = field(default=16, metadata={"help": "Views per forward pass."})
     workers: int = field(default=1, metadata={"help": "Decoding processes per evaluating process."})
-    device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        metadata={"help": "Device of the model.", "choices": ["cpu", "cuda"]},
+    device: str | None = field(
+        default=None,
+        metadata={"help": "Device of the model; default: cuda, or cpu without a GPU.", "choices": ["cpu", "cuda"]},
     )
 
 
@@ -115,15 +110,60 @@ def seconds(text: str) -> list[float]:
     return numbers
 
 
-def check_options(options: Options) -> None:
-    """Checks the options that need neither clips nor checkpoints."""
-    for flag, least in {"top_classes": 1, "batch_size": 1, "views_per_step": 1, "views": 1, "workers": 0}.items():
-        if (number := getattr(options, flag)) is not None and number < least:
-            raise ValueError(f"--{flag} must be at least {least}, got {number}")
+def parse() -> Options:
+    (options,) = argument_parser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
+    return options
+
+
+def check_values(options: Options) -> None:
+    """Checks the options whose values need neither clips nor checkpoints nor slow imports."""
+    check_at_least(
+        1, top_classes=options.top_classes, batch_size=options.batch_size, views_per_step=options.views_per_step,
+        views=options.views,
+    )  # fmt: skip
+    check_at_least(0, workers=options.workers)
     if options.crops not in (None, 1, 3):
         raise ValueError(f"--crops must be 1 or 3, got {options.crops}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    check_device(options.device)
+    seconds(options.spans)
+    if wrong := [each for each in split_commas(options.sampling) if each not in SAMPLINGS]:
+        raise ValueError(f"sampling (--sampling) must be one of {', '.join(SAMPLINGS)}, got {wrong[0]!r}")
+    if wrong := [each for each in split_commas(options.modalities) if each not in ("av", "a", "v")]:
+        raise ValueError(
+            f"modalities (--modalities) must be some of av, a, v (both, audio, video), got {', '.join(wrong)}"
+        )
+
+
+def check_names(options: Options) -> None:
+    """Checks that the named clips and checkpoints exist."""
+    if options.benchmark not in BENCHMARKS:
+        check_exists(options.benchmark)
+    for flag, names in {"--checkpoint": [options.checkpoint], "--runs": options.runs}.items():
+        for name in names:
+            if name is not None and not name.endswith(".json") and not (Path(name) / "results.json").is_file():
+                check_checkpoint(flag, name)
+
+
+if __name__ == "__main__":  # wrong arguments are answered before the imports below, which take seconds
+    try:
+        check_values(options := parse())
+        check_names(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+
+from hf_avfusion.data.benchmarks.splits import load_rows
+from hf_avfusion.data.streaming.ranks import Ranks
+from hf_avfusion.evaluation import clips as clip_sets
+from hf_avfusion.evaluation import reports, runs, tables
+
+
+def check_options(options: Options) -> None:
+    """Checks the options that need neither clips nor checkpoints."""
+    check_values(options)
     runs.conditions_of(seconds(options.spans), split_commas(options.sampling))
     runs.check_modalities(split_commas(options.modalities) or None)
 
@@ -178,6 +218,7 @@ def prepare(options: Options):
     for name, results in earlier.items():
         reports.check_same(results, name, clips, classes)
     reports.check_once(planned)
+    reports.check_output(options.output, names, clips)
     try:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -186,7 +227,8 @@ def prepare(options: Options):
 
 
 def main() -> int:
-    (options,) = HfArgumentParser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
+    options = parse()
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     state = PartialState(cpu=options.device == "cpu")  # under torchrun, one of several processes
     console = Console(quiet=not state.is_main_process)
     results = None

@@ -28,36 +28,20 @@ run, add `--resume_from_checkpoint OUTPUT_DIR/checkpoint-N`, or `true` for the l
 """
 
 import sys
-from dataclasses import dataclass, field
+
+from hf_avfusion.training.recipes.options import ClassificationOptions as Options
+from hf_avfusion.training.recipes.options import check_arguments
+
+if __name__ == "__main__":
+    check_arguments(Options)  # wrong arguments are answered before the imports below, which take seconds
 
 from rich import print
 
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building_runs import DataOptions, RunData, build_run, train_and_evaluate
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
-
-
-@dataclass
-class Options(DataOptions):
-    label_columns: list[str] | None = field(
-        default=None, metadata={"help": "The label column; several columns make several heads (such as verb noun)."}
-    )
-    num_segments: int | None = field(
-        default=None,
-        metadata={
-            "help": "Event localisation: number of equal parts of a clip; the label column holds one class for each."
-        },
-    )
-    balance_labels: bool = field(
-        default=False,
-        metadata={"help": "Read clips of rare labels more often; an epoch then does not hold each clip exactly once."},
-    )
-    modality_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
-    )
 
 
 def prepare() -> tuple[Options, AVTrainer]:

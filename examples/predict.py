@@ -15,17 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Table
-from transformers import AutoConfig, AutoProcessor, HfArgumentParser
-
-import hf_avfusion  # noqa: F401 (registers every architecture)
-from hf_avfusion.data.benchmarks.folders import media_files
-from hf_avfusion.media.reader import MediaError
-from hf_avfusion.tasks import task_of_config
+from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device
 
 
 @dataclass
@@ -39,9 +29,38 @@ class Options:
     pictures: str | None = field(
         default=None, metadata={"help": "Folder for one PNG per clip that shows where the model attends."}
     )
-    device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Device of the model."}
+    device: str | None = field(
+        default=None, metadata={"help": "Device of the model; default: cuda, or cpu without a GPU."}
     )
+
+    def __post_init__(self) -> None:
+        check_at_least(1, top_k=self.top_k, num_views=self.num_views)
+        check_device(self.device)
+        check_checkpoint("--model", self.model)
+
+
+def parse() -> tuple[Options, list[str]]:
+    parser = argument_parser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
+    options, positional = parser.parse_args_into_dataclasses()
+    return options, positional.clips
+
+
+if __name__ == "__main__":
+    parse()  # wrong arguments are answered before the imports below, which take seconds
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoConfig, AutoProcessor
+
+import hf_avfusion  # noqa: F401 (registers every architecture)
+from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.media.reader import MediaError
+from hf_avfusion.models.shared.loaded_weights import load_whole
+from hf_avfusion.tasks import task_of_config
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
@@ -52,16 +71,12 @@ def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
 
 
 def main() -> int:
-    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
-    options, positional = parser.parse_args_into_dataclasses()
-    for name in ("top_k", "num_views"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    options, names = parse()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console()
-    clips = media_files(positional.clips)
+    clips = media_files(names)
     if not clips:
-        console.print(f"no media files in {', '.join(positional.clips)}", markup=False)
+        console.print(f"no media files in {', '.join(names)}", markup=False)
         return 1
     if options.output:
         Path(options.output).parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +85,11 @@ def main() -> int:
 
     processor = AutoProcessor.from_pretrained(options.model)
     task = task_of_config(AutoConfig.from_pretrained(options.model))
-    model = task.auto_class.from_pretrained(options.model).eval().to(options.device)
+    try:
+        model = load_whole(task.auto_class, options.model).eval().to(device)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
     predictions, skipped, stems = {}, {}, Counter()
     with open(options.output, "w") if options.output else nullcontext() as lines:
@@ -78,9 +97,7 @@ def main() -> int:
             try:
                 inputs = processor(videos=str(clip), num_views=options.num_views, return_tensors="pt")
                 with torch.no_grad():
-                    logits = (
-                        model(**inputs.to(options.device)).logits.float().cpu()
-                    )  # averaged over views, as published
+                    logits = model(**inputs.to(device)).logits.float().cpu()  # averaged over views, as published
                 predictions[clip] = task.answer(model.config, logits, top_k=options.top_k)
                 if options.pictures:
                     from hf_avfusion.visualization.attention import explain

@@ -21,12 +21,9 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
-from hf_avfusion.data.benchmarks.loading import BENCHMARKS
-from hf_avfusion.data.preparing.pushing import check_repo_id, push_shards
-from hf_avfusion.data.preparing.reencoding import ClipSettings
-from hf_avfusion.data.preparing.shards import ROWS_PER_SHARD, prepare_benchmark, prepare_folder
+from hf_avfusion.arguments import argument_parser
+from hf_avfusion.data.benchmarks.folders import check_exists
+from hf_avfusion.data.benchmarks.records import BENCHMARKS
 
 
 @dataclass
@@ -63,7 +60,7 @@ class Options:
         default=True, metadata={"help": "Also decode clips that are not re-encoded, to find broken ones."}
     )
 
-    rows_per_shard: int = field(default=ROWS_PER_SHARD, metadata={"help": "Clips per shard file."})
+    rows_per_shard: int = field(default=256, metadata={"help": "Clips per shard file."})
     num_proc: int | None = field(default=None, metadata={"help": "Number of processes; default: one per core."})
     overwrite: bool = field(default=False, metadata={"help": "Replace shards that were made with other settings."})
 
@@ -74,8 +71,9 @@ class Options:
     )
 
 
-def main() -> int:
-    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
+def parse() -> tuple[Options, str, bool]:
+    """The options, the benchmark or folder, and whether existing shards are only pushed."""
+    parser = argument_parser(Options, description=__doc__.split("\n")[0])
     parser.add_argument("data", help=f"A benchmark ({', '.join(BENCHMARKS)}), or a folder of videos or its CSV file.")
     options, positional = parser.parse_args_into_dataclasses()
     known = positional.data in BENCHMARKS
@@ -98,7 +96,27 @@ def main() -> int:
         parser.error(
             f"{', '.join(unused)} would change nothing: {reason}; leave {'them' if len(unused) > 1 else 'it'} out"
         )
+    try:
+        if not known:
+            check_exists(positional.data)
+        elif options.source is not None and not Path(options.source).is_dir():
+            raise FileNotFoundError(f"--source {options.source}: no such folder; give the folder of the clips")
+    except OSError as error:
+        parser.error(str(error))
+    return options, positional.data, only_push
 
+
+if __name__ == "__main__":
+    parse()  # wrong arguments are answered before the imports below, which take seconds
+
+from hf_avfusion.data.preparing.pushing import check_repo_id, push_shards
+from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
+
+
+def main() -> int:
+    options, data, only_push = parse()
+    known = data in BENCHMARKS
     work = {
         "splits": options.splits,
         "rows_per_shard": options.rows_per_shard,
@@ -112,24 +130,25 @@ def main() -> int:
         work["settings"] = ClipSettings(options.trim, options.short_side, options.fps, options.crf, options.check)
         if known and not only_push:
             where = {"variant": options.variant, "annotations": options.annotations, "trimmed": options.trimmed}
-            reports = prepare_benchmark(positional.data, options.source, options.output, **where, **work)
+            reports = prepare_benchmark(data, options.source, options.output, **where, **work)
         elif not only_push:
             division = {"holdout": options.holdout, "seed": options.seed}
-            reports = prepare_folder(positional.data, options.output, **division, **work)
+            reports = prepare_folder(data, options.output, **division, **work)
         for report in reports.values():
             print(report)
         if reports:
             print(f"shards are in {options.output}; missing clips are listed in {Path(options.output) / 'coverage.md'}")
 
         if options.push is not None:
-            name = positional.data if known else None
+            name = data if known else None
             url = push_shards(options.output, options.push, name=name, variant=options.variant, private=options.private)
             print(f"pushed to {url}")
     except KeyboardInterrupt:
         print("stopped; the same command continues after the finished shards")
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        parser.exit(2, f"error: {error}\n")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -27,14 +27,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import print
-
-from hf_avfusion.tasks import TASKS
-from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.pretraining import AVPreTrainer
-from hf_avfusion.training.recipes.building_runs import DataOptions, RunData, build_run, train_and_evaluate
-from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
-from hf_avfusion.visualization.reconstruction import ReconstructionCallback, check_not_sharded
+from hf_avfusion.training.recipes.options import DataOptions, check_arguments
 
 
 @dataclass
@@ -44,9 +37,23 @@ class Options(DataOptions):
         default=None, metadata={"help": "Media file to draw; default: the first clip of the evaluated split."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.picture_clip is not None and not Path(self.picture_clip).is_file():
             raise FileNotFoundError(f"--picture_clip {self.picture_clip}: no such file")
+
+
+if __name__ == "__main__":
+    check_arguments(Options)  # wrong arguments are answered before the imports below, which take seconds
+
+from rich import print
+
+from hf_avfusion.tasks import TASKS
+from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.pretraining import AVPreTrainer
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
+from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
+from hf_avfusion.visualization.reconstruction import ReconstructionCallback, check_not_sharded
 
 
 def prepare() -> tuple[Options, AVPreTrainer]:

@@ -20,14 +20,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich import print
-from rich.markup import escape
-from rich.table import Table
-from transformers import AutoConfig, AutoProcessor, HfArgumentParser
-
-import hf_avfusion
-from hf_avfusion import hub
-from hf_avfusion.model_card import CardDetails, Evaluation, read_recipe, read_results
+from hf_avfusion.arguments import argument_parser
 
 
 @dataclass
@@ -56,6 +49,35 @@ class Options:
     )
     recipe: str | None = field(default=None, metadata={"help": "JSON of settings; default: FOLDER/recipe.json."})
 
+    def __post_init__(self) -> None:
+        for name, files in {"results": self.results, "recipe": [self.recipe] if self.recipe else []}.items():
+            for file in files:
+                if not Path(file).is_file():
+                    raise FileNotFoundError(f"--{name} {file}: no such file")
+
+
+def parse() -> tuple[Options, Path, str]:
+    parser = argument_parser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("folder", help="Output folder of a training run.")
+    parser.add_argument("repo_id", help="Repository on the Hub, org/name.")
+    options, where = parser.parse_args_into_dataclasses()
+    return options, Path(where.folder), where.repo_id
+
+
+if __name__ == "__main__":  # wrong arguments are answered before the imports below, which take seconds
+    if not (folder := parse()[1]).is_dir():
+        sys.exit(f"error: {folder} is not a folder: give the output folder of a training run")
+
+from rich import print
+from rich.markup import escape
+from rich.table import Table
+from transformers import AutoConfig, AutoProcessor
+
+import hf_avfusion
+from hf_avfusion import hub
+from hf_avfusion.model_card import CardDetails, Evaluation, read_recipe, read_results
+from hf_avfusion.models.shared.loaded_weights import load_whole
+
 
 def load(folder: Path):
     """The saved model, in its own class, and its processor."""
@@ -66,12 +88,12 @@ def load(folder: Path):
         from peft import PeftModel
 
         base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        model = getattr(hf_avfusion, AutoConfig.from_pretrained(base).architectures[0]).from_pretrained(base)
+        model = load_whole(getattr(hf_avfusion, AutoConfig.from_pretrained(base).architectures[0]), base)
         return PeftModel.from_pretrained(model, folder), processor
     name = (AutoConfig.from_pretrained(folder).architectures or [None])[0]
     if name not in hf_avfusion.__all__:
         raise ValueError(f"{folder} holds a {name}, but only models of hf_avfusion can be pushed: give a folder of one")
-    return getattr(hf_avfusion, name).from_pretrained(folder), processor
+    return load_whole(getattr(hf_avfusion, name), folder), processor
 
 
 def find_results(folder: Path, options: Options) -> list[Evaluation]:
@@ -95,12 +117,7 @@ def find_results(folder: Path, options: Options) -> list[Evaluation]:
 
 
 def main() -> int:
-    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="Output folder of a training run.")
-    parser.add_argument("repo_id", help="Repository on the Hub, org/name.")
-    options, where = parser.parse_args_into_dataclasses()
-    folder = Path(where.folder)
-
+    options, folder, repo_id = parse()
     try:
         model, processor = load(folder)
         recipe = options.recipe or (folder / "recipe.json" if (folder / "recipe.json").is_file() else None)
@@ -118,10 +135,8 @@ def main() -> int:
         size = {"max_shard_size": options.max_shard_size}
         if options.dry_run:
             with tempfile.TemporaryDirectory() as temporary:
-                exported = hub.export(
-                    model, processor, Path(temporary) / "export", card=card, repo_id=where.repo_id, **size
-                )
-                table = Table("file", "bytes", title=f"would be pushed to {where.repo_id}")
+                exported = hub.export(model, processor, Path(temporary) / "export", card=card, repo_id=repo_id, **size)
+                table = Table("file", "bytes", title=f"would be pushed to {repo_id}")
                 for name, bytes_ in hub.exported_files(exported):
                     table.add_row(name, f"{bytes_:,}")
                 text = (exported / "README.md").read_text()
@@ -130,7 +145,7 @@ def main() -> int:
             print("nothing was pushed (--dry_run)")
             return 0
         done = hub.push(
-            model, processor, where.repo_id, card=card, private=options.private, revision=options.revision,
+            model, processor, repo_id, card=card, private=options.private, revision=options.revision,
             create_pr=options.create_pr, commit_message=options.message, **size,
         )  # fmt: skip
     except (ValueError, hub.HubError) as error:

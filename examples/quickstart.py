@@ -21,10 +21,42 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_avfusion.arguments import argument_parser, check_at_least
+
+
+@dataclass
+class Options:
+    output: str = field(default="quickstart", metadata={"help": "Folder for the clips, the model and the picture."})
+    clip: str | None = field(default=None, metadata={"help": "A media file to predict instead of a rendered clip."})
+    train_clips: int = field(default=3000, metadata={"help": "Clips to render for training."})
+    test_clips: int = field(default=480, metadata={"help": "Clips to render for the table."})
+    steps: int = field(default=500, metadata={"help": "Training steps per model; there are two models."})
+    batch_size: int = field(default=32, metadata={"help": "Clips per step."})
+    learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak learning rate of AdamW."})
+    workers: int = field(default=1, metadata={"help": "Decoding processes."})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(
+            1, train_clips=self.train_clips, test_clips=self.test_clips, steps=self.steps, batch_size=self.batch_size
+        )
+        check_at_least(0, workers=self.workers)
+        if self.clip is not None and not Path(self.clip).is_file():
+            raise FileNotFoundError(f"--clip {self.clip}: no such file")
+
+
+def parse() -> Options:
+    (options,) = argument_parser(Options, description=__doc__.split("\n")[0]).parse_args_into_dataclasses()
+    return options
+
+
+if __name__ == "__main__":
+    parse()  # wrong arguments are answered before the imports below, which take seconds
+
 import torch
 from rich import print
 from rich.table import Table
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from hf_avfusion import (
     AVFusionFeatureExtractor,
@@ -46,19 +78,6 @@ HEADS = {"shape": 4, "sound": 4, "sum": 4}
 COLUMNS = ("shape", "sound", "label")  # the dataset's label columns, in the order of the heads
 SECONDS = 2.0  # clip length
 LAYERS = 4
-
-
-@dataclass
-class Options:
-    output: str = field(default="quickstart", metadata={"help": "Folder for the clips, the model and the picture."})
-    clip: str | None = field(default=None, metadata={"help": "A media file to predict instead of a rendered clip."})
-    train_clips: int = field(default=3000, metadata={"help": "Clips to render for training."})
-    test_clips: int = field(default=480, metadata={"help": "Clips to render for the table."})
-    steps: int = field(default=500, metadata={"help": "Training steps per model; there are two models."})
-    batch_size: int = field(default=32, metadata={"help": "Clips per step."})
-    learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak learning rate of AdamW."})
-    workers: int = field(default=1, metadata={"help": "Decoding processes."})
-    seed: int = 0
 
 
 def make_processor() -> MBTProcessor:
@@ -127,7 +146,7 @@ def predict(clip: str | Path, output: Path) -> None:
 
 
 def main() -> None:
-    (options,) = HfArgumentParser(Options).parse_args_into_dataclasses()
+    options = parse()
     output, clips = Path(options.output), Path(options.output) / "clips"
     if options.clip and (output / "model").is_dir():
         predict(options.clip, output)

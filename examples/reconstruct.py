@@ -13,16 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from transformers import AutoModelForPreTraining, AutoProcessor, HfArgumentParser
-
-from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device
 from hf_avfusion.media.modalities import MODALITIES
-from hf_avfusion.media.reader import MediaError
-from hf_avfusion.visualization.reconstruction import draw_file_reconstruction
 
 
 @dataclass
@@ -43,26 +35,59 @@ class Options:
     )
     start: float | None = field(default=None, metadata={"help": "Start of the clip in the file, in seconds."})
     end: float | None = field(default=None, metadata={"help": "End of the clip in the file, in seconds."})
-    device: str = field(
-        default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Device of the model."}
+    device: str | None = field(
+        default=None, metadata={"help": "Device of the model; default: cuda, or cpu without a GPU."}
     )
+
+    def __post_init__(self) -> None:
+        for name in ("video_mask_ratio", "audio_mask_ratio"):
+            if (ratio := getattr(self, name)) is not None and not 0 < ratio < 1:
+                raise ValueError(f"--{name} must lie between 0 and 1, got {ratio}")
+        check_at_least(0, start=self.start, end=self.end)
+        check_device(self.device)
+        check_checkpoint("--model", self.model)
+
+
+def parse() -> tuple[Options, list[str]]:
+    parser = argument_parser(Options, description=__doc__.split("\n")[0])
+    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
+    options, positional = parser.parse_args_into_dataclasses()
+    return options, positional.clips
+
+
+if __name__ == "__main__":
+    parse()  # wrong arguments are answered before the imports below, which take seconds
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import AutoModelForPreTraining, AutoProcessor
+
+from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.media.reader import MediaError
+from hf_avfusion.models.shared.loaded_weights import load_whole
+from hf_avfusion.visualization.reconstruction import draw_file_reconstruction
 
 
 def main() -> int:
-    parser = HfArgumentParser(Options, description=__doc__.split("\n")[0])
-    parser.add_argument("clips", nargs="+", help="Media files, and folders to search for them.")
-    options, positional = parser.parse_args_into_dataclasses()
+    options, names = parse()
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     console = Console()
-    clips = media_files(positional.clips)
+    clips = media_files(names)
     if not clips:
-        console.print(f"no media files in {', '.join(positional.clips)}", markup=False)
+        console.print(f"no media files in {', '.join(names)}", markup=False)
         return 1
     Path(options.output).mkdir(parents=True, exist_ok=True)
 
     processor = AutoProcessor.from_pretrained(options.model)
     ratios = {f"{m}_mask_ratio": getattr(options, f"{m}_mask_ratio") for m in MODALITIES}
     ratios = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    model = AutoModelForPreTraining.from_pretrained(options.model, **ratios).eval().to(options.device)
+    try:
+        model = load_whole(AutoModelForPreTraining, options.model, **ratios).eval().to(device)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     times = {name: getattr(options, name) for name in ("start", "end") if getattr(options, name) is not None}
     tracks = {} if options.tracks is None else {"tracks": tuple(options.tracks)}
 

@@ -1,17 +1,18 @@
 """
 Audio-visual fusion models for Hugging Face transformers.
 
-Importing this package registers its architectures with the Auto classes; its other names load when first used.
+Importing this package registers its architectures with the Auto classes, once these are imported; its names load when first used.
 """
 
 from importlib import import_module
 
-from .auto import AutoModelForAudioVisualClassification, register
+from .lazy_registration import register_when_used
 
 __version__ = "0.1.0"
 
-# Public name -> module that defines it, loaded on first use: importing the package stays as cheap as importing AutoModel.
+# Public name -> module that defines it, loaded on first use: importing the package takes no time.
 _LAZY = {
+    "AutoModelForAudioVisualClassification": "auto",
     "AVMAEConfig": "models.avmae.configuration_avmae",
     "AVMAEForAudioVisualClassification": "models.avmae.modeling_avmae",
     "AVMAEForPreTraining": "models.avmae.modeling_avmae",
@@ -36,7 +37,7 @@ _LAZY = {
     "predict_views": "evaluation.views",
 }
 
-__all__ = ["AutoModelForAudioVisualClassification", *_LAZY]
+__all__ = [*_LAZY]
 
 
 def __getattr__(name: str):
@@ -51,5 +52,5 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])
 
 
-register()
-del register
+register_when_used()
+del register_when_used

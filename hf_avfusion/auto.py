@@ -1,5 +1,7 @@
 """
-Registers every architecture with the Auto classes, and defines `AutoModelForAudioVisualClassification`.
+Registers every architecture with the Auto classes when it is imported, and defines `AutoModelForAudioVisualClassification`.
+
+`lazy_registration.register_when_used` imports it once transformers' Auto classes are imported.
 
 It imports the configs only. Models and processors are imported when they are used (`lazy_registration`).
 """
@@ -115,3 +117,6 @@ def register() -> None:
     when_imported("transformers.models.auto.video_processing_auto", _register_video_processor)
     when_imported("transformers.models.auto.feature_extraction_auto", _register_feature_extractor)
     when_imported("transformers.pipelines", _register_pipeline)
+
+
+register()

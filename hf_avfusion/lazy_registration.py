@@ -1,8 +1,10 @@
 """
-Registers classes with transformers without importing them, so that `import hf_avfusion` is as fast as importing `AutoModel`.
+Registers classes with transformers without importing them, so that `import hf_avfusion` takes no time, and the first use of an Auto
+class as long as without this package.
 
-CPU time of `import hf_avfusion` in fresh, alternating processes on a busy machine of two cores (wall times had too much noise),
-with transformers 5.23.0, torch 2.14.1 and Python 3.11. `python benchmarks/import_time.py` repeats it.
+CPU time of `import hf_avfusion` with `from transformers import AutoModel` in fresh, alternating processes on a busy machine of
+two cores (wall times had too much noise), with transformers 5.23.0, torch 2.14.1 and Python 3.11. `python
+benchmarks/import_time.py` repeats it.
 
 - As it is: 6.5 s (median of 4 processes, 5.4 to 7.0).
 - With the model classes imported too, as without `ModelOnDemand`: 11.3 s (4 processes, 11.1 to 12.3).
@@ -53,7 +55,8 @@ def when_imported(module: str, callback: Callback) -> None:
     _HOOK.callbacks.setdefault(module, deque()).append(callback)
     if module in sys.modules:
         import_module(module)  # waits for another thread that is importing it
-        _HOOK.call(module)
+        if module not in _HOOK.executing:  # this thread is importing it, and calls the function at the end
+            _HOOK.call(module)
 
 
 class _ImportHook(MetaPathFinder):
@@ -61,6 +64,7 @@ class _ImportHook(MetaPathFinder):
 
     def __init__(self):
         self.callbacks: dict[str, deque[Callback]] = {}
+        self.executing: set[str] = set()  # modules that are being imported and whose end this hook will see
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -77,7 +81,11 @@ class _ImportHook(MetaPathFinder):
         return None
 
     def _execute(self, exec_module: Callable[[ModuleType], None], module: ModuleType) -> None:
-        exec_module(module)
+        self.executing.add(module.__name__)
+        try:
+            exec_module(module)
+        finally:
+            self.executing.discard(module.__name__)
         self.call(module.__name__)
 
     def call(self, module: str) -> None:
@@ -96,3 +104,25 @@ class _ImportHook(MetaPathFinder):
 
 _HOOK = _ImportHook()
 sys.meta_path.insert(0, _HOOK)
+
+_MODELING = "transformers.models.auto.modeling_auto"
+
+
+def register_when_used() -> None:
+    """Registers the architectures as soon as an Auto class or `pipeline` of transformers is imported, or now if one is."""
+    auto = "transformers.models.auto"
+    parts = (
+        "configuration_auto",
+        "modeling_auto",
+        "processing_auto",
+        "video_processing_auto",
+        "feature_extraction_auto",
+    )
+    for module in (*(f"{auto}.{part}" for part in parts), "transformers.pipelines"):
+        when_imported(module, _register)
+
+
+def _register() -> None:
+    # `auto` needs the Auto classes of models. While they are being imported, the call at the end of their import follows.
+    if _MODELING not in _HOOK.executing:
+        import_module(".auto", __package__)

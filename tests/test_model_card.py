@@ -70,7 +70,7 @@ def test_a_full_card_holds_all_details_and_can_be_parsed():
     )
     data = ModelCard(text).data
     assert data.license == "cc-by-4.0"
-    assert data.pipeline_tag == "video-classification"
+    assert data.pipeline_tag == "audio-visual-classification"
     assert data.base_model == "org/base"
     assert {"hf_avfusion", "mbt"} <= set(data.tags)
     first, second = data.eval_results

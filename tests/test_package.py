@@ -16,7 +16,7 @@ PACKAGE = ROOT / "hf_avfusion"
 # Rooms from the bottom of the house to its top; a file imports from rooms below its own, and from its own. `metrics` and
 # `files` import nothing of ours. `auto` names all classes by strings and loads them when they are used, so any room may use it.
 LEVELS = {
-    "metrics": 0, "files": 0, "lazy_registration": 0, "media": 0, "processing": 1, "models": 2,
+    "metrics": 0, "files": 0, "lazy_registration": 0, "arguments": 0, "media": 0, "processing": 1, "models": 2,
     "tasks": 3, "adapters": 3, "visualization": 3, "conversion": 3,
     "data": 4, "evaluation": 5, "training": 6, "model_card": 7, "hub": 8, "commands": 9,
 }  # fmt: skip

@@ -6,6 +6,11 @@ MBT) or `AVMAEForAudioVisualClassification` (its single-modality classifier). Ne
 tensor without a target, or a target without a source, is an error.
 """
 
+from .command_line import check_arguments, convert_file
+
+if __name__ == "__main__":
+    check_arguments()  # wrong arguments are answered before the imports below, which take seconds
+
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +23,6 @@ from ..models.avmae.configuration_avmae import AVMAEConfig
 from ..models.avmae.modeling_avmae import AVMAEForAudioVisualClassification, AVMAEForPreTraining, AVMAEModel
 from ..models.mbt.configuration_mbt import MBTConfig
 from ..models.mbt.modeling_mbt import MBTForAudioVisualClassification
-from .command_line import convert_file
 from .flax import (
     ConversionError,
     Rule,

@@ -4,14 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ..arguments import OneLineErrors
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def check_arguments() -> None:
+    """Ends the process with one line if a converter's arguments are wrong; for the time before its imports."""
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        _parse(None, "", "", "")
+
+
+def _parse(
+    arguments: list[str] | None, description: str, file_help: str, fields_help: str
+) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = OneLineErrors(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help=file_help)
+    parser.add_argument(
+        "--config", help=f"JSON file with {fields_help}; the rest is inferred from the checkpoint's names and shapes"
+    )
+    parser.add_argument("--output", required=True, help="folder to write")
+    options = parser.parse_args(arguments)
+    for flag, file in (("--checkpoint", options.checkpoint), ("--config", options.config)):
+        if file is not None and not Path(file).exists():
+            parser.error(f"{flag} {file}: no such file")
+    if Path(options.output).exists() and not Path(options.output).is_dir():
+        parser.error(f"--output {options.output}: is a file; give a folder to write")
+    return parser, options
 
 
 def convert_file(
@@ -30,15 +57,7 @@ def convert_file(
         summarize: model -> text printed after its number of parameters.
         arguments: default: the process's.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help=file_help)
-    parser.add_argument(
-        "--config", help=f"JSON file with {fields_help}; the rest is inferred from the checkpoint's names and shapes"
-    )
-    parser.add_argument("--output", required=True, help="folder to write")
-    options = parser.parse_args(arguments)
-    if Path(options.output).exists() and not Path(options.output).is_dir():
-        parser.error(f"--output {options.output}: is a file; give a folder to write")
+    parser, options = _parse(arguments, description, file_help, fields_help)
     fields = {}
     if options.config:
         try:

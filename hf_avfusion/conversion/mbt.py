@@ -4,6 +4,11 @@ Converts scenic MBT checkpoints: `python -m hf_avfusion.conversion.mbt --checkpo
 Needs neither JAX nor TensorFlow. Strict: a source tensor without a target, or a target without a source, is an error.
 """
 
+from .command_line import check_arguments, convert_file
+
+if __name__ == "__main__":
+    check_arguments()  # wrong arguments are answered before the imports below, which take seconds
+
 import math
 import re
 from collections.abc import Mapping
@@ -14,7 +19,6 @@ import torch
 
 from ..models.mbt.configuration_mbt import MBTConfig
 from ..models.mbt.modeling_mbt import MBTForAudioVisualClassification
-from .command_line import convert_file
 from .flax import (
     ConversionError,
     block_rules,

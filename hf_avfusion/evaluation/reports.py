@@ -190,6 +190,34 @@ def check_same(
         )
 
 
+def check_output(folder: str | os.PathLike, given: Iterable[str], clips: EvaluationSet) -> None:
+    """Checks that a report in this folder would not overwrite results on other clips, except those that are `given` as input.
+
+    Raises:
+        ValueError: it would, or the folder's results.json cannot be read.
+    """
+    path = Path(folder) / RESULTS
+    inputs = {os.path.realpath(Path(name) / RESULTS if Path(name).is_dir() else name) for name in given}
+    if not path.is_file() or os.path.realpath(path) in inputs:
+        return
+    remedy = f"give another --output, or remove {path}"
+    try:
+        earlier = read_results(path)["benchmark"]
+    except ValueError as error:
+        raise ValueError(f"--output {folder}: {error}: {remedy}") from error
+    own = plain(clips.describe())
+    if (
+        Path(own["name"]).exists() and Path(str(earlier.get("name"))).exists()
+    ):  # folders of clips, however they are written
+        own["name"], earlier["name"] = os.path.realpath(own["name"]), os.path.realpath(earlier["name"])
+    for field in ("name", "split", "variant", "columns", "num_segments"):
+        if earlier.get(field) != own[field]:
+            raise ValueError(
+                f"--output {folder} holds results on other clips, which would be overwritten: their {field} is "
+                f"{earlier.get(field)!r}, here it is {own[field]!r}; {remedy}"
+            )
+
+
 def versions() -> dict[str, str | None]:
     """Versions of Python, this package and its main dependencies."""
     found: dict[str, str | None] = {"python": platform.python_version()}

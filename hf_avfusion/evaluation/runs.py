@@ -15,6 +15,7 @@ from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
 from ..media.modalities import MODALITIES
 from ..models.shared.configuration_shared import CLIP_AXES
+from ..models.shared.loaded_weights import check_whole
 from ..tasks import task_of_config
 from .clips import EvaluationSet, ModelClasses
 from .views import (
@@ -106,6 +107,7 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     if not isinstance(processor, AVFusionProcessor):
         raise _missing_processor(name)
     model, report = task.auto_class.from_pretrained(name, output_loading_info=True)
+    check_whole(model, name, report)
     problems = {kind: sorted(map(str, tensors)) for kind, tensors in report.items() if tensors}
     if problems:
         raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {problems}")

@@ -30,9 +30,10 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     A clip is one of
         - a media file: a path, a URL, bytes, a binary file object, or a dict with `bytes` and `path` as in datasets;
-        - a dict, such as a row of a benchmark, with `video` and/or `audio`. Each is a media file or an array: frames uint8
-          [T, H, W, C], a waveform float [samples] with `sampling_rate`. `start` and `end` (s, optional) are the bounds of
-          the clip in the file.
+        - a dict with `video` (or `videos`) and/or `audio`. Each is a media file or an array: frames uint8 [T, H, W, C], a
+          waveform float [samples] with `sampling_rate`. If both are files, the audio track is that of `audio`.
+    A dict with files may have `start` and `end`, the bounds of the clip in the files in s. Other keys are refused, except the
+    label columns of a benchmark's row, which has a `clip_id`.
     A list or a column of a `datasets.Dataset` returns a list and shows a progress bar. A generator, a column of a streamed
     dataset or a torch `Dataset` returns an iterator.
 
@@ -56,7 +57,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     Raises:
         ValueError: an invalid value of an argument.
-        TypeError: an unknown argument, or a clip of an unsupported type.
+        TypeError: an unknown argument, a clip of an unsupported type, or a dict with unknown keys.
         MediaError: a file that cannot be read; the message names it.
     """
 
@@ -76,7 +77,10 @@ class AudioVisualClassificationPipeline(Pipeline):
         if unknown:
             known = "top_k, views, aggregation, return_modalities, function_to_apply, batch_size, num_workers, progress"
             raise TypeError(f"the {TASK} pipeline has no arguments {', '.join(unknown)}; pass one of: {known}")
-        for name, value in (("top_k", 1 if top_k in (None, "default") else top_k), ("views", views or 1)):
+        for name, value in (
+            ("top_k", 1 if top_k in (None, "default") else top_k),
+            ("views", 1 if views is None else views),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         for name, value, allowed in (
@@ -111,14 +115,9 @@ class AudioVisualClassificationPipeline(Pipeline):
         """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both."""
         if hasattr(clip, "_hf_encoded"):  # decoded by datasets, which keeps the encoded file
             clip = clip._hf_encoded
-        if not isinstance(clip, dict) or "bytes" in clip or "path" in clip:
-            inputs = self.processor(videos=clip, num_views=views, return_tensors="pt")
-        elif not {"video", "audio"} & set(clip):
-            raise TypeError(
-                f"a clip passed as a dict must have `bytes` or `path`, or `video` or `audio`; got {', '.join(clip)}"
-            )
-        else:
-            inputs = self._row(clip, views)
+        # Frames and waveforms have one view, and the processor refuses num_views for them.
+        options = {"num_views": views} if views > 1 else {}
+        inputs = self.processor(**_arguments(clip), **options, return_tensors="pt")
         config = self.model.config
         modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
         names = [MODEL_INPUTS[modality] for modality in modalities]
@@ -127,28 +126,6 @@ class AudioVisualClassificationPipeline(Pipeline):
             name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
             raise MediaError(str(name), f"has no {' and no '.join(modalities)}, which this model needs: leave it out")
         return used
-
-    def _row(self, row: dict[str, Any], views: int) -> Any:
-        video, audio = row.get("video"), row.get("audio")
-        video, audio = getattr(video, "_hf_encoded", video), getattr(audio, "_hf_encoded", audio)
-        window = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
-        if window:
-            if video is None or audio is not None:
-                raise ValueError(
-                    "`start` and `end` are the bounds of a clip in a media file: pass the file as `video`, without `audio`"
-                )
-            reduce = self.processor.video_processor.reducer()
-            clips = self.processor.load_clip(video, num_views=views, reduce=reduce, **window)
-            for text in dict.fromkeys(text for clip in clips for text in clip.warnings):
-                logger.warning(f"{clips[0].info.name}: {text}")
-            if all(clip.frames is None and clip.waveform is None for clip in clips):
-                raise MediaError(clips[0].info.name, "has no readable frames and no readable audio: leave the clip out")
-            return self.processor.process_clips(clips, return_tensors="pt", do_resize=False, do_center_crop=False)
-        options = {"return_tensors": "pt"} | ({"num_views": views} if views > 1 else {})
-        if row.get("sampling_rate") is not None:
-            options["sampling_rate"] = row["sampling_rate"]
-        given = {"videos": None if video is None else [video], "audio": None if audio is None else [audio]}
-        return self.processor(**given, **options)
 
     # ------------------------------------------------------------------------------------------------------- a batch
 
@@ -278,6 +255,32 @@ def _as_many(inputs: Any) -> Any:
         f"got a {type(inputs).__name__}: pass a path, URL, bytes, file object or dict, or a list, generator or datasets column "
         "of these (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
     )
+
+
+def _arguments(clip: Any) -> dict[str, Any]:
+    """The arguments of the processor's call for one clip."""
+    if not isinstance(clip, dict):
+        return {"videos": clip}
+    content = ("bytes", "path", "video", "videos", "audio")
+    if not set(content) & set(clip):
+        raise TypeError(
+            f"a clip passed as a dict must have `bytes` or `path`, or `video` or `audio`; got {', '.join(map(str, clip))}"
+        )
+    unknown = [str(key) for key in clip if key not in (*content, "sampling_rate", "start", "end")]
+    if unknown and "clip_id" not in clip:
+        raise TypeError(
+            f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(content)}, sampling_rate, "
+            "start and end: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
+        )
+    given = {key: getattr(value, "_hf_encoded", value) for key, value in clip.items() if value is not None}
+    file = {key: clip[key] for key in ("bytes", "path") if key in clip}
+    videos = [value for value in (file or None, given.get("video"), given.get("videos")) if value is not None]
+    if len(videos) > 1:
+        raise TypeError(
+            "a clip passed as a dict has several of `bytes` and `path`, `video` and `videos`: leave only one"
+        )
+    arguments = {key: given[key] for key in ("sampling_rate", "start", "end") if key in given}
+    return {"videos": videos or None, "audio": [given["audio"]] if "audio" in given else None, **arguments}
 
 
 def _undecoded(column: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 import os
 import reprlib
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
@@ -27,6 +28,9 @@ from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExt
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
 
 logger = logging.get_logger(__name__)
+
+# Processor -> tracks whose absence it has reported. Not an attribute, since `datasets.map` hashes the processor for its cache.
+_WARNED_TRACKS: "weakref.WeakKeyDictionary[AVFusionProcessor, set[str]]" = weakref.WeakKeyDictionary()
 
 
 _REDUCED = {"do_resize": False, "do_center_crop": False}  # for frames that were resized and cropped while decoded
@@ -166,6 +170,9 @@ class AVFusionProcessor(ProcessorMixin):
         videos: Any = None,
         audio: Any = None,
         generator: torch.Generator | None = None,
+        *,
+        start: float | Sequence[float | None] | None = None,
+        end: float | Sequence[float | None] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Prepares one clip or a batch of clips.
@@ -178,6 +185,8 @@ class AVFusionProcessor(ProcessorMixin):
                 the audio track of the window is read. None in a list: that clip has no audio. If `videos` holds files
                 as well, `audio` replaces their own audio tracks.
             generator: random generator of the windows (mode="train").
+            start, end: bounds of the clip in the file in s, one number for all files or one (or None) per file; default: the
+                whole file. They apply to files only.
             kwargs: `sampling_rate` (Hz of waveforms passed as arrays), `do_resample`, `return_tensors` ("pt", "np", None
                 for lists), those of `AVFusionProcessorKwargs`, and fields of the video processor. For files, `num_frames`
                 and `fps` replace the window's num_frames and frame_rate (or span).
@@ -221,6 +230,13 @@ class AVFusionProcessor(ProcessorMixin):
                 raise ValueError(
                     f"{name}={merged[name]!r} applies to media files only, but arrays were passed: leave it out"
                 )
+        count = len(videos if videos is not None else audio)
+        bounds = _clip_bounds(count, start=start, end=end)
+        if any(bounds) and ((videos is not None and not video_files) or (audio is not None and not audio_files)):
+            raise ValueError(
+                f"start={start!r}, end={end!r} are the bounds of a clip in a media file, but videos or audio holds arrays: leave "
+                "them out, and cut the arrays before the call"
+            )
         views = merged["num_views"] if merged["num_views"] is not None else 1
         if views < 1:
             raise ValueError(f"num_views must be a positive integer, got {views!r}")
@@ -234,7 +250,6 @@ class AVFusionProcessor(ProcessorMixin):
                 "leave it out, the rate of a file is read from the file"
             )
 
-        count = len(videos if videos is not None else audio)
         frames: list[Any] = [None] * count * views
         waveforms: list[Any] = [None] * count * views
         policy = self.window_policy
@@ -266,7 +281,9 @@ class AVFusionProcessor(ProcessorMixin):
             clips: list[Clip] = []
             if video is not None and video_files:
                 wanted = MODALITIES if use_track and audio is None else MODALITIES[:1]
-                clips = self.load_clip(video, tracks=wanted, generator=generator, reduce=reduce, **reading)
+                clips = self.load_clip(
+                    video, tracks=wanted, generator=generator, reduce=reduce, **reading, **bounds[index]
+                )
                 frames[rows] = [clip.frames for clip in clips]
                 waveforms[rows] = [self._mono(clip) for clip in clips]
                 self._warn_damage(clips, wanted)
@@ -275,7 +292,8 @@ class AVFusionProcessor(ProcessorMixin):
             if clip_audio is not None and audio_files:
                 if video_files and state is not None:
                     generator.set_state(state)  # draws the same position in the audio file as in the video file
-                clips = self.load_clip(clip_audio, tracks=MODALITIES[1:], generator=generator, **reading)
+                options = {**reading, **bounds[index]}
+                clips = self.load_clip(clip_audio, tracks=MODALITIES[1:], generator=generator, **options)
                 waveforms[rows] = [self._mono(clip) for clip in clips]
                 self._warn_damage(clips, MODALITIES[1:])
             elif clip_audio is not None:
@@ -321,6 +339,11 @@ class AVFusionProcessor(ProcessorMixin):
             One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
         """
         if isinstance(source, dict):
+            if unknown := sorted(set(source) - {"bytes", "path"}, key=str):
+                raise TypeError(
+                    f"a media file passed as a dict has `bytes` and `path`, but this has {', '.join(map(str, unknown))} too: leave "
+                    "them out; `start` and `end` are arguments of the call"
+                )
             reading.setdefault("name", source.get("path"))
             source = source["bytes"] if source.get("bytes") is not None else source.get("path")
             allow_urls = bool(allow_urls)
@@ -416,8 +439,9 @@ class AVFusionProcessor(ProcessorMixin):
             logger.warning(f"{clips[0].info.name}: {text}")
         for track in wanted:
             missing = any((clip.frames if track == "video" else clip.waveform) is None for clip in clips)
-            if missing and track not in self.__dict__.setdefault("_warned_tracks", set()):
-                self._warned_tracks.add(track)
+            warned = _WARNED_TRACKS.setdefault(self, set())
+            if missing and track not in warned:
+                warned.add(track)
                 logger.warning(
                     f"{clips[0].info.name} has no {track} track: this modality is absent, or masked by modality_mask in a batch "
                     "with clips that have it (this warning is shown once)"
@@ -468,6 +492,23 @@ def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> 
     reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
     text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
     return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
+
+
+def _clip_bounds(count: int, **given: Any) -> list[dict[str, float]]:
+    """`start` and `end` of each of `count` clips, without those that are None."""
+    bounds: list[dict[str, float]] = [{} for _ in range(count)]
+    for name, value in given.items():
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} clips: pass one number, or one per clip")
+        for clip, seconds in zip(bounds, values):
+            if seconds is None:
+                continue
+            number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
+            if not number or not math.isfinite(seconds):
+                raise ValueError(f"{name} must be a number of seconds or None, got {seconds!r}")
+            clip[name] = float(seconds)
+    return bounds
 
 
 def _all_media(values: Sequence[Any], name: str) -> bool:

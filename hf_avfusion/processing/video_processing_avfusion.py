@@ -91,6 +91,14 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
         return reduce
 
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
+        """As in transformers, but warns once: only who does not use the processor comes here, such as its own pipeline."""
+        logger.warning_once(
+            "the video processor alone reads the frames of a file and ignores its audio: for both use the model's processor, or "
+            'pipeline("audio-visual-classification")'
+        )
+        return super().fetch_videos(video_url_or_urls, sample_indices_fn=sample_indices_fn)
+
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
             _check_pixels(video, f"videos[{index}]")

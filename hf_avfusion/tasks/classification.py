@@ -264,6 +264,7 @@ CLASSIFICATION = Task(
     per_class=class_precision,
     answer=answer_classes,
     pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),
-    hub_task="video-classification",
+    # Not "video-classification": transformers' own pipeline of that name would answer without the audio.
+    hub_task="audio-visual-classification",
     describe_labels=describe_classes,
 )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def test_checkpoint_of_earlier_results_fails_before_the_evaluation(
     error = capsys.readouterr().err
     assert f"error: {checkpoint}: the same checkpoint twice under the same condition (audio and video, 0.4 s," in error
     assert "no checkpoint that a given results.json already holds" in error
+
+
+def test_results_on_other_clips_are_not_overwritten(evaluate, checkpoint, clips, tmp_path, capsys):
+    plain = ["--checkpoint", checkpoint, "--views", "1", "--modalities", "av", "--output", tmp_path / "report"]
+    assert evaluate(*plain, "--benchmark", clips) == 0
+    assert evaluate(*plain, "--benchmark", f"{clips}/") == 0  # the same clips
+    earlier = (tmp_path / "report" / "results.json").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(clips, other)
+    assert evaluate(*plain, "--benchmark", other) == 1
+    error = capsys.readouterr().err
+    assert (
+        f"--output {tmp_path / 'report'} holds results on other clips, which would be overwritten: their name is"
+        in error
+    )
+    assert "give another --output, or remove" in error
+    assert (tmp_path / "report" / "results.json").read_text() == earlier
+    (tmp_path / "report" / "results.json").write_text("{}")
+    assert evaluate(*plain, "--benchmark", clips) == 1
+    assert "results.json has no benchmark, classes, evaluations" in capsys.readouterr().err
 
 
 def test_passes_of_earlier_evaluations_are_not_repeated(evaluate, checkpoint, clips, tmp_path):

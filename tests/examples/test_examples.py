@@ -123,6 +123,21 @@ def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
 
 
 @pytest.mark.slow
+def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(tmp_path):
+    from travellers import avmae, processor
+
+    from hf_avfusion import AVMAEForPreTraining, AVMAEProcessor
+
+    avmae(AVMAEForPreTraining).save_pretrained(tmp_path)
+    processor(AVMAEProcessor).save_pretrained(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"not read")
+    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
+    assert done.returncode == 1
+    assert f"python examples/finetune_classification.py --model {tmp_path}" in done.stderr.splitlines()[-1]
+    assert "top 1" not in done.stdout
+
+
+@pytest.mark.slow
 def test_no_readable_file_fails(checkpoint, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
     done = run("predict.py", "--model", checkpoint, tmp_path, "--device", "cpu", check=False)
@@ -152,6 +167,9 @@ def test_checkpoint_is_fine_tuned_on_a_folder_with_other_labels(checkpoint, fold
     ],
 )
 def test_options_without_effect_fail(folder_of_clips, tmp_path, options, message):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    options = [str(tmp_path / "checkpoint") if option == "some/checkpoint" else option for option in options]
     done = run("finetune_classification.py", "--data", folder_of_clips, "--output_dir", tmp_path, *options, check=False)
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from equality import assert_outputs_of
 from rendering import render_clip
-from transformers import pipeline
+from transformers import AutoModelForPreTraining, pipeline
 from travellers import avmae, mbt, processor, traveller
 
-from hf_avfusion import AVMAEProcessor
+from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEForPreTraining, AVMAEProcessor
 from hf_avfusion.media.reader import MediaError
+from hf_avfusion.models.shared.loaded_weights import load_whole
 
 TASK = "audio-visual-classification"
 
@@ -77,6 +78,64 @@ def test_one_clip_as_path_bytes_file_url_and_row(classify, clips, tmp_path):
     waveform = torch.rand(16000) - 0.5
     both = classify({"video": frames, "audio": waveform, "sampling_rate": 16000})
     assert not close(both, classify({"video": frames}))
+
+
+def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
+    frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
+    both = classify({"videos": frames, **waveform})
+    assert close(both, classify({"video": frames, **waveform}))
+    assert not close(both, classify(waveform))
+    part = classify({"video": clips[0], "start": 1.0, "end": 1.5})
+    with open(clips[0], "rb") as file:
+        data = file.read()
+    files = ({"path": clips[0]}, {"bytes": data}, {"videos": clips[0]}, {"video": {"path": clips[0], "bytes": None}})
+    for file in files:
+        assert close(classify({**file, "start": 1.0, "end": 1.5}), part)
+    separate = {"video": clips[1], "audio": clips[0]}
+    assert not close(classify({**separate, "start": 1.0, "end": 1.5}), classify(separate))
+    for clip, message in (
+        ({"path": clips[0], "strat": 1.0}, "unknown keys strat"),
+        ({"video": frames, "frames": frames}, "unknown keys frames"),
+        ({"video": frames, "label": 3}, "leave the others out"),
+        ({"video": frames, "videos": frames}, "leave only one"),
+        ({"path": clips[0], "video": clips[0]}, "leave only one"),
+        ({"video": {"path": clips[0], "start": 1.0}}, "`start` and `end` are arguments of the call"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            classify(clip)
+    with pytest.raises(ValueError, match="cut the arrays before the call"):
+        classify({"videos": frames, "start": 1.0})
+
+
+def test_pipeline_of_transformers_warns_that_it_ignores_the_audio(clips, monkeypatch):
+    monkeypatch.setattr("transformers.video_processing_utils.BaseVideoProcessor.fetch_videos", lambda *_, **__: "read")
+    told = []
+    monkeypatch.setattr("hf_avfusion.processing.video_processing_avfusion.logger.warning_once", told.append)
+    its_processor = traveller("mbt")[1]
+    assert its_processor.video_processor.fetch_videos(clips[0]) == "read"
+    assert "audio-visual-classification" in told[0]
+    its_processor(videos=clips[0])
+    assert len(told) == 1
+
+
+def test_a_pretraining_checkpoint_is_refused(tmp_path):
+    """Its head would be random."""
+    avmae(AVMAEForPreTraining).save_pretrained(tmp_path)
+    processor(AVMAEProcessor).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"saved from a AVMAEForPreTraining.*python examples/finetune_classification.py"
+    ):
+        pipeline(TASK, model=str(tmp_path), device="cpu")
+    with pytest.raises(ValueError, match=r"classifier.bias, classifier.weight would be random"):
+        load_whole(AutoModelForAudioVisualClassification, tmp_path)
+    assert (
+        AutoModelForAudioVisualClassification.from_pretrained(tmp_path).classifier is not None
+    )  # asked for, to train it
+    load_whole(AutoModelForPreTraining, tmp_path)
+    avmae().save_pretrained(tmp_path)
+    load_whole(AutoModelForAudioVisualClassification, tmp_path)
+    with pytest.raises(ValueError, match=r"decoder\..*python examples/pretrain_avmae.py"):
+        load_whole(AutoModelForPreTraining, tmp_path)
 
 
 def test_top_k(classify, clips):

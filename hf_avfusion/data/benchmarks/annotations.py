@@ -17,6 +17,8 @@ from typing import Any
 
 from .records import Benchmark, label_indices, read_labels
 
+MAX_TIME = 1_000_000_000  # largest start or end in s; a larger number is a mistake in the file
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -53,7 +55,7 @@ def read_annotations(file: Path, record: Benchmark, split: str) -> Iterator[Anno
         for row in PARSERS[record.parser](file, record, split):
             seen[row.clip_id] += 1
             yield row if seen[row.clip_id] == 1 else replace(row, clip_id=f"{row.clip_id}#{seen[row.clip_id]}")
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not a text file in UTF-8: {error}") from error
     if not seen:
         raise ValueError(f"{file}: contains no rows of the split {split!r} of {record.title}")
@@ -65,8 +67,8 @@ def _rows(
     """Yields ("file:line", stripped fields) of every non-empty row. `number`: the allowed number(s) of fields."""
     allowed = (number,) if isinstance(number, int) else number
     with file.open(newline="", encoding="utf-8-sig") as text:
-        reader = csv.reader(text, skipinitialspace=True, **dialect)
-        for fields in reader:
+        reader = csv.reader(text, skipinitialspace=True, **{"strict": True, **dialect})
+        for fields in _quoted(reader, file):
             where = f"{file}:{reader.line_num}"
             if not fields or (comment and fields[0].startswith(comment)):
                 continue
@@ -74,12 +76,32 @@ def _rows(
                 raise ValueError(
                     f"{where}: expected {' or '.join(map(str, allowed))} fields, found {len(fields)}: {fields}"
                 )
-            yield where, [field.strip() for field in fields]
+            yield (
+                where,
+                [field.strip() if number is None else one_line(field.strip(), f"{where}: a field") for field in fields],
+            )
+
+
+def _quoted(reader: Iterator[list[str]], file: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.line_num}: {error}; check the quotes up to this line") from error
+
+
+def one_line(field: str, what: str) -> str:
+    """The field. Raises ValueError for several lines: an unclosed quote takes all rows up to the next quote for one field."""
+    if len(lines := field.splitlines()) > 1:
+        raise ValueError(
+            f"{what} holds {len(lines)} lines, starting with {lines[0]!r}: labels and names have one line; in a CSV file, check "
+            "the quotes from there on"
+        )
+    return field
 
 
 def _records(file: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields ("file:line", {column: field}) of a CSV file whose header contains at least `columns`."""
-    rows = _rows(file)
+    rows = _rows(file, strict=False)  # descriptions are free text, also with line breaks and quotes
     where, header = next(rows, (f"{file}:1", []))
     missing = [column for column in columns if column not in header]
     if missing:
@@ -87,7 +109,10 @@ def _records(file: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
     for where, fields in rows:
         if len(fields) != len(header):
             raise ValueError(f"{where}: {len(fields)} fields under a header of {len(header)}")
-        yield where, dict(zip(header, fields))
+        row = dict(zip(header, fields))
+        for column in columns:
+            one_line(row[column], f"{where}: the column {column!r}")
+        yield where, row
 
 
 def _index(record: Benchmark, column: str, name: str, where: str) -> int:
@@ -118,8 +143,10 @@ def _number(text: str, what: str, where: str, kind: Callable[[str], Any] = float
 
 def _bounds(start: str, end: str, where: str) -> tuple[float, float]:
     first, last = _number(start, "start", where), _number(end, "end", where)
-    if not 0 <= first < last:
-        raise ValueError(f"{where}: start must be at least 0 s and end after start, got {start} to {end}")
+    if not 0 <= first < last <= MAX_TIME:
+        raise ValueError(
+            f"{where}: start must be at least 0 s, end after start and at most {MAX_TIME:,} s, got {start} to {end}"
+        )
     return first, last
 
 
@@ -143,8 +170,8 @@ def vggsound(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
             if part != split:
                 continue
         start = _number(begin, "start", where)
-        if not 0 <= start < float("inf"):
-            raise ValueError(f"{where}: start must be at least 0 s, got {begin}")
+        if not 0 <= start <= MAX_TIME:
+            raise ValueError(f"{where}: start must be at least 0 s, got {begin}: at most {MAX_TIME:,} s are allowed")
         name = f"{video}_{int(start):06d}"
         values = {"label": _index(record, "label", label, where)}
         yield Annotation(name, values, (name,), (video,), start, start + record.clip_seconds)

@@ -7,8 +7,7 @@ python -m hf_avfusion.data.describe                      # one line per benchmar
 
 from __future__ import annotations
 
-import argparse
-
+from ...arguments import OneLineErrors
 from .records import BENCHMARKS, Benchmark
 
 
@@ -81,9 +80,7 @@ def _overview() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_avfusion.data.describe", description="Print the facts about a benchmark."
-    )
+    parser = OneLineErrors(prog="python -m hf_avfusion.data.describe", description="Print the facts about a benchmark.")
     parser.add_argument("name", nargs="?", choices=sorted(BENCHMARKS), help="a benchmark; by default, a table of all")
     parser.add_argument("--variant", help="one of its variants")
     parser.add_argument("--labels", action="store_true", help="list every label name with its index")

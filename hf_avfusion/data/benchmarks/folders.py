@@ -13,10 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import did_you_mean
 from ...media.remote import is_address
 from ...media.sources import AUDIO_SUFFIXES, MEDIA_SUFFIXES, VIDEO_SUFFIXES, MediaError, check_row_path
+from .annotations import MAX_TIME, one_line
 from .loading import clip_features
 from .reading import read as read_now
+from .records import BENCHMARKS
 from .shards import find_shards
 
 if TYPE_CHECKING:
@@ -57,8 +60,8 @@ def load_folder(
     - Parquet shards `<split>-*.parquet` in the folder or in its `data`, made by `preparing.prepare_folder`. The clips are
       then bytes, and the rows are copied once to the cache of `datasets`.
     - The CSV file `path`, or CSV files in the folder: `train.csv`, `validation.csv`, `test.csv` (also val, eval), or a
-      single other one. Columns: `file,label[,start,end][,split]`. Files are relative to the CSV file, or absolute; the
-      `clip_id` of an absolute file is its path relative to the files' common folder.
+      single other one. Columns: `file,label[,start,end][,split]`, one line per clip. Files are relative to the CSV file, or
+      absolute; the `clip_id` of an absolute file is its path relative to the files' common folder.
     - Split folders (`train`, `test`, ...), each with one sub-folder per class.
     - One sub-folder per class.
 
@@ -258,7 +261,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _is_table(path: Path) -> bool:
     """Whether `path` is a CSV file or a folder with one."""
-    _check_exists(path)
+    check_exists(path)
     return path.is_file() or any(file.suffix.lower() == ".csv" for file in path.iterdir())
 
 
@@ -286,13 +289,15 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     return {}
 
 
-def _check_exists(path: Path) -> None:
-    if not path.exists():
+def check_exists(path: str | os.PathLike) -> None:
+    """Raises FileNotFoundError if there is no such file or folder, with the benchmark that was probably meant."""
+    if not Path(path).exists():
+        hint = did_you_mean(str(path), BENCHMARKS)
         raise FileNotFoundError(
-            f"{path} is neither a file, a folder nor the name of a benchmark; `python -m hf_avfusion.data.describe` lists"
+            f"{path} is neither a file, a folder nor the name of a benchmark{hint}; `python -m hf_avfusion.data.describe` lists"
             " the benchmarks"
         )
-    if not path.is_file() and not path.is_dir():
+    if not Path(path).is_file() and not Path(path).is_dir():
         raise ValueError(f"{path} is a pipe or a device; pass a folder or a CSV file")
 
 
@@ -353,7 +358,7 @@ def _check_name(path: Path | str) -> None:
 
 def _read(path: Path) -> dict[str | None, list[_Entry]]:
     """Returns the entries of each split; the only key is None if the source has no splits."""
-    _check_exists(path)
+    check_exists(path)
     if path.is_file():
         return _by_column(_read_csv(path), path)
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
@@ -401,6 +406,7 @@ def _read_classes(folder: Path, root: Path) -> list[_Entry]:
     for child in children:
         if not child.is_dir():
             continue
+        one_line(child.name, f"{folder}: the name of a class folder")
         files = files_below(child)
         clips = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
         ignored += [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
@@ -460,7 +466,7 @@ def _read_csv(table: Path) -> list[_Entry]:
     entries = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             columns = [column.strip() for column in reader.fieldnames or []]
             if not {"file", "label"} <= set(columns):
                 raise ValueError(
@@ -472,8 +478,13 @@ def _read_csv(table: Path) -> list[_Entry]:
             for row in reader:
                 entries.append(_entry(row, table, reader.line_num))
             entries = _relative_clip_ids(entries)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(f"{table}: not a CSV file in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise ValueError(
+            f"{table}:{reader.reader.line_num}: not a row of a CSV file: {error}. Check the quotes up to this line: a field is "
+            'quoted whole, and a quote inside of it is doubled ("")'
+        ) from error
     if not entries:
         raise ValueError(f"{table} lists no clips")
     seen: dict[str, int] = {}
@@ -508,6 +519,8 @@ def _entry(row: dict[str, str | None], table: Path, line: int) -> _Entry:
     if None in row or None in row.values():
         raise ValueError(f"{where}: the row does not have as many fields as the header")
     row = {column: value.strip() for column, value in row.items()}
+    for column, value in row.items():
+        one_line(value, f"{where}: the column {column!r}")
     if not row["file"]:
         raise ValueError(f"{where}: the column 'file' is empty")
     if not row["label"]:
@@ -535,8 +548,8 @@ def _seconds(text: str, column: str, where: str) -> float | None:
         value = float(text)
     except ValueError:
         raise ValueError(f"{where}: {column} must be a number of seconds, got {text!r}") from None
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{where}: {column} must be a number of seconds >= 0, got {text!r}")
+    if not 0 <= value <= MAX_TIME:
+        raise ValueError(f"{where}: {column} must be a number of seconds >= 0 and at most {MAX_TIME:,}, got {text!r}")
     return value
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...arguments import OneLineErrors
 from ...files import atomic_path
 from .annotations import read_annotations
 from .records import BENCHMARKS
@@ -109,7 +110,7 @@ def draw_selection(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineErrors(
         prog="python -m hf_avfusion.data.selection",
         description="Select a roughly balanced part of an AudioSet segments CSV.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

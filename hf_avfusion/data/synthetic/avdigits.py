@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import OneLineErrors
 from ...files import atomic_path
-from ...media.mono import to_mono
-from ...media.reader import probe, read_clip
 from ..benchmarks.folders import files_below
 from ..benchmarks.loading import row_features
 from ..benchmarks.records import BENCHMARKS
@@ -105,6 +104,9 @@ def resize_digit(image: np.ndarray, side: int) -> np.ndarray:
 def _rows(recordings: Sequence[Recording], split: str, side: int, seed: int) -> Iterator[dict[str, Any]]:
     from sklearn.datasets import load_digits
 
+    from ...media.mono import to_mono  # imports PyTorch
+    from ...media.reader import probe, read_clip
+
     images, numbers, used = load_digits().images, _images(split, seed), defaultdict(int)
     for recording in recordings:
         choices = numbers[recording.digit]
@@ -185,7 +187,7 @@ def render(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineErrors(
         prog="python -m hf_avfusion.data.avdigits",
         description="Render spoken digits with images of handwritten digits to parquet shards.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import OneLineErrors
 from ...files import atomic_path
 from .sounding_scenes import (
     QUESTION_TYPES,
@@ -334,7 +335,7 @@ def _claim(folder: Path, settings: RenderSettings, counts: Mapping[str, int], ov
 
 def main(arguments: list[str] | None = None) -> None:
     scene = SceneSettings()
-    parser = argparse.ArgumentParser(
+    parser = OneLineErrors(
         prog="python -m hf_avfusion.data.sounding_shapes",
         description="Render the SoundingShapes benchmark to parquet shards.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

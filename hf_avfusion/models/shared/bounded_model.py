@@ -1,4 +1,4 @@
-"""Base class of the models: the config and the size of the parameters are checked before memory is taken."""
+"""Base class of the models: checks the config, the size of the parameters, and that a pipeline has all weights."""
 
 import warnings
 from contextvars import ContextVar
@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from ...media.limits import check_bytes
 from ...media.modalities import MODALITIES
+from .loaded_weights import check_whole
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -66,6 +67,16 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
         super().enable_input_require_grads()
         for embeddings in self.input_embeddings()[1:]:
             self._require_grads_hooks.append(embeddings.register_forward_hook(_require_grads))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but raises ValueError if a pipeline loads a checkpoint without the weights of its head."""
+        if kwargs.get("_from_pipeline") is None:
+            return super().from_pretrained(*args, **kwargs)
+        with_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_whole(model, model.config.name_or_path, report)
+        return (model, report) if with_report else model
 
     def post_init(self) -> None:
         """As in transformers, then the check. Raises ValueError for a model with too large parameters."""

@@ -1,14 +1,13 @@
 """Prints all recipes, one of them, or that of a finished run: `python -m hf_avfusion.training.recipes [NAME or RUN]`."""
 
-import argparse
 from pathlib import Path
 
+from ...arguments import OneLineErrors
 from . import RECIPES, get_recipe
-from .record import print_recipe, print_record, read_record
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineErrors(
         prog="python -m hf_avfusion.training.recipes", description="Print published training recipes."
     )
     parser.add_argument(
@@ -16,6 +15,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     name = parser.parse_args(arguments).name
     try:
+        if name is not None and not Path(name).exists():
+            get_recipe(name)  # an unknown one is answered before the imports of `record`, which take seconds
+        from .record import print_recipe, print_record, read_record
+
         if name is None:
             _overview()
         elif name not in RECIPES and Path(name).exists():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from ...data.benchmarks.reading import read_once
-from ...data.benchmarks.records import BENCHMARKS
 from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
@@ -22,47 +21,9 @@ from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
 from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
 from .data_summary import describe_data
+from .options import DataOptions
 from .record import keep_record
 from .run import Run
-
-
-@dataclass
-class DataOptions:
-    """Flags of every training script: which clips to use and how to read them."""
-
-    data: str = field(
-        metadata={"help": f"A benchmark ({', '.join(BENCHMARKS)}), or a folder of clips or its CSV file."}
-    )
-    source: str | None = field(
-        default=None, metadata={"help": "Location of the benchmark: folder of shards or Hub repository."}
-    )
-    variant: str | None = field(
-        default=None, metadata={"help": "Variant of a benchmark, such as fold2 of esc50 or full of audioset."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Split to evaluate on, `none` for none; default: `test`, or the dataset's own, such as `eval` or "
-            "`validation`."
-        },
-    )
-    shuffle_buffer: int = field(
-        default=1000, metadata={"help": "Undecoded clips to buffer for shuffling the training stream."}
-    )
-    on_decode_failure: str = field(
-        default="skip",
-        metadata={
-            "help": "If a clip cannot be decoded: `skip` leaves it out, logs its name and counts it; `stop` ends the run.",
-            "choices": ["skip", "stop"],
-        },
-    )
-    allow_urls: bool = field(
-        default=False,
-        metadata={
-            "help": "Fetch clips whose path in a CSV file or shard is an address (URL); only for rows that you trust."
-        },
-    )
 
 
 @dataclass

@@ -5,14 +5,15 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, HfArgumentParser, TrainingArguments
+from transformers import AutoProcessor, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
@@ -20,13 +21,12 @@ from . import get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import default_config, known_fields, sections_of_processor
 from .nested_fields import flat_fields, unknown_fields
+from .options import SETTABLE, RecipeOptions
 from .recipe import Recipe
 from .run import Run
 
 # Errors caused by wrong arguments, data or checkpoints. Configurations raise StrictDataclassError for wrong fields.
 USER_ERRORS = (ValueError, OSError, StrictDataclassError)
-
-SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
 
 # The default without --recipe: a new MBT-Base as released, its augmentation, no mixup, the Trainer's training defaults.
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
@@ -39,69 +39,6 @@ PLAIN_PRETRAINING = replace(
     frame_augmentation={"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
     spec_augment=None,
 )
-
-
-@dataclass
-class RecipeOptions:
-    """Flags for the values of a recipe; with `--recipe`, the recipe's values are their defaults."""
-
-    recipe: str | None = field(
-        default=None,
-        metadata={
-            "help": "Published recipe to train with (`python -m hf_avfusion.training.recipes` lists them); flags "
-            "override its values."
-        },
-    )
-    global_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Clips per update, over all devices and accumulated batches. If --per_device_train_batch_size is "
-            "smaller than a device's share, the rest is accumulated. Default: the recipe's."
-        },
-    )
-    model: str = field(
-        default="mbt", metadata={"help": "Name of an architecture, or folder or Hub id of a checkpoint."}
-    )
-    size: str = field(
-        default="base",
-        metadata={"help": "Size of a new model, one that its configuration offers (small, base, large)."},
-    )
-    start: str | None = field(
-        default=None,
-        metadata={
-            "help": "METHOD=SOURCE: initial weights of a new model, such as from_vit=google/vit-base-patch16-224-in21k; "
-            "`none` for random weights. --METHOD SOURCE does the same."
-        },
-    )
-    config: str = field(
-        default="{}",
-        metadata={
-            "help": "JSON of further configuration fields; a field of a sub-configuration is nested, or has a dotted name such "
-            "as audio_config.hidden_size. For a checkpoint: only fields that do not change weight shapes, such "
-            'as \'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
-        },
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Height and width of the frames in pixels, for a new model (MBT: 224)."}
-    )
-    num_frames: int | None = field(
-        default=None, metadata={"help": "Frames per clip (new MBT: 32; checkpoint: its own)."}
-    )
-    span: float | None = field(default=None, metadata={"help": "Spread the frames over this many seconds."})
-    audio_seconds: float | None = field(
-        default=None, metadata={"help": "Length of the audio in seconds (new MBT: 8; checkpoint: its own)."}
-    )
-
-    augment: bool = field(default=True, metadata={"help": "Published frame augmentation (scale, crop, flip, colour)."})
-    spec_augment: bool = field(default=True, metadata={"help": "Published SpecAugment (one frequency mask)."})
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Alpha of mixup, 0 for none; MBT was released with 0.5."})
-    set: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": f"More values as SECTION.FIELD=VALUE, such as spec_augment.time_mask_max_ratio=1.0; sections: "
-            f"{', '.join(SETTABLE)}."
-        },
-    )
 
 
 FRESH_ONLY = ("size", "start", "image_size")
@@ -150,13 +87,15 @@ def parse_with_recipe(
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 
-    parser = HfArgumentParser(types)
+    parser = argument_parser(*types)
     names = {action.dest for action in parser._actions}
     defaults = _defaults(base)
     if base.benchmark is not None and flags.get("data") == base.benchmark:  # these defaults only fit its own benchmark
         defaults |= _benchmark_defaults(base)
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in names})
-    options, _, script_options, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+    options, _, script_options, arguments = parser.parse_args_into_dataclasses(
+        args, look_for_args_file=False, exits=False
+    )
     # Read after parsing, because `world_size` starts the communication between processes.
     devices = arguments.world_size * max(1, arguments.n_gpu)
     batch = base.batch_size if options.global_batch_size is None else options.global_batch_size
@@ -167,7 +106,9 @@ def parse_with_recipe(
         per_device, accumulation = share_batch(batch, devices, *given)
         parser.set_defaults(per_device_train_batch_size=per_device, gradient_accumulation_steps=accumulation)
         # Parse again, since other fields may have been derived from the batch size.
-        options, _, script_options, arguments = parser.parse_args_into_dataclasses(args, look_for_args_file=False)
+        options, _, script_options, arguments = parser.parse_args_into_dataclasses(
+            args, look_for_args_file=False, exits=False
+        )
     if arguments.deepspeed:
         # With ZeRO-3, transformers would shard the model while building it, so that no ViT weights could be copied into it.
         # The model is built whole; `AVTrainer` sets this configuration again, which shards the model.
@@ -209,7 +150,7 @@ def parse_with_recipe(
 
 def _explicit_flags(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
     """The flags on the command line and their values, without any defaults."""
-    parser = HfArgumentParser(types, add_help=False)
+    parser = argument_parser(*types, add_help=False)
     for action in parser._actions:
         action.default, action.required = SUPPRESS, False
     namespace, _ = parser.parse_known_args(args)

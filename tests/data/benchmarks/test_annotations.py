@@ -322,3 +322,17 @@ def test_ave_and_music_avqa_rows_match_their_records(shared):
     for row, question in zip(rows, kept):
         for filler in json.loads(question["templ_values"]):
             assert filler in row.values["question"]
+
+
+def test_stray_quotes_and_absurd_times_are_refused(tmp_path):
+    file = tmp_path / "rows.csv"
+    names = list(BENCHMARKS["vggsound"].label_names("label"))[:1] * 30
+    rows = [f"video{number:06d},1,{name},train" for number, name in enumerate(names)]
+    for wrong, message in (
+        (rows[3].replace("1,", '1,"', 1), r"rows.csv:30: unexpected end of data"),
+        (f'"{rows[3]}\nvideo"{rows[4][5:]}', r"rows.csv:\d+: .*quotes"),
+        (rows[3].replace(",1,", ",1e308,"), r"rows.csv:4: start"),
+    ):
+        file.write_text("\n".join([*rows[:3], wrong, *rows[4:]]))
+        with pytest.raises(ValueError, match=message):
+            read_annotations(file, record("vggsound"), "train")

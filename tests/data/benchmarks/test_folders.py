@@ -341,3 +341,39 @@ def test_media_files_skips_duplicates_and_hidden_files(tmp_path):
     touch(tmp_path / "a" / "notes.txt")
     assert media_files([str(two), str(tmp_path)]) == [two, one]
     assert media_files(["gone.mp4"]) == [Path("gone.mp4")]  # reported later, with the other unreadable files
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "message"),
+    [
+        ('"{},dog', '"{}",dog', r"list.csv:27: .* Check the quotes"),
+        ('"{},dog', '{}",dog', r"list.csv:27: the column 'file' holds 23 lines, starting with '3.mp4,dog'"),
+        ('{},"do\ng"', "{},dog", r"the column 'label' holds 2 lines, starting with 'do'"),
+    ],
+)
+def test_stray_quotes_do_not_lose_rows(tmp_path, line, other, message):
+    clips = [touch(tmp_path / f"{number}.mp4").name for number in range(40)]
+    lines = [f"{name},dog" for name in clips]
+    lines[3], lines[25] = line.format(clips[3]), other.format(clips[25])
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]))
+    with pytest.raises(ValueError, match=message):
+        load_folder(tmp_path)
+
+
+def test_an_unclosed_quote_at_the_end_is_refused(tmp_path):
+    clips = [touch(tmp_path / f"{number}.mp4").name for number in range(40)]
+    lines = [f"{name},dog" for name in clips]
+    lines[3] = f'{clips[3]},"dog'
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *lines]))
+    with pytest.raises(ValueError, match=r"list.csv:41: .*unexpected end of data.*quotes"):
+        load_folder(tmp_path)
+
+
+def test_absurd_times_and_names_of_several_lines_are_refused(tmp_path):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "list.csv").write_text("file,label,start\na.mp4,dog,1e308\n")
+    with pytest.raises(ValueError, match=r"list.csv:2: start must be .* at most 1,000,000,000, got '1e308'"):
+        load_folder(tmp_path)
+    classes(tmp_path / "folder", {"dog\nand cat": 2, "bird": 2})
+    with pytest.raises(ValueError, match="the name of a class folder holds 2 lines"):
+        load_folder(tmp_path / "folder")
