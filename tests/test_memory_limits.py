@@ -18,7 +18,7 @@ FRONT_ENDS = [
     {"num_mel_bins": 2**20},
 ]
 WINDOWS = [{"num_frames": 2**20}, {"audio_seconds": 86_400.0}]
-CONFIGS = [{"num_frames": 2**20}, {"num_audio_channels": 2**20}, {"num_labels": 2**20}]
+CONFIGS = [{"num_frames": 2**20}, {"num_audio_channels": 2**20}, {"num_labels": 2**16 + 1}]
 
 
 def refused():
@@ -78,8 +78,8 @@ def test_saved_configs(config, fields, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_published_front_ends_and_an_hour_of_sound_are_inside(preset):
     extractor = AVFusionFeatureExtractor.from_preset(preset)
-    assert extractor.bytes_of(16_000 * 10) < MAX_BYTES / 50
-    assert extractor.bytes_of(16_000 * 3600) < MAX_BYTES * 1.5
+    assert extractor.bytes_of(16_000 * 10) < MAX_BYTES / 100
+    assert extractor.bytes_of(16_000 * 3600) < MAX_BYTES
     MBTProcessor(num_frames=32, span=600.0, audio_seconds=600.0)
 
 
@@ -97,8 +97,8 @@ def test_calls_are_bounded_by_what_they_would_take(monkeypatch):
 
 
 def test_the_bound_can_be_raised_and_lowered(monkeypatch):
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 2**10, "num_hidden_layers": 1}
-    config = MBTConfig(**sizes, num_fusion_layers=1) if hasattr(MBTConfig, "num_fusion_layers") else MBTConfig(**sizes)
+    sizes = {"num_frames": 2, "image_size": 32, "spectrogram_length": 32, "hidden_size": 32, "num_attention_heads": 2}
+    config = MBTConfig(**sizes)
     assert max_bytes() == MAX_BYTES
     monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", "100000")
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_the_bound_can_be_raised_and_lowered(monkeypatch):
     with pytest.raises(ValueError, match="`num_frames`, `num_channels`, `image_size` together give"):
         MBTConfig()
     monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", str(2**40))
-    MBTConfig(num_frames=1024, image_size=1024, patch_size=16)
+    MBTConfig(num_frames=1024, image_size=256)
     monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", "4 GiB")
     with pytest.raises(ValueError, match="HF_AVFUSION_MAX_BYTES='4 GiB' must be a whole number of bytes"):
         MBTConfig()

@@ -11,7 +11,7 @@ from typing import Any
 MAX_SIZE = 2**20  # of any width, length or count; an hour of spectrogram has 360,000 rows
 MAX_LAYERS = 1024
 MAX_LABELS = 2**16  # ImageNet-21k has 21,841
-MAX_BYTES = 2**32  # of one clip's tensors and intermediates, or of a model; raised by HF_AVFUSION_MAX_BYTES
+MAX_BYTES = 2**33  # of one clip's tensors and intermediates, or of a model; raised by HF_AVFUSION_MAX_BYTES
 MAX_SECONDS = 86_400
 MAX_PICTURE_PIXELS = 2**25  # of a video; 8K (7680 x 4320) has 33,177,600
 
