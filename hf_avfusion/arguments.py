@@ -31,7 +31,9 @@ _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu")  # NV
 
 
 class OneLineErrors(argparse.ArgumentParser):
-    """A parser whose errors have one line. An unknown option is named with the nearest that exists."""
+    """A parser whose errors have one line. If `strict`, an unknown option is named with the nearest that exists."""
+
+    strict = True
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {' '.join(message.split())}\n")
@@ -41,7 +43,11 @@ class OneLineErrors(argparse.ArgumentParser):
         for text in args[: args.index("--") if "--" in args else None]:
             name = text.partition("=")[0]
             known = self._option_string_actions
-            if re.fullmatch(r"--[\w.-]+", name) and not any(option.startswith(name) for option in known):
+            if (
+                self.strict
+                and re.fullmatch(r"--[\w.-]+", name)
+                and not any(option.startswith(name) for option in known)
+            ):
                 self.error(f"unknown option {name}{did_you_mean(name, known)}; --help lists all options")
         return super().parse_known_args(args, namespace)
 

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.data import Dataset, default_collate
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
+from transformers.pipelines import get_task
 from travellers import ROWS, SIDE, traveller
 
 from hf_avfusion import AVTrainer, AVTrainingArguments, hub
@@ -45,6 +46,13 @@ def test_push_makes_one_commit_that_loads_by_name(local_hub):
     assert ModelCard.load(REPO).data.library_name == "transformers"
     hub.push(model, processor, REPO)  # the same again changes nothing
     assert len(local_hub.titles(REPO)) == 2
+
+
+def test_the_task_of_a_pushed_model_leads_to_our_pipeline(local_hub):
+    model, processor = traveller("mbt")
+    hub.push(model, processor, "org/mine")
+    assert get_task("org/mine") == "audio-visual-classification"
+    assert type(pipeline(model="org/mine", device="cpu")).__name__ == "AudioVisualClassificationPipeline"
 
 
 def test_a_name_without_namespace_gets_that_of_the_user(local_hub):

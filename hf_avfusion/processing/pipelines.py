@@ -59,10 +59,16 @@ class AudioVisualClassificationPipeline(Pipeline):
         ValueError: an invalid value of an argument.
         TypeError: an unknown argument, a clip of an unsupported type, or a dict with unknown keys.
         MediaError: a file that cannot be read; the message names it.
+    `pipeline(...)` raises ValueError for a checkpoint without the weights of the head.
     """
 
     _load_processor = True
     _load_image_processor = _load_video_processor = _load_feature_extractor = _load_tokenizer = False
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        if hasattr(model, "check_weights"):
+            model.check_weights()  # a pretraining checkpoint would answer from a random head
+        super().__init__(model, *args, **kwargs)
 
     def _sanitize_parameters(
         self,

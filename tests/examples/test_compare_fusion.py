@@ -245,7 +245,7 @@ WRONG = [
     ("--resume_from_checkpoint x", "--resume_from_checkpoint: the same command continues after the last finished run"),
     ("--num_segments 2", "--num_segments: event localisation models have no fusion variants"),
     ("--push_to_hub True", "--push_to_hub: the result is the table"),
-    ("--data my_videos", "source= (--source): allowed only for the benchmarks vggsound,"),
+    ("--data .", "source= (--source): allowed only for the benchmarks vggsound,"),
 ]
 
 

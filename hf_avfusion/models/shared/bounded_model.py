@@ -1,4 +1,4 @@
-"""Base class of the models: checks the config, the size of the parameters, and that a pipeline has all weights."""
+"""Base class of the models: checks the config and the size of the parameters, and knows weights that no checkpoint gave."""
 
 import warnings
 from contextvars import ContextVar
@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from ...media.limits import check_bytes
 from ...media.modalities import MODALITIES
-from .loaded_weights import check_whole
+from .loaded_weights import check_whole, fresh_names
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -70,13 +70,20 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but raises ValueError if a pipeline loads a checkpoint without the weights of its head."""
-        if kwargs.get("_from_pipeline") is None:
-            return super().from_pretrained(*args, **kwargs)
+        """As in transformers, but remembers which weights the checkpoint lacks, for `check_weights`."""
         with_report = kwargs.pop("output_loading_info", False)
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        check_whole(model, model.config.name_or_path, report)
+        tensors = model.state_dict(keep_vars=True)
+        names = fresh_names(report)
+        model._fresh_weights = {name: tensors[name]._version for name in names if name in tensors}
         return (model, report) if with_report else model
+
+    def check_weights(self) -> None:
+        """Raises ValueError if weights that the checkpoint lacked are as they were drawn: nobody has trained or set them."""
+        tensors = self.state_dict(keep_vars=True)
+        fresh = getattr(self, "_fresh_weights", {}).items()
+        drawn = [name for name, version in fresh if name in tensors and tensors[name]._version == version]
+        check_whole(self, self.config.name_or_path, {"missing_keys": drawn, "mismatched_keys": ()})
 
     def post_init(self) -> None:
         """As in transformers, then the check. Raises ValueError for a model with too large parameters."""

@@ -21,10 +21,15 @@ def load_whole(model_class: Any, source: str | os.PathLike, **kwargs: Any) -> Pr
     return model
 
 
+def fresh_names(report: Mapping[str, Iterable[Any]]) -> list[str]:
+    """Names of the weights that the checkpoint lacks or has in another shape, by the report of `from_pretrained`."""
+    entries = (*report["missing_keys"], *report["mismatched_keys"])
+    return sorted({entry if isinstance(entry, str) else entry[0] for entry in entries})
+
+
 def check_whole(model: PreTrainedModel, source: str | os.PathLike, report: Mapping[str, Iterable[Any]]) -> None:
     """Raises ValueError if the report of `from_pretrained` names weights that the checkpoint lacks or has in another shape."""
-    entries = (*report["missing_keys"], *report["mismatched_keys"])
-    fresh = sorted({entry if isinstance(entry, str) else entry[0] for entry in entries})
+    fresh = fresh_names(report)
     if not fresh:
         return
     kind = type(model).__name__
@@ -38,4 +43,4 @@ def check_whole(model: PreTrainedModel, source: str | os.PathLike, report: Mappi
     )
 
 
-__all__ = ["check_whole", "load_whole"]
+__all__ = ["check_whole", "fresh_names", "load_whole"]

@@ -88,6 +88,7 @@ def parse_with_recipe(
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 
     parser = argument_parser(*types)
+    parser.strict = False  # unknown options are a ValueError, with all of them; scripts have named the nearest before
     names = {action.dest for action in parser._actions}
     defaults = _defaults(base)
     if base.benchmark is not None and flags.get("data") == base.benchmark:  # these defaults only fit its own benchmark
@@ -151,6 +152,7 @@ def parse_with_recipe(
 def _explicit_flags(types: tuple[type, ...], args: list[str]) -> dict[str, Any]:
     """The flags on the command line and their values, without any defaults."""
     parser = argument_parser(*types, add_help=False)
+    parser.strict = False
     for action in parser._actions:
         action.default, action.required = SUPPRESS, False
     namespace, _ = parser.parse_known_args(args)
