@@ -1,8 +1,10 @@
 """Media sources: opens a path, URL, bytes or file object for the demuxer and gives it a printable name."""
 
+import contextlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 # First bytes of MP4 files as encoders write them: box and major brand. There are hundreds of brands, also of image formats.
@@ -42,6 +44,7 @@ class OpenSource:
         self._data: bytes | bytearray | memoryview | None = None
         self._path: str | None = None
         self._file: BinaryIO | None = None
+        self._is_url = False
         if isinstance(source, (bytes, bytearray, memoryview)):
             self._data, self.name = source, name or f"media of {len(source)} bytes"
             if not len(source):
@@ -49,7 +52,8 @@ class OpenSource:
         elif isinstance(source, (str, os.PathLike)):
             path = os.fsdecode(source)
             self.name = name or path
-            if "://" in path:
+            self._is_url = "://" in path
+            if self._is_url:
                 self._file = self._remote(path)
             else:
                 self._path = self._local(path)
@@ -119,6 +123,27 @@ class OpenSource:
             return io.BytesIO(self._data)
         self._file.seek(0)
         return self._file
+
+    @contextlib.contextmanager
+    def peek(self) -> Iterator[BinaryIO | None]:
+        """The source for reading single bytes, without effect on what opened it before. None where that is not cheap: of pipes and
+        URLs.
+        """
+        if self._is_url:
+            yield None
+        elif self._file is not None:
+            place = self._file.tell()
+            try:
+                yield self._file
+            finally:
+                self._file.seek(place)
+        elif self._data is not None:
+            yield io.BytesIO(self._data)
+        elif os.path.isfile(path := self._path.removeprefix("file:")):
+            with open(path, "rb") as file:
+                yield file
+        else:
+            yield None
 
     @property
     def known_format(self) -> str | None:
