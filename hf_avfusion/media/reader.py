@@ -13,16 +13,18 @@ Audio is always read through PyAV, since it keeps the gaps in a track's timestam
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from transformers.utils import logging
 
 from .container import MediaInfo, OpenMedia
+from .display_order import DisplayOrder
 from .frame_skipper import FrameSkipper, can_skip_frames
+from .joined import JoinedParts, shift
 from .limits import check_bytes
+from .nal_units import states_orientation
 from .resampling import check_rate
 from .sources import MediaError, MediaSource, one_line
 from .torchcodec_backend import has_single_keyframe, is_clean_start, suits_torchcodec, torchcodec_works
@@ -31,10 +33,14 @@ from .tracks import (
     AudioPiece,
     FrameCollector,
     FrameStreamer,
+    Orientation,
     ReduceFrames,
     SeekOvershotError,
     check_picture_size,
+    orientation_of,
 )
+
+Collector = TypeVar("Collector", bound=FrameCollector)
 
 logger = logging.get_logger(__name__)
 
@@ -110,6 +116,7 @@ class ClipReader(OpenMedia):
         if on_decode_error not in ("raise", "keep"):
             raise ValueError(f"on_decode_error must be 'raise' or 'keep', not {on_decode_error!r}")
         self.on_decode_error = on_decode_error
+        self._orientation: Orientation | None = None  # of all frames, known once one has been decoded
         super().__init__(source, name, threads)
         if backend == "torchcodec" and not torchcodec_works():
             self.close()
@@ -117,7 +124,10 @@ class ClipReader(OpenMedia):
                 self._source.name, "backend='torchcodec' does not decode here (is FFmpeg installed?); use 'pyav'"
             )
         self._by_torchcodec = (
-            backend != "pyav" and suits_torchcodec(self._container, self._video) and torchcodec_works()
+            backend != "pyav"
+            and self._can_seek
+            and suits_torchcodec(self._container, self._video)
+            and torchcodec_works()
         )
         self._may_fall_back = backend == "auto" or on_decode_error == "keep"
 
@@ -143,34 +153,31 @@ class ClipReader(OpenMedia):
             times = [*(request.frame_times or ()), *(edge for piece in request.audio_pieces or () for edge in piece)]
             if not all(math.isfinite(time) for time in times):
                 raise ValueError(f"times must be finite numbers of seconds, got {times}")
-        self._warnings: list[str] = []
+        self._warnings: list[str] = list(self._notes)
         has_video, has_audio = self._video is not None, self._audio is not None
         times = sorted({float(t) for r in requests for t in r.frame_times or ()}) if has_video else []
         cuts = [self._sample_ranges(request.audio_pieces or ()) if has_audio else [] for request in requests]
         # A short clip that wraps requests the same piece several times: it is decoded once.
         pieces_by_range = {place: AudioPiece(*place, self.info.channels) for ranges in cuts for place in ranges}
-        tick = float(self._video.time_base) if has_video else 0.0
         self._check_bytes(0 if reduce is not None else len(times), pieces_by_range)
         if times:
             check_picture_size(self._source.name, self.info.width or 0, self.info.height or 0)
-        new_collector = partial(
-            FrameCollector, times, tolerance=min(tick / 2, 5e-4), name=self._source.name, reduce=reduce
-        )
-        collector = new_collector()
+        collector = self._collector(FrameCollector, times, reduce=reduce)
         if self._by_torchcodec and times:
             try:
-                if self._has_clean_keyframes(collector):
+                if self._torchcodec_agrees(collector):
                     self._read_by_torchcodec(collector)
             except (MediaError, RuntimeError, ValueError, IndexError) as error:
                 if not self._may_fall_back:
                     if isinstance(error, MediaError):
                         raise
                     raise MediaError(self._source.name, f"torchcodec cannot decode it: {one_line(error)}") from error
-                collector = new_collector()
-                self._warnings.clear()  # PyAV reaches the same damage and reports it
+                collector = self._collector(FrameCollector, times, reduce=reduce)
+                self._warnings = list(self._notes)  # PyAV reaches the same damage and reports it
             if self._source.shared:
                 self._open()  # torchcodec has moved the file object's position
         self._read_clusters(collector, list(pieces_by_range.values()))
+        self._orientation = collector.orientation
         if collector.size is not None:
             height, width = collector.size
             if (width, height, collector.rotation) != (self.info.width, self.info.height, self.info.rotation):
@@ -198,15 +205,14 @@ class ClipReader(OpenMedia):
         Raises:
             MediaError: as `read`.
         """
-        self._warnings = []
+        self._warnings = list(self._notes)
         request = ClipRequest(audio_pieces=None if audio_window is None else [audio_window])
         cuts = [self._sample_ranges(request.audio_pieces or ()) if self._audio is not None else []]
         pieces_by_range = {place: AudioPiece(*place, self.info.channels) for place in cuts[0]}
-        tick = float(self._video.time_base) if self._video is not None else 0.0
         times = list(frame_times) if self._video is not None else []
-        name = self._source.name
-        collector = FrameStreamer(times, tolerance=min(tick / 2, 5e-4), name=name, show=show, fit=fit)
+        collector = self._collector(FrameStreamer, times, show=show, fit=fit)
         self._read_clusters(collector, list(pieces_by_range.values()))
+        self._orientation = collector.orientation
         return self._assemble([request], collector, pieces_by_range, cuts)[0]
 
     def _check_bytes(self, num_frames: int, ranges: Iterable[tuple[int, int]]) -> None:
@@ -219,6 +225,11 @@ class ClipReader(OpenMedia):
             check_bytes(frames + 4 * samples * (info.channels or 0), parts, "Read it in shorter windows.")
         except ValueError as error:
             raise MediaError(self._source.name, str(error)) from error
+
+    def _collector(self, kind: type[Collector], times: Sequence[float], **options: Any) -> Collector:
+        tick = float(self._video.time_base) if self._video is not None else 0.0
+        options |= {"name": self._source.name, "orientation": self._orientation}
+        return kind(times, tolerance=min(tick / 2, 5e-4), **options)
 
     def _sample_ranges(self, pieces: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         """Pieces in s -> sample indices [first, last) on the clip's clock. Their lengths sum to the rounded total length."""
@@ -272,7 +283,9 @@ class ClipReader(OpenMedia):
         if not with_video and not with_audio:
             return
         margin = SEEK_MARGIN + (AUDIO_PREROLL / rate if with_audio else 0.0)
-        after_seek = place - margin > NO_SEEK_BEFORE
+        after_seek = place - margin > NO_SEEK_BEFORE and self._can_seek
+        if with_video and after_seek and collector.orientation is None:
+            collector.orientation = self._stated_by_first_frame()
         # If frames are requested in the window, the seek follows the video track even if torchcodec has read them, so that
         # audio is decoded from the same place: AAC decoders fill bands with noise that depends on where they started.
         lead = self._video if collector.requests_any_in(start, end) else self._audio
@@ -303,6 +316,7 @@ class ClipReader(OpenMedia):
             skipper = FrameSkipper(video, collector.times, self._zero, collector.tolerance)
         packets = self._packets(tracks, error_of)
         video_index = video.index if with_video else None
+        order = DisplayOrder() if self._by_dts and with_video else None
         video_done, audio_done = not with_video, not with_audio
         for packet in packets if skipper is None else skipper.look_ahead(packets):
             index = packet.stream.index
@@ -314,7 +328,11 @@ class ClipReader(OpenMedia):
                     if not before_keyframe and not collector.complete:
                         if skipper is not None:
                             skipper.set_skip(packet)
+                        if order is not None:
+                            order.note_packet(packet)
                         for frame in packet.decode():
+                            if order is not None:
+                                frame.pts = order.next_stamp(frame)
                             collector.add(frame, self._time_of(frame), self._length_of(frame), after_seek=after_seek)
                         video_done = collector.complete
                 elif not audio_done:
@@ -333,14 +351,44 @@ class ClipReader(OpenMedia):
         if with_video and not collector.complete:
             self._finish_video(collector, error_of.get(video.index), after_seek)
         if with_audio:
-            audio_collector.flush()
-            if not audio_collector.done:
-                self._finish_audio(audio_collector, error_of.get(audio.index), after_seek)
+            audio_collector.finish()
+            error = error_of.get(audio.index) or audio_collector.error
+            if error is not None or not audio_collector.done:
+                self._finish_audio(audio_collector, error, after_seek)
             self._warnings += audio_collector.warnings
+
+    def _stated_by_first_frame(self) -> Orientation | None:
+        """The orientation that the first frame of the file states in its data (SEI), and later ones need not repeat."""
+        import av
+        from av.stream import Discard
+
+        codec = self._video.codec_context.name
+        if codec not in ("h264", "hevc"):
+            return None
+        if not self._at_start:
+            self._open()
+        self._at_start, self._video.discard, found = False, Discard.default, False
+        try:
+            for packet in self._packets([self._video], {}):
+                if packet.size and not found and not states_orientation(packet, codec):
+                    return None
+                found = True
+                for frame in packet.decode():
+                    self._open()
+                    return orientation_of(frame)
+        except av.FFmpegError:
+            self._open()
+        return None
 
     def _packets(self, tracks: list, error_of: dict[int, Exception]) -> Iterator[Any]:
         try:
-            yield from self._container.demux(tracks)
+            if len(self._offsets) == 1:
+                yield from self._demux(tracks)
+                return
+            parts = JoinedParts()
+            for packet in self._demux(tracks):
+                shift(packet, self._offsets[parts.part_of(packet)])
+                yield packet
         except Exception as error:  # the container is damaged or the file object failed: every track ends here
             for track in tracks:
                 error_of.setdefault(track.index, error)
@@ -382,8 +430,12 @@ class ClipReader(OpenMedia):
         cause = (
             "the file ends early (truncated?)" if error is None else getattr(error, "strerror", None) or one_line(error)
         )
+        is_new = (
+            type(error).__name__ == "PatchWelcomeError"
+        )  # intact, but FFmpeg does not know this feature of the codec
         text = (
-            f"the {track} track ({start:.3f} to {start + length:.3f} s) is damaged: decoding returned {decoded}, but "
+            f"the {track} track ({start:.3f} to {start + length:.3f} s) "
+            f"{'cannot be decoded by this FFmpeg' if is_new else 'is damaged'}: decoding returned {decoded}, but "
             f"{requested:.3f} s was requested: {cause}"
         )
         if self.on_decode_error == "raise":
@@ -418,20 +470,35 @@ class ClipReader(OpenMedia):
             clips.append(Clip(frames, times, waveform, rate, audio_start, self.info, list(self._warnings)))
         return clips
 
-    def _has_clean_keyframes(self, collector: FrameCollector) -> bool:
-        """Whether torchcodec can start at every keyframe up to the last requested time (see `is_clean_start`)."""
-        video = self._video
-        end = (collector.times[-1] + collector.tolerance + self._zero) / float(video.time_base)
-        if video.codec_context.name != "h264" or has_single_keyframe(self._container, video, end):
+    def _torchcodec_agrees(self, collector: FrameCollector) -> bool:
+        """Whether torchcodec can start at every keyframe up to the last requested time (see `is_clean_start`), and no frame
+        states how it is turned, which torchcodec does not see.
+        """
+        video, codec = self._video, self._video.codec_context.name
+        if codec not in ("h264", "hevc"):
             return True
+        end = (collector.times[-1] + collector.tolerance + self._zero) / float(video.time_base)
+        if has_single_keyframe(self._container, video, end):
+            with self._source.peek() as file:
+                if file is not None:
+                    entry = video.index_entries[0]
+                    file.seek(entry.pos)
+                    return not states_orientation(file.read(entry.size), codec)
         if not self._at_start:
             self._open()
-        self._at_start, video = False, self._video
+        self._at_start, video, first = False, self._video, True
         error_of: dict[int, Exception] = {}  # damage is reported when frames are decoded
         for packet in self._packets([video], error_of):
             if packet.pts is not None and packet.pts > end:
                 break
-            if packet.size and packet.is_keyframe and not is_clean_start(packet):
+            if not packet.size:
+                continue
+            if first and states_orientation(packet, codec):
+                return False
+            first = False
+            if codec == "hevc":
+                break
+            if packet.is_keyframe and not is_clean_start(packet):
                 return False
         return True
 

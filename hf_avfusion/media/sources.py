@@ -1,9 +1,11 @@
 """Media sources: opens a path, URL, bytes or file object for the demuxer and gives it a printable name."""
 
+import contextlib
 import io
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from .remote import BoundedFile, http_options, is_address
@@ -84,6 +86,7 @@ class OpenSource:
         self._data: bytes | bytearray | memoryview | None = None
         self._path: str | None = None
         self._file: BinaryIO | None = None
+        self._is_url = False
         if isinstance(source, (bytes, bytearray, memoryview)):
             self._data, self.name = source, name or f"media of {len(source)} bytes"
             if not len(source):
@@ -91,11 +94,12 @@ class OpenSource:
         elif isinstance(source, (str, os.PathLike)):
             path = os.fsdecode(source)
             self.name = name or path
+            self._is_url = is_address(path)
             if path.startswith(("file://", "local://")):
                 from fsspec.implementations.local import LocalFileSystem
 
                 self._path = self._local(LocalFileSystem._strip_protocol(path))
-            elif is_address(path):
+            elif self._is_url:
                 self._file = self._remote(path)
             else:
                 self._path = self._local(path)
@@ -160,6 +164,27 @@ class OpenSource:
             return io.BytesIO(self._data)
         self._file.seek(0)
         return self._file
+
+    @contextlib.contextmanager
+    def peek(self) -> Iterator[BinaryIO | None]:
+        """The source for reading single bytes, without effect on what opened it before. None where that is not cheap: of pipes and
+        URLs.
+        """
+        if self._is_url:
+            yield None
+        elif self._file is not None:
+            place = self._file.tell()
+            try:
+                yield self._file
+            finally:
+                self._file.seek(place)
+        elif self._data is not None:
+            yield io.BytesIO(self._data)
+        elif os.path.isfile(path := self._path.removeprefix("file:")):
+            with open(path, "rb") as file:
+                yield file
+        else:
+            yield None
 
     @property
     def protocol(self) -> str:

@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from .frame_skipper import can_skip_frames
+from .nal_units import IDR, RECOVERY_POINT, SEI, nal_units, sei_messages
 
 # Containers with an index, each with a signature at the start of the file. FFmpeg's libraries under torchcodec may be older than
 # PyAV's, and take no list of formats. With a signature, they cannot take a file for a playlist, whatever follows.
 INDEXED_FORMATS = {"mp4", "matroska", "ogg", "flv", "asf", "nut"}
-
-# NAL unit types of H.264 (table 7-1), and an SEI payload type (D.1)
-IDR, SEI = 5, 6
-RECOVERY_POINT = 6
 
 
 @functools.cache
@@ -80,36 +77,17 @@ def has_length_prefixes(video: Any) -> bool:
     return len(head) > 6 and head[0] == 1 and head[4] & 3 == 3
 
 
-def _nal_units(packet: Any) -> list[memoryview] | None:
-    """The NAL units of a packet, none of them empty; None if their lengths do not add up."""
-    data, place, units = memoryview(packet), 0, []
-    while place + 4 < len(data):
-        end = place + 4 + int.from_bytes(data[place : place + 4], "big")
-        if end == place + 4:
-            return None
-        units.append(data[place + 4 : end])
-        place = end
-    return units if place == len(data) else None
-
-
 def is_clean_start(packet: Any) -> bool:
     """Whether decoding can start at this H.264 keyframe: an IDR frame, or one whose recovery point (D.2.8) is itself.
 
     Others start a gradual recovery, strip by strip (intra refresh). Decoders return no frames until recovery is complete;
     torchcodec 0.17 returns the incomplete ones.
     """
-    for unit in _nal_units(packet) or ():
+    for unit in nal_units(packet):
         kind = unit[0] & 31
         if kind == IDR:
             return True
-        place = 1
-        while kind == SEI and place + 2 < len(unit):
-            numbers = [0, 0]  # type and size of an SEI message, each a sum of bytes up to one below 255 (7.3.2.3.1)
-            for which in range(2):
-                while place < len(unit) - 1 and unit[place] == 255:
-                    numbers[which], place = numbers[which] + 255, place + 1
-                numbers[which], place = numbers[which] + unit[place], place + 1
-            if numbers[0] == RECOVERY_POINT and place < len(unit):
+        for message, place in sei_messages(unit, header=1) if kind == SEI else ():
+            if message == RECOVERY_POINT and place < len(unit):
                 return unit[place] >= 0x80  # a first bit of 1 encodes recovery_frame_cnt = 0 (9.1)
-            place += numbers[1]
     return False

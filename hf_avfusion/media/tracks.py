@@ -19,6 +19,13 @@ GROUP_BYTES = 1 << 24
 # s; a timestamp jump above this is a gap or an overlap, below it is rounding (WebM with Vorbis or Opus: up to 11 ms)
 AUDIO_GAP = 0.025
 
+# Full scale is 1. Samples on the scale of 24-bit integers are still finite as power spectra; beyond, they are noise or damage.
+MAX_SAMPLE = 2.0**24
+
+
+# The display matrix of a track, if any, and by how many degrees counter-clockwise it turns the stored frames.
+Orientation = tuple[np.ndarray | None, int]
+
 
 class SeekOvershotError(Exception):
     """The seek landed after the requested place; the pass is repeated from an earlier one."""
@@ -29,6 +36,11 @@ def _display_matrix(frame: Any) -> np.ndarray | None:
         if data.type.name == "DISPLAYMATRIX":
             return np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)
     return None
+
+
+def orientation_of(frame: Any) -> Orientation:
+    """How a frame is turned for display."""
+    return _display_matrix(frame), round(frame.rotation / 90) * 90 % 360
 
 
 def _upright(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -65,7 +77,15 @@ class FrameCollector:
         most GROUP_BYTES of frames are held at source size.
     """
 
-    def __init__(self, times: Sequence[float], *, tolerance: float, name: str, reduce: ReduceFrames | None = None):
+    def __init__(
+        self,
+        times: Sequence[float],
+        *,
+        tolerance: float,
+        name: str,
+        orientation: Orientation | None = None,
+        reduce: ReduceFrames | None = None,
+    ):
         from av.video.reformatter import VideoReformatter
 
         # A computed time (k / fps) may lie a rounding error before the timestamp of its frame. Half a tick never reaches
@@ -80,8 +100,7 @@ class FrameCollector:
         self._frames: torch.Tensor | None = None  # one place per requested time; several times can share a frame
         self._num_frames = 0  # stored in it
         self.size: tuple[int, int] | None = None  # height, width
-        self.rotation = 0
-        self._matrix: np.ndarray | None = None
+        self.orientation = orientation  # None: that of the first frame added, which holds for all
         self._slot_of: list[int] = []  # per served time: the index of its frame
         self._stamps: list[float] = []  # per stored frame: its time
         self.count = 0
@@ -98,6 +117,11 @@ class FrameCollector:
         return bisect_right(self.times, end) > bisect_left(self.times, start)
 
     @property
+    def rotation(self) -> int:
+        """By how many degrees counter-clockwise the stored frames are turned."""
+        return self.orientation[1] if self.orientation is not None else 0
+
+    @property
     def complete(self) -> bool:
         """Whether every time of this pass has its frame."""
         return len(self._slot_of) >= self._num_due
@@ -109,6 +133,8 @@ class FrameCollector:
 
     def add(self, frame: Any, time: float | None, length: float, *, after_seek: bool) -> None:
         """Adds the next decoded frame, shown from `time` for `length` s. A frame without a time follows the previous one."""
+        if self.orientation is None:
+            self.orientation = orientation_of(frame)
         if time is None:
             time = self.end if self.end is not None else 0.0
         if self._previous is not None and time < self._previous[1]:
@@ -136,14 +162,13 @@ class FrameCollector:
         self._slot_of.append(len(self._stamps) - 1)
 
     def _store(self, frame: Any, time: float) -> None:
-        # Rotation comes from the first stored frame. threads=1: more threads only add cost at these frame sizes.
+        # threads=1: more threads only add cost at these frame sizes.
         if self.size is None:
             check_picture_size(self._name, frame.width, frame.height)
-            self._matrix = _display_matrix(frame)
-            self.rotation = round(frame.rotation / 90) * 90 % 360
         array = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        if self._matrix is not None:
-            array = np.ascontiguousarray(_upright(array, self._matrix))
+        matrix = self.orientation[0]
+        if matrix is not None:
+            array = np.ascontiguousarray(_upright(array, matrix))
         size = array.shape[:2]
         if self.size is None:
             self.size = size
@@ -184,7 +209,7 @@ class FrameCollector:
 
     def extend(self, frames: torch.Tensor, stamps: list[float], rotation: int) -> None:
         """Adds the frames of the next requested times, uint8 [n, 3, height, width], from a decoder that chose them."""
-        self.size, self.rotation = tuple(frames.shape[2:]), rotation
+        self.size, self.orientation = tuple(frames.shape[2:]), (None, rotation)
         self._slot_of += range(len(self._stamps), len(self._stamps) + len(stamps))
         self._stamps += stamps
         self._keep(frames)
@@ -217,13 +242,14 @@ class FrameStreamer(FrameCollector):
         *,
         tolerance: float,
         name: str,
+        orientation: Orientation | None = None,
         show: Callable[[np.ndarray], None] | None = None,
         fit: Callable[[int, int], tuple[int, int]] | None = None,
     ):
         self._callback, self._fit = show, fit
         self._stored_size: tuple[int, int] | None = None
         self._frame: np.ndarray | None = None
-        super().__init__(times, tolerance=tolerance, name=name)
+        super().__init__(times, tolerance=tolerance, name=name, orientation=orientation)
 
     def _serve(self, frame: Any, time: float) -> None:
         if not self._stamps or self._stamps[-1] != time:
@@ -238,8 +264,6 @@ class FrameStreamer(FrameCollector):
         if self._stored_size is None:
             check_picture_size(self._name, frame.width, frame.height)
             self._stored_size = stored
-            self._matrix = _display_matrix(frame)
-            self.rotation = round(frame.rotation / 90) * 90 % 360
             self.size = stored[::-1] if self.rotation % 180 else stored
         elif self._stored_size != stored:
             raise _size_change_error(self._name, self._stored_size, stored, time)
@@ -248,7 +272,8 @@ class FrameStreamer(FrameCollector):
         height, width = stored if self._fit is None else self._fit(*stored)
         scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
         array = scaled.to_ndarray()
-        self._frame = array if self._matrix is None else np.ascontiguousarray(_upright(array, self._matrix))
+        matrix = self.orientation[0]
+        self._frame = array if matrix is None else np.ascontiguousarray(_upright(array, matrix))
 
 
 def _size_change_error(name: str, old: tuple[int, int], new: tuple[int, int], time: float) -> MediaError:
@@ -295,6 +320,24 @@ class AudioPiece:
             channel[start - self.first : stop - self.first] = samples[start - position : stop - position]
         self._stop = max(self._stop, stop)
 
+    @property
+    def stop(self) -> int:
+        """The end of what has been written."""
+        return self._stop
+
+    def cut_at_nonsense(self) -> str | None:
+        """Cuts the piece before its first sample that is not a finite number up to MAX_SAMPLE, and describes that sample."""
+        if self._data is None:
+            return None
+        data = self._data[:, self.start - self.first : self._stop - self.first]
+        if not data.size or (data.max() <= MAX_SAMPLE and data.min() >= -MAX_SAMPLE):  # NaN fails both
+            return None
+        wrong = ~(np.abs(data) <= MAX_SAMPLE)
+        place = int(wrong.any(axis=0).argmax())
+        value = data[int(wrong[:, place].argmax()), place]
+        self._stop = self.start + place
+        return f"a sample is {value:g}; samples must be finite numbers up to {MAX_SAMPLE:g} (full scale is 1)"
+
     def samples(self) -> np.ndarray:
         """float32 [channels, samples] from `start` on."""
         if self._data is None:
@@ -330,7 +373,11 @@ class AudioCollector:
         self._fifo: Any = None
         self._start = self._skip = 0
         self._next: int | None = None  # the timestamp of a frame that follows without a gap
+        self._doubtful: Any = (
+            None  # a frame off the count of samples: the next one shows whether its time stamp is right
+        )
         self.warnings: list[str] = []
+        self.error: Exception | None = None
 
     @property
     def done(self) -> bool:
@@ -372,7 +419,21 @@ class AudioCollector:
                 f"the audio changes from {self._rate} Hz, {self._channels} channels to {rate} Hz, {channels} channels; "
                 "a window must have one format, so read the parts before and after the change separately",
             )
-        stamp = round(time * rate) if time is not None else self._position or 0
+        stamp = round(time * rate) if time is not None else None
+        if self._doubtful is not None:
+            doubtful, self._doubtful = self._doubtful, None
+            # A lone time stamp that the next one does not continue is wrong (MPEG program streams state few).
+            counted = self._position + doubtful[0].samples
+            lone = stamp is None or abs(stamp - counted) <= self._gap
+            self._place(doubtful[0], self._position if lone else doubtful[1])
+        if stamp is not None and self._position is not None and abs(stamp - self._position) > self._gap:
+            self._doubtful = frame, stamp
+        else:
+            self._place(frame, stamp)
+
+    def _place(self, frame: Any, stamp: int | None) -> None:
+        rate = self._rate
+        stamp = stamp if stamp is not None else self._position or 0
         skip = 0
         if self._position is None:
             self._position = stamp
@@ -415,6 +476,19 @@ class AudioCollector:
             self._fifo.write(frame)
         if self._fifo.samples >= BLOCK_SAMPLES:
             self.flush()
+
+    def finish(self) -> None:
+        """Ends the pass: copies what is buffered, and looks for samples that are no sound (`error`)."""
+        if self._doubtful is not None and not self.done:
+            frame, stamp = self._doubtful
+            self._doubtful = None
+            self._place(frame, stamp)
+        self.flush()
+        for piece in self.pieces:
+            cause = piece.cut_at_nonsense()
+            if cause is not None and self.error is None:
+                self.error = ValueError(cause)
+                self._position = piece.stop
 
     def flush(self) -> None:
         """Copies the buffered samples to the pieces."""

@@ -1,5 +1,7 @@
 """Decoded audio frames of any length, format and timestamp are placed on the clip's clock, every sample once."""
 
+import math
+
 import av
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def collect(frames, pieces, layout="mono", exact=False):
         frame.pts = stamp
         if not collector.append(frame):
             collector.add(frame, stamp / RATE)
-    collector.flush()
+    collector.finish()
     return [piece.samples() for piece in audio_pieces], collector.warnings
 
 
@@ -54,22 +56,26 @@ def collect(frames, pieces, layout="mono", exact=False):
     exact=st.booleans(),
 )  # fmt: skip
 def test_samples_are_placed_by_their_timestamps(steps, kinds, pieces, layout, exact):
-    """Compared with a sample-by-sample reference: jumps below AUDIO_GAP are rounding, above it gaps or overlaps."""
+    """Compared with a sample-by-sample reference: jumps below AUDIO_GAP are rounding, above it gaps or overlaps, unless the
+    next timestamp does not confirm them.
+    """
     pieces = [(first, first + length) for first, length in pieces]
-    frames, clock, end, place, number = [], {}, None, 0, 1
+    frames, places, place, number = [], [], 0, 1
     for index, (length, jump) in enumerate(steps):
         place = max(place + jump, 0)
         values = np.arange(number, number + length)
         number += length
         frames.append((frame_of(values, layout, kinds[index % len(kinds)]), place))
-        if end is None:
-            end = place
-        start = place if abs(place - end) > AUDIO_GAP * RATE else end
+        places.append((place, values))
+        place += length
+    clock, end, gap = {}, places[0][0], AUDIO_GAP * RATE
+    for (place, values), (following, _) in zip(places, [*places[1:], (math.inf, None)]):
+        jumps = abs(place - end) > gap and abs(following - (end + len(values))) > gap
+        start = place if jumps else end
         for offset, value in enumerate(values):
             if start + offset >= end:
                 clock[start + offset] = value
-        end = max(end, start + length)
-        place = start + length
+        end = max(end, start + len(values))
     found, _ = collect(frames, pieces, layout, exact)
     last = max(piece[1] for piece in pieces)
     for (first, stop), samples in zip(pieces, found):
@@ -89,6 +95,14 @@ def test_a_long_piece_is_converted_in_blocks():
         (samples,), warnings = collect(frames, [(0, len(values))], exact=exact)
         np.testing.assert_array_equal(samples[0] * 32768, values)
         assert warnings == []
+
+
+def test_a_lone_wrong_timestamp_neither_adds_silence_nor_drops_sound():
+    stamps = [0, 400, 1200, 1200, 1600, 1700, 2400]  # of frames of 400: the third is late, the sixth early
+    frames = [(frame_of(np.arange(400) + 400 * number), stamp) for number, stamp in enumerate(stamps)]
+    (samples,), warnings = collect(frames, [(0, 2800)])
+    np.testing.assert_array_equal(samples[0] * 32768, np.arange(2800))
+    assert warnings == []
 
 
 def test_a_changed_number_of_channels_is_an_error():

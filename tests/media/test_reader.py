@@ -353,9 +353,7 @@ def test_duration_of_an_mpeg_program_stream_comes_from_its_packets():
 
 def test_avi_frames_are_in_order():
     data = render_clip(container="avi", video_codec="mpeg4", b_frames=2, audio_codec="pcm_s16le")
-    numbers = read_numbers(read_clip(data, frame_times=[index / 25 for index in range(52)]).frames)
-    assert numbers == sorted(numbers)
-    assert set(numbers) == set(range(50))
+    assert read_numbers(read_clip(data, frame_times=[index / 25 for index in range(50)]).frames) == list(range(50))
 
 
 @pytest.mark.parametrize(

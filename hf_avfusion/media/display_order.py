@@ -1,0 +1,41 @@
+"""Presentation times of frames in containers that state decoding times only (AVI, ASF)."""
+
+from heapq import heappop, heappush
+from typing import Any
+
+B_FRAMES = (3, 7)  # of FFmpeg's AVPictureType: B, BI
+
+
+class DisplayOrder:
+    """Gives the frames, in the order in which they are shown, the decoding times in ascending order.
+
+    FFmpeg's guesses are misordered or late around B-frames. Frames that the decoder drops, because their reference lies before a
+    seek, take their times with them: once a frame comes that refers to no later one, whatever was decoded before it and has not
+    come never will.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []  # heap of the decoding times that no frame has yet
+        self._missing: set[int] = set()  # decoding times of the packets whose frames have not come
+        self._expected: int | None = None  # decoding time of the next packet
+
+    def note_packet(self, packet: Any) -> None:
+        """Notes the next packet before it is decoded. Its frame is recognised by the presentation time that this sets."""
+        stamp = (
+            packet.dts if packet.dts is not None else self._expected
+        )  # FFmpeg knows none for some packets after a seek
+        packet.pts = stamp
+        if packet.size and stamp is not None:
+            heappush(self._stamps, stamp)
+            self._missing.add(stamp)
+            self._expected = stamp + packet.duration if packet.duration else None
+
+    def next_stamp(self, frame: Any) -> int | None:
+        """The presentation time of the next decoded frame; None: it follows the one before."""
+        self._missing.discard(frame.pts)
+        if frame.pts is not None and frame.pict_type not in B_FRAMES:
+            for stamp in [stamp for stamp in self._missing if stamp < frame.pts]:
+                self._missing.remove(stamp)
+                if self._stamps:
+                    heappop(self._stamps)
+        return heappop(self._stamps) if self._stamps else None

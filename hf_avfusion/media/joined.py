@@ -1,0 +1,133 @@
+"""Files that were joined end to end: transport and program streams, chained Ogg, Matroska. Their time stamps begin again.
+
+FFmpeg gives the packets of such parts one after the other with the time stamps of each. Here each part is moved to the end of
+the one before it, by the same time for all tracks, so that they stay in sync.
+"""
+
+import io
+from typing import Any, BinaryIO
+
+# s; decoding times that go back by more than this mark a new part. Damaged files and wrong muxers go back by less.
+RESTART = 0.5
+FORMATS_WITH_AN_END = {"ogg", "avi", "wav", "mov", "mp4", "matroska", "flv"}  # whose headers show where the file ends
+
+
+class JoinedParts:
+    """Counts the parts of a file while its packets are read from the start."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, float] = {}
+        self._part: dict[int, int] = {}
+
+    def part_of(self, packet: Any) -> int:
+        """The part that the next packet of the file belongs to."""
+        index, stamp = packet.stream.index, packet.dts if packet.dts is not None else packet.pts
+        if stamp is not None:
+            time = float(stamp * packet.time_base)
+            if time < self._last.get(index, time) - RESTART:
+                self._part[index] = self._part.get(index, 0) + 1
+            self._last[index] = time
+        return self._part.get(index, 0)
+
+
+def part_offsets(starts: list[dict[int, float]], ends: list[dict[int, float]]) -> list[float]:
+    """By how many s each part is moved, from start and end of every track in every part: the least without an overlap."""
+    offsets = [0.0]
+    for start, end in zip(starts[1:], ends):
+        offsets.append(offsets[-1] + max((end[index] - start[index] for index in start), default=0.0))
+    return offsets
+
+
+def shift(packet: Any, offset: float) -> None:
+    """Moves the time stamps of a packet by `offset` s."""
+    ticks = round(offset / packet.time_base)
+    if packet.pts is not None:
+        packet.pts += ticks
+    if packet.dts is not None:
+        packet.dts += ticks
+
+
+def next_file_at(file: BinaryIO, container: str) -> int | None:
+    """Where a second media file begins after the end of the first, in bytes; None: nothing follows.
+
+    container: FFmpeg's name, which begins with one of FORMATS_WITH_AN_END. Only headers are read: of Ogg pages, RIFF chunks, MP4
+    boxes, FLV tags and the Matroska segment.
+    """
+    size = file.seek(0, io.SEEK_END)
+    kind = container.split(",")[0]
+    find = {"ogg": _next_ogg, "mov": _next_mp4, "mp4": _next_mp4, "matroska": _next_matroska, "flv": _next_flv}.get(
+        kind, _next_riff
+    )
+    return find(file, size)
+
+
+def _read(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count)
+
+
+def _next_ogg(file: BinaryIO, size: int) -> int | None:
+    place, began = 0, False  # a page that begins a track, after pages that hold data
+    while place + 27 <= size:
+        head = _read(file, place, 27 + 255)
+        if head[:4] != b"OggS":
+            return None
+        begins = bool(head[5] & 2)
+        if begins and began:
+            return place
+        began = began or not begins
+        place += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    return None
+
+
+def _next_riff(file: BinaryIO, size: int) -> int | None:
+    place, kind = 0, _read(file, 8, 4)
+    while place + 12 <= size:
+        head = _read(file, place, 12)
+        if head[:4] != b"RIFF":
+            return None
+        if place and head[8:] == kind:  # "AVIX" continues the same file
+            return place
+        length = int.from_bytes(head[4:8], "little")
+        place += 8 + length + length % 2
+    return None
+
+
+def _next_mp4(file: BinaryIO, size: int) -> int | None:
+    place, seen = 0, set()
+    while place + 8 <= size:
+        head = _read(file, place, 16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if kind == b"ftyp" and b"moov" in seen:
+            return place
+        seen.add(kind)
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8:
+            return None
+        place += length
+    return None
+
+
+def _next_flv(file: BinaryIO, size: int) -> int | None:
+    place = int.from_bytes(_read(file, 5, 4), "big") + 4
+    while place + 11 <= size:
+        head = _read(file, place, 4)
+        if head[:3] == b"FLV":
+            return place
+        place += 11 + int.from_bytes(head[1:], "big") + 4
+    return None
+
+
+def _next_matroska(file: BinaryIO, size: int) -> int | None:
+    place = 0
+    for identity in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML header, segment
+        head = _read(file, place, 12)
+        if head[:4] != identity or not head[4]:
+            return None
+        width = 9 - head[4].bit_length()
+        length = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+        if length == (1 << 7 * width) - 1:  # not known: a live stream
+            return None
+        place += 4 + width + length
+    return place if _read(file, place, 4) == b"\x1a\x45\xdf\xa3" else None
