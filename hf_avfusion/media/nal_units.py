@@ -10,20 +10,20 @@ RECOVERY_POINT, DISPLAY_ORIENTATION = 6, 47
 
 
 def nal_units(data: Any) -> list[memoryview]:
-    """The NAL units of a packet, after start codes or lengths of four bytes; [] if the lengths do not add up."""
-    data = memoryview(data)
-    if bytes(data[:4]) == b"\0\0\0\1" or bytes(data[:3]) == b"\0\0\1":
-        edges = [match.span() for match in re.finditer(b"\0\0\1", data)]
-        stops = [start for start, _ in edges[1:]] + [len(data)]
-        return [data[start:stop] for (_, start), stop in zip(edges, stops) if stop > start]
-    place, units = 0, []
+    """The NAL units of a packet, after lengths of four bytes or start codes; [] if it has neither.
+
+    Lengths come first: those of 256 to 511 bytes look like a start code.
+    """
+    data, place, units = memoryview(data), 0, []
     while place + 4 < len(data):
-        end = place + 4 + int.from_bytes(data[place : place + 4], "big")
-        if end == place + 4:
-            return []
-        units.append(data[place + 4 : end])
-        place = end
-    return units if place == len(data) else []
+        start = place + 4
+        place = start + int.from_bytes(data[place:start], "big")
+        units.append(data[start:place])
+    if place == len(data) and all(map(len, units)):
+        return units
+    edges = [match.span() for match in re.finditer(b"\0\0\1", data)]
+    stops = [start for start, _ in edges[1:]] + [len(data)]
+    return [data[start:stop] for (_, start), stop in zip(edges, stops) if stop > start]
 
 
 def sei_messages(unit: memoryview, header: int) -> Iterator[tuple[int, int]]:
