@@ -13,6 +13,7 @@ import torch
 from rendering import _sound_job, numbered_picture, read_numbers, read_rotation, render_clip, sound
 
 from hf_avfusion.data.preparing.reencoding import ClipSettings, reencode
+from hf_avfusion.media.nal_units import nal_units, states_orientation
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, probe, read_clip
 
 FAULTS = Path(__file__).resolve().parents[3] / "shared" / "faults"
@@ -217,6 +218,15 @@ def test_the_first_picture_states_the_orientation_of_all(b_frames, backend):
     with ClipReader(data) as reader:
         for time in (5.0, 0.0, 3.0):
             assert read_rotation(reader.read([ClipRequest(frame_times=[time])])[0].frames[0]) == turned
+
+
+@pytest.mark.parametrize("size", [3, 255, 256, 511, 70000])
+def test_nal_units_after_lengths_and_after_start_codes(size):
+    units = [b"\x06\x2f" + bytes([size % 251 + 2]) * size, b"\x65\x88\x80"]
+    prefixed = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+    for data in (prefixed, b"\0\0\0\1" + units[0] + b"\0\0\1" + units[1]):
+        assert [bytes(unit) for unit in nal_units(data)] == units
+        assert states_orientation(data, "h264")
 
 
 def test_an_animated_webp_is_not_called_damaged():
