@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from rendering import render_clip
 
 from hf_avfusion import AVMAEConfig, AVMAEProcessor, MBTConfig, MBTForAudioVisualClassification, MBTProcessor
@@ -97,15 +98,18 @@ def test_calls_are_bounded_by_what_they_would_take(monkeypatch):
 
 
 def test_the_bound_can_be_raised_and_lowered(monkeypatch):
-    sizes = {"num_frames": 2, "image_size": 32, "spectrogram_length": 32, "hidden_size": 32, "num_attention_heads": 2}
+    sizes = {"num_frames": 2, "image_size": 32, "spectrogram_length": 32, "hidden_size": 512, "num_attention_heads": 2}
     config = MBTConfig(**sizes)
     assert max_bytes() == MAX_BYTES
-    monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", "100000")
+    monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", "20000000")  # more than a clip of the defaults takes
     with pytest.raises(
         ValueError, match=r"MBTConfig together give .* bytes, .* set the environment variable HF_AVFUSION_MAX"
     ):
         MBTForAudioVisualClassification(config)
-    with pytest.raises(ValueError, match="`num_frames`, `num_channels`, `image_size` together give"):
+    monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", "100000")
+    with pytest.raises(
+        StrictDataclassClassValidationError, match="`num_frames`, `num_channels`, `image_size` together give"
+    ):
         MBTConfig()
     monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", str(2**40))
     MBTConfig(num_frames=1024, image_size=256)

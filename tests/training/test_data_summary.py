@@ -34,7 +34,8 @@ def folder_of(root, content, *places):
 
 def load(data, tmp_path, *, labels=True, eval_split=None, **arguments):
     args = AVTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none", **arguments)
-    options = SimpleNamespace(data=data, source=None, variant=None, train_split="train", eval_split=eval_split)
+    where = {"data": data, "source": None, "variant": None, "allow_urls": False}
+    options = SimpleNamespace(**where, train_split="train", eval_split=eval_split)
     return RunData.load(options, args, labels=labels)
 
 
