@@ -25,9 +25,9 @@ from transformers import PreTrainedModel  # noqa: E402
 
 from hf_avfusion.media.torchcodec_backend import torchcodec_works  # noqa: E402
 
-# Tiny tensors on shared cores: a second thread only costs. With OMP_NUM_THREADS, as in other_machines.sh, torch follows it.
-if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(1)
+# Tiny tensors on shared cores: a second thread only costs. OMP_NUM_THREADS, as in other_machines.sh, is set explicitly, as in
+# the processes that tests start: without the call MKL uses no more threads than there are cores, and adds in another order.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 if os.environ.get("HF_AVFUSION_TEST_MMAP") == "0":  # other_machines.sh: checkpoints are read into memory, not mapped
     mapping = PreTrainedModel.from_pretrained.__func__
