@@ -53,7 +53,7 @@ class OneLineErrors(argparse.ArgumentParser):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" with the nearest of the known names, or nothing."""
+    """Text such as "; did you mean X?" for the nearest of the known names; empty if none is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -101,13 +101,13 @@ def check_device(device: str | None) -> None:
     version = Path(next(iter(find_spec("torch").submodule_search_locations))) / "version.py"
     built = re.search(r"^(?:cuda|hip)\b[^=\n]*= *'", version.read_text(), re.MULTILINE) if version.is_file() else True
     there = not sys.platform.startswith("linux") or any(map(os.path.exists, _GPU_FILES))
-    torch = sys.modules.get("torch")  # knows best, once it is imported
+    torch = sys.modules.get("torch")  # an imported PyTorch states it exactly
     if not built or not there or (torch is not None and not torch.cuda.is_available()):
         raise ValueError(f"--device {device}: PyTorch finds no GPU here; use --device cpu")
 
 
 def check_checkpoint(flag: str, name: str) -> None:
-    """Checks that a name is the folder of a checkpoint, or the id of a Hub repository that can be had.
+    """Checks that a name is the folder of a checkpoint, or the id of a Hub repository, cached or on a Hub that answers.
 
     Raises:
         ValueError, OSError: it looks like a path and is not there, holds no checkpoint, or the Hub cannot be asked for it.

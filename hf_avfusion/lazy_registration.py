@@ -10,7 +10,7 @@ benchmarks/import_time.py` repeats it.
 - With the model classes imported too, as without `ModelOnDemand`: 11.3 s (4 processes, 11.1 to 12.3).
 - With processors and pipelines imported too, as without `when_imported`: 11.3 s (2 processes, 10.8 and 11.7).
 
-Who uses a model or a processor pays the difference then.
+The first use of a model or a processor takes the rest of that time.
 """
 
 import sys
@@ -49,8 +49,8 @@ def when_imported(module: str, callback: Callback) -> None:
 
     Args:
         module: full name of the module. It need not be installed; without an import the function is never called.
-        callback: an exception that it raises appears to whoever imports the module, whose import then fails. The next import
-            calls it again.
+        callback: takes no arguments. If it raises an exception, the import of the module fails with that exception, and the next
+            import calls the function again.
     """
     _HOOK.callbacks.setdefault(module, deque()).append(callback)
     if module in sys.modules:

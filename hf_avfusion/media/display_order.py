@@ -9,9 +9,8 @@ B_FRAMES = (3, 7)  # of FFmpeg's AVPictureType: B, BI
 class DisplayOrder:
     """Gives the frames, in the order in which they are shown, the decoding times in ascending order.
 
-    FFmpeg's guesses are misordered or late around B-frames. Frames that the decoder drops, because their reference lies before a
-    seek, take their times with them: once a frame comes that refers to no later one, whatever was decoded before it and has not
-    come never will.
+    FFmpeg's guesses are misordered or late around B-frames. After a seek, the decoder drops frames whose reference lies before it.
+    Their times are dropped too: a frame that is no B-frame comes after all frames that were decoded before it.
     """
 
     def __init__(self) -> None:
@@ -21,9 +20,8 @@ class DisplayOrder:
 
     def note_packet(self, packet: Any) -> None:
         """Notes the next packet before it is decoded. Its frame is recognised by the presentation time that this sets."""
-        stamp = (
-            packet.dts if packet.dts is not None else self._expected
-        )  # FFmpeg knows none for some packets after a seek
+        # FFmpeg knows no decoding time for some packets after a seek.
+        stamp = packet.dts if packet.dts is not None else self._expected
         packet.pts = stamp
         if packet.size and stamp is not None:
             heappush(self._stamps, stamp)

@@ -26,17 +26,17 @@ def max_bytes() -> int:
     return int(given)
 
 
-def check_bytes(count: int, what: str, doubt: str = "The config file may be corrupt.") -> None:
+def check_bytes(count: int, what: str, hint: str = "The config file may be corrupt.") -> None:
     """Raises ValueError if something takes more than `max_bytes` of memory. Call it before the memory is taken.
 
     Args:
         count: bytes of what is held at once: results and intermediates.
         what: the fields or parts that take them, in the plural.
-        doubt: a sentence on what may be wrong.
+        hint: a sentence on what may be wrong.
     """
     if count > max_bytes():
         raise ValueError(
-            f"{what} together give {count:,} bytes, which exceeds the supported maximum of {max_bytes():,}. {doubt} If the sizes "
+            f"{what} together give {count:,} bytes, which exceeds the supported maximum of {max_bytes():,}. {hint} If the sizes "
             "are right, set the environment variable HF_AVFUSION_MAX_BYTES to a larger number."
         )
 

@@ -142,8 +142,9 @@ class ClipReader(OpenMedia):
         After a seek, audio is as exact as the timestamps of the container (WebM and Matroska: half a ms, with Vorbis up
         to 11 ms), and the noise with which AAC fills bands differs.
 
-        reduce: maps frames, uint8 [n, 3, height, width], to smaller ones, such as `AVFusionVideoProcessor.reducer`. It runs while
-            the file is decoded, so few frames are held at source size.
+        Args:
+            reduce: maps frames, uint8 [n, 3, height, width], to smaller ones, such as `AVFusionVideoProcessor.reducer`. It runs
+                while the file is decoded, so few frames are held at source size.
 
         Raises:
             MediaError: frames have more than `limits.MAX_PICTURE_PIXELS`, a requested part cannot be decoded (see
@@ -471,8 +472,8 @@ class ClipReader(OpenMedia):
         return clips
 
     def _torchcodec_agrees(self, collector: FrameCollector) -> bool:
-        """Whether torchcodec can start at every keyframe up to the last requested time (see `is_clean_start`), and no frame
-        states how it is turned, which torchcodec does not see.
+        """Whether torchcodec can start at every keyframe up to the last requested time (see `is_clean_start`), and the first frame
+        does not state an orientation, which torchcodec ignores.
         """
         video, codec = self._video, self._video.codec_context.name
         if codec not in ("h264", "hevc"):

@@ -15,7 +15,7 @@ from .frame_skipper import can_skip_frames
 from .nal_units import IDR, RECOVERY_POINT, SEI, nal_units, sei_messages
 
 # Containers with an index, each with a signature at the start of the file. FFmpeg's libraries under torchcodec may be older than
-# PyAV's, and take no list of formats. With a signature, they cannot take a file for a playlist, whatever follows.
+# PyAV's, and take no list of formats. A file with such a signature is never read as a playlist.
 INDEXED_FORMATS = {"mp4", "matroska", "ogg", "flv", "asf", "nut"}
 
 
@@ -48,7 +48,7 @@ def torchcodec_works() -> bool:
 
 
 def suits_torchcodec(container: Any, video: Any) -> bool:
-    """Whether torchcodec returns the same frames as PyAV from this kind of file, and no later.
+    """Whether torchcodec returns the same frames as PyAV from this kind of file, and is no slower.
 
     torchcodec 0.17 misorders the B-frames of AVI, which stores no presentation times. From containers without an index (MPEG
     transport streams with B-frames, program streams) it returns other frames than requested. FFmpeg versions differ in how

@@ -92,7 +92,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         return reduce
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
-        """As in transformers, but warns once: only who does not use the processor comes here, such as its own pipeline."""
+        """As in transformers, but warns once. Only code without the processor calls this, such as transformers' own pipeline."""
         logger.warning_once(
             "the video processor alone reads the frames of a file and ignores its audio: for both use the model's processor, or "
             'pipeline("audio-visual-classification")'

@@ -157,8 +157,8 @@ def test_best_checkpoint_is_chosen_on_validation_clips_alone(run, film, tmp_path
     assert "the best checkpoint is chosen by loss on `validation`; `test` is evaluated once, at the end" in printed
     counts = [json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"][-1]["skipped_clips"]]
     counts.append(json.loads((tmp_path / "out" / "test_results.json").read_text())["eval_skipped_clips"])
-    told = f"skipped {sum(counts)} clips that could not be decoded" in " ".join(printed.split())
-    assert told == (sum(counts) > 0)
+    stated = f"skipped {sum(counts)} clips that could not be decoded" in " ".join(printed.split())
+    assert stated == (sum(counts) > 0)
 
 
 def test_pretraining_without_an_evaluation_split(run, own_videos, tmp_path):

@@ -47,7 +47,7 @@ def test_other_rates_equal_polyphase_filtering_in_band_within_a_second(rate):
     result = resample(waveform, rate, NEW)
     assert time.process_time() - start < 1
     assert result.shape == expected.shape
-    assert (result - expected).abs().max() < 1e-3
+    assert (result - expected).abs().max() < 2e-5  # measured: at most 5.2e-6
     assert _table(rate, NEW).numel() < 2**17  # half a MB
 
 
@@ -55,7 +55,7 @@ def test_the_interpolated_filter_is_that_of_scipy():
     waveform = torch.randn(5000, generator=torch.Generator().manual_seed(0))
     for old, new in ((441, 160), (48, 1), (3, 8)):
         expected = torch.from_numpy(resample_poly(waveform.double().numpy(), new, old)).float()
-        assert (_interpolate(waveform, old, new) - expected).abs().max() < 1e-4 * waveform.abs().max()
+        assert (_interpolate(waveform, old, new) - expected).abs().max() < 2e-5 * waveform.abs().max()
 
 
 @pytest.mark.parametrize("rate", [0, -1, MAX_RATE + 1, 2**31 - 1, 44100.5, float("nan"), float("inf")])

@@ -109,13 +109,13 @@ def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
 
 def test_pipeline_of_transformers_warns_that_it_ignores_the_audio(clips, monkeypatch):
     monkeypatch.setattr("transformers.video_processing_utils.BaseVideoProcessor.fetch_videos", lambda *_, **__: "read")
-    told = []
-    monkeypatch.setattr("hf_avfusion.processing.video_processing_avfusion.logger.warning_once", told.append)
+    warnings = []
+    monkeypatch.setattr("hf_avfusion.processing.video_processing_avfusion.logger.warning_once", warnings.append)
     its_processor = traveller("mbt")[1]
     assert its_processor.video_processor.fetch_videos(clips[0]) == "read"
-    assert "audio-visual-classification" in told[0]
+    assert "audio-visual-classification" in warnings[0]
     its_processor(videos=clips[0])
-    assert len(told) == 1
+    assert len(warnings) == 1
 
 
 def test_a_pretraining_checkpoint_is_refused(tmp_path):

@@ -79,7 +79,7 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
         return (model, report) if with_report else model
 
     def check_weights(self) -> None:
-        """Raises ValueError if weights that the checkpoint lacked are as they were drawn: nobody has trained or set them."""
+        """Raises ValueError if weights that the checkpoint lacked still have their random initial values."""
         tensors = self.state_dict(keep_vars=True)
         fresh = getattr(self, "_fresh_weights", {}).items()
         drawn = [name for name, version in fresh if name in tensors and tensors[name]._version == version]
