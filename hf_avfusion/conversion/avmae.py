@@ -152,7 +152,7 @@ def config_from_scenic(
             found[f"{modality}_loss_weight"] = weights[name]
     if "token_mask_probability" in loss:  # the single-modality autoencoder's
         found[f"{modalities[0]}_mask_ratio"] = loss["token_mask_probability"]
-    return AVMAEConfig(**{**found, **fields})
+    return AVMAEConfig(**{"drop_remainder": True, **found, **fields})  # as the original does
 
 
 def _sizes_and_rates(model: Mapping, sizes: Mapping[str, int], modalities: tuple[str, ...]) -> dict:
@@ -346,7 +346,7 @@ def mbt_config_from_scenic(scenic: Mapping, sizes: Mapping[str, int], num_labels
     }
     if splits:
         found.update(class_splits=splits, problem_type="multi_head_classification")
-    return MBTConfig(**{**found, **fields})
+    return MBTConfig(**{"drop_remainder": True, **found, **fields})  # as the original does
 
 
 def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBTConfig:
@@ -425,7 +425,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> AVMAEConfig | MBT
     if video is not None:
         (values,) = shape_of(params, "output_projection_rgb/bias", 1)
         fields["central_frame_target"] = video.shape[0] > 1 and values == video[0, ..., 0].size
-    return AVMAEConfig(**{**fields, **known})
+    return AVMAEConfig(**{"drop_remainder": True, **fields, **known})
 
 
 def _infer_classifier(
@@ -458,7 +458,7 @@ def _infer_classifier(
         fields["representation_size"] = shape_of(params, f"{head}pre_logits/bias", 1)[0]
     check_label_names(known, fields["num_labels"])
     config_class = MBTConfig if kind is MBTForAudioVisualClassification else AVMAEConfig
-    return config_class(**{**fields, **known})
+    return config_class(**{"drop_remainder": True, **fields, **known})
 
 
 def _layers(params: Mapping[str, np.ndarray], stack: str) -> int:

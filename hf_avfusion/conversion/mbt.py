@@ -86,6 +86,7 @@ def config_from_scenic(scenic: Mapping) -> MBTConfig:
             {"num_frames": scenic["num_frames"], "image_size": (scenic["height"], scenic["width"])} if has_video else {}
         ),
         **({"spectrogram_length": scenic["spec_time"], "num_mel_bins": scenic["spec_freq"]} if has_audio else {}),
+        drop_remainder=True,  # as the original does
         modalities=modalities,
         fusion="bottleneck" if scenic.get("use_bottleneck", False) else "self_attention",
         fusion_layer=scenic.get("fusion_layer", 0),
@@ -172,7 +173,7 @@ def infer_config(params: Mapping[str, np.ndarray], **known) -> MBTConfig:
         # With one stream, blocks may have the suffix or not, and nothing is shared.
         fields["share_encoder"] = has_audio and suffix == ""
     check_label_names(known, fields["num_labels"])
-    return MBTConfig(**{**fields, **known})
+    return MBTConfig(**{"drop_remainder": True, **fields, **known})
 
 
 def mbt_rules(config: MBTConfig) -> dict[str, tuple[str, object]]:

@@ -10,7 +10,8 @@ from hf_avfusion.models.avmae.configuration_avmae import AVMAEConfig
 CONFIG = AVMAEConfig(
     hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, decoder_hidden_size=16,
     decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16, image_size=16, patch_size=4,
-    num_frames=4, num_mel_bins=16, spectrogram_length=18, video_mask_ratio=0.75, audio_mask_ratio=0.5,
+    num_frames=4, num_mel_bins=16, spectrogram_length=18, drop_remainder=True, video_mask_ratio=0.75,
+    audio_mask_ratio=0.5,
 )  # fmt: skip
 
 

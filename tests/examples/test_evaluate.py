@@ -277,7 +277,7 @@ def localiser(tmp_path_factory):
     AVMAEProcessor(videos, extractor, num_frames=4, span=10, audio_seconds=10).save_pretrained(folder)
     torch.manual_seed(0)
     config = AVMAEConfig(
-        **SIZES, image_size=16, num_frames=4, num_mel_bins=16, spectrogram_length=100, num_segments=10,
+        **SIZES, image_size=16, num_frames=4, num_mel_bins=16, spectrogram_length=100, num_segments=10, drop_remainder=True,
         id2label=dict(enumerate(read_labels("ave_events")[::-1])), problem_type="single_label_classification",
     )  # fmt: skip
     model = AVMAEForAudioVisualClassification(config)

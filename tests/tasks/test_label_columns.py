@@ -69,7 +69,7 @@ def test_a_class_per_second_goes_from_the_row_to_the_loss():
     batch = AVCollator()([transform(row), transform({**row, "tags": [1, 1, 0]})])
     assert batch["labels"].tolist() == [[0, 1, 1], [1, 1, 0]]
     sizes = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "intermediate_size": 8}
-    config = AVMAEConfig(**sizes, **fields, image_size=16, num_frames=4, spectrogram_length=300)
+    config = AVMAEConfig(**sizes, **fields, image_size=16, num_frames=4, spectrogram_length=300, drop_remainder=True)
     output = AVMAEForAudioVisualClassification(config)(**batch)
     assert output.logits.shape == (2, 3, 2)
     assert torch.isfinite(output.loss)

@@ -512,7 +512,7 @@ def test_record_lists_overridden_values(tmp_path, capsys):
     assert set(record["overridden"]) == {
         "training.learning_rate", "window.num_frames", "window.span", "window.audio_seconds", "video.size",
         "video.crop_size", "init", *(f"model.{name}" for name in SMALL), "model.image_size", "model.num_frames",
-        "model.spectrogram_length",
+        "model.spectrogram_length", "model.drop_remainder",
     }  # fmt: skip
     assert record["overridden"]["training.learning_rate"] == {"recipe": 0.5, "run": 0.1}
     assert record["batch"] == {"global": 64, "devices": 1, "per_device": 8, "accumulated": 8}

@@ -34,7 +34,7 @@ def make_model(**options):
         "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "decoder_hidden_size": 16,
         "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 16, "image_size": 32,
         "patch_size": 8, "num_frames": 4, "num_mel_bins": 32, "spectrogram_length": 100, "video_mask_ratio": 0.75,
-        "audio_mask_ratio": 0.5,
+        "audio_mask_ratio": 0.5, "drop_remainder": True,
     }  # fmt: skip
     config = AVMAEConfig(**{**sizes, **options})
     model = AVMAEForPreTraining(config)

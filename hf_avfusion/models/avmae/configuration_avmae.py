@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 
 from ...media.limits import check_num_tokens
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import ClassifierConfig, check_heads
+from ..shared.configuration_shared import ClassifierConfig, check_heads, check_remainders
 
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -51,7 +51,7 @@ class AVMAEConfig(ClassifierConfig):
     Configuration of [`AVMAEModel`], [`AVMAEForPreTraining`] and [`AVMAEForAudioVisualClassification`]. The defaults are a
     Base model pretrained as on VGGSound: separate encoders, a shared decoder, 16 frames in tubelets of two, 8 s of
     spectrogram, and 0.9 of the video and 0.5 of the audio tokens masked. The released AudioSet model is
-    `AVMAEConfig.large(encoder_strategy="mid_fusion", audio_mask_ratio=0.7, spectrogram_length=1000)`.
+    `AVMAEConfig.large(encoder_strategy="mid_fusion", audio_mask_ratio=0.7, spectrogram_length=1000, drop_remainder=True)`.
 
     Args:
         hidden_size (`int`, defaults to 768): Width of the encoder.
@@ -75,8 +75,10 @@ class AVMAEConfig(ClassifierConfig):
         num_channels (`int`, defaults to 3): Channels of a frame.
         num_audio_channels (`int`, defaults to 1): Input channels of the spectrogram patch projection.
         num_mel_bins (`int`, defaults to 128): Mel bands of the spectrogram.
-        spectrogram_length (`int`, defaults to 800): Spectrogram frames (10 ms hop: 8 s). Frames after the last whole patch are
-            not used: 1000 frames are 62 rows of patches.
+        spectrogram_length (`int`, defaults to 800): Spectrogram frames (10 ms hop: 8 s).
+        drop_remainder (`bool`, defaults to `False`): Whether the spectrogram's sizes may be no multiples of the patch. The rest
+            is then not used, as in the original: of 1000 frames, 62 rows of patches use 992. Configs saved before this field
+            existed load as `True` if they need it.
         modalities (pair or single of `"video"`, `"audio"`, defaults to `("video", "audio")`): The modalities the model
             takes. Video always comes first, whatever their order here.
         encoder_strategy (`str`, defaults to `"separate"`): `"early"` (one stack over both modalities' tokens together),
@@ -209,6 +211,7 @@ class AVMAEConfig(ClassifierConfig):
     num_audio_channels: int = 1
     num_mel_bins: int = 128
     spectrogram_length: int = 800
+    drop_remainder: bool | None = False
     modalities: list[str] | tuple[str, ...] = ("video", "audio")
     encoder_strategy: str = "separate"
     num_fusion_layers: int | None = None
@@ -289,6 +292,11 @@ class AVMAEConfig(ClassifierConfig):
                 f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
                 f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
             )
+        audio = [
+            ("spectrogram_length", self.spectrogram_length, patch_height),
+            ("num_mel_bins", self.num_mel_bins, patch_width),
+        ]
+        check_remainders(self, audio if "audio" in self.modalities else [])
 
     def check_pretraining(self) -> None:
         """

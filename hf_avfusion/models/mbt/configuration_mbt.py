@@ -6,7 +6,7 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 
 from ...media.limits import check_num_tokens
-from ..shared.configuration_shared import ClassifierConfig, check_heads
+from ..shared.configuration_shared import ClassifierConfig, check_heads, check_remainders
 
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
@@ -52,6 +52,9 @@ class MBTConfig(ClassifierConfig):
             spectrogram is shared by all of them, as in the original.
         num_mel_bins (`int`, defaults to 128): Mel bands of the spectrogram.
         spectrogram_length (`int`, defaults to 800): Spectrogram frames (10 ms hop: 8 s).
+        drop_remainder (`bool`, defaults to `False`): Whether sizes that are not multiples of the patch are allowed. The rest is
+            then not used, as in the original: of 1000 spectrogram frames, 62 rows of patches use 992. Configs saved before this
+            field existed load as `True` if they need it.
         modalities (pair or single of `"video"`, `"audio"`, defaults to `("audio", "video")`): The streams, in the order
             in which their tokens are concatenated in `last_hidden_state` and for pooling.
         fusion (`str`, defaults to `"bottleneck"`): `"bottleneck"` or `"self_attention"` (full attention over both
@@ -138,6 +141,7 @@ class MBTConfig(ClassifierConfig):
     num_audio_channels: int = 3
     num_mel_bins: int = 128
     spectrogram_length: int = 800
+    drop_remainder: bool | None = False
     modalities: list[str] | tuple[str, ...] = ("audio", "video")
     fusion: str = "bottleneck"
     fusion_layer: int | None = None
@@ -193,8 +197,24 @@ class MBTConfig(ClassifierConfig):
                 f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
                 f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
             )
+        check_remainders(self, self._cut_sizes())
         for modality in modalities:
             check_num_tokens(modality, self.num_patches(modality))
+
+    def _cut_sizes(self) -> list[tuple[str, int, int]]:
+        """Field, size and patch of each axis that is cut into patches."""
+        (height, width), (patch_height, patch_width), sizes = self.image_hw, self.patch_hw, []
+        if "video" in self.modalities:
+            indices = self.sampled_frame_indices
+            # Sampled frames are stacked along the height, see `video_patch_grid`.
+            if indices is None or len(indices) * height % patch_height:
+                sizes.append(("image_size", height, patch_height))
+            sizes.append(("image_size", width, patch_width))
+            sizes += [("num_frames", self.num_frames, self.tubelet_size)] if indices is None else []
+        if "audio" in self.modalities:
+            sizes += [("spectrogram_length", self.spectrogram_length, patch_height)]
+            sizes += [("num_mel_bins", self.num_mel_bins, patch_width)]
+        return sizes
 
     @property
     def sampled_frame_indices(self) -> list[int] | None:

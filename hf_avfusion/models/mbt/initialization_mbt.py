@@ -184,6 +184,7 @@ def mbt_config_fields_from_avmae(source: PreTrainedConfig) -> dict:
         "num_audio_channels",
         "num_mel_bins",
         "spectrogram_length",
+        "drop_remainder",
         "modalities",
         "position_embeddings",
         "use_modality_tokens",

@@ -1,7 +1,8 @@
 """Base classes of the configs: the fields that several architectures have, and their checks."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -13,6 +14,16 @@ from ...media.modalities import MODALITIES
 # Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
 # windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
 CLIP_AXES = {"pixel_values": ("frames", "channels", "height", "width"), "input_features": ("time", "mel")}
+# Fields whose sizes `check_remainders` compares.
+_CUT_SIZES = (
+    "image_size",
+    "patch_size",
+    "num_frames",
+    "num_sampled_frames",
+    "tubelet_size",
+    "spectrogram_length",
+    "num_mel_bins",
+)
 PROBLEM_TYPES = (
     None,
     "single_label_classification",
@@ -52,7 +63,10 @@ class AVFusionConfig(PreTrainedConfig):
         """
         own = {each.name for each in fields(cls)} - {*cls.sub_configs, "dtype"}
         given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        merged = {**config_dict, **given}
+        if "drop_remainder" in own and not given.keys() & set(_CUT_SIZES):
+            merged.setdefault("drop_remainder", None)  # see `check_remainders`
+        return super().from_dict(merged, **kwargs)
 
     def validate_architecture(self) -> None:
         """Checks the fields that the class attributes name. Raises ValueError naming the field."""
@@ -193,6 +207,38 @@ def as_pair(name: str, value: Any) -> tuple[int, int]:
     return pair
 
 
+def check_remainders(config: PreTrainedConfig, sizes: Sequence[tuple[str, int, int]]) -> None:
+    """
+    Checks that inputs are cut into whole patches, unless `config.drop_remainder`.
+
+    Args:
+        config: `drop_remainder` None means that the config was saved before this field existed. It then becomes True, with a
+            warning, if there is a remainder, and else False.
+        sizes: Field, its size along one axis, and the size of a patch along it.
+
+    Raises:
+        ValueError: If a size leaves a remainder; the message names the nearest sizes that fit.
+    """
+    cut = [(name, size, step) for name, size, step in sizes if size % step]
+    if config.drop_remainder is None:
+        config.drop_remainder = bool(cut)
+        if cut:
+            warnings.warn(
+                "This config was saved before `drop_remainder` existed. It is loaded with `drop_remainder=True`: the model does "
+                f"not use the last {', '.join(f'{size % step} of `{name}` {size}' for name, size, step in cut)}.",
+                stacklevel=2,
+            )
+    elif cut and not config.drop_remainder:
+        fits = [
+            f"`{name}` {size} is not a multiple of {step}, the size of a patch; the nearest that fit are "
+            f"{' and '.join(str(each) for each in (size - size % step, size - size % step + step) if each)}"
+            for name, size, step in cut
+        ]
+        raise ValueError(
+            f"{'. '.join(fits)}. Change the size, or set `drop_remainder=True` to leave the rest unused, as the originals do."
+        )
+
+
 def check_modalities(modalities: Any) -> None:
     """Raises ValueError unless `modalities` names one or both modalities, each once."""
     given = tuple(modalities)
@@ -220,4 +266,12 @@ def _check_sub_config(path: str, fields: Mapping[str, Any]) -> None:
             check_sizes({f"{path}.{name}": value})
 
 
-__all__ = ["CLIP_AXES", "AVFusionConfig", "ClassifierConfig", "as_pair", "check_heads", "check_modalities"]
+__all__ = [
+    "CLIP_AXES",
+    "AVFusionConfig",
+    "ClassifierConfig",
+    "as_pair",
+    "check_heads",
+    "check_modalities",
+    "check_remainders",
+]

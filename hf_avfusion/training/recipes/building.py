@@ -17,6 +17,7 @@ from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
 from ...data.masking import MaskingCollator
 from ...media.windows import WindowPolicy
+from ...models.shared.configuration_shared import as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ..arguments import AVTrainingArguments
@@ -82,6 +83,15 @@ def input_sizes(processor: Any) -> dict[str, Any]:
     }
 
 
+def allow_broken_row(sizes: dict[str, Any], patch_size: Any) -> dict[str, Any]:
+    """Adds `drop_remainder` to the sizes if the last rows of the spectrogram fill no patch.
+
+    The window's seconds decide the length of the spectrogram, as in the originals, which do not use such rows.
+    """
+    broken = sizes.get("spectrogram_length", 0) % as_pair("patch_size", patch_size)[0]
+    return {**sizes, "drop_remainder": True} if broken else sizes
+
+
 def default_config(recipe: Recipe, fields: Mapping[str, Any]) -> PreTrainedConfig:
     """The configuration of the recipe's architecture and size, with the types of sub-configurations that `fields` name."""
     types = {name: value for name, value in fields.items() if name.endswith(".model_type")}
@@ -99,8 +109,9 @@ def config_values(recipe: Recipe, head: dict[str, Any], processor: Any) -> dict[
         raise ValueError(
             f"{recipe.architecture} has no {', '.join(absent)}, which the labels need: choose another --model."
         )
-    sizes = place_fields(default, input_sizes(processor))
-    return nested_fields({**sizes, **head, **recipe.model, **recipe.regularization})
+    patch = recipe.model.get("patch_size", getattr(default, "patch_size", 1))
+    sizes = allow_broken_row(input_sizes(processor), patch)
+    return nested_fields({**place_fields(default, sizes), **head, **recipe.model, **recipe.regularization})
 
 
 def build_fresh(
@@ -160,7 +171,7 @@ def load_checkpoint(
             window["spectrogram_length"] = rows
         processor = AutoProcessor.from_pretrained(run.checkpoint, **window)
         changed = {name: value for name, value in input_sizes(processor).items() if value != before[name]}
-        sizes = place_fields(config, changed)
+        sizes = place_fields(config, allow_broken_row(changed, getattr(config, "patch_size", 1)))
     given = flat_fields(json.loads(run.flags.get("config", "{}")), config.sub_configs)
     if absent := unknown_fields(config, (*head, *given)):
         raise ValueError(

@@ -46,7 +46,9 @@ def test_the_released_sizes():
     vggsound = AVMAEConfig.large()
     assert (vggsound.num_tokens("video"), vggsound.num_visible_tokens("video")) == (1568, 157)
     assert (vggsound.num_tokens("audio"), vggsound.num_visible_tokens("audio")) == (400, 200)
-    audioset = AVMAEConfig.large(encoder_strategy="mid_fusion", audio_mask_ratio=0.7, spectrogram_length=1000)
+    audioset = AVMAEConfig.large(
+        encoder_strategy="mid_fusion", audio_mask_ratio=0.7, spectrogram_length=1000, drop_remainder=True
+    )
     assert (audioset.num_tokens("audio"), audioset.num_visible_tokens("audio"), audioset.num_fusion_layers) == (
         496,
         149,
@@ -84,6 +86,10 @@ def test_the_released_sizes():
         ({"image_size": 100}, "must be divisible by"),
         ({"num_frames": 15}, "must be divisible by"),
         ({"spectrogram_length": 8}, "smaller than one patch"),
+        (
+            {"spectrogram_length": 1000},
+            "`spectrogram_length` 1000 is not a multiple of 16.*992 and 1008.*drop_remainder=True",
+        ),
         ({"readout": "token"}, "for a single modality"),
         ({"readout": "token", "modalities": ("audio",), "num_segments": 10}, "needs a pooled `readout`"),
         ({"target_standardization": "pixel"}, "`target_standardization` must be one of"),

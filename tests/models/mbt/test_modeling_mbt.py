@@ -1,5 +1,7 @@
 """MBT beyond its recorded cases: sizes, readouts, losses, updates, stochastic depth, initialisation, Auto classes."""
 
+import json
+
 import pytest
 import torch
 from equality import assert_outputs_of, assert_rounding
@@ -92,6 +94,12 @@ def test_default_is_mbt_base_and_sizes_only_fix_numbers():
         ({"drop_path_rate": 1.5}, "`drop_path_rate` must lie in"),
         ({"spectrogram_length": 8}, "smaller than one patch"),
         ({"hidden_size": "768"}, "hidden_size"),
+        ({"image_size": 100}, "`image_size` 100 is not a multiple of 16.*nearest that fit are 96 and 112"),
+        ({"image_size": (96, 100)}, "`image_size` 100 is not a multiple of 16"),
+        ({"num_frames": 5}, "`num_frames` 5 is not a multiple of 2.*4 and 6"),
+        ({"spectrogram_length": 1000}, "`spectrogram_length` 1000 is not a multiple of 16.*992 and 1008"),
+        ({"num_mel_bins": 120}, "`num_mel_bins` 120 is not a multiple of 16.*112 and 128"),
+        ({"num_sampled_frames": 3, "tubelet_size": 1, "image_size": 100}, "`image_size` 100 is not a multiple of 16"),
         ({"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a finite number"),
         ({"layer_norm_eps": -1e-6}, "`layer_norm_eps` must be at least 0"),
         ({"initializer_range": float("inf")}, "`initializer_range` must be a finite number"),
@@ -137,6 +145,28 @@ def test_bad_fields_are_refused_when_a_model_is_built(name, tmp_path):
     setattr(config, name, OVERRIDES[name])
     with pytest.raises((ValueError, StrictDataclassError), match=name):
         MBTForAudioVisualClassification(config)
+
+
+def test_remainders_are_dropped_on_request(tmp_path):
+    """A config that was saved before the field existed loads as True, with one warning."""
+    sizes = {"image_size": (20, 16), "num_frames": 5, "spectrogram_length": 26, "num_mel_bins": 18}
+    model = tiny(**sizes, drop_remainder=True)
+    model.save_pretrained(tmp_path)
+    assert MBTConfig.from_pretrained(tmp_path).drop_remainder is True
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["drop_remainder"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.warns(UserWarning, match="before `drop_remainder` existed") as warned:
+        loaded = MBTForAudioVisualClassification.from_pretrained(tmp_path)
+    assert len(warned) == 1
+    assert loaded.config.drop_remainder is True
+    whole = {"image_size": 16, "num_frames": 4, "spectrogram_length": 24, "num_mel_bins": 16}
+    tiny(**whole).save_pretrained(tmp_path)
+    assert MBTConfig.from_pretrained(tmp_path).drop_remainder is False
+    with pytest.raises(StrictDataclassError, match="`image_size` 20 is not a multiple of 8"):
+        MBTConfig.from_pretrained(tmp_path, image_size=20)
+    # Sampled frames are stacked, so that patches may straddle two of them.
+    assert MBTConfig(num_sampled_frames=4, tubelet_size=1, image_size=(100, 112)).video_patch_grid == (25, 7)
 
 
 def test_fields_that_follow_from_others_are_set_again(tmp_path):
