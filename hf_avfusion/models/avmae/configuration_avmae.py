@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 
 from ...media.limits import check_num_tokens
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import ClassifierConfig, check_heads, check_remainders
+from ..shared.configuration_shared import ClassifierConfig, check_heads, check_multiples, check_remainders
 
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -280,12 +280,13 @@ class AVMAEConfig(ClassifierConfig):
     def _validate_inputs(self):
         height, width = self.image_hw
         patch_height, patch_width = self.patch_hw
-        if "video" in self.modalities and (
-            height % patch_height or width % patch_width or self.num_frames % self.tubelet_size
-        ):
-            raise ValueError(
-                f"`image_size` {(height, width)} must be divisible by `patch_size` {self.patch_hw}, and `num_frames` "
-                f"{self.num_frames} by `tubelet_size` {self.tubelet_size}. Change one of them."
+        if "video" in self.modalities:  # always, since the decoder's targets are whole patches
+            check_multiples(
+                [
+                    ("image_size", height, patch_height),
+                    ("image_size", width, patch_width),
+                    ("num_frames", self.num_frames, self.tubelet_size),
+                ]
             )
         if "audio" in self.modalities and (self.spectrogram_length < patch_height or self.num_mel_bins < patch_width):
             raise ValueError(

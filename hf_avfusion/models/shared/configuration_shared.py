@@ -14,16 +14,6 @@ from ...media.modalities import MODALITIES
 # Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
 # windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
 CLIP_AXES = {"pixel_values": ("frames", "channels", "height", "width"), "input_features": ("time", "mel")}
-# Fields whose sizes `check_remainders` compares.
-_CUT_SIZES = (
-    "image_size",
-    "patch_size",
-    "num_frames",
-    "num_sampled_frames",
-    "tubelet_size",
-    "spectrogram_length",
-    "num_mel_bins",
-)
 PROBLEM_TYPES = (
     None,
     "single_label_classification",
@@ -63,10 +53,8 @@ class AVFusionConfig(PreTrainedConfig):
         """
         own = {each.name for each in fields(cls)} - {*cls.sub_configs, "dtype"}
         given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
-        merged = {**config_dict, **given}
-        if "drop_remainder" in own and not given.keys() & set(_CUT_SIZES):
-            merged.setdefault("drop_remainder", None)  # see `check_remainders`
-        return super().from_dict(merged, **kwargs)
+        before = {"drop_remainder": None} if "drop_remainder" in own else {}  # saved without it, see `check_remainders`
+        return super().from_dict({**before, **config_dict, **given}, **kwargs)
 
     def validate_architecture(self) -> None:
         """Checks the fields that the class attributes name. Raises ValueError naming the field."""
@@ -224,19 +212,30 @@ def check_remainders(config: PreTrainedConfig, sizes: Sequence[tuple[str, int, i
         config.drop_remainder = bool(cut)
         if cut:
             warnings.warn(
-                "This config was saved before `drop_remainder` existed. It is loaded with `drop_remainder=True`: the model does "
+                "This config was saved before `drop_remainder` existed, so it is loaded with `drop_remainder=True`: the model does "
                 f"not use the last {', '.join(f'{size % step} of `{name}` {size}' for name, size, step in cut)}.",
                 stacklevel=2,
             )
     elif cut and not config.drop_remainder:
-        fits = [
-            f"`{name}` {size} is not a multiple of {step}, the size of a patch; the nearest that fit are "
-            f"{' and '.join(str(each) for each in (size - size % step, size - size % step + step) if each)}"
-            for name, size, step in cut
-        ]
         raise ValueError(
-            f"{'. '.join(fits)}. Change the size, or set `drop_remainder=True` to leave the rest unused, as the originals do."
+            f"{_not_multiples(cut)} Change the size, or set `drop_remainder=True` to leave the rest unused, as the originals do."
         )
+
+
+def check_multiples(sizes: Sequence[tuple[str, int, int]]) -> None:
+    """Raises ValueError if one of the sizes (field, size along one axis, size of a patch along it) leaves a remainder."""
+    if cut := [(name, size, step) for name, size, step in sizes if size % step]:
+        raise ValueError(f"{_not_multiples(cut)} Change the size.")
+
+
+def _not_multiples(cut: Sequence[tuple[str, int, int]]) -> str:
+    """A sentence for each size, with the nearest sizes that fit."""
+    fits = [
+        f"`{name}` {size} is not a multiple of {step}, the size of a patch; the nearest that fit are "
+        f"{' and '.join(str(each) for each in (size - size % step, size - size % step + step) if each)}."
+        for name, size, step in cut
+    ]
+    return " ".join(dict.fromkeys(fits))
 
 
 def check_modalities(modalities: Any) -> None:
@@ -273,5 +272,6 @@ __all__ = [
     "as_pair",
     "check_heads",
     "check_modalities",
+    "check_multiples",
     "check_remainders",
 ]

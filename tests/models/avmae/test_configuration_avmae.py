@@ -83,8 +83,8 @@ def test_the_released_sizes():
         ({"hidden_size": 9, "num_attention_heads": 3}, "even `hidden_size`"),
         ({"num_fusion_layers": 2}, 'needs `encoder_strategy="mid_fusion"`'),
         ({"encoder_strategy": "mid_fusion", "num_fusion_layers": 13}, "`num_fusion_layers` must lie between"),
-        ({"image_size": 100}, "must be divisible by"),
-        ({"num_frames": 15}, "must be divisible by"),
+        ({"image_size": 100}, "`image_size` 100 is not a multiple of 16.*nearest that fit are 96 and 112"),
+        ({"num_frames": 15, "drop_remainder": True}, "`num_frames` 15 is not a multiple of 2.*14 and 16"),
         ({"spectrogram_length": 8}, "smaller than one patch"),
         (
             {"spectrogram_length": 1000},

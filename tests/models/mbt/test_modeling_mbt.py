@@ -160,6 +160,10 @@ def test_remainders_are_dropped_on_request(tmp_path):
         loaded = MBTForAudioVisualClassification.from_pretrained(tmp_path)
     assert len(warned) == 1
     assert loaded.config.drop_remainder is True
+    with pytest.warns(
+        UserWarning, match="the last 2 of `spectrogram_length` 26"
+    ):  # other sizes given do not refuse this one
+        assert MBTConfig.from_pretrained(tmp_path, image_size=16, num_frames=4).drop_remainder is True
     whole = {"image_size": 16, "num_frames": 4, "spectrogram_length": 24, "num_mel_bins": 16}
     tiny(**whole).save_pretrained(tmp_path)
     assert MBTConfig.from_pretrained(tmp_path).drop_remainder is False
