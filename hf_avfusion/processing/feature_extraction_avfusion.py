@@ -32,8 +32,11 @@ from transformers.utils import TensorType, logging
 
 from ..media.limits import check_bytes, check_sizes
 from ..media.resampling import check_rate, resample
+from .array_inputs import native, waveforms_of
 
 logger = logging.get_logger(__name__)
+
+LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
 
 # Shared by the Kaldi-style front ends: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
 KALDI_FBANK = {
@@ -139,6 +142,10 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "padding": ("wrap", "waveform", "spectrogram", "normalized", "none"),
     "truncation": ("start", "center", "error"),
 }
+
+
+_NUMBERS = ("power", "fmin", "log_offset", "preemphasis", "dither", "padding_value", "mean", "std", "divisor")
+_OPTIONAL_NUMBERS = ("fmax", "log_floor")
 
 
 class AVFusionAudioKwargs(AudioKwargs, total=False):
@@ -287,8 +294,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         length = self.spectrogram_length
         if length is not None and (not isinstance(length, int) or length < 1):
             raise ValueError(f"spectrogram_length={length!r} must be None or a whole number of at least 1 frame")
-        for name in ("power", "log_offset", "preemphasis", "dither", "padding_value", "mean", "std", "divisor"):
+        for name in (*_NUMBERS, *_OPTIONAL_NUMBERS):
             value = getattr(self, name)
+            if value is None and name in _OPTIONAL_NUMBERS:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"{name}={value!r} must be a finite number")
         if self.power <= 0 or self.dither < 0:
@@ -344,7 +353,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
 
     def __call__(
         self,
-        audio: np.ndarray | torch.Tensor | Sequence[float] | Sequence[np.ndarray | torch.Tensor | Sequence[float]],
+        audio: Any,
         sampling_rate: int | None = None,
         return_tensors: str | TensorType | None = None,
         do_resample: bool | None = None,
@@ -353,8 +362,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         """Computes the log-mel spectrogram of one mono waveform or of a list of them.
 
         Args:
-            audio: floats in [-1, 1], [samples] (numpy, torch, list of floats; [1, samples] is accepted), or a list of these.
-            sampling_rate: Hz of the waveforms. A rate other than `self.sampling_rate` raises, unless resampling is enabled.
+            audio: floats in [-1, 1], [samples] (numpy, torch, list of floats; [1, samples] is accepted); a row of datasets'
+                `Audio` (a dict with `array` and `sampling_rate`); or a list of these.
+            sampling_rate: Hz of the waveforms; rows have their own. A rate other than `self.sampling_rate` raises, unless
+                resampling is enabled.
                 If not given, the right rate is assumed, with a warning.
             return_tensors: "pt" or "np" for one array [batch, time, mel], None for a list of numpy arrays [time, mel].
             do_resample: overrides the field `do_resample` for this call.
@@ -366,24 +377,11 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
         """
-        waveforms = [self._check(w, name) for w, name in _as_waveforms(audio)]
         wanted = self.do_resample if do_resample is None else do_resample
-        if sampling_rate is None:
-            if wanted:
-                raise ValueError("do_resample=True needs sampling_rate=, the rate of the audio in Hz")
-            logger.warning_once(
-                f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
-                "a wrong rate is detected."
-            )
-        elif sampling_rate <= 0:
-            raise ValueError(f"sampling_rate={sampling_rate} must be a positive number of Hz")
-        elif sampling_rate != self.sampling_rate:
-            if not wanted:
-                raise ValueError(
-                    f"sampling_rate={sampling_rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
-                    "pass do_resample=True (windowed sinc, as torchaudio.functional.resample)."
-                )
-            waveforms = [resample(w, sampling_rate, self.sampling_rate) for w in waveforms]
+        waveforms = [
+            self._at_rate(self._check(waveform, name), rate, wanted)
+            for waveform, rate, name in waveforms_of(audio, sampling_rate)
+        ]
         if self.dither and generator is None:
             raise ValueError(f"dither={self.dither} draws noise: pass generator=torch.Generator().manual_seed(...)")
 
@@ -397,6 +395,26 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 )
             return BatchFeature({"input_features": torch.stack(features) if len(features) > 1 else features[0][None]})
         return BatchFeature({"input_features": [f.numpy() for f in features]}, tensor_type=return_tensors)
+
+    def _at_rate(self, waveform: torch.Tensor, rate: int | None, do_resample: bool) -> torch.Tensor:
+        """The waveform at `self.sampling_rate`. Raises ValueError if it has another rate and `do_resample` is False."""
+        if rate is None:
+            if do_resample:
+                raise ValueError("do_resample=True needs sampling_rate=, the rate of the audio in Hz")
+            logger.warning_once(
+                f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
+                "a wrong rate is detected."
+            )
+        elif rate <= 0:
+            raise ValueError(f"sampling_rate={rate} must be a positive number of Hz")
+        elif rate != self.sampling_rate:
+            if not do_resample:
+                raise ValueError(
+                    f"sampling_rate={rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
+                    "pass do_resample=True (windowed sinc, as torchaudio.functional.resample)."
+                )
+            return resample(waveform, rate, self.sampling_rate)
+        return waveform
 
     def spectrogram(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Steps 1 to 8 of the module's docstring: float32 [samples] at `sampling_rate` to float32 [time, mel]."""
@@ -524,7 +542,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             array = np.asarray(audio)
             if array.dtype == object or array.dtype.kind not in "fiub":
                 raise ValueError(f"{name} holds {array.dtype} values: pass numbers (numpy, torch or a list of floats)")
-            audio = torch.from_numpy(np.asarray(array, order="C"))  # keeps the rank, unlike ascontiguousarray
+            audio = torch.from_numpy(native(np.asarray(array, order="C")))  # keeps the rank, unlike ascontiguousarray
         if audio.ndim == 2 and audio.shape[0] == 1:
             audio = audio[0]
         if audio.ndim != 1:
@@ -545,21 +563,13 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"{name} has {wrong} NaN or infinite values of {audio.numel()}: clean or drop this waveform"
             )
+        low, high = torch.aminmax(audio)
+        if (loudest := max(-low.item(), high.item())) > LOUDEST:
+            logger.warning_once(
+                f"{name} holds floats up to {loudest:g}, but a waveform lies in [-1, 1]: divide samples on the scale of 16 bits by "
+                "32768 (this warning is shown once)"
+            )
         return audio
-
-
-def _as_waveforms(audio: Any) -> list[tuple[Any, str]]:
-    """One waveform or a list of waveforms as [(waveform, name for messages)]."""
-    if isinstance(audio, (list, tuple)):
-        if len(audio) == 0:
-            raise ValueError("audio is an empty list: pass at least one waveform")
-        if not isinstance(audio[0], (int, float, np.floating, np.integer)):
-            return [(item, f"audio[{index}]") for index, item in enumerate(audio)]
-    elif not isinstance(audio, np.ndarray) and not torch.is_tensor(audio):
-        raise ValueError(
-            f"audio is a {type(audio).__name__}: pass numpy or torch waveforms, lists of floats, or a list of these"
-        )
-    return [(audio, "audio")]
 
 
 __all__ = ["PRESETS", "AVFusionAudioKwargs", "AVFusionFeatureExtractor"]

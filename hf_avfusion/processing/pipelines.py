@@ -13,6 +13,7 @@ from transformers.utils import logging
 from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
 from .answers import AGGREGATIONS, FUNCTIONS, classify, localize
+from .array_inputs import encoded
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +30,9 @@ class AudioVisualClassificationPipeline(Pipeline):
         for answer in classify(path for path in paths): ...                  # a generator gives one answer at a time
 
     A clip is one of
-        - a media file: a path, a URL, bytes, a binary file object, or a dict with `bytes` and `path` as in datasets;
+        - a media file: a path, a URL, bytes, a binary file object, a dict with `bytes` and `path` as in datasets, or a video or
+          audio that datasets decoded with torchcodec;
+        - a row of datasets' `Audio`: a dict with `array` and `sampling_rate`, without a video;
         - a dict with `video` (or `videos`) and/or `audio`. Each is a media file or an array: frames uint8 [T, H, W, C], a
           waveform float [samples] with `sampling_rate`. If both are files, the audio track is that of `audio`.
     A dict with files may have `start` and `end`, the bounds of the clip in the files in s. Other keys are refused, except the
@@ -119,8 +122,6 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def preprocess(self, clip: Any, views: int = 1) -> dict[str, Any]:
         """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both."""
-        if hasattr(clip, "_hf_encoded"):  # decoded by datasets, which keeps the encoded file
-            clip = clip._hf_encoded
         # Frames and waveforms have one view, and the processor refuses num_views for them.
         options = {"num_views": views} if views > 1 else {}
         inputs = self.processor(**_arguments(clip), **options, return_tensors="pt")
@@ -251,9 +252,8 @@ def _as_many(inputs: Any) -> Any:
         return _Clips(inputs)
     if isinstance(inputs, (Dataset, types.GeneratorType)):
         return inputs
-    if isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(inputs, "read"):
-        return None
-    if hasattr(inputs, "_hf_encoded"):
+    one = encoded(inputs)  # a clip that datasets decoded
+    if isinstance(one, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(one, "read"):
         return None
     if isinstance(inputs, Iterator):
         return (clip for clip in inputs)
@@ -265,8 +265,11 @@ def _as_many(inputs: Any) -> Any:
 
 def _arguments(clip: Any) -> dict[str, Any]:
     """The arguments of the processor's call for one clip."""
+    clip = encoded(clip)
     if not isinstance(clip, dict):
         return {"videos": clip}
+    if "array" in clip:  # a row of datasets' `Audio`
+        return {"audio": [clip]}
     content = ("bytes", "path", "video", "videos", "audio")
     if not set(content) & set(clip):
         raise TypeError(
@@ -278,7 +281,7 @@ def _arguments(clip: Any) -> dict[str, Any]:
             f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(content)}, sampling_rate, "
             "start and end: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
         )
-    given = {key: getattr(value, "_hf_encoded", value) for key, value in clip.items() if value is not None}
+    given = {key: value for key, value in clip.items() if value is not None}
     file = {key: clip[key] for key in ("bytes", "path") if key in clip}
     videos = [value for value in (file or None, given.get("video"), given.get("videos")) if value is not None]
     if len(videos) > 1:
@@ -290,13 +293,13 @@ def _arguments(clip: Any) -> dict[str, Any]:
 
 
 def _undecoded(column: Any) -> Any:
-    """The column with its videos still encoded; otherwise datasets would decode each with torchcodec first."""
-    from datasets import Video
+    """The column with its videos or sounds still encoded; otherwise datasets would decode each with torchcodec first."""
+    from datasets import Audio, Video
 
     source, name = column.source, column.column_name
     kind = (getattr(source, "features", None) or {}).get(name)
-    if isinstance(kind, Video) and kind.decode and hasattr(source, "cast_column"):
-        return source.cast_column(name, Video(decode=False))[name]
+    if isinstance(kind, (Audio, Video)) and kind.decode and hasattr(source, "cast_column"):
+        return source.cast_column(name, type(kind)(decode=False))[name]
     return column
 
 

@@ -24,6 +24,7 @@ from ..media.reader import Clip, MediaError, MediaSource
 from ..media.resampling import resample
 from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
+from .array_inputs import encoded, rgb_pictures
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
 
@@ -181,10 +182,12 @@ class AVFusionProcessor(ProcessorMixin):
 
         Args:
             videos: one or a list of: a media file (path, URL, bytes, binary file object, or a dict with `bytes` and `path`
-                as in datasets), from which a window of frames and audio is read; or selected frames, uint8 or float,
-                [T, H, W, C] or [T, C, H, W] (numpy, torch, list of frames). None in a list: that clip has no video.
-            audio: one or a list of: a mono waveform, float [samples], with `sampling_rate=`; or a media file, from which
-                the audio track of the window is read. None in a list: that clip has no audio. If `videos` holds files
+                as in datasets, or a video that datasets decoded), from which a window of frames and audio is read; or selected
+                frames, uint8 or float, [T, H, W, C] or [T, C, H, W] (numpy, torch, list of frames or PIL pictures). None in a
+                list: that clip has no video.
+            audio: one or a list of: a mono waveform, float [samples], with `sampling_rate=`; a row of datasets' `Audio` (a dict
+                with `array` and `sampling_rate`); or a media file (also an audio that datasets decoded with torchcodec), from
+                which the audio track of the window is read. None in a list: that clip has no audio. If `videos` holds files
                 as well, `audio` replaces their own audio tracks.
             generator: random generator of the windows (mode="train").
             start, end: bounds of the clip in the file in s, one number for all files or one (or None) per file; default: the
@@ -219,7 +222,11 @@ class AVFusionProcessor(ProcessorMixin):
         tensors = {kw.pop("return_tensors", None) for kw in (video_kwargs, audio_kwargs)} - {None}
         return_tensors = tensors.pop() if tensors else None
 
-        videos = None if videos is None else _as_videos(videos)
+        if videos is not None:
+            given_rgb = video_kwargs.get("do_convert_rgb")
+            videos = _as_videos(
+                rgb_pictures(videos, self.video_processor.do_convert_rgb if given_rgb is None else given_rgb)
+            )
         audio = None if audio is None else _as_audio(audio)
         if videos is not None and audio is not None and len(videos) != len(audio):
             raise ValueError(
@@ -340,6 +347,7 @@ class AVFusionProcessor(ProcessorMixin):
         Returns:
             One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
         """
+        source = encoded(source)
         if isinstance(source, dict):
             if unknown := sorted(set(source) - {"bytes", "path"}, key=str):
                 raise TypeError(
@@ -481,8 +489,9 @@ def _policy(**fields: Any) -> WindowPolicy:
 
 
 def _is_media(value: Any) -> bool:
+    value = encoded(value)
     if isinstance(value, dict):
-        return "bytes" in value or "path" in value
+        return "array" not in value and ("bytes" in value or "path" in value)  # datasets' `Audio` keeps the path
     return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
 
 

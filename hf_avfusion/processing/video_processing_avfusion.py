@@ -6,6 +6,7 @@ arithmetic and compute only the pixels inside the centre crop, so they cost no m
 float result would be wrong: it computes a * (1 - w) + b * w, which changes a flat 77 to 76.99999.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.utils import TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
+from .array_inputs import frames_of, rgb_pictures
 from .bilinear_resizing import resize_window
 
 logger = logging.get_logger(__name__)
@@ -40,7 +42,10 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     Computes (x - 127.5) / 127.5 instead of the originals' x * 2/255 - 1; they differ by at most 6e-8 for uint8 values.
 
-    Raises ValueError for videos that are empty, hold NaN or infinite values, or are smaller than the crop.
+    PIL pictures of other modes are converted to RGB (`do_convert_rgb`).
+
+    Raises ValueError for videos that are empty, hold NaN or infinite values, integers other than uint8 or transparent pixels, or
+    are smaller than the crop; and for `image_mean`, `image_std` and `rescale_factor` that are not finite, or a deviation of 0.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -63,9 +68,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]):
         super().__init__(**kwargs)
+        _check_statistics(self.image_mean, self.image_std, self.rescale_factor)
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
+        given = kwargs.get("do_convert_rgb")
+        videos = rgb_pictures(videos, self.do_convert_rgb if given is None else given)
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
         for array in arrays if isinstance(arrays, (list, tuple)) else ():
             if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
@@ -102,6 +110,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
             _check_pixels(video, f"videos[{index}]")
+        videos = [frames_of(video, f"videos[{index}]") for index, video in enumerate(videos)]
         videos = super()._prepare_input_videos(videos=videos, **kwargs)
         for index, video in enumerate(videos):
             _check_finite(video, f"videos[{index}]")
@@ -127,11 +136,16 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     ) -> BatchFeature:
         # The base class stacks all videos of one shape before every step. Here each video (a batch of frames) is resized and
         # cropped separately, and only the small uint8 results are stacked: one copy per video.
+        _check_statistics(image_mean, image_std, rescale_factor)
         cropped = []
         for index, video in enumerate(videos):
             name = f"videos[{index}]"
             if do_rescale:
-                self._warn_unit_range(video, name)
+                self._warn_range(video, name)
+            elif do_normalize and not video.is_floating_point():
+                logger.warning_once(
+                    f"{name} holds uint8 values and is normalised without being divided by 255: leave do_rescale=False out"
+                )
             target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
             window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
             cropped.append(self._resize_window(video, target, window, resample, antialias, truncate))
@@ -158,9 +172,16 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
-    def _warn_unit_range(self, frames: torch.Tensor, name: str) -> None:
-        if frames.is_floating_point() and frames.amax() <= 1:
+    def _warn_range(self, frames: torch.Tensor, name: str) -> None:
+        if not frames.is_floating_point():
+            return
+        low, high = (value.item() for value in torch.aminmax(frames))
+        if high <= 1:
             logger.warning_once(f"{name} holds floats in [0, 1] but is divided by 255: pass uint8 or do_rescale=False")
+        elif low < 0 or high > 255:
+            logger.warning_once(
+                f"{name} holds floats from {low:g} to {high:g}, but frames lie in [0, 255]: scale them first"
+            )
 
     def resize_frames(self, frames: torch.Tensor, size: int | dict[str, int] | tuple[int, int]) -> torch.Tensor:
         """Resizes [..., H, W] with this processor's rules, without other steps; for augmentation between decoding and processing.
@@ -218,6 +239,14 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
             video, SizeDict(height=target[0], width=target[1]), resample=resample, antialias=antialias
         )
         return resized[..., top : top + height, left : left + width]
+
+
+def _check_statistics(mean: Any, std: Any, factor: Any) -> None:
+    """Raises ValueError for numbers that would make every pixel NaN or infinite. None leaves a step out."""
+    for name, value in (("image_mean", mean), ("image_std", std), ("rescale_factor", factor)):
+        numbers = [] if value is None else [value] if isinstance(value, (int, float)) else list(value)
+        if not all(math.isfinite(number) for number in numbers) or (name != "image_mean" and 0 in numbers):
+            raise ValueError(f"{name}={value} must be finite numbers{'' if name == 'image_mean' else ' other than 0'}")
 
 
 def _check_pixels(video: Any, name: str) -> None:

@@ -134,6 +134,11 @@ def check_inputs(
                 f"`{name}` was given, but this model has no {modality} stream (config.modalities = "
                 f"{tuple(config.modalities)}). Omit it, or load a model with that stream."
             )
+        if given[modality] is not None and not given[modality].is_floating_point():
+            raise ValueError(
+                f"`{name}` holds {given[modality].dtype} values, but the model needs normalised floats. Prepare clips with the "
+                "model's own processor."
+            )
     if pixel_values is not None and input_features is not None and pixel_values.shape[0] != input_features.shape[0]:
         raise ValueError(
             f"`pixel_values` holds {pixel_values.shape[0]} samples, `input_features` {input_features.shape[0]}; "

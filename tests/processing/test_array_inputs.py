@@ -1,0 +1,219 @@
+"""Frames, pictures, waveforms and rows of datasets passed in place of files: converted rightly, or refused."""
+
+import logging
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rendering import render_clip
+
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
+from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
+
+SIDE = {"height": 16, "width": 16}
+EXTRACTOR = AVFusionFeatureExtractor(spectrogram_length=50)
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+WAVEFORM = np.sin(np.arange(8000) * 0.3).astype(np.float32)
+
+
+@pytest.fixture
+def processor() -> MBTProcessor:
+    extractor = AVFusionFeatureExtractor(spectrogram_length=50)
+    return MBTProcessor(AVFusionVideoProcessor(size=SIDE, crop_size=SIDE), extractor, num_frames=4, span=0.4)
+
+
+@pytest.fixture
+def logged(caplog, monkeypatch):
+    """Messages that transformers' loggers emit, each once in a test."""
+    monkeypatch.setattr(logging.getLogger("hf_avfusion"), "propagate", True)
+    caplog.set_level(logging.WARNING)
+    for kind in (AVFusionVideoProcessor, AVFusionFeatureExtractor):
+        type(logging.getLogger(kind.__module__)).warning_once.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def pixels(frames, **options) -> torch.Tensor:
+    return AVFusionVideoProcessor(size=SIDE, crop_size=SIDE, **options)(frames, return_tensors="pt").pixel_values
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "RGBX"])
+def test_pictures_of_other_modes_are_converted_as_pil_does(mode, processor):
+    pictures = [Image.fromarray(picture).convert(mode) for picture in PICTURES]
+    expected = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    for given in (pictures, [pictures], tuple(pictures)):
+        assert torch.equal(pixels(given), pixels(expected))
+    assert torch.equal(processor(videos=pictures, return_tensors="pt").pixel_values, pixels(expected))
+    mixed = [pictures, None]
+    batch = processor(videos=mixed, audio=[WAVEFORM] * 2, sampling_rate=16000, return_tensors="pt")
+    assert torch.equal(batch.pixel_values[:1], pixels(expected))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pictures_with_values_beyond_8_bits_are_refused(mode, processor):
+    values = np.arange(400).reshape(20, 20)
+    picture = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert picture.mode == mode
+    for call in (pixels, lambda frames: processor(videos=frames)):
+        with pytest.raises(ValueError, match=rf"videos\[1\] is a picture of mode {mode}, .*scale it to 8 bits"):
+            call([Image.fromarray(PICTURES[0, :, :20]), picture])
+
+
+def test_pictures_without_a_right_conversion_are_refused():
+    half = Image.fromarray(PICTURES[0]).convert("RGBA")
+    half.putalpha(Image.new("L", half.size, 128))
+    with pytest.raises(ValueError, match=r"videos\[0\] .*transparent pixels.*alpha_composite"):
+        pixels([half])
+    palette = Image.fromarray(PICTURES[0]).convert("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    with pytest.raises(ValueError, match="mode P with transparent pixels"):
+        pixels([palette])
+    with pytest.raises(ValueError, match=r"videos\[0\] is a picture of mode La: .*convert it to RGB first"):
+        pixels([Image.new("La", (20, 20), (0, 255))])
+    with pytest.raises(ValueError, match="mode L, and do_convert_rgb is False"):
+        pixels([Image.fromarray(PICTURES[0]).convert("L")], do_convert_rgb=False)
+
+
+# --------------------------------------------------------------------------------------------------------------- frames
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "uint16", ">u2", "int32", "uint32", "int64"])
+def test_frames_of_unknown_scale_are_refused(dtype, processor):
+    frames = PICTURES.astype(dtype)
+    tensor = torch.from_numpy(frames.astype(np.dtype(dtype).newbyteorder("=")))
+    for given in (frames, tensor, [frames], list(frames)):
+        with pytest.raises(
+            ValueError, match=r"videos\[0\] holds .* values, but frames are uint8 \(0 to 255\) or floats"
+        ):
+            pixels(given)
+    with pytest.raises(ValueError, match="frames are uint8"):
+        processor(videos=[frames])
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", "float16"])
+def test_floats_of_any_width_and_byte_order_give_the_same(dtype):
+    frames = PICTURES.astype(dtype)
+    torch.testing.assert_close(pixels(frames).float(), pixels(PICTURES.astype(np.float32)), atol=2e-3, rtol=0)
+
+
+def test_frames_in_reverse_order_are_read():
+    assert torch.equal(pixels(PICTURES[::-1]), pixels(PICTURES[::-1].copy()))
+    assert torch.equal(pixels(PICTURES[:, :, ::-1]), pixels(PICTURES[:, :, ::-1].copy()))
+
+
+def test_frames_on_another_scale_give_a_warning(logged):
+    pixels(PICTURES.astype(np.float32))
+    assert logged() == []
+    pixels(PICTURES.astype(np.float32) * 257)
+    pixels(PICTURES, do_rescale=False)
+    texts = logged()
+    assert len(texts) == 2
+    assert "frames lie in [0, 255]: scale them first" in texts[0]
+    assert "normalised without being divided by 255" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_std": [0.5, 0.0, 0.5]}, "image_std=.* other than 0"),
+        ({"image_mean": [0.5, float("nan"), 0.5]}, "image_mean=.* must be finite numbers"),
+        ({"image_std": float("inf")}, "image_std=inf"),
+        ({"rescale_factor": 0.0}, "rescale_factor=0.0 must be finite numbers other than 0"),
+    ],
+)
+def test_statistics_that_give_no_numbers_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AVFusionVideoProcessor(**fields)
+    with pytest.raises(ValueError, match=message):
+        AVFusionVideoProcessor()(PICTURES, **fields)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sound
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "float16", "float64"])
+def test_waveforms_of_any_width_and_byte_order_give_the_same(dtype):
+    expected = EXTRACTOR(WAVEFORM.astype(np.dtype(dtype).newbyteorder("=")).astype(np.float32), sampling_rate=16000)
+    found = EXTRACTOR(WAVEFORM.astype(dtype), sampling_rate=16000)
+    assert np.array_equal(found.input_features[0], expected.input_features[0])
+
+
+def test_a_waveform_in_reverse_order_is_read():
+    found, expected = (EXTRACTOR(wave, sampling_rate=16000) for wave in (WAVEFORM[::-1], WAVEFORM[::-1].copy()))
+    assert np.array_equal(found.input_features[0], expected.input_features[0])
+
+
+def test_floats_on_the_scale_of_16_bits_give_one_warning(logged, tmp_path):
+    EXTRACTOR(WAVEFORM * 2, sampling_rate=16000)
+    assert logged() == []
+    for _ in range(2):
+        EXTRACTOR(np.round(WAVEFORM * 32767), sampling_rate=16000)
+    assert len(logged()) == 1
+    assert "audio holds floats up to 32767, but a waveform lies in [-1, 1]: divide" in logged()[0]
+
+
+@pytest.mark.parametrize("fields", [{"log_floor": float("nan")}, {"fmax": float("inf")}, {"fmin": float("nan")}])
+def test_front_ends_that_give_no_numbers_are_refused(fields):
+    with pytest.raises(ValueError, match="must be a finite number"):
+        AVFusionFeatureExtractor(**fields)
+
+
+def test_a_row_of_audio_means_its_array(processor, tmp_path):
+    """datasets' `Audio` keeps the path of the file beside the decoded samples, which a user may have changed since."""
+    path = str(
+        render_clip(
+            tmp_path / "other.wav", num_frames=0, audio="clicks", seconds=2.0, container="wav", audio_codec="pcm_s16le"
+        )
+    )
+    row = {"array": WAVEFORM, "path": path, "sampling_rate": 16000}
+    expected = EXTRACTOR(WAVEFORM, sampling_rate=16000, return_tensors="pt").input_features
+    for given in (row, [row], {**row, "path": None}, {**row, "array": WAVEFORM.tolist()}):
+        assert torch.equal(processor(audio=given, return_tensors="pt").input_features, expected)
+        assert torch.equal(EXTRACTOR(given, return_tensors="pt").input_features, expected)
+    assert torch.equal(processor(audio=row, sampling_rate=16000, return_tensors="pt").input_features, expected)
+    both = processor(audio=[row, WAVEFORM], sampling_rate=16000, return_tensors="pt").input_features
+    assert torch.equal(both, expected.repeat(2, 1, 1))
+
+
+def test_rates_of_rows_are_checked(processor):
+    row = {"array": WAVEFORM, "sampling_rate": 8000}
+    with pytest.raises(ValueError, match=r"sampling_rate=8000 Hz, but these features need 16000 Hz.*do_resample=True"):
+        processor(audio=row)
+    with pytest.raises(
+        ValueError, match=r"audio\[0\] has sampling_rate 8000 in its row, but sampling_rate=16000 was passed"
+    ):
+        processor(audio=[row], sampling_rate=16000)
+    with pytest.raises(
+        TypeError, match=r"audio is a dict with the keys samples, rate: pass `array` and `sampling_rate`"
+    ):
+        EXTRACTOR({"samples": WAVEFORM, "rate": 16000})
+    with pytest.raises(TypeError, match="the keys array, start"):
+        EXTRACTOR({"array": WAVEFORM, "start": 1.0})
+    resampled = EXTRACTOR(WAVEFORM, sampling_rate=8000, do_resample=True, return_tensors="pt").input_features
+    rows = [row, {"array": WAVEFORM, "sampling_rate": 16000}]
+    found = processor(audio=rows, do_resample=True, return_tensors="pt").input_features
+    assert torch.equal(found[0], resampled[0])
+    assert torch.equal(found[1:], EXTRACTOR(WAVEFORM, sampling_rate=16000, return_tensors="pt").input_features)
+
+
+def test_columns_that_datasets_decoded_are_read_as_their_files(processor, torchcodec, tmp_path):
+    video = str(render_clip(tmp_path / "clip.mp4", num_frames=30))
+    audio = str(render_clip(tmp_path / "clip.wav", num_frames=0, seconds=2.0, container="wav", audio_codec="pcm_s16le"))
+    rows = datasets.Dataset.from_dict({"video": [video], "audio": [audio]})
+    rows = rows.cast_column("video", datasets.Video()).cast_column("audio", datasets.Audio())
+    row = rows[0]
+    expected = processor(videos=video, return_tensors="pt")
+    found = processor(videos=row["video"], return_tensors="pt")
+    assert torch.equal(found.pixel_values, expected.pixel_values)
+    assert torch.equal(found.input_features, expected.input_features)
+    of_file = processor(audio=audio, return_tensors="pt").input_features
+    assert torch.equal(processor(audio=row["audio"], return_tensors="pt").input_features, of_file)
+    assert torch.equal(processor(audio=[row["audio"]], return_tensors="pt").input_features, of_file)
+    (clip,) = processor.load_clip(row["video"])
+    assert clip.frames is not None
+    assert clip.waveform is not None
