@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from .joined import FORMATS_WITH_AN_END, JoinedParts, next_file_at, part_offsets
+from .joined import JoinedParts, next_file_at, part_offsets
 from .sources import MediaError, MediaSource, OpenSource, one_line
 
 # The formats that are opened, by the names of FFmpeg's demuxers. Other formats name further files or addresses to open
@@ -207,8 +207,6 @@ class OpenMedia:
     def _find_next_file(self) -> bool:
         """Whether the file consists of parts that FFmpeg reads one after the other. A second file that is not read is noted."""
         container = self._container.format.name
-        if container.split(",")[0] not in FORMATS_WITH_AN_END:
-            return False
         with self._source.peek() as file:
             place = next_file_at(file, container) if file is not None else None
         if place is None:

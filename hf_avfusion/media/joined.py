@@ -9,7 +9,10 @@ from typing import Any, BinaryIO
 
 # s; decoding times that go back by more than this mark a new part. Damaged files and wrong muxers go back by less.
 RESTART = 0.5
-FORMATS_WITH_AN_END = {"ogg", "avi", "wav", "mov", "mp4", "matroska", "flv"}  # whose headers show where the file ends
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_MXF_HEADER = bytes.fromhex("060e2b34020501010d0102010102")  # the key of the partition that begins a file
+# How files of formats begin that do not state where they end.
+_SIGNATURES = {"flac": b"fLaC\0\0\0\x22", "gif": b"\0;GIF8", "nut": b"nut/multimedia container\0", "tta": b"TTA1\1\0"}
 
 
 class JoinedParts:
@@ -48,17 +51,19 @@ def shift(packet: Any, offset: float) -> None:
 
 
 def next_file_at(file: BinaryIO, container: str) -> int | None:
-    """Where a second media file begins after the end of the first, in bytes; None: nothing follows.
+    """Where a second media file begins after the end of the first, in bytes; None: nothing follows, or the format is not known.
 
-    container: FFmpeg's name, which begins with one of FORMATS_WITH_AN_END. Only headers are read: of Ogg pages, RIFF chunks, MP4
-    boxes, FLV tags and the Matroska segment.
+    Args:
+        file: a file that can seek.
+        container: FFmpeg's name, such as "mov,mp4,m4a,3gp,3g2,mj2".
+
+    Only headers are read: of Ogg pages, RIFF and AIFF chunks, MP4 boxes, FLV tags, WavPack blocks, the Matroska segment, ASF
+    objects and MXF packets. Files of `_SIGNATURES` are searched whole; they are mostly small.
     """
-    size = file.seek(0, io.SEEK_END)
-    kind = container.split(",")[0]
-    find = {"ogg": _next_ogg, "mov": _next_mp4, "mp4": _next_mp4, "matroska": _next_matroska, "flv": _next_flv}.get(
-        kind, _next_riff
-    )
-    return find(file, size)
+    size, kind = file.seek(0, io.SEEK_END), container.split(",")[0]
+    if kind in _SIGNATURES:
+        return _next_signature(file, size, _SIGNATURES[kind])
+    return _FINDERS[kind](file, size) if kind in _FINDERS else None
 
 
 def _read(file: BinaryIO, place: int, count: int) -> bytes:
@@ -81,14 +86,14 @@ def _next_ogg(file: BinaryIO, size: int) -> int | None:
 
 
 def _next_riff(file: BinaryIO, size: int) -> int | None:
-    place, kind = 0, _read(file, 8, 4)
+    place, name, kind = 0, _read(file, 0, 4), _read(file, 8, 4)
     while place + 12 <= size:
         head = _read(file, place, 12)
-        if head[:4] != b"RIFF":
+        if head[:4] != name:
             return None
         if place and head[8:] == kind:  # "AVIX" continues the same file
             return place
-        length = int.from_bytes(head[4:8], "little")
+        length = int.from_bytes(head[4:8], "big" if name == b"FORM" else "little")  # FORM: AIFF
         place += 8 + length + length % 2
     return None
 
@@ -131,3 +136,66 @@ def _next_matroska(file: BinaryIO, size: int) -> int | None:
             return None
         place += 4 + width + length
     return place if _read(file, place, 4) == b"\x1a\x45\xdf\xa3" else None
+
+
+def _next_au(file: BinaryIO, size: int) -> int | None:
+    head = _read(file, 0, 12)
+    place = int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:], "big")  # 2^32 - 1: the length is not known
+    return place if place + 24 <= size and _read(file, place, 4) == b".snd" else None
+
+
+def _next_wavpack(file: BinaryIO, size: int) -> int | None:
+    place, last = 0, -1
+    while place + 32 <= size:
+        head = _read(file, place, 32)
+        if head[:8] == b"APETAGEX":  # tags after the last block
+            place += 32 + int.from_bytes(head[12:16], "little")
+            continue
+        first = int.from_bytes(head[16:20], "little")  # number of the block's first sample
+        if head[:4] != b"wvpk":
+            return None
+        if first < last:
+            return place
+        place, last = place + 8 + int.from_bytes(head[4:8], "little"), first
+    return None
+
+
+def _next_asf(file: BinaryIO, size: int) -> int | None:
+    place = 0
+    while place + 24 <= size:
+        head = _read(file, place, 24)
+        if place and head[:16] == _ASF_HEADER:
+            return place
+        length = int.from_bytes(head[16:], "little")
+        if length < 24:  # not known: a live stream
+            return None
+        place += length
+    return None
+
+
+def _next_mxf(file: BinaryIO, size: int) -> int | None:
+    place = 0
+    while place + 17 <= size:
+        head = _read(file, place, 25)
+        if head[:4] != _MXF_HEADER[:4]:
+            return None
+        if place and head[:14] == _MXF_HEADER:
+            return place
+        width = head[16] & 127 if head[16] & 128 else 0
+        place += 17 + width + (int.from_bytes(head[17 : 17 + width], "big") if width else head[16])
+    return None
+
+
+def _next_signature(file: BinaryIO, size: int, signature: bytes) -> int | None:
+    step = 1 << 20
+    for start in range(1, size, step):
+        found = _read(file, start, step + len(signature) - 1).find(signature)
+        if found >= 0:
+            return start + found
+    return None
+
+
+_FINDERS = {
+    "ogg": _next_ogg, "avi": _next_riff, "wav": _next_riff, "aiff": _next_riff, "mov": _next_mp4, "mp4": _next_mp4,
+    "matroska": _next_matroska, "flv": _next_flv, "au": _next_au, "wv": _next_wavpack, "asf": _next_asf, "mxf": _next_mxf,
+}  # fmt: skip

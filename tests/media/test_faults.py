@@ -2,6 +2,9 @@
 
 import csv
 import io
+import os
+import subprocess
+import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -11,12 +14,16 @@ import numpy as np
 import pytest
 import torch
 from rendering import _sound_job, numbered_picture, read_numbers, read_rotation, render_clip, sound
+from travellers import processor
 
 from hf_avfusion.data.preparing.reencoding import ClipSettings, reencode
+from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media.nal_units import nal_units, states_orientation
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, probe, read_clip
 
-FAULTS = Path(__file__).resolve().parents[3] / "shared" / "faults"
+TESTS = Path(__file__).resolve().parents[1]
+FAULTS = TESTS.parents[1] / "shared" / "faults"
 CODECS = {
     "matroska": ("libx264", "aac", 44100), "webm": ("libvpx", "libopus", 48000), "flv": ("libx264", "aac", 44100),
     "nut": ("libx264", "aac", 44100), "asf": ("libx264", "aac", 44100), "avi": ("libx264", "libmp3lame", 44100),
@@ -144,14 +151,26 @@ def test_chained_ogg_is_read_whole(codec):
         probe(one + other)
 
 
-@pytest.mark.parametrize("container", ["mp4", "mov", "avi", "flv", "wav"])
+SOUND = {"num_frames": 0, "seconds": 2.0}
+ENDING = {
+    "mp4": {}, "mov": {}, "avi": {"audio_codec": "pcm_s16le"}, "flv": {}, "nut": {}, "asf": {},
+    "mxf": {"video_codec": "mpeg2video", "audio_codec": "pcm_s16le", "sampling_rate": 48000},
+    "gif": {"video_codec": "gif", "pix_fmt": "rgb8", "audio": None},
+    "wav": {"audio_codec": "pcm_s16le", **SOUND}, "aiff": {"audio_codec": "pcm_s16be", **SOUND},
+    "au": {"audio_codec": "pcm_s16be", **SOUND}, "flac": {"audio_codec": "flac", **SOUND},
+    "wv": {"audio_codec": "wavpack", **SOUND}, "tta": {"audio_codec": "tta", **SOUND},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", ENDING)
 def test_a_second_file_that_is_not_read_is_reported(container):
-    codecs = {"avi": {"audio_codec": "pcm_s16le"}, "wav": {"audio_codec": "pcm_s16le", "num_frames": 0}}
-    one = render_clip(container=container, **codecs.get(container, {}), sampling_rate=44100)
-    assert read_clip(one, audio_window=(0.0, 1.0)).warnings == []
-    (warning,) = read_clip(one + one, audio_window=(0.0, 1.0)).warnings
-    assert f"byte {len(one)}," in warning
-    assert read_clip(one + bytes(100), audio_window=(0.0, 1.0)).warnings == []
+    one = render_clip(container=container, **{"sampling_rate": 44100, **ENDING[container]})
+    request = {"frame_times": [0.5]} if container == "gif" else {"audio_window": (0.1, 1.0)}
+    assert read_clip(one, **request).warnings == []
+    (warning,) = read_clip(one + one, **request).warnings
+    place = len(one) - 2 if container == "gif" else len(one)  # the signature includes the end of the first file
+    assert f"byte {place}," in warning
+    assert read_clip(one + bytes(100), **request).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -265,12 +284,13 @@ WITH_PITCH = {"two_programmes.ts", "dvd_ac3.mpg", "b_frames.avi"}
 REFUSED = {"chained.ogg": "joined end to end", "animated.webp": "animated WebP", "float_nan.wav": "a sample is nan",
            "float_1e20.wav": r"a sample is 1e\+20"}  # fmt: skip
 MISSING_AUDIO = {"declared_empty_audio.webm", "declared_empty_audio.mkv"}
-OF_OTHERS = ("rate_", "flat_")  # tested with the resampler and the limits on picture sizes
+BEYOND = {"rate_2147483647.wav": "sampling rate=2147483647 Hz", "flat_8192.mp4": "8192"}
+BIG = ("rate_", "flat_")
 
 
 @pytest.mark.skipif(not FAULTS.is_dir(), reason=f"{FAULTS} is absent")
 @pytest.mark.parametrize("kind", ["path", "bytes", "file", "torchcodec"])
-@pytest.mark.parametrize("name", [name for name in fault_names() if not name.startswith(OF_OTHERS)])
+@pytest.mark.parametrize("name", [name for name in fault_names() if not name.startswith(BIG)])
 def test_every_faulty_file_behaves_as_its_manifest_says(name, kind):
     path, backend = FAULTS / name, "auto" if kind == "torchcodec" else "pyav"
     source = {"bytes": path.read_bytes, "file": lambda: io.BytesIO(path.read_bytes())}.get(kind, lambda: path)()
@@ -302,3 +322,50 @@ def test_every_faulty_file_behaves_as_its_manifest_says(name, kind):
             assert read_clip(source, frame_times=[time], backend=backend).frames.shape[2:] == (96, 64)
     if name.startswith("tags_latin1"):
         assert pitch(clip.waveform, clip.sampling_rate) == pytest.approx(440, abs=5)
+
+
+@pytest.mark.skipif(not FAULTS.is_dir(), reason=f"{FAULTS} is absent")
+@pytest.mark.parametrize("kind", ["path", "bytes"])
+@pytest.mark.parametrize("name", fault_names())
+def test_every_faulty_file_as_a_row_of_a_stream(name, kind):
+    """It gives a sample, or it is skipped and counted."""
+    path = FAULTS / name
+    video = {"bytes": path.read_bytes(), "path": name} if kind == "bytes" else {"bytes": None, "path": str(path)}
+    row = {"clip_id": name, "video": video, "start": None, "end": None, "label": 0}
+    stream = ClipStream([row], ClipTransform(processor()), on_error="skip")
+    samples = [sample for sample in stream if sample is not None]
+    if message := {**REFUSED, **BEYOND}.get(name):
+        assert samples == []
+        with pytest.raises(MediaError, match=message):
+            ClipTransform(processor())(row)
+        return
+    (sample,) = samples
+    has_video, has_audio = sample["has_video"], sample["has_audio"]
+    assert has_video == ("pixel_values" in sample)
+    assert has_audio == ("input_features" in sample) == (name not in MISSING_AUDIO and probe(path).has_audio)
+    assert all(sample[key].isfinite().all() for key in ("pixel_values", "input_features") if key in sample)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FAULTS.is_dir(), reason=f"{FAULTS} is absent")
+def test_big_rates_and_pictures_take_little_memory():
+    """In a process of its own, whose peak of memory is theirs alone. The faults took 3 GB and more."""
+    code = (
+        "import resource, sys, torch\n"
+        "from travellers import processor\n"
+        "prepare, peak = processor(), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "prepare(audio=torch.zeros(32000).numpy(), sampling_rate=16000)\n"
+        "before = peak()\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: prepare(videos=path)\n"
+        "    except ValueError as error: print(path.rpartition('/')[2], type(error).__name__)\n"
+        "print(peak() - before)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    files = [str(FAULTS / name) for name in fault_names() if name.startswith(BIG)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files], env=environment, capture_output=True, text=True, check=True
+    )
+    *refused, memory = done.stdout.split("\n")[:-1]
+    assert sorted(refused) == sorted(f"{name} MediaError" for name in BEYOND)
+    assert int(memory) < 400  # MiB; one picture of 8192 x 8192 would take 192
