@@ -24,6 +24,9 @@ from .bilinear_resizing import resize_window
 
 logger = logging.get_logger(__name__)
 
+# Fields of the steps that `reducer` applies.
+_REDUCTION = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "antialias", "truncate")
+
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
     """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): truncate resized uint8 values, as in the
@@ -91,13 +94,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         Returns a function of uint8 frames [n, 3, H, W] in channels-first order. `preprocess` with do_resize=False and
         do_center_crop=False then gives the same `pixel_values`, to the bit. `kwargs` override fields, as in `preprocess`.
         """
-        steps = {"do_rescale": False, "do_normalize": False, "return_metadata": False, "return_tensors": "pt"}
-        kwargs = {**kwargs, **steps, "input_data_format": "channels_first"}
-
-        def reduce(frames: torch.Tensor) -> torch.Tensor:
-            return self.preprocess([frames], **kwargs)["pixel_values"][0].cpu()
-
-        return reduce
+        given = {name: kwargs.get(name) for name in _REDUCTION}
+        fields = {name: getattr(self, name) if value is None else value for name, value in given.items()}
+        fields = self._standardize_kwargs(**fields, default_to_square=self.default_to_square)
+        self._validate_preprocess_kwargs(**fields)
+        steps = {name: fields[name] for name in _REDUCTION}
+        return lambda frames: self._reduce(frames, "the clip", **steps)
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         """As in transformers, but warns once. Only code without the processor calls this, such as transformers' own pipeline."""
@@ -146,9 +148,9 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                 logger.warning_once(
                     f"{name} holds uint8 values and is normalised without being divided by 255: leave do_rescale=False out"
                 )
-            target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
-            window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
-            cropped.append(self._resize_window(video, target, window, resample, antialias, truncate))
+            cropped.append(
+                self._reduce(video, name, do_resize, size, resample, do_center_crop, crop_size, antialias, truncate)
+            )
 
         def normalize(pixels: torch.Tensor) -> torch.Tensor:
             return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
@@ -171,6 +173,23 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
                     "videos the same number of frames and pass a crop_size, or pass return_tensors=None"
                 )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def _reduce(
+        self,
+        video: torch.Tensor,
+        name: str,
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        antialias: bool,
+        truncate: bool,
+    ) -> torch.Tensor:
+        """[..., H, W] after resizing and cropping. Only the pixels inside the crop are computed."""
+        target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
+        window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
+        return self._resize_window(video, target, window, resample, antialias, truncate)
 
     def _warn_range(self, frames: torch.Tensor, name: str) -> None:
         if not frames.is_floating_point():
