@@ -419,14 +419,16 @@ class AVFusionProcessor(ProcessorMixin):
     def _pixels(self, videos: list[Any], part_tensors: str | None, video_kwargs: dict[str, Any]) -> Any:
         """`pixel_values` of videos. Reduced ones are freed one by one, so that they and the result are not held together."""
         reduced = _REDUCED.items() <= video_kwargs.items()
-        if not (reduced and part_tensors and len({video.shape for video in videos}) == 1 and len(videos) > 1):
+        if not (reduced and part_tensors and len({video.shape for video in videos}) == 1):
             return self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)["pixel_values"]
+        normalize = self.video_processor.normalizer(**video_kwargs)
+        if len(videos) == 1:
+            return normalize(videos[0])[None]
         pixels = None
         for row in range(len(videos)):
-            one = self.video_processor([videos[row]], return_tensors=part_tensors, **video_kwargs)["pixel_values"]
-            videos[row] = None
-            pixels = one.new_empty(len(videos), *one.shape[1:]) if pixels is None else pixels
-            pixels[row] = one[0]
+            one, videos[row] = normalize(videos[row]), None
+            pixels = one.new_empty(len(videos), *one.shape) if pixels is None else pixels
+            pixels[row] = one
         return pixels
 
     def _mono(self, clip: Clip) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ float result would be wrong: it computes a * (1 - w) + b * w, which changes a fl
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from .bilinear_resizing import resize_window
 
 logger = logging.get_logger(__name__)
 
-# Fields of the steps that `reducer` applies.
+# Fields of the steps that `reducer` and `normalizer` apply.
 _REDUCTION = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "antialias", "truncate")
+_NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
@@ -94,12 +95,31 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         Returns a function of uint8 frames [n, 3, H, W] in channels-first order. `preprocess` with do_resize=False and
         do_center_crop=False then gives the same `pixel_values`, to the bit. `kwargs` override fields, as in `preprocess`.
         """
-        given = {name: kwargs.get(name) for name in _REDUCTION}
-        fields = {name: getattr(self, name) if value is None else value for name, value in given.items()}
+        steps = self._fields(_REDUCTION, kwargs)
+        return lambda frames: self._reduce(frames, "the clip", **steps)
+
+    def normalizer(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The steps of `preprocess` after resizing and cropping, for frames that a `reducer` or an augmentation has reduced.
+
+        Returns a function of frames [T, 3, H, W] in channels-first order, which gives float32 of the same shape, as `preprocess`
+        with do_resize=False and do_center_crop=False does, to the bit. `kwargs` override fields, as in `preprocess`.
+        """
+        steps, device = self._fields(_NORMALIZATION, kwargs), kwargs.get("device")
+
+        def normalize(frames: torch.Tensor) -> torch.Tensor:
+            _check_finite(frames, "the clip")
+            self._check_scale(frames, "the clip", steps["do_rescale"], steps["do_normalize"])
+            return self.rescale_and_normalize(frames if device is None else frames.to(device), **steps)
+
+        return normalize
+
+    def _fields(self, names: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given fields, or the processor's own, as `preprocess` passes them on."""
+        fields = {name: getattr(self, name) if given.get(name) is None else given[name] for name in names}
         fields = self._standardize_kwargs(**fields, default_to_square=self.default_to_square)
         self._validate_preprocess_kwargs(**fields)
-        steps = {name: fields[name] for name in _REDUCTION}
-        return lambda frames: self._reduce(frames, "the clip", **steps)
+        _check_statistics(fields["image_mean"], fields["image_std"], fields.get("rescale_factor"))
+        return {name: fields[name] for name in names}
 
     def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> Any:
         """As in transformers, but warns once. Only code without the processor calls this, such as transformers' own pipeline."""
@@ -142,12 +162,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         cropped = []
         for index, video in enumerate(videos):
             name = f"videos[{index}]"
-            if do_rescale:
-                self._warn_range(video, name)
-            elif do_normalize and not video.is_floating_point():
-                logger.warning_once(
-                    f"{name} holds uint8 values and is normalised without being divided by 255: leave do_rescale=False out"
-                )
+            self._check_scale(video, name, do_rescale, do_normalize)
             cropped.append(
                 self._reduce(video, name, do_resize, size, resample, do_center_crop, crop_size, antialias, truncate)
             )
@@ -191,8 +206,15 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
         return self._resize_window(video, target, window, resample, antialias, truncate)
 
-    def _warn_range(self, frames: torch.Tensor, name: str) -> None:
+    def _check_scale(self, frames: torch.Tensor, name: str, do_rescale: bool, do_normalize: bool) -> None:
+        """Warns of frames whose values are probably not on the scale that the steps expect."""
         if not frames.is_floating_point():
+            if do_normalize and not do_rescale:
+                logger.warning_once(
+                    f"{name} holds uint8 values and is normalised without being divided by 255: leave do_rescale=False out"
+                )
+            return
+        if not do_rescale:
             return
         low, high = (value.item() for value in torch.aminmax(frames))
         if high <= 1:

@@ -91,6 +91,19 @@ def test_frames_of_the_right_size_are_not_resized():
     assert torch.equal(pixels(processor, video)[0], video)
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"do_normalize": False}, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.3, 0.2, 0.1]}]
+)
+def test_reducer_and_normalizer_are_the_steps_of_a_call(fields):
+    video, processor = noise(3, 3, 30, 44), AVFusionVideoProcessor(**SMALL)
+    steps = processor.normalizer(**fields)(processor.reducer(**fields)(video))
+    assert torch.equal(steps, pixels(processor, video, **fields)[0])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        processor.normalizer()(torch.full((1, 3, 16, 16), torch.nan))
+    with pytest.raises(ValueError, match="image_std=0.0 must be finite numbers other than 0"):
+        processor.normalizer(image_std=0.0)
+
+
 SMALL = {"size": {"shortest_edge": 20}, "crop_size": {"height": 16, "width": 16}}
 
 
