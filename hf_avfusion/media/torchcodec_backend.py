@@ -1,6 +1,6 @@
 """Which files torchcodec decodes as PyAV does, and no slower. PyAV decodes the others, for every backend.
 
-Measured with torchcodec 0.17 and PyAV 18 on 8 s of H.264 and audio: without B-frames, torchcodec takes 0.8 of PyAV's time at
+Measured with torchcodec 0.17 and PyAV 18 on 8 s of H.264 and audio: without B-frames, torchcodec takes 0.9 of PyAV's time at
 1280x720 and the same time at 640x360. With B-frames, PyAV skips frames (`frame_skipper`), and torchcodec would take 1.2 (320x240)
 to 1.5 (1280x720) of its time.
 """

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Read rows in chunks of 8: reading one row between two decodes is slow (cold CPU caches). Chunks stay in memory, so they
-# are small.
+# A streamed dataset gives its rows in chunks, which stay in memory.
 ROWS_PER_CHUNK = 8
 
 
@@ -122,12 +121,7 @@ class RowOrder:
             return
         order = self.indices((self.seed, epoch))
         indices = (order[position] for position in takewhile(lambda position: position < len(order), positions))
-        if not hasattr(self.rows, "__getitems__"):
-            yield from (Draw(partial(self.rows.__getitem__, index)) for index in indices)
-            return
-        while chunk_indices := list(islice(indices, ROWS_PER_CHUNK)):
-            chunk = _RowChunk(self.rows, chunk_indices)
-            yield from (Draw(partial(chunk.read, number)) for number in range(len(chunk_indices)))
+        yield from (Draw(partial(self.rows.__getitem__, index)) for index in indices)
 
     @cached_property
     def clips_hash(self) -> int | None:
@@ -182,20 +176,6 @@ class RowOrder:
                 held = Draw(partial(_identity, row), copy)
         if held is not None:
             yield replace(held, left_out=left_out)
-
-
-class _RowChunk:
-    """Several rows of a `datasets.Dataset`, read together when the first of them is needed."""
-
-    def __init__(self, rows: datasets.Dataset, indices: list[int]):
-        self._rows, self._indices = rows, indices
-        self._read: dict[int, Mapping[str, Any]] = {}
-
-    def read(self, number: int) -> Mapping[str, Any]:
-        """Returns the row of one of the indices and drops it from memory."""
-        if number not in self._read:
-            self._read = dict(enumerate(self._rows.__getitems__(self._indices)))
-        return self._read.pop(number)
 
 
 def select_positions(draws: Iterable[Draw], positions: Iterable[int]) -> Iterator[Draw]:
