@@ -1,12 +1,12 @@
 """Reusable shared-memory buffers for batches, so that memory is not allocated for every batch.
 
-The kernel has to find, clear and map new memory page by page, and to free it. So each worker has a few buffers (slots). It reuses a slot as soon as nothing in the receiving
-process refers to its content, views included. The receiver gets each slot once, which takes half a millisecond; later batches
-only send the offset of a tensor in it. A consumer may keep any number of batches: if no slot is free, the worker allocates new
-memory, like a `DataLoader`.
+The kernel has to find, clear and map new memory page by page, and to free it. So each worker has a few buffers (slots). It
+reuses a slot as soon as nothing in the receiving process refers to its content, views included. The receiver gets each slot
+once, which takes half a millisecond; later batches only send the offset of a tensor in it. A consumer may keep any number of
+batches: if no slot is free, the worker allocates new memory, like a `DataLoader`.
 
-Gain, measured with torch 2.14, 2 workers on two cores: the plain `DataLoader` gives 0.95 (2 s of 64x64 in batches of 32) and 0.91 (8
-frames of 224x224 in batches of 4) of the clips per second.
+Gain, measured with torch 2.14, 2 workers on two cores: the plain `DataLoader` gives 0.95 (2 s of 64x64 in batches of 32) and
+0.91 (8 frames of 224x224 in batches of 4) of the clips per second.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from hf_avfusion.data.benchmarks.folders import load_folder
 from hf_avfusion.data.benchmarks.loading import load_benchmark
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import MAX_CONSECUTIVE_FAILURES, ClipStream
-from hf_avfusion.data.streaming.orders import ROWS_PER_CHUNK
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media.reader import MediaError
