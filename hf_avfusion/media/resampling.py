@@ -7,6 +7,7 @@ positions of the samples stay exact. The result differs from scipy's by less tha
 """
 
 import math
+import numbers
 from functools import lru_cache
 
 import torch
@@ -19,9 +20,12 @@ BLOCK_VALUES = 2**20  # weights that are held at once, 4 MB
 
 
 def check_rate(rate: float, name: str) -> None:
-    """Raises ValueError for a sampling rate (Hz) that is no whole number from 1 to MAX_RATE."""
-    if rate != rate or not 1 <= rate <= MAX_RATE or rate != int(rate):
-        raise ValueError(f"{name}={rate} Hz: rates must be whole numbers from 1 to {MAX_RATE:,} Hz. Is the rate right?")
+    """Raises ValueError for a sampling rate (Hz) that is not a whole number from 1 to MAX_RATE."""
+    number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not number or rate != rate or not 1 <= rate <= MAX_RATE or rate != int(rate):
+        raise ValueError(
+            f"{name}={rate!r} Hz: rates must be whole numbers from 1 to {MAX_RATE:,} Hz. Is the rate right?"
+        )
 
 
 def resample(waveform: torch.Tensor, old: int, new: int) -> torch.Tensor:
@@ -30,7 +34,7 @@ def resample(waveform: torch.Tensor, old: int, new: int) -> torch.Tensor:
     Equal to `torchaudio.functional.resample` to the bit where its filter bank is small: for all usual rates.
 
     Raises:
-        ValueError: a rate is no whole number from 1 to MAX_RATE.
+        ValueError: a rate is not a whole number from 1 to MAX_RATE.
     """
     check_rate(old, "sampling_rate")
     check_rate(new, "sampling_rate of the features")

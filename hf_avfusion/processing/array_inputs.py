@@ -15,7 +15,7 @@ def encoded(value: Any) -> Any:
 
 
 def rgb_pictures(videos: Any, convert: bool = True, name: str = "videos") -> Any:
-    """The same nested lists, with every PIL picture in mode RGB. Other values stay as they are.
+    """The same nested lists, with every PIL picture in mode RGB, and the frames of a list checked one by one.
 
     Args:
         videos: pictures or arrays, in lists of any depth.
@@ -23,12 +23,25 @@ def rgb_pictures(videos: Any, convert: bool = True, name: str = "videos") -> Any
         name: the name of `videos` in messages.
 
     Raises:
-        ValueError: a picture of a mode that has no right conversion, with transparent pixels, or not in RGB without `convert`.
+        ValueError: a picture of a mode that has no right conversion, with transparent pixels, or not in RGB without `convert`;
+            frames of a list that `frames_of` refuses, or of several dtypes, which numpy would convert to one.
     """
     if isinstance(videos, (list, tuple)):
-        if not any(isinstance(each, (list, tuple, Image.Image)) for each in videos[:2]):
-            return videos
-        return [rgb_pictures(each, convert, f"{name}[{index}]") for index, each in enumerate(videos)]
+        items = [rgb_pictures(each, convert, f"{name}[{index}]") for index, each in enumerate(videos)]
+        arrays = [each for each in items if isinstance(each, (np.ndarray, torch.Tensor))]
+        dtypes = {str(each.dtype).removeprefix("torch.") for each in arrays if each.ndim < 4}
+        dtypes |= {"uint8" for each in items if isinstance(each, Image.Image)}
+        if len(dtypes) > 1:
+            raise ValueError(
+                f"{name} holds frames of the dtypes {', '.join(sorted(dtypes))}: pass all of a video in one dtype"
+            )
+        if any(each.ndim > 3 for each in arrays):  # some videos as arrays, others as lists of frames
+            return [
+                np.stack([np.asarray(frame) for frame in each]) if isinstance(each, list) else each for each in items
+            ]
+        return items
+    if isinstance(videos, (np.ndarray, torch.Tensor)):
+        return frames_of(videos, "videos[0]" if name == "videos" else name)
     if not isinstance(videos, Image.Image) or videos.mode == "RGB":
         return videos
     if not convert:

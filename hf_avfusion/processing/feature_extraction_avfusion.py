@@ -32,11 +32,14 @@ from transformers.utils import TensorType, logging
 
 from ..media.limits import check_bytes, check_sizes
 from ..media.resampling import check_rate, resample
+from ..media.tracks import MAX_SAMPLE
 from .array_inputs import native, waveforms_of
+from .spelling import check_spelling
 
 logger = logging.get_logger(__name__)
 
 LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
+MIN_RATE = 100  # Hz of the features; filters that resample to less take too long
 
 # Shared by the Kaldi-style front ends: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
 KALDI_FBANK = {
@@ -251,6 +254,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         do_resample: bool = False,
         **kwargs,
     ):
+        check_spelling(type(self).__name__, kwargs, inspect.signature(AVFusionFeatureExtractor.__init__).parameters)
         kwargs.pop("feature_size", None)  # the base class's name for num_mel_bins
         kwargs.setdefault("return_attention_mask", False)  # for `pad`; spectrograms have one length
         super().__init__(feature_size=num_mel_bins, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -303,6 +307,19 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         if self.power <= 0 or self.dither < 0:
             raise ValueError(f"power={self.power} must be above 0, and dither={self.dither} at least 0")
         check_rate(self.sampling_rate, "sampling_rate")
+        if self.sampling_rate < MIN_RATE:
+            raise ValueError(f"sampling_rate={self.sampling_rate} Hz must be at least {MIN_RATE} Hz")
+        if not isinstance(self.window_periodic, bool):
+            raise ValueError(f"window_periodic={self.window_periodic!r} must be True or False")
+        if self.mel_scale == "kaldi" and self.num_mel_bins < 3:
+            raise ValueError(f"num_mel_bins={self.num_mel_bins}: a Kaldi mel bank has at least 3 bins")
+        if not 1e-6 <= abs(self.std * self.divisor) <= 1e6 or abs(self.mean) > 1e6:
+            raise ValueError(
+                f"mean={self.mean}, std={self.std} and divisor={self.divisor}: the mean must lie within 1e6, and std * divisor "
+                "within 1e-6 to 1e6"
+            )
+        if self.power > 8 or self.log_offset > 1e6:
+            raise ValueError(f"power={self.power} must be at most 8, and log_offset={self.log_offset} at most 1e6")
         padded = self._samples_for(length) if length is not None and self.padding in ("wrap", "waveform") else 0
         check_bytes(self.bytes_of(padded), "n_fft, hop_length, num_mel_bins and spectrogram_length")
         if self.n_fft < self.win_length or self.n_fft % 2:
@@ -317,8 +334,6 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"mel_norm={self.mel_norm!r} needs mel_scale 'htk' or 'slaney', got 'kaldi': pass mel_norm=None"
             )
-        if self.std * self.divisor == 0:
-            raise ValueError(f"std={self.std} and divisor={self.divisor} divide the spectrogram and must not be 0")
         if self.log_offset <= 0 and (self.log_floor is None or self.log_floor <= 0):
             raise ValueError(
                 f"log_offset={self.log_offset}, log_floor={self.log_floor}: one must be above 0, since log(0) is undefined"
@@ -405,14 +420,19 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 f"sampling_rate= is not given: the audio is assumed to be at {self.sampling_rate} Hz. Pass it, so that "
                 "a wrong rate is detected."
             )
-        elif rate <= 0:
-            raise ValueError(f"sampling_rate={rate} must be a positive number of Hz")
-        elif rate != self.sampling_rate:
+            return waveform
+        check_rate(rate, "sampling_rate")
+        if rate != self.sampling_rate:
             if not do_resample:
                 raise ValueError(
                     f"sampling_rate={rate} Hz, but these features need {self.sampling_rate} Hz. Resample the audio, or "
                     "pass do_resample=True (windowed sinc, as torchaudio.functional.resample)."
                 )
+            samples = math.ceil(len(waveform) * self.sampling_rate / rate)
+            check_bytes(
+                self.bytes_of(samples),
+                f"{len(waveform):,} samples at {rate} Hz, {samples:,} at {self.sampling_rate} Hz",
+            )
             return resample(waveform, rate, self.sampling_rate)
         return waveform
 
@@ -564,9 +584,14 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 f"{name} has {wrong} NaN or infinite values of {audio.numel()}: clean or drop this waveform"
             )
         low, high = torch.aminmax(audio)
-        if (loudest := max(-low.item(), high.item())) > LOUDEST:
+        loudest = max(-low.item(), high.item())
+        if loudest > MAX_SAMPLE:
+            raise ValueError(
+                f"{name} holds a sample of {loudest:g}, but a waveform lies in [-1, 1]: clean or drop this waveform"
+            )
+        if loudest > LOUDEST:
             logger.warning_once(
-                f"{name} holds floats up to {loudest:g}, but a waveform lies in [-1, 1]: divide samples on the scale of 16 bits by "
+                f"audio holds floats beyond {LOUDEST:g}, but a waveform lies in [-1, 1]: divide samples on the scale of 16 bits by "
                 "32768 (this warning is shown once)"
             )
         return audio

@@ -1,5 +1,6 @@
 """Base class of all processors: turns files, arrays or decoded clips into `pixel_values` and `input_features`."""
 
+import inspect
 import math
 import os
 import reprlib
@@ -26,6 +27,7 @@ from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
 from .array_inputs import encoded, rgb_pictures
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
+from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
 
 logger = logging.get_logger(__name__)
@@ -35,6 +37,13 @@ _WARNED_TRACKS: "weakref.WeakKeyDictionary[AVFusionProcessor, set[str]]" = weakr
 
 
 _REDUCED = {"do_resize": False, "do_center_crop": False}  # for frames that were resized and cropped while decoded
+
+
+# Fields of the parts, which `from_pretrained` passes on.
+_PART_FIELDS = {
+    *AVFusionVideoProcessor.valid_kwargs.__annotations__,
+    *inspect.signature(AVFusionFeatureExtractor).parameters,
+}
 
 
 class _NoTokens:
@@ -151,6 +160,8 @@ class AVFusionProcessor(ProcessorMixin):
         """Like the method of transformers. Fields of the window can be replaced by name, `from_pretrained(folder,
         num_frames=8)`, or by a dict, `window={"num_frames": 8}`. The other fields keep their saved values.
         """
+        known = {*(field.name for field in fields(WindowPolicy)), "window", "channel_mix", *_PART_FIELDS}
+        check_spelling(cls.__name__, kwargs, known)
         # The inherited method would pass num_frames to the video processor and drop the other fields.
         window = kwargs.pop("window", None)
         single = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
@@ -518,8 +529,8 @@ def _clip_bounds(count: int, **given: Any) -> list[dict[str, float]]:
             if seconds is None:
                 continue
             number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
-            if not number or not math.isfinite(seconds):
-                raise ValueError(f"{name} must be a number of seconds or None, got {seconds!r}")
+            if not number or not math.isfinite(seconds) or seconds < 0:
+                raise ValueError(f"{name} must be a number of seconds from 0 on or None, got {seconds!r}")
             clip[name] = float(seconds)
     return bounds
 

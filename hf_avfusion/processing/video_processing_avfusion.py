@@ -21,6 +21,7 @@ from transformers.video_utils import VideoInput
 
 from .array_inputs import frames_of, rgb_pictures
 from .bilinear_resizing import resize_window
+from .spelling import check_spelling
 
 logger = logging.get_logger(__name__)
 
@@ -71,8 +72,10 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     valid_kwargs = AVFusionVideoProcessorKwargs
 
     def __init__(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]):
+        check_spelling(type(self).__name__, kwargs, self.valid_kwargs.__annotations__)
         super().__init__(**kwargs)
         _check_statistics(self.image_mean, self.image_std, self.rescale_factor)
+        _check_lengths(size=self.size, crop_size=self.crop_size)
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
@@ -108,7 +111,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
         def normalize(frames: torch.Tensor) -> torch.Tensor:
             _check_finite(frames, "the clip")
-            self._check_scale(frames, "the clip", steps["do_rescale"], steps["do_normalize"])
+            self._check_scale(frames, steps["do_rescale"], steps["do_normalize"])
             return self.rescale_and_normalize(frames if device is None else frames.to(device), **steps)
 
         return normalize
@@ -162,7 +165,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         cropped = []
         for index, video in enumerate(videos):
             name = f"videos[{index}]"
-            self._check_scale(video, name, do_rescale, do_normalize)
+            self._check_scale(video, do_rescale, do_normalize)
             cropped.append(
                 self._reduce(video, name, do_resize, size, resample, do_center_crop, crop_size, antialias, truncate)
             )
@@ -206,23 +209,21 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
         return self._resize_window(video, target, window, resample, antialias, truncate)
 
-    def _check_scale(self, frames: torch.Tensor, name: str, do_rescale: bool, do_normalize: bool) -> None:
-        """Warns of frames whose values are probably not on the scale that the steps expect."""
+    def _check_scale(self, frames: torch.Tensor, do_rescale: bool, do_normalize: bool) -> None:
+        """Warns, once for each kind, of frames whose values are probably not on the scale that the steps expect."""
         if not frames.is_floating_point():
             if do_normalize and not do_rescale:
                 logger.warning_once(
-                    f"{name} holds uint8 values and is normalised without being divided by 255: leave do_rescale=False out"
+                    "frames hold uint8 values and are normalised without being divided by 255: leave do_rescale=False out"
                 )
             return
         if not do_rescale:
             return
         low, high = (value.item() for value in torch.aminmax(frames))
         if high <= 1:
-            logger.warning_once(f"{name} holds floats in [0, 1] but is divided by 255: pass uint8 or do_rescale=False")
+            logger.warning_once("frames hold floats in [0, 1] but are divided by 255: pass uint8 or do_rescale=False")
         elif low < 0 or high > 255:
-            logger.warning_once(
-                f"{name} holds floats from {low:g} to {high:g}, but frames lie in [0, 255]: scale them first"
-            )
+            logger.warning_once("frames hold floats below 0 or above 255, but are divided by 255: scale them first")
 
     def resize_frames(self, frames: torch.Tensor, size: int | dict[str, int] | tuple[int, int]) -> torch.Tensor:
         """Resizes [..., H, W] with this processor's rules, without other steps; for augmentation between decoding and processing.
@@ -288,6 +289,16 @@ def _check_statistics(mean: Any, std: Any, factor: Any) -> None:
         numbers = [] if value is None else [value] if isinstance(value, (int, float)) else list(value)
         if not all(math.isfinite(number) for number in numbers) or (name != "image_mean" and 0 in numbers):
             raise ValueError(f"{name}={value} must be finite numbers{'' if name == 'image_mean' else ' other than 0'}")
+        if len(numbers) not in (0, 1, 3):
+            raise ValueError(f"{name}={value} must be one number, or one for each of the 3 colours")
+
+
+def _check_lengths(**sizes: Any) -> None:
+    """Raises ValueError for a side of `size` or `crop_size` below 1 pixel."""
+    for name, size in sizes.items():
+        for side, pixels in dict(size or {}).items():
+            if pixels is not None and pixels < 1:
+                raise ValueError(f"{name}={dict(size)}: {side} must be at least 1 pixel")
 
 
 def _check_pixels(video: Any, name: str) -> None:

@@ -36,6 +36,21 @@ def test_ignored_samples_leave_the_mean_of_the_others(problem_type, smoothing):
     assert loss([1, 3], ignored) == 0
 
 
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_head_classification"])
+def test_ignored_rows_of_probabilities_leave_the_mean_of_the_others(problem_type):
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = (
+        torch.eye(5)[:3]
+        if problem_type == "single_label_classification"
+        else torch.eye(5)[:3] + torch.eye(5)[[3, 4, 3]]
+    )
+    expected = classification_loss(logits[:2], labels[:2], problem_type, 0.1, SPLITS).mean()
+    labels[2] = -100
+    found = classification_loss(logits, labels, problem_type, 0.1, SPLITS).mean()
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.grad(found, logits)[0][2].abs().max() == 0
+
+
 def test_a_head_can_be_ignored_alone():
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([[1, 0], [2, -100], [0, 1]])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from rendering import render_clip
 
+from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
@@ -79,7 +80,26 @@ def test_pictures_without_a_right_conversion_are_refused():
         pixels([Image.fromarray(PICTURES[0]).convert("L")], do_convert_rgb=False)
 
 
+def test_pictures_anywhere_in_a_list_are_converted(processor):
+    """Also behind clips without a video, and beside clips passed as arrays."""
+    pictures = [Image.fromarray(picture).convert("HSV") for picture in PICTURES]
+    expected = pixels(np.stack([np.asarray(picture.convert("RGB")) for picture in pictures]))[0]
+    audio = {"audio": [WAVEFORM] * 3, "sampling_rate": 16000}
+    assert torch.equal(processor(videos=[None, None, pictures], return_tensors="pt", **audio).pixel_values[2], expected)
+    assert torch.equal(processor(videos=[PICTURES, PICTURES, pictures], return_tensors="pt").pixel_values[2], expected)
+    mixed = [*PICTURES[:2], pictures[2]]  # frames of one video
+    assert torch.equal(pixels(mixed)[0, 2], expected[2])
+    assert torch.equal(processor(videos=mixed, return_tensors="pt").pixel_values[0, 2], expected[2])
+
+
 # --------------------------------------------------------------------------------------------------------------- frames
+
+
+def test_frames_of_several_dtypes_in_a_list_are_refused(processor):
+    for other in (PICTURES[1] > 127, PICTURES[1] / 255):
+        for call in (pixels, lambda frames: processor(videos=frames)):
+            with pytest.raises(ValueError, match=r"videos\[1\] holds bool values|frames of the dtypes float64, uint8"):
+                call([PICTURES[0], other, PICTURES[2]])
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "int16", "uint16", ">u2", "int32", "uint32", "int64"])
@@ -113,7 +133,7 @@ def test_frames_on_another_scale_give_a_warning(logged):
     pixels(PICTURES, do_rescale=False)
     texts = logged()
     assert len(texts) == 2
-    assert "frames lie in [0, 255]: scale them first" in texts[0]
+    assert "floats below 0 or above 255, but are divided by 255: scale them first" in texts[0]
     assert "normalised without being divided by 255" in texts[1]
 
 
@@ -124,6 +144,7 @@ def test_frames_on_another_scale_give_a_warning(logged):
         ({"image_mean": [0.5, float("nan"), 0.5]}, "image_mean=.* must be finite numbers"),
         ({"image_std": float("inf")}, "image_std=inf"),
         ({"rescale_factor": 0.0}, "rescale_factor=0.0 must be finite numbers other than 0"),
+        ({"image_std": [0.5, 0.5]}, "one for each of the 3 colours"),
     ],
 )
 def test_statistics_that_give_no_numbers_are_refused(fields, message):
@@ -151,10 +172,69 @@ def test_a_waveform_in_reverse_order_is_read():
 def test_floats_on_the_scale_of_16_bits_give_one_warning(logged, tmp_path):
     EXTRACTOR(WAVEFORM * 2, sampling_rate=16000)
     assert logged() == []
-    for _ in range(2):
-        EXTRACTOR(np.round(WAVEFORM * 32767), sampling_rate=16000)
+    for loudness in (32767, 20000):  # other files of the same data set
+        EXTRACTOR([WAVEFORM, np.round(WAVEFORM * loudness)], sampling_rate=16000)
     assert len(logged()) == 1
-    assert "audio holds floats up to 32767, but a waveform lies in [-1, 1]: divide" in logged()[0]
+    assert "audio holds floats beyond 16, but a waveform lies in [-1, 1]: divide" in logged()[0]
+
+
+def test_samples_beyond_all_scales_are_refused(processor):
+    wave = WAVEFORM.copy()
+    wave[100] = 1e20
+    with pytest.raises(ValueError, match=r"audio\[0\] holds a sample of 1e\+20"):
+        processor(audio={"array": wave, "sampling_rate": 16000})
+
+
+@pytest.mark.parametrize("rate", [True, "16000", 0, 16000.5, 800_000])
+def test_wrong_rates_are_refused(rate):
+    with pytest.raises(ValueError, match=r"sampling_rate=.*whole numbers from 1 to 768,000 Hz"):
+        EXTRACTOR(WAVEFORM, sampling_rate=rate, do_resample=True)
+
+
+def test_resampling_is_bounded_before_it_begins():
+    with pytest.raises(ValueError, match="300,000 samples at 1 Hz, 4,800,000,000 at 16000 Hz"):
+        EXTRACTOR(np.zeros(300_000, np.float32), sampling_rate=1, do_resample=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"std": 1e-300}, "std \\* divisor within 1e-6 to 1e6"),
+        ({"power": 1e9}, "power=1000000000.0 must be at most 8"),
+        ({"log_offset": 1e300}, "log_offset=1e\\+300 at most 1e6"),
+        ({"num_mel_bins": 2}, "at least 3 bins"),
+        ({"window_periodic": "no"}, "must be True or False"),
+        ({"sampling_rate": 1, "fmax": None}, "at least 100 Hz"),
+    ],
+)
+def test_front_ends_beyond_all_use_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AVFusionFeatureExtractor(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"crop_size": {"height": 0, "width": 4}}, {"size": {"height": -1, "width": 4}}])
+def test_sides_below_one_pixel_are_refused(fields):
+    with pytest.raises(ValueError, match="must be at least 1 pixel"):
+        AVFusionVideoProcessor(**fields)
+
+
+def test_misspelt_fields_are_refused(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    for name, right in (
+        ("num_frmes", "num_frames"),
+        ("channel_mx", "channel_mix"),
+        ("crop_sise", "crop_size"),
+        ("windw", "window"),
+    ):
+        with pytest.raises(TypeError, match=f"has no field {name}; did you mean {right}"):
+            MBTProcessor.from_pretrained(tmp_path, **{name: 8})
+    with pytest.raises(TypeError, match="AVFusionFeatureExtractor has no field hop_lenght; did you mean hop_length"):
+        AVFusionFeatureExtractor(hop_lenght=80)
+    with pytest.raises(TypeError, match="has no field crop_sise; did you mean crop_size"):
+        AVFusionVideoProcessor(crop_sise=8)
+    with pytest.raises(TypeError, match="MBTConfig has no field fusion_layr; did you mean fusion_layer"):
+        MBTConfig(fusion_layr=3)
+    assert MBTProcessor.from_pretrained(tmp_path, local_files_only=True, num_frames=2).window["num_frames"] == 2
 
 
 @pytest.mark.parametrize("fields", [{"log_floor": float("nan")}, {"fmax": float("inf")}, {"fmin": float("nan")}])

@@ -38,8 +38,9 @@ def test_start_and_end_bound_the_clip_in_each_file(clips):
 @pytest.mark.parametrize(
     ("bounds", "error", "message"),
     [
-        ({"start": "1"}, ValueError, "start must be a number of seconds or None, got '1'"),
+        ({"start": "1"}, ValueError, "start must be a number of seconds from 0 on or None, got '1'"),
         ({"end": float("nan")}, ValueError, "end must be a number of seconds"),
+        ({"start": -3}, ValueError, "start must be a number of seconds from 0 on"),
         ({"end": True}, ValueError, "end must be a number of seconds"),
         ({"start": [0, 1, 2]}, ValueError, "start has 3 entries for 1 clips"),
         ({"start": 1.5, "end": 1.0}, MediaError, "not after its start"),

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ...media.limits import check_bytes, check_num_labels, check_sizes
 from ...media.modalities import MODALITIES
+from ...processing.spelling import check_spelling
 
 # Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
 # windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
@@ -38,11 +39,14 @@ class AVFusionConfig(PreTrainedConfig):
     _sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name of a factory -> the fields it sets, smallest first
 
     def __post_init__(self, **kwargs):
+        check_spelling(type(self).__name__, kwargs, (each.name for each in fields(self)))
         check_num_labels(kwargs.get("num_labels"))
         check_num_labels(len(kwargs.get("id2label") or getattr(self, "id2label", None) or ()))
         for name in self.sub_configs:
-            if isinstance(fields := getattr(self, name), Mapping):  # as read from a file
-                _check_sub_config(name, fields)
+            if isinstance(values := getattr(self, name), Mapping):  # as read from a file
+                _check_sub_config(name, values)
+        names, numbers = (kwargs.get(name) or getattr(self, name, None) for name in ("id2label", "label2id"))
+        _check_label_maps(names, numbers)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -53,8 +57,15 @@ class AVFusionConfig(PreTrainedConfig):
         """
         own = {each.name for each in fields(cls)} - {*cls.sub_configs, "dtype"}
         given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        if given.get("id2label") and "label2id" not in given:  # the saved one would name other classes
+            given["label2id"] = {name: int(number) for number, name in given["id2label"].items()}
         before = {"drop_remainder": None} if "drop_remainder" in own else {}  # saved without it, see `check_remainders`
         return super().from_dict({**before, **config_dict, **given}, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: Any) -> Any:
+        """As in transformers, but through `from_dict`, which knows configs of earlier versions."""
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def validate_architecture(self) -> None:
         """Checks the fields that the class attributes name. Raises ValueError naming the field."""
@@ -79,6 +90,8 @@ class AVFusionConfig(PreTrainedConfig):
                 raise ValueError(f"`{each.name}` must be a finite number, got {value}.")
             if each.name.endswith(("_eps", "initializer_range")) and value < 0:
                 raise ValueError(f"`{each.name}` must be at least 0, got {value}.")
+        if not self.id2label:
+            raise ValueError("`id2label` is empty: name at least 1 class, or give `num_labels`.")
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(
                 f"`id2label` must name the classes 0 to {len(self.id2label) - 1} without gaps, since its length is the number of "
@@ -140,6 +153,9 @@ class ClassifierConfig(AVFusionConfig):
 
     def __post_init__(self, **kwargs):
         if isinstance(self.class_splits, list):
+            names = [name for name, _ in self.class_splits]
+            if len(set(names)) < len(names):
+                raise ValueError(f"`class_splits` names a head twice, got {self.class_splits}.")
             self.class_splits = dict(self.class_splits)
         check_num_labels(kwargs.get("num_labels"), self.class_splits)
         if self.class_splits:
@@ -254,6 +270,17 @@ def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
         )
     if width % 2 and getattr(config, f"{prefix}position_embeddings", None) == "sinusoidal":
         raise ValueError(f"Sinusoidal positions need an even `{prefix}hidden_size`, got {width}.")
+
+
+def _check_label_maps(id2label: Any, label2id: Any) -> None:
+    """Raises ValueError if both maps are given and a class has another number in each. Names that occur twice are not checked."""
+    if not id2label or not label2id or len(set(id2label.values())) < len(id2label):
+        return
+    expected = {name: int(number) for number, name in id2label.items()}
+    if wrong := {name: number for name, number in label2id.items() if expected.get(name) != number}:
+        raise ValueError(
+            f"`label2id` {dict(list(wrong.items())[:5])} contradicts `id2label`: give `id2label` alone, or both alike."
+        )
 
 
 def _check_sub_config(path: str, fields: Mapping[str, Any]) -> None:

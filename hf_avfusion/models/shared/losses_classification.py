@@ -30,7 +30,8 @@ def classification_loss(
     Loss of each sample, float32 [B]. Its mean over the batch is the loss of the originals.
 
     Labels of -100 do not count. A sample without other labels has loss 0, and the losses of the others are scaled so that the
-    mean over the batch is the mean over the samples that count. Of several heads, each has its own such mean.
+    mean over the batch is the mean over the samples that count. Of several heads, each has its own such mean. A row of
+    probabilities that holds -100 does not count.
 
     Args:
         logits: [B, C], any float dtype; computed in float32.
@@ -82,10 +83,14 @@ def classification_loss(
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    losses = nn.functional.cross_entropy(
-        logits, targets, reduction="none", label_smoothing=label_smoothing, ignore_index=IGNORED_LABEL
-    )
-    return losses if targets.is_floating_point() else _rescale(losses, targets != IGNORED_LABEL)
+    if not targets.is_floating_point():
+        options = {"label_smoothing": label_smoothing, "ignore_index": IGNORED_LABEL}
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none", **options)
+        return _rescale(losses, targets != IGNORED_LABEL)
+    counted = (targets != IGNORED_LABEL).all(dim=1)
+    targets = torch.where(counted[:, None], targets, 0.0)
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    return _rescale(torch.where(counted, losses, 0.0), counted)
 
 
 def _rescale(losses: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:

@@ -100,6 +100,9 @@ def test_default_is_mbt_base_and_sizes_only_fix_numbers():
         ({"spectrogram_length": 1000}, "`spectrogram_length` 1000 is not a multiple of 16.*992 and 1008"),
         ({"num_mel_bins": 120}, "`num_mel_bins` 120 is not a multiple of 16.*112 and 128"),
         ({"num_sampled_frames": 3, "tubelet_size": 1, "image_size": 100}, "`image_size` 100 is not a multiple of 16"),
+        ({"num_labels": 0}, "`id2label` is empty: name at least 1 class"),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"x": 0, "y": 7}}, "`label2id` .* contradicts `id2label`"),
+        ({"class_splits": [["a", 2], ["a", 3]]}, "`class_splits` names a head twice"),
         ({"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a finite number"),
         ({"layer_norm_eps": -1e-6}, "`layer_norm_eps` must be at least 0"),
         ({"initializer_range": float("inf")}, "`initializer_range` must be a finite number"),
@@ -164,6 +167,8 @@ def test_remainders_are_dropped_on_request(tmp_path):
         UserWarning, match="the last 2 of `spectrogram_length` 26"
     ):  # other sizes given do not refuse this one
         assert MBTConfig.from_pretrained(tmp_path, image_size=16, num_frames=4).drop_remainder is True
+    with pytest.warns(UserWarning, match="before `drop_remainder` existed"):
+        assert MBTConfig.from_json_file(tmp_path / "config.json").drop_remainder is True
     whole = {"image_size": 16, "num_frames": 4, "spectrogram_length": 24, "num_mel_bins": 16}
     tiny(**whole).save_pretrained(tmp_path)
     assert MBTConfig.from_pretrained(tmp_path).drop_remainder is False

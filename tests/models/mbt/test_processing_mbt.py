@@ -293,7 +293,7 @@ class TestErrors:
             (
                 {"audio": WAVE, "sampling_rate": 0, "do_resample": True},
                 ValueError,
-                r"sampling_rate=0 must be a positive",
+                r"sampling_rate=0 Hz: rates must be whole numbers",
             ),
             ({"videos": {"bytes": None, "path": None}}, MediaError, r"neither bytes nor a path"),
             ({"videos": b"file", "generator": 0}, TypeError, r"generator=0: pass torch\.Generator"),
