@@ -15,7 +15,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device
+from hf_avfusion.arguments import (
+    argument_parser,
+    check_at_least,
+    check_at_most,
+    check_checkpoint,
+    check_device,
+    check_output_file,
+    check_output_folder,
+)
+
+MAX_VIEWS = 1000
 
 
 @dataclass
@@ -35,7 +45,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check_at_least(1, top_k=self.top_k, num_views=self.num_views)
+        check_at_most(MAX_VIEWS, num_views=self.num_views)
         check_device(self.device)
+        check_output_file("--output", self.output)
+        check_output_folder("--pictures", self.pictures)
         check_checkpoint("--model", self.model)
 
 

@@ -16,6 +16,7 @@ source files here.
 import argparse
 import ast
 import difflib
+import json
 import os
 import re
 import socket
@@ -30,6 +31,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 PACKAGE = Path(__file__).parent
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa")
 _GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu")  # NVIDIA, AMD, WSL, Jetson
 
 
@@ -97,9 +99,45 @@ def check_at_least(least: int, **numbers: float | None) -> None:
             raise ValueError(f"--{name} must be at least {least}, got {number}")
 
 
+def check_at_most(most: int, **numbers: float | None) -> None:
+    """Raises ValueError for numbers above `most`; their names are those of the options."""
+    for name, number in numbers.items():
+        if number is not None and number > most:
+            raise ValueError(f"--{name} must be at most {most}, got {number}")
+
+
+def check_output_file(flag: str, name: str | None) -> None:
+    """Raises ValueError if a file cannot be written under this name: it is a folder, or its folder cannot be made."""
+    if name is None:
+        return
+    if Path(name).is_dir():
+        raise ValueError(f"{flag} {name}: is a folder; give a file")
+    check_output_folder(flag, str(Path(name).parent))
+
+
+def check_output_folder(flag: str, name: str | None) -> None:
+    """Raises ValueError if a folder is a file, or lies where nothing can be written."""
+    if name is None:
+        return
+    place = next(path for path in (Path(name), *Path(name).absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f"{flag} {name}: {place} is {'not writable' if place.is_dir() else 'a file'}; choose another place"
+        )
+
+
 def check_device(device: str | None) -> None:
-    """Raises ValueError for a CUDA device where PyTorch is built without CUDA, or there is no GPU. Imports no PyTorch."""
-    if device is None or device.split(":")[0] != "cuda":
+    """Raises ValueError for a device that PyTorch does not know, or for CUDA where PyTorch is built without it, or there is no GPU.
+
+    Imports no PyTorch.
+    """
+    if device is None:
+        return
+    if not re.fullmatch(rf"({'|'.join(_DEVICES)})(:\d+)?", device):
+        raise ValueError(
+            f"--device {device}: is not one of {', '.join(_DEVICES)}, or one of these with a number (cuda:1)"
+        )
+    if device.split(":")[0] != "cuda":
         return
     version = Path(next(iter(find_spec("torch").submodule_search_locations))) / "version.py"
     built = re.search(r"^(?:cuda|hip)\b[^=\n]*= *'", version.read_text(), re.MULTILINE) if version.is_file() else True
@@ -195,6 +233,42 @@ def training_flags() -> type:
     )
 
 
+@cache
+def training_choices() -> dict[str, tuple[str, ...]]:
+    """The allowed texts of the Trainer's options that are enums, read from transformers' source."""
+    folder = Path(next(iter(find_spec("transformers").submodule_search_locations)))
+    trees = [
+        ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")
+    ]
+    enums = {
+        node.name: tuple(
+            entry.value.value
+            for entry in node.body
+            if isinstance(entry, ast.Assign) and isinstance(entry.value, ast.Constant)
+        )
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    fields = _class(folder / "training_args.py", "TrainingArguments").body
+    annotated = {node.target.id: ast.unparse(node.annotation) for node in fields if isinstance(node, ast.AnnAssign)}
+    return {
+        name: enums[kind]
+        for name, annotation in annotated.items()
+        if annotation.endswith(" | str") and enums.get(kind := annotation.removesuffix(" | str"))
+    }
+
+
+@cache
+def model_sizes(model_type: str) -> tuple[str, ...]:
+    """The sizes of an architecture, read from its configuration file; empty if it lists none."""
+    file = next(PACKAGE.glob(f"models/*/configuration_{model_type}.py"))
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_SIZES":
+            return tuple(key.value for key in node.value.keys)
+    return ()
+
+
 _NO_FIELD = object()
 
 
@@ -231,6 +305,41 @@ def start_flags() -> type:
     return make_dataclass("StartFlags", [(name, str | None, field(default=None)) for name in names])
 
 
+def check_one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises ValueError if a value is not one of those allowed; the message names the nearest."""
+    if value not in allowed:
+        raise ValueError(f"{flag} {value}: is not one of {', '.join(allowed)}{did_you_mean(value, allowed)}")
+
+
+def _check_values(given: dict[str, Any]) -> None:
+    """Raises ValueError for values of the training scripts' flags that are wrong whatever the data are."""
+    for name, allowed in training_choices().items():
+        if isinstance(value := given.get(name), list):  # enums are parsed as lists of text, see `training_flags`
+            value = value[0] if value else ""
+        if value is not None:
+            check_one_of(f"--{name}", value, allowed)
+    names = ("image_size", "num_frames", "per_device_train_batch_size", "per_device_eval_batch_size")
+    names += ("gradient_accumulation_steps", "global_batch_size", "num_segments")
+    check_at_least(1, **{name: given[name] for name in names if isinstance(given.get(name), int)})
+    for name in ("span", "audio_seconds"):
+        if given.get(name) is not None and not given[name] > 0:
+            raise ValueError(f"--{name} must be above 0 s, got {given[name]}")
+    if "config" in given:
+        try:
+            fields = json.loads(given["config"])
+        except ValueError as error:
+            raise ValueError(f"--config {given['config']}: is not JSON ({error})") from error
+        if not isinstance(fields, dict):
+            raise ValueError(f"--config {given['config']}: must be a JSON object, such as '{{\"fusion_layer\": 8}}'")
+    if "size" in given and given["model"] in model_types() and (sizes := model_sizes(given["model"])):
+        check_one_of("--size", given["size"], sizes)
+    if "output_dir" in given and Path(given["output_dir"]).is_file():
+        raise ValueError(f"--output_dir {given['output_dir']}: is a file; give a folder")
+    resumed = given.get("resume_from_checkpoint")
+    if resumed is not None and resumed.lower() not in ("true", "false") and not Path(resumed).is_dir():
+        raise ValueError(f"--resume_from_checkpoint {resumed}: no such folder; give OUTPUT_DIR/checkpoint-N or `true`")
+
+
 def check_training(*types: type, args: Callable[[], list[str]] | None = None) -> None:
     """Ends the process with one line if the command line of a training script is wrong.
 
@@ -251,6 +360,7 @@ def check_training(*types: type, args: Callable[[], list[str]] | None = None) ->
     if "=" in given.get("start", ""):
         sources["--start"] = given["start"].partition("=")[2]
     try:
+        _check_values(given)
         if not Path(given["model"]).exists() and "/" not in given["model"] and given["model"] not in model_types():
             raise ValueError(
                 f"--model {given['model']}: neither an architecture ({', '.join(model_types())}) nor a folder"

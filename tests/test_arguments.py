@@ -52,6 +52,24 @@ EXAMPLES = {
         (["--data", "clips", *TRAIN, "--model", "clips/nope"], "--model clips/nope: no such folder"),
         (["--data", "clips", *TRAIN, "--from_vit", "./nope"], "--from_vit ./nope: no such folder"),
         (["--data", "clips", *TRAIN, "--start", "from_avmae=clips"], "--start clips: holds no config.json"),
+        (["--data", "clips", *TRAIN, "--recipe", "mbt/vgsound"], "Did you mean mbt/vggsound?"),
+        (["--data", "clips", *TRAIN, "--optim", "adamv"], "--optim adamv: is not one of adamw_torch, "),
+        (["--data", "clips", *TRAIN, "--lr_scheduler_type", "cosin"], "did you mean cosine?"),
+        (
+            ["--data", "clips", *TRAIN, "--eval_strategy", "epochs"],
+            "is not one of no, steps, epoch; did you mean epoch?",
+        ),
+        (["--data", "clips", *TRAIN, "--size", "hugee"], "--size hugee: is not one of small, base, large"),
+        (["--data", "clips", *TRAIN, "--config", "{bad"], "--config {bad: is not JSON"),
+        (["--data", "clips", *TRAIN, "--config", "[1]"], "--config [1]: must be a JSON object"),
+        (["--data", "clips", *TRAIN, "--num_frames", "-5"], "--num_frames must be at least 1, got -5"),
+        (["--data", "clips", *TRAIN, "--span", "0"], "--span must be above 0 s, got 0.0"),
+        (["--data", "clips", *TRAIN, "--gradient_accumulation_steps", "0"], "must be at least 1, got 0"),
+        (["--data", "clips", "--output_dir", "clip.mp4"], "--output_dir clip.mp4: is a file; give a folder"),
+        (
+            ["--data", "clips", *TRAIN, "--resume_from_checkpoint", "gone"],
+            "--resume_from_checkpoint gone: no such folder",
+        ),
     ],
     "predict.py": [
         (["--model", "model", "clip.mp4", "--topk", "3"], "unknown option --topk; did you mean --top_k?"),
@@ -59,6 +77,11 @@ EXAMPLES = {
         (["--model", "clips/nope", "clip.mp4"], "--model clips/nope: no such folder: give the folder of a checkpoint"),
         (["--model", "model", "clip.mp4", "--device", "cuda"], "--device cuda: PyTorch finds no GPU here"),
         (["--model", "model", "clip.mp4", "--top_k", "0"], "--top_k must be at least 1, got 0"),
+        (["--model", "model", "clip.mp4", "--num_views", "100000"], "--num_views must be at most 1000, got 100000"),
+        (["--model", "model", "clip.mp4", "--device", "banana"], "--device banana: is not one of cpu, cuda, mps"),
+        (["--model", "model", "clip.mp4", "--output", "clips"], "--output clips: is a folder; give a file"),
+        (["--model", "model", "clip.mp4", "--output", "clip.mp4/x.jsonl"], "clip.mp4 is a file; choose another place"),
+        (["--model", "model", "clip.mp4", "--pictures", "clip.mp4"], "clip.mp4 is a file; choose another place"),
     ],
     "prepare_benchmark.py": [
         (["clips", "--output", "new", "--shortside", "3"], "did you mean --short_side?"),
@@ -133,6 +156,9 @@ def test_every_script_and_command_is_tested():
 
 
 def test_flags_that_are_read_from_source_are_those_of_the_classes():
+    from transformers.trainer_utils import IntervalStrategy, SchedulerType
+    from transformers.training_args import OptimizerNames
+
     from hf_avfusion.auto import ARCHITECTURES
     from hf_avfusion.evaluation.runs import SAMPLINGS
     from hf_avfusion.evaluation.views import Aggregation
@@ -143,6 +169,10 @@ def test_flags_that_are_read_from_source_are_those_of_the_classes():
     assert {field.name for field in dataclasses.fields(arguments.training_flags())} == expected
     assert {field.name for field in dataclasses.fields(arguments.start_flags())} == set(start_methods())
     assert set(arguments.model_types()) == {config.model_type for config, *_ in ARCHITECTURES}
+    assert all(arguments.model_sizes(config.model_type) == config.sizes() for config, *_ in ARCHITECTURES)
+    enums = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType, "eval_strategy": IntervalStrategy}
+    choices = arguments.training_choices()
+    assert {name: choices[name] for name in enums} == {n: tuple(each.value for each in enum) for n, enum in enums.items()}
     script = (ROOT / "examples" / "evaluate.py").read_text()
     for name, choices in (("AGGREGATIONS", get_args(Aggregation)), ("SAMPLINGS", SAMPLINGS)):
         assert f"{name} = ({', '.join(map(json.dumps, choices))})" in script

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ...arguments import check_at_least, check_training
 from ...data.benchmarks.folders import check_exists
 from ...data.benchmarks.records import BENCHMARKS
+from . import get_recipe
 
 SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
 
@@ -73,6 +74,10 @@ class RecipeOptions:
             f"{', '.join(SETTABLE)}."
         },
     )
+
+    def __post_init__(self) -> None:
+        if self.recipe is not None:
+            get_recipe(self.recipe)
 
 
 @dataclass
