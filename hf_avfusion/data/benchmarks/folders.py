@@ -462,7 +462,7 @@ def files_below(folder: Path) -> list[Path]:
 
 def _read_csv(table: Path) -> list[_Entry]:
     if not table.is_file():
-        raise ValueError(f"{table} is no regular file (a folder, pipe or device); remove it")
+        raise ValueError(f"{table} is not a regular file (a folder, pipe or device); remove it")
     entries = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -474,6 +474,7 @@ def _read_csv(table: Path) -> list[_Entry]:
                 )
             if len(set(columns)) < len(columns):
                 raise ValueError(f"{table}:1: the header names a column twice: {columns}")
+            _check_columns(columns, f"{table}:1")
             reader.fieldnames = columns
             for row in reader:
                 entries.append(_entry(row, table, reader.line_num))
@@ -495,6 +496,25 @@ def _read_csv(table: Path) -> list[_Entry]:
             )
         seen[entry.clip_id] = number
     return entries
+
+
+# Names that other tools give to the optional columns.
+_OTHER_NAMES = {
+    "start": ("begin", "start_time", "start_s", "start_sec", "start_seconds", "begin_time"),
+    "end": ("stop", "end_time", "end_s", "end_sec", "end_seconds", "stop_time"),
+    "split": ("subset", "partition"),
+}
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    """Raises ValueError for a column that looks like an optional one by another name: it would be ignored."""
+    for column in columns:
+        one_line(column, f"{where}: a column")
+        for name, others in _OTHER_NAMES.items():
+            if column != name and name not in columns and column.lower().replace(" ", "_") in (name, *others):
+                raise ValueError(
+                    f"{where}: the column {column!r} is not read; rename it to {name!r} if it is that, else to something else"
+                )
 
 
 def _relative_clip_ids(entries: list[_Entry]) -> list[_Entry]:

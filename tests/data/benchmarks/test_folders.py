@@ -360,6 +360,29 @@ def test_stray_quotes_do_not_lose_rows(tmp_path, line, other, message):
         load_folder(tmp_path)
 
 
+def test_a_stray_quote_in_the_header_does_not_lose_rows(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text('file,label,"notes\na.wav,x,\nb.wav,x,"\nc.wav,y,1\nd.wav,y,2\n')
+    with pytest.raises(ValueError, match=r"list.csv:1: a column holds 3 lines.*check the quotes"):
+        load_folder(table)
+
+
+@pytest.mark.parametrize(
+    ("header", "wrong", "right"),
+    [
+        ("file,label,Start,End", "Start", "start"),
+        ("file,label,start,stop", "stop", "end"),
+        ("file,label,start_time,end_time", "start_time", "start"),
+        ("file,label,Split", "Split", "split"),
+    ],
+)
+def test_optional_columns_by_another_name_are_refused(tmp_path, header, wrong, right):
+    table = tmp_path / "list.csv"
+    table.write_text(f"{header}\na.wav,x{',1' * (header.count(',') - 1)}\n")
+    with pytest.raises(ValueError, match=f"list.csv:1: the column '{wrong}' is not read; rename it to '{right}'"):
+        load_folder(table)
+
+
 def test_an_unclosed_quote_at_the_end_is_refused(tmp_path):
     clips = [touch(tmp_path / f"{number}.mp4").name for number in range(40)]
     lines = [f"{name},dog" for name in clips]

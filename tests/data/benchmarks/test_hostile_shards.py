@@ -174,7 +174,7 @@ def test_pipes_as_shards_and_clips_raise_at_once(tmp_path):
         with pytest.raises(ValueError, match=r"a\.mp4 is a pipe"):
             load(tmp_path / "clips")
     os.mkfifo(tmp_path / "clips/train.csv")
-    with pytest.raises(ValueError, match=r"train\.csv is no regular file"):
+    with pytest.raises(ValueError, match=r"train\.csv is not a regular file"):
         load_folder(tmp_path / "clips")
     with pytest.raises(ValueError, match="is a pipe or a device"):
         load_folder(tmp_path / "clips/train.csv")
