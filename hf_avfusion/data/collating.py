@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..media.modalities import MODEL_INPUTS
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # (model input, flag of a sample) of each modality, in the order of modality_mask's columns
 INPUT_FLAGS = tuple((name, f"has_{modality}") for modality, name in MODEL_INPUTS.items())
@@ -70,6 +73,11 @@ class AVCollator:
         self.modality_dropout = drop
         self.mask_always = mask_always
         self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def for_model(cls, config: PreTrainedConfig, **options: Any) -> AVCollator:
+        """The collator for batches of a model with this configuration; `options` are more arguments of the class."""
+        return cls(num_labels=config.num_labels, class_splits=getattr(config, "class_splits", None), **options)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not samples:
