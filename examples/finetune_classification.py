@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 from rich import print
 
-from hf_avfusion.tasks import TASKS
+from hf_avfusion.tasks import task_of_config
 from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
@@ -48,7 +48,7 @@ def prepare() -> tuple[Options, AVTrainer]:
     """Loads and checks everything that training needs, so that wrong arguments fail early."""
     # Adds the flags of `RecipeOptions`: --recipe, --model, --num_frames, --mixup_alpha, ...
     run, options, args = parse_with_recipe(Options, AVTrainingArguments)
-    task = TASKS["classification" if options.num_segments is None else "event_localization"]
+    task = task_of_config(options)  # event localisation with --num_segments
     data = RunData.load(options, args)  # undecoded
     columns = options.label_columns or list(data.trained.record.label_columns[:1] if data.trained.record else ["label"])
     trainer = build_run(

@@ -74,6 +74,8 @@ from hf_avfusion.data.benchmarks.folders import media_files
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.models.shared.loaded_weights import load_whole
 from hf_avfusion.tasks import task_of_config
+from hf_avfusion.visualization.attention import explain
+from hf_avfusion.visualization.token_layouts import token_layout
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
@@ -100,6 +102,8 @@ def main() -> int:
     task = task_of_config(AutoConfig.from_pretrained(options.model))
     try:
         model = load_whole(task.auto_class, options.model).eval().to(device)
+        if options.pictures:
+            token_layout(model)  # raises for a model without attention maps, before the first clip is read
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -113,8 +117,6 @@ def main() -> int:
                     logits = model(**inputs.to(device)).logits.float().cpu()  # averaged over views, as published
                 predictions[clip] = task.answer(model.config, logits, top_k=options.top_k)
                 if options.pictures:
-                    from hf_avfusion.visualization.attention import explain
-
                     stems[clip.stem] += 1  # clips of the same name from different folders are numbered
                     name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
                     explain(model, processor, str(clip), path=Path(options.pictures) / f"{name}.png")

@@ -38,7 +38,7 @@ from transformers.utils import logging
 
 from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
 from .model_card import CardDetails, build_card
-from .tasks import task_of
+from .tasks import task_of, without_adapter
 
 logger = logging.get_logger(__name__)
 
@@ -146,7 +146,7 @@ def push(
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, got {attempts}")
     api = HfApi(token=token, library_name="hf_avfusion")
-    message = commit_message or f"Upload {type(_without_adapter(model)).__name__}"
+    message = commit_message or f"Upload {type(without_adapter(model)).__name__}"
     if "/" not in repo_id:  # the card's code example needs the full name
         with _readable_errors(repo_id, api.endpoint):
             repo_id = f"{_retried(api.whoami, attempts)['name']}/{repo_id}"
@@ -168,7 +168,7 @@ def push(
                     revision=revision,
                     create_pr=create_pr,
                     commit_message=message,
-                    delete_patterns=stale if _without_adapter(model) is model and stale else None,
+                    delete_patterns=stale if without_adapter(model) is model and stale else None,
                 ),
                 attempts,
             )
@@ -190,7 +190,7 @@ def _write(
     repo_id: str,
     max_shard_size: int | str,
 ) -> None:
-    base = _without_adapter(model)
+    base = without_adapter(model)
     for name, value, kind in (("model", base, PreTrainedModel), ("processor", processor, ProcessorMixin)):
         if not isinstance(value, kind):
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
@@ -236,10 +236,6 @@ def _write(
         (folder / file.name).write_text(_flattened(file), encoding="utf-8")
     text = card if isinstance(card, ModelCard) else build_card(base, processor, card or CardDetails(), repo_id, model)
     (folder / "README.md").write_text(str(text), encoding="utf-8")
-
-
-def _without_adapter(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
 def _write_adapter(model: Any, folder: Path) -> None:

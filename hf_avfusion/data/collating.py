@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..media.modalities import MODEL_INPUTS
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # (model input, flag of a sample) of each modality, in the order of modality_mask's columns
 INPUT_FLAGS = tuple((name, f"has_{modality}") for modality, name in MODEL_INPUTS.items())
@@ -23,8 +26,8 @@ class AVCollator:
         spec_augment: augmentation of the spectrograms.
         time_shift: roll each spectrogram by a random number of rows (AV-MAE on AudioSet).
         mixup_alpha: lambda ~ Beta(alpha, alpha), one for the batch; the partner of sample i is sample B - 1 - i. Labels are mixed
-            with the same lambda, so integer labels become class probabilities, concatenated over heads. Pairs with different
-            modalities are not mixed, so that filler cannot leak in.
+            with the same lambda, so integer labels become class probabilities along a last axis, concatenated over heads. Pairs
+            with different modalities are not mixed, so that filler cannot leak in.
         mixup_per_modality: draw a lambda for each modality (MBT's `mixmod`); `audio_labels` then holds the labels of the audio.
         num_labels: number of classes, required for mixup with integer labels.
         class_splits: head -> number of classes in the order of the label columns, required for mixup with several heads.
@@ -35,8 +38,9 @@ class AVCollator:
             adds, a batch's randomness depends on its rows and epoch, not on workers.
 
     A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel], each only if a sample has it, with zeros for
-    samples without it. It holds `labels` (long [B] or [B, heads], or float [B, C]), and `modality_mask` bool [B, 2] (video, audio)
-    only if a modality is missing. With several views per clip ([views, ...] tensors in a sample), an axis of views follows B.
+    samples without it. It holds `labels` (long [B], [B, heads] or [B, segments], or float [B, C] or [B, segments, C]), and
+    `modality_mask` bool [B, 2] (video, audio) only if a modality is missing. With several views per clip ([views, ...] tensors in a
+    sample), an axis of views follows B.
     """
 
     def __init__(
@@ -69,6 +73,11 @@ class AVCollator:
         self.modality_dropout = drop
         self.mask_always = mask_always
         self.generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def for_model(cls, config: PreTrainedConfig, **options: Any) -> AVCollator:
+        """The collator for batches of a model with this configuration; `options` are more arguments of the class."""
+        return cls(num_labels=config.num_labels, class_splits=getattr(config, "class_splits", None), **options)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not samples:
@@ -135,20 +144,29 @@ class AVCollator:
             batch["audio_labels"] = mixed[1]
 
     def _to_probabilities(self, labels: torch.Tensor) -> torch.Tensor:
+        """Class numbers [B], [B, heads] with `class_splits`, or [B, segments] -> float [B, (segments,) C]; floats as they are."""
         if labels.is_floating_point():
             return labels
-        if labels.dim() > 1:
-            heads = list((self.class_splits or {}).values())
-            if len(heads) != labels.shape[1]:
+        if (labels < 0).any():
+            raise ValueError(
+                f"mixup needs a class for every label, but the batch has {labels.min().item()} (-100: no label); leave such clips "
+                "out, or use a collator without mixup_alpha"
+            )
+        one_hot = torch.nn.functional.one_hot
+        if self.class_splits:
+            heads = list(self.class_splits.values())
+            if labels.shape[1:][-1:] != (len(heads),):
                 raise ValueError(
-                    f"mixup of several heads (labels are indices of shape {tuple(labels.shape)}) needs"
-                    f" AVCollator(class_splits=...) with as many heads, got {self.class_splits}"
+                    f"mixup with class_splits={self.class_splits} needs a class number for each of these heads, got labels of "
+                    f"shape {tuple(labels.shape[1:])} per clip"
                 )
-            one_hot = torch.nn.functional.one_hot
-            return torch.cat([one_hot(labels[:, head], size) for head, size in enumerate(heads)], dim=1).float()
+            return torch.cat([one_hot(labels[..., head], size) for head, size in enumerate(heads)], dim=-1).float()
         if self.num_labels is None:
-            raise ValueError("mixup with integer labels needs AVCollator(num_labels=...), the number of classes")
-        return torch.nn.functional.one_hot(labels, self.num_labels).float()
+            raise ValueError(
+                "mixup with integer labels needs AVCollator(num_labels=...), the number of classes, or class_splits=... for "
+                "labels of several heads"
+            )
+        return one_hot(labels, self.num_labels).float()
 
     def _drop_modalities(self, present: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         video, audio = self.modality_dropout

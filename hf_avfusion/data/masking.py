@@ -34,6 +34,10 @@ class MaskingCollator(AVCollator):
             raise ValueError(f"got mixup_alpha={self.mixup_alpha}, but pretraining has no labels to mix; set it to 0")
         self.config = config
 
+    @classmethod
+    def for_model(cls, config: AVMAEConfig, **options: Any) -> MaskingCollator:
+        return cls(config, **options)
+
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super().__call__(samples)
         batch.pop("labels", None)

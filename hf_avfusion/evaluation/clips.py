@@ -10,7 +10,7 @@ import torch
 
 from ..data.benchmarks.records import BENCHMARKS
 from ..data.benchmarks.splits import SplitRows
-from ..tasks import TASKS, task_of_config
+from ..tasks import TASKS, task_of_benchmark, task_of_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -77,7 +77,7 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
     record, task = rows.record, task_of_config(config)
     kinds = record.columns if record is not None else {}
     if record is not None and record.task not in task.benchmark_tasks and label_columns is None:
-        official = next((each for each in TASKS.values() if record.task in each.benchmark_tasks), None)
+        official = task_of_benchmark(record.task)
         if official is not TASKS["classification"]:
             needs = official.needs if official is not None else OTHER_NEEDS[record.task]
             clip_columns = [column for column in record.label_columns if kinds[column] == "class"]

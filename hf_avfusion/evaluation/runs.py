@@ -13,6 +13,7 @@ import torch
 
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
+from ..lazy_registration import load_reference
 from ..media.modalities import MODALITIES
 from ..models.shared.configuration_shared import CLIP_AXES
 from ..models.shared.loaded_weights import check_whole
@@ -240,6 +241,7 @@ def plan_passes(
             sampler,
             protocol,
             clips.task.read_labels(clips.columns, clips.fields),
+            transform_class=load_reference(f"data.{clips.task.transform}"),
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
             input_axes=getattr(config, "input_axes", CLIP_AXES),

@@ -137,6 +137,8 @@ def view_transform(
     processor: "AVFusionProcessor",
     protocol: ViewProtocol | None,
     labels: RowLabels | Sequence[str] | str = ("label",),
+    *,
+    transform_class: type[ClipTransform] = ClipTransform,
     **options: Any,
 ) -> "ClipTransform | CropViews":
     """Makes the `ClipTransform` for the views of a protocol, wrapped in `CropViews` for several crops.
@@ -144,6 +146,7 @@ def view_transform(
     Args:
         processor: of the model. For several crops, a copy resizes without cropping; the crops have the size of its crop.
         protocol: None means one view in the middle of the clip.
+        transform_class: a class derived from `ClipTransform` for a task that names one (`Task.transform`).
         labels, options: arguments of `ClipTransform`.
 
     Raises:
@@ -151,7 +154,7 @@ def view_transform(
     """
     if protocol is None or protocol.num_crops == 1:
         views = 1 if protocol is None else protocol.num_views
-        return ClipTransform(processor, labels, num_views=views, **options)
+        return transform_class(processor, labels, num_views=views, **options)
     side, size = processor.video_processor.crop_size, processor.video_processor.size
     if side["height"] != side["width"] or not size.get("shortest_edge"):
         raise ValueError(
@@ -160,7 +163,7 @@ def view_transform(
         )
     processor = copy.deepcopy(processor)
     processor.video_processor.do_center_crop = False
-    transform = ClipTransform(processor, labels, num_views=protocol.num_views, **options)
+    transform = transform_class(processor, labels, num_views=protocol.num_views, **options)
     return CropViews(transform, side["height"], protocol.num_crops)
 
 

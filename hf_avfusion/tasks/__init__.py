@@ -11,15 +11,25 @@ from .task import Task
 TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
 
 
+def without_adapter(model: Any) -> Any:
+    """The model inside a PeftModel; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
 def task_of(model: Any) -> Task | None:
     """The task of a model, by its class and configuration; None for a base model and for classes of others."""
-    model = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    model = without_adapter(model)
     return task_of_class(type(model).__name__, getattr(model, "config", None))
 
 
 def task_of_class(class_name: str, config: Any) -> Task | None:
     """The task of models of this class with this configuration, such as `config.architectures[0]` of a checkpoint."""
     return next((task for task in TASKS.values() if task.solves(class_name, config)), None)
+
+
+def task_of_benchmark(benchmark_task: str) -> Task | None:
+    """The task that a benchmark is made for, by its `Benchmark.task`; None for a task that is not in `TASKS`."""
+    return next((task for task in TASKS.values() if benchmark_task in task.benchmark_tasks), None)
 
 
 def task_of_config(config: Any) -> Task:

@@ -267,4 +267,10 @@ CLASSIFICATION = Task(
     # Not "video-classification": transformers' own pipeline of that name would answer without the audio.
     hub_task="audio-visual-classification",
     describe_labels=describe_classes,
+    dataset_categories={
+        "classification": "video-classification",
+        "multi-label classification": "video-classification",
+        "verb and noun classification": "video-classification",
+        "audio classification": "audio-classification",
+    },
 )

@@ -116,4 +116,5 @@ EVENT_LOCALIZATION = replace(
     metrics=segment_metrics,
     per_class=class_precision,
     answer=answer_segments,
+    dataset_categories={"event localization": "video-classification"},
 )

@@ -5,5 +5,15 @@ from transformers import AutoModelForPreTraining
 from .task import Task
 
 PRETRAINING = Task(
-    name="pretraining", heads=("ForPreTraining",), auto_class=AutoModelForPreTraining, title="pretraining"
+    name="pretraining",
+    heads=("ForPreTraining",),
+    auto_class=AutoModelForPreTraining,
+    title="pretraining",
+    collator="masking:MaskingCollator",
+    # A new AV-MAE-Base with the published augmentation, a random crop and a flip.
+    plain_recipe={
+        "architecture": "avmae",
+        "frame_augmentation": {"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
+        "spec_augment": None,
+    },
 )

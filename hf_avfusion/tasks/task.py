@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,6 +85,11 @@ class Task:
         hub_task: the Hub's name of the task (`pipeline_tag`); None for no tag.
         title: the task's name for people, in lower case.
         describe_labels: (config, source of the names or None) -> what a model card says of the labels.
+        transform: `module:Class` inside `data/` that makes a sample of a row: `ClipTransform` or a class derived from it.
+        collator: `module:Class` inside `data/` that makes a training batch of samples: `AVCollator` or a class derived from it.
+        dataset_categories: values of `Benchmark.task` -> the Hub's category of such data sets (`task_categories`).
+        plain_recipe: fields of the `Recipe` that training starts from without a published one, where they differ from those for
+            classification.
     """
 
     name: str
@@ -116,6 +121,10 @@ class Task:
     describe_labels: Callable[[PreTrainedConfig, str | None], str] = lambda config, source: (
         "This checkpoint has no labels."
     )
+    transform: str = "transforms:ClipTransform"
+    collator: str = "collating:AVCollator"
+    dataset_categories: Mapping[str, str] = field(default_factory=dict)
+    plain_recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def solves(self, class_name: str, config: Any) -> bool:
         """Whether a model of this class with this configuration is for this task."""

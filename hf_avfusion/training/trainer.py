@@ -12,7 +12,6 @@ from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
-from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from ..data.collating import AVCollator
@@ -128,10 +127,7 @@ class AVTrainer(TrainerHooks):
             self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, JITCheckpointCallback):
-                # Within an update the stream is ahead of the weights, so it saves at the end of the update only.
-                callback.on_step_begin = callback.on_pre_optimizer_step = lambda *args, **kwargs: None
+        self._save_after_updates_only()
 
     # ---- start ----
 

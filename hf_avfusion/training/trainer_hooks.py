@@ -1,5 +1,6 @@
 """
-What `AVTrainer` changes inside transformers' Trainer: private and undocumented methods, and one replaced function.
+What `AVTrainer` changes inside transformers' Trainer: private and undocumented methods, one replaced function, and events of one
+callback.
 
 Another version of transformers may rename them without notice, so they stand in this file alone. They were read in transformers
 5.23.0. `tests/training/test_trainer_hooks.py` compares the tables below with the installed Trainer.
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 import transformers.trainer
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import TrainOutput, has_length
 
 from ..data.streaming.clip_loader import ClipLoader
@@ -37,6 +39,12 @@ OVERRIDDEN = {
 }
 # Functions of transformers.trainer replaced during `_run_epoch`.
 REPLACED = {"skip_first_batches": "It reads and decodes batches again that a `ClipLoader` has skipped already."}
+# Events that the Trainer's `JITCheckpointCallback` leaves out. Within an update the stream is ahead of the weights, so that a
+# checkpoint could not be resumed exactly. The callback then saves at the next event that it keeps.
+LEFT_OUT = {
+    "on_step_begin": "The batches of the update are read already.",
+    "on_pre_optimizer_step": "The gradients of the update are complete, but not applied.",
+}
 # Private names that AVTrainer calls, reads or sets.
 USED = ("_train_batch_size", "_created_lr_scheduler", "_get_num_items_in_batch", "_save")
 
@@ -204,6 +212,13 @@ class TrainerHooks(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def _save_after_updates_only(self) -> None:
+        """Leaves out the events of `LEFT_OUT`, for checkpoints that SIGTERM asks for (`enable_jit_checkpoint`)."""
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, JITCheckpointCallback):
+                for event in LEFT_OUT:
+                    setattr(callback, event, getattr(TrainerCallback(), event))
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         losses = self.ranks.all_gather(self._tr_loss.item())

@@ -3,7 +3,8 @@
 Rollout: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv:2005.00928), section 3: attention is averaged
 over heads, half of it is replaced by the identity for the residual branch, and the layers are multiplied. Showing it from the
 CLS token over frames and spectrogram follows the attention maps of Nagrani et al. 2021 (arXiv:2107.00135). Rollout ignores
-values, MLPs and classes: it shows where information may come from, not how it is used.
+values, MLPs and classes: it shows where information may come from, not how it is used. `token_layouts` says which models have
+maps.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from ..media.modalities import MODALITIES
-from ..models.mbt.configuration_mbt import temporal_sampling_indices
-from ..processing.answers import classify, head_slices
+from ..processing.answers import classify, head_slices, localize
 from .drawing import draw_attention
+from .token_layouts import TokenLayout, token_layout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from ..media.reader import Clip, MediaSource
+
+TITLE_LENGTH = 100  # characters on one line of a figure's title
 
 
 @dataclass(frozen=True)
@@ -154,22 +157,28 @@ def attention_rollout(
     """Relevance of every patch by joint attention rollout over both streams.
 
     Args:
-        model: an `MBTForAudioVisualClassification` or `MBTModel` with any fusion, update and readout.
+        model: an MBT or AV-MAE for classification or event localisation, or its base model (the classes in
+            `token_layouts.LAYOUTS`), with any fusion, encoder strategy, update and readout.
         inputs: the processor's output: pixel_values [B, T, C, H, W], input_features [B, time, mel], modality_mask bool [B, 2].
         relevance_of: the starting point. "prediction": the tokens as weighted by the readout: the mean over the present streams'
             CLS tokens, over all patch tokens of the present streams if the head pools them together (for "max" and "sum" this mean
-            approximates the pooling), or over each stream's patch tokens and then over the streams ("stream_mean" and similar).
-            "video" or "audio": that stream's readout alone.
+            approximates the pooling), or over each stream's patch tokens and then over the streams (AV-MAE, and "stream_mean" and
+            similar of MBT). In event localisation it is the mean over the segments, so the maps are of the whole clip. "video" or
+            "audio": that stream's readout alone.
 
     Returns:
         ModalityMaps on the CPU. The model's attention implementation and training mode are restored.
 
     Raises:
-        ValueError: `relevance_of` names a stream that the model or a sample lacks, or patches straddle frames
-            (`num_sampled_frames` with an image height that is not a multiple of the patch height), so they have no map.
+        ValueError: the model has no maps (see `token_layout`), the inputs contain none of its streams, or `relevance_of` names a
+            stream that the model or a sample lacks.
     """
     given = {"video": inputs.get("pixel_values"), "audio": inputs.get("input_features")}
-    grids = patch_grids(model.config, inputs)
+    grids = token_layout(model, [name for name in MODALITIES if given[name] is not None]).grids
+    if not grids:
+        raise ValueError(
+            f"The inputs must contain a stream of this model ({', '.join(model.config.modalities)}), got {sorted(inputs)}."
+        )
     batch = len(given[next(iter(grids))])
     present = torch.tensor([name in grids for name in MODALITIES]).expand(batch, -1)
     if inputs.get("modality_mask") is not None:
@@ -183,7 +192,7 @@ def attention_rollout(
         )
     maps = {name: torch.zeros(batch, *grid) for name, grid in grids.items()}
     rest = torch.zeros(batch)
-    # A missing modality is omitted instead of masked: MBT gives the same result, and every returned attention map is used.
+    # A missing modality is omitted instead of masked: models give the same result, and every returned attention map is used.
     for pattern in present.unique(dim=0):
         index = (present == pattern).all(dim=1).nonzero().flatten()
         streams = [name for name in model.config.modalities if pattern[MODALITIES.index(name)]]
@@ -195,79 +204,56 @@ def attention_rollout(
             )
         weights = {"video": outputs.attentions, "audio": outputs.audio_attentions}
         attentions = {name: [layer.float().mean(dim=1) for layer in weights[name] or ()] for name in streams}
-        patches, rest[index] = _patch_relevance(model.config, attentions, grids, relevance_of)
+        patches, rest[index] = _patch_relevance(token_layout(model, streams), attentions, relevance_of)
         for name in streams:
             maps[name][index] = patches[name]
     return ModalityMaps(maps.get("video"), maps.get("audio"), rest)
 
 
 def _patch_relevance(
-    config: PreTrainedConfig, attentions: dict[str, list[Tensor]], grids: dict[str, torch.Size], relevance_of: str
+    layout: TokenLayout, attentions: Mapping[str, Sequence[Tensor]], relevance_of: str
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Head-averaged attentions of one forward pass -> maps [B, *grid] of each stream, and the rest [B]."""
-    cls = int(config.readout == "token")
-    batch, device = len(next(iter(attentions.values()))[0]), next(iter(attentions.values()))[0].device
-    start = {}
-    for name in attentions:
-        start[name] = torch.zeros(batch, 1, cls + grids[name].numel(), device=device)
-        if relevance_of in ("prediction", name):
-            start[name][..., : cls or None] = 1
-        if config.readout.startswith("stream_"):  # streams have equal weight, whatever their numbers of tokens
-            start[name] /= start[name].shape[-1]
-    total = sum(rows.sum(dim=-1, keepdim=True) for rows in start.values())
-    start = {name: rows / total for name, rows in start.items()}
-    bottleneck = torch.zeros(batch, 1, config.num_bottleneck_rows, device=device) if config.uses_bottleneck else None
-    relevance, _ = propagate_back(start, bottleneck, attentions, update=config.bottleneck_update)
-    patches = {name: relevance[name][:, 0, cls:].cpu() for name in attentions}
+    recorded = next(layers[0] for layers in attentions.values() if len(layers))
+    batch, device = len(recorded), recorded.device
+    start = {
+        name: weights.to(device) * (relevance_of in ("prediction", name)) for name, weights in layout.readout.items()
+    }
+    total = sum(weights.sum() for weights in start.values())
+    start = {name: (weights / total).expand(batch, 1, -1) for name, weights in start.items()}
+    bottleneck = torch.zeros(batch, 1, layout.num_bottlenecks, device=device) if layout.num_bottlenecks else None
+    relevance, _ = propagate_back(start, bottleneck, attentions, update=layout.bottleneck_update)
+    patches = {name: relevance[name][:, 0, layout.num_cls :].cpu() for name in layout.grids}
     rest = 1 - sum(values.sum(dim=-1) for values in patches.values())
-    return {name: values.unflatten(-1, grids[name]) for name, values in patches.items()}, rest
+    return {name: values.unflatten(-1, layout.grids[name]) for name, values in patches.items()}, rest
 
 
 @contextmanager
 def _heads_averaged(model: PreTrainedModel) -> Iterator[None]:
     """Keep only the mean over heads of each layer's maps: else MBT-Base at 32 frames would hold 5.7 GB per clip."""
 
+    # A model names the classes of its layers, and the positions of the attention weights in what they return.
+    recorders = [model.base_model._can_record_outputs[name] for name in ("attentions", "audio_attentions")]
+
     def average(module: nn.Module, args: tuple, output: tuple) -> tuple:
+        positions = {recorder.index for recorder in recorders if isinstance(module, recorder.target_class)}
         return tuple(
-            value.mean(dim=1, keepdim=True) if isinstance(value, Tensor) and value.dim() == 4 else value
-            for value in output
+            value.mean(dim=1, keepdim=True) if position in positions and value is not None else value
+            for position, value in enumerate(output)
         )
 
+    layers = tuple(recorder.target_class for recorder in recorders)
     # Prepended, so that it runs before the recorder's hooks, which keep the output.
-    handles = [layer.register_forward_hook(average, prepend=True) for layer in model.base_model.layers]
+    handles = [
+        module.register_forward_hook(average, prepend=True)
+        for module in model.base_model.modules()
+        if isinstance(module, layers)
+    ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def patch_grids(config: PreTrainedConfig, inputs: Mapping[str, Tensor | None]) -> dict[str, torch.Size]:
-    """Patch grid of each stream that the model has and the inputs contain: video (t, h, w), audio (time, mel).
-
-    Raises ValueError if the inputs contain no stream of the model, or patches straddle frames.
-    """
-    patch_height, patch_width = config.patch_hw
-    grids = {}
-    pixels, features = inputs.get("pixel_values"), inputs.get("input_features")
-    if "video" in config.modalities and pixels is not None:
-        frames, height, width = pixels.shape[1], *pixels.shape[-2:]
-        if config.num_sampled_frames is not None:
-            if height % patch_height:
-                raise ValueError(
-                    f"With `num_sampled_frames` and a frame height of {height}, which is not a multiple of the patch height "
-                    f"{patch_height}, patches straddle frames as in the original and have no map. Use another frame height."
-                )
-            frames = len(temporal_sampling_indices(frames, config.num_sampled_frames))
-        grids["video"] = torch.Size((frames // config.tubelet_size, height // patch_height, width // patch_width))
-    if "audio" in config.modalities and features is not None:
-        time, mel = features.shape[-2:]
-        grids["audio"] = torch.Size((time // patch_height, mel // patch_width))
-    if not grids:
-        raise ValueError(
-            f"The inputs must contain a stream of this model ({', '.join(config.modalities)}), got {sorted(inputs)}."
-        )
-    return grids
 
 
 def explain(
@@ -284,8 +270,8 @@ def explain(
     """Predict one media file and draw its attention rollout.
 
     Args:
-        model: an `MBTForAudioVisualClassification`.
-        processor: its `MBTProcessor`.
+        model: an `MBTForAudioVisualClassification` or `AVMAEForAudioVisualClassification`.
+        processor: the model's.
         source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
         path: file to write as PNG; None writes none.
         head: for a model with `class_splits`, the one head to return; None returns all. Relevance is the same for every head,
@@ -296,11 +282,13 @@ def explain(
 
     Returns:
         dict with `predictions` {head name: [{"label", "score"}, best first]} (the name is "label" without
-        `class_splits`; scores are softmax probabilities, sigmoid ones for multi-label models), `maps` (ModalityMaps, B
-        = 1), `clip` (the decoded Clip) and `path`.
+        `class_splits`, and "part 1", "part 2", ... for the segments of event localisation; scores are softmax
+        probabilities, sigmoid ones for multi-label models), `maps` (ModalityMaps, B = 1), `clip` (the decoded Clip) and
+        `path`.
 
     Raises:
-        ValueError: `head` is not a head of the model. MediaError: the file cannot be read.
+        ValueError: `head` is not a head of the model, or the model has no maps (see `token_layout`). MediaError: the file
+            cannot be read.
     """
     heads = list(head_slices(model.config))
     if head is not None and head not in heads:
@@ -312,16 +300,25 @@ def explain(
     inputs = {name: features[name].to(model.device) for name in ("pixel_values", "input_features") if name in features}
     with eager_evaluation(model), torch.no_grad():
         logits = model(**inputs).logits.float().cpu()
-    answers = classify(model.config, logits, top_k=top_k)
-    predictions = {name: best for name, best in answers.items() if head in (None, name)}
+    if getattr(model.config, "num_segments", None) is None:
+        answers = classify(model.config, logits, top_k=top_k)
+        predictions = {name: best for name, best in answers.items() if head in (None, name)}
+    else:
+        parts = enumerate(localize(model.config, logits, top_k=top_k), start=1)
+        predictions = {
+            f"part {number}" if name == "label" else f"part {number} {name}": best
+            for number, answers in parts
+            for name, best in answers.items()
+            if head in (None, name)
+        }
     maps = attention_rollout(model, inputs, relevance_of=relevance_of)
     if path is not None:
-        _draw_clip(model.config, processor, clip, inputs, maps, predictions, path)
+        _draw_clip(model, processor, clip, inputs, maps, predictions, path)
     return {"predictions": predictions, "maps": maps, "clip": clip, "path": path}
 
 
 def _draw_clip(
-    config: PreTrainedConfig,
+    model: PreTrainedModel,
     processor: ProcessorMixin,
     clip: Clip,
     inputs: Mapping[str, Tensor],
@@ -334,10 +331,7 @@ def _draw_clip(
         # The same crop as for the model, as pixels.
         crop = processor.video_processor([clip.frames], do_rescale=False, do_normalize=False, return_tensors="pt")
         frames, times = crop["pixel_values"][0], clip.frame_times
-        if config.num_sampled_frames is not None:
-            kept = torch.as_tensor(temporal_sampling_indices(len(frames), config.num_sampled_frames))
-        else:
-            kept = torch.arange(maps.video.shape[1] * config.tubelet_size)  # a remainder of frames is not used
+        kept = torch.as_tensor(token_layout(model, ["video"]).frames)  # a remainder of frames is not used
         frames, times = frames[kept], times[kept].tolist()
     if maps.audio is not None:
         spectrogram = inputs["input_features"][0].cpu()
@@ -355,6 +349,17 @@ def _draw_clip(
         audio_map=None if maps.audio is None else maps.audio[0],
         hop=extractor.hop_length / extractor.sampling_rate,
         audio_start=clip.audio_start or 0.0,
-        patch_size=config.patch_hw,
-        title="     ".join(parts),
+        patch_size=model.config.patch_hw,
+        title=_lines(parts),
     )
+
+
+def _lines(parts: Sequence[str]) -> str:
+    """The parts of a title, on lines of about `TITLE_LENGTH` characters."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) <= TITLE_LENGTH:
+            lines[-1] += f"     {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)

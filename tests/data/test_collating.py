@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_avmae import inputs, tiny
 
+from hf_avfusion import AVMAEForAudioVisualClassification
 from hf_avfusion.data.augmentation import SpecAugment
 from hf_avfusion.data.collating import AVCollator
 
@@ -108,12 +110,32 @@ def test_mixup_of_multi_hot_and_multi_head_labels_and_errors():
     assert 0 < weight < 1
     assert mixed[0].tolist() == pytest.approx([weight, 1 - weight, 1 - weight, weight, 0])
     assert mixed[1].tolist() == pytest.approx([1 - weight, weight, weight, 1 - weight, 0])
-    with pytest.raises(ValueError, match=r"several heads.*class_splits"):
-        AVCollator(mixup_alpha=0.3, num_labels=4)(samples(["av", "av"], labels=heads))
-    with pytest.raises(ValueError, match="num_labels"):
-        AVCollator(mixup_alpha=0.3)(samples(["av", "av"]))
+    three, ignored = [torch.tensor([0, 1, 1])] * 2, [torch.tensor([0, -100]), torch.tensor([1, 0])]
+    with pytest.raises(ValueError, match=r"'noun': 3.*each of these heads.*shape \(3,\)"):
+        AVCollator(mixup_alpha=0.3, class_splits={"verb": 2, "noun": 3})(samples(["av", "av"], labels=three))
+    for labels in (None, heads):
+        with pytest.raises(ValueError, match=r"num_labels=.*class_splits="):
+            AVCollator(mixup_alpha=0.3)(samples(["av", "av"], labels=labels))
+    with pytest.raises(ValueError, match=r"-100.*without mixup_alpha"):
+        AVCollator(mixup_alpha=0.3, num_labels=4)(samples(["av", "av"], labels=ignored))
     with pytest.raises(ValueError, match="needs labels"):
         AVCollator(mixup_alpha=0.3)([{k: v for k, v in samples(["av"])[0].items() if k != "labels"}])
+
+
+def test_mixup_of_segments():
+    """Event localisation has a class for each segment of a clip, and its model takes their probabilities."""
+    segments = [torch.tensor([0, 1, 2]), torch.tensor([2, 2, 2])]
+    given = samples(["av", "av"], labels=segments)
+    mixed = AVCollator(mixup_alpha=5, num_labels=4)(given)["labels"]
+    assert mixed.shape == (2, 3, 4)
+    weight = mixed[0, 0, 0].item()
+    assert 0 < weight < 1
+    torch.testing.assert_close(mixed[0, 1], torch.tensor([0, weight, 1 - weight, 0]))
+    torch.testing.assert_close(mixed[1, 2], torch.tensor([0.0, 0, 1, 0]))
+    model = tiny(
+        AVMAEForAudioVisualClassification, num_segments=3, num_labels=4, problem_type="single_label_classification"
+    )
+    assert torch.isfinite(model.train()(**inputs(), labels=mixed).loss)
 
 
 def test_modality_dropout_never_drops_both_or_the_only_one():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rendering import render_clip
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
 
@@ -135,6 +136,40 @@ def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(t
     assert done.returncode == 1
     assert f"python examples/finetune_classification.py --model {tmp_path}" in done.stderr.splitlines()[-1]
     assert "top 1" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"num_segments": 4}], ids=["clips", "segments"])
+def test_pictures_of_an_avmae(fields, tmp_path):
+    from travellers import avmae, processor
+
+    from hf_avfusion import AVMAEProcessor
+
+    avmae(**fields).save_pretrained(tmp_path / "model")
+    processor(AVMAEProcessor).save_pretrained(tmp_path / "model")
+    (tmp_path / "clip.mp4").write_bytes(render_clip())
+    options = ("--pictures", tmp_path / "seen", "--device", "cpu")
+    done = run("predict.py", "--model", tmp_path / "model", tmp_path / "clip.mp4", *options)
+    assert "top 5" in done.stdout
+    assert (tmp_path / "seen" / "clip.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_pictures_of_a_model_without_maps_are_refused_before_the_first_clip(tmp_path):
+    from travellers import INPUTS, SIZES, processor
+
+    from hf_avfusion import MBTConfig, MBTForAudioVisualClassification
+
+    straddling = {"num_sampled_frames": 2, "tubelet_size": 1, "image_size": [20, 16], "drop_remainder": True}
+    MBTForAudioVisualClassification(MBTConfig(**{**SIZES, **INPUTS, **straddling})).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"not read")
+    options = ("--pictures", tmp_path / "seen", "--output", tmp_path / "out.jsonl", "--device", "cpu")
+    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", *options, check=False)
+    assert done.returncode == 1
+    assert "patches straddle frames" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.slow

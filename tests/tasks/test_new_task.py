@@ -3,6 +3,8 @@
 It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,20 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from travellers import processor as make_processor
 
 from hf_avfusion import AVTrainer, AVTrainingArguments
+from hf_avfusion.data import collating, transforms
 from hf_avfusion.data.benchmarks.splits import SplitRows
+from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
+from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.clips import label_rows
 from hf_avfusion.evaluation.costs import PeakMemory
 from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for
 from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.tasks import TASKS, task_of, task_of_config
 from hf_avfusion.tasks.task import RowLabels, Task
+from hf_avfusion.training.recipes.building_runs import RunData, build_run
+from hf_avfusion.training.recipes.command_line import parse_with_recipe
+from hf_avfusion.training.recipes.options import DataOptions
 
 SIDE = 16
 
@@ -162,6 +170,42 @@ def test_it_is_evaluated_by_its_checkpoint(tmp_path):
     (result,) = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol)
     assert result["metrics"] == {"miou": 1.0}
     assert result["per_class"] == {}
+
+
+def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, monkeypatch):
+    """By the code of `training/` that knows nothing of it: `parse_with_recipe` and `build_run`."""
+
+    class MaskTransform(ClipTransform):
+        def __call__(self, row, generator=None):
+            return {**super().__call__(row, generator), "from_mask_transform": True}
+
+    class MaskCollator(AVCollator):
+        def __call__(self, samples):
+            assert all(sample["from_mask_transform"] for sample in samples)
+            return super().__call__(samples)
+
+    monkeypatch.setattr(transforms, "MaskTransform", MaskTransform, raising=False)
+    monkeypatch.setattr(collating, "MaskCollator", MaskCollator, raising=False)
+    own = {"transform": "transforms:MaskTransform", "collator": "collating:MaskCollator"}
+    task = replace(SEGMENTATION, **own, plain_recipe={"spec_augment": None, "frame_augmentation": None})
+    monkeypatch.setitem(TASKS, "segmentation", task)
+    ToyForSegmentation(ToyConfig(class_splits=None)).save_pretrained(tmp_path / "toy")
+    make_processor().save_pretrained(tmp_path / "toy")
+    flags = [
+        "--model", str(tmp_path / "toy"), "--data", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--max_steps", "1",
+        "--use_cpu", "True", "--report_to", "none", "--per_device_train_batch_size", "2", "--disable_tqdm", "True",
+    ]  # fmt: skip
+    run, options, args = parse_with_recipe(DataOptions, AVTrainingArguments, flags, task="segmentation")
+    assert (run.recipe.task, run.recipe.frame_augmentation) == ("segmentation", None)
+    video = {"bytes": render_clip(seconds=0.8), "path": None}
+    clips = Rows({"clip_id": n, "video": video, "masks": np.ones((4, SIDE, SIDE), bool)} for n in range(4))
+    split = SplitRows("mine", "mine", "train", None, None, clips, 4)
+    trainer = build_run(task, run, options, args, RunData(split, split), ("masks",))
+    assert isinstance(trainer.data_collator, MaskCollator)
+    assert isinstance(trainer.train_dataset.transform, MaskTransform)
+    assert isinstance(trainer.eval_dataset.transform, MaskTransform)
+    trainer.train()
+    assert trainer.state.global_step == 1
 
 
 class Rows(list):

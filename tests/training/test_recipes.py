@@ -10,6 +10,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, unse
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_avfusion.data.benchmarks.loading import BENCHMARKS
+from hf_avfusion.data.masking import MaskingCollator
 from hf_avfusion.evaluation.views import PROTOCOLS
 from hf_avfusion.model_card import read_recipe
 from hf_avfusion.training.arguments import AVTrainingArguments
@@ -308,7 +309,8 @@ def pretrained(tmp_path_factory):
     )
     processor, model = build_fresh(run.recipe, {}, AutoModelForPreTraining)
     collator = build_collator(run.recipe, model.config, seed=0)
-    assert collator.config is model.config  # a MaskingCollator
+    assert type(collator) is MaskingCollator
+    assert collator.config is model.config
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -4,14 +4,17 @@ import inspect
 import re
 
 import pytest
+import torch
 import transformers
 import transformers.trainer
 from transformers import Trainer
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from hf_avfusion.training import trainer_hooks
+from hf_avfusion.training.arguments import AVTrainingArguments
 from hf_avfusion.training.pretraining import AVPreTrainer
 from hf_avfusion.training.trainer import AVTrainer
-from hf_avfusion.training.trainer_hooks import OVERRIDDEN, REPLACED, USED, TrainerHooks
+from hf_avfusion.training.trainer_hooks import LEFT_OUT, OVERRIDDEN, REPLACED, USED, TrainerHooks
 
 REMEDY = (
     f"in transformers {transformers.__version__}: read its Trainer and adapt hf_avfusion/training/trainer_hooks.py, whose"
@@ -71,6 +74,23 @@ def test_trainer_calls_every_replaced_function_by_its_name(name):
     assert f" {name}(" in inspect.getsource(Trainer._run_epoch), f"_run_epoch does not call {name} {REMEDY}"
     with trainer_hooks._no_batch_skipping():
         assert getattr(transformers.trainer, name)("loader", 3) == "loader"
+
+
+def test_checkpoints_on_sigterm_are_saved_after_updates_only(tmp_path):
+    """The callback has no other events than those that are left out, and those after an update."""
+    events = {name for name in vars(JITCheckpointCallback) if name.startswith("on_")}
+    kept = {"on_step_end", "on_epoch_end", "on_train_end"}
+    assert events == {*LEFT_OUT, *kept}, f"JITCheckpointCallback has other events {REMEDY}"
+
+    args = AVTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", enable_jit_checkpoint=True)
+    trainer = AVTrainer(torch.nn.Linear(1, 1), args)
+    (callback,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, JITCheckpointCallback)]
+    saved = []
+    callback.jit_manager.execute_jit_checkpoint = lambda: saved.append(event)
+    callback.jit_manager.is_checkpoint_requested = True
+    for event in events:
+        getattr(callback, event)(args, trainer.state, trainer.control)  # on_train_end restores the handler of SIGTERM
+    assert set(saved) == kept - {"on_train_end"}
 
 
 @pytest.mark.parametrize("name", USED)

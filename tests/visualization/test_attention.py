@@ -240,6 +240,9 @@ def test_full_self_attention_models(share_encoder, modalities):
     # One fusion layer: audio patches are reached from the last layer only, so they have at most half of the relevance.
     one = tiny_model(fusion="self_attention", share_encoder=share_encoder, modalities=modalities, fusion_layer=3)
     assert 0 < attention_rollout(one, tiny_inputs(), relevance_of="video").audio.sum(dim=(1, 2)).max() <= 0.5
+    # Fusion in every layer: with a shared encoder, only the video stream's attentions are recorded.
+    early = tiny_model(fusion="self_attention", share_encoder=share_encoder, modalities=modalities, fusion_layer=0)
+    assert attention_rollout(early, tiny_inputs(), relevance_of="audio").video.min() > 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import write_text
 from ...media.sources import one_line
+from ...tasks import task_of_benchmark
 from ..benchmarks.loading import get_record
 from ..benchmarks.records import Benchmark
 from ..benchmarks.shards import count_rows, find_shards
@@ -28,14 +29,8 @@ SHARD = re.compile(r"(?:data/)?(\w+)-\d+-of-\d+\.parquet")
 COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # limits of one commit: few commits, but a stopped push loses little
 ATTEMPTS = 5
 LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # -> names on the Hub; all others: "other"
-TASKS = {  # a benchmark's task -> the Hub's category
-    "classification": "video-classification",
-    "multi-label classification": "video-classification",
-    "verb and noun classification": "video-classification",
-    "audio classification": "audio-classification",
-    "question answering": "visual-question-answering",
-    "segmentation": "image-segmentation",
-}
+# Categories of benchmarks of tasks that are not in `tasks.TASKS`.
+OTHER_CATEGORIES = {"question answering": "visual-question-answering", "segmentation": "image-segmentation"}
 
 
 def push_shards(
@@ -231,8 +226,10 @@ def write_card(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
             data |= {"pretty_name": record.title, "license": LICENSES.get(record.license, "other")}
             if data["license"] == "other":
                 data["license_name"] = "see-text"
-            if record.task in TASKS:
-                data["task_categories"] = [TASKS[record.task]]
+            task = task_of_benchmark(record.task)
+            categories = OTHER_CATEGORIES if task is None else task.dataset_categories
+            if record.task in categories:
+                data["task_categories"] = [categories[record.task]]
         text = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n\n{_card_body(folder, shards, repo_id, record)}"
     write_text(file, text)
     return file

@@ -6,7 +6,13 @@ from huggingface_hub.dataclasses import strict
 
 from ...media.limits import check_num_tokens
 from ...media.modalities import MODALITIES
-from ..shared.configuration_shared import ClassifierConfig, check_heads, check_multiples, check_remainders
+from ..shared.configuration_shared import (
+    ClassifierConfig,
+    check_heads,
+    check_multiples,
+    check_remainders,
+    check_spectrogram,
+)
 
 ENCODER_STRATEGIES = ("early", "shared", "separate", "mid_fusion")
 DECODER_STRATEGIES = ("shared", "separate", "concatenated")
@@ -288,11 +294,7 @@ class AVMAEConfig(ClassifierConfig):
                     ("num_frames", self.num_frames, self.tubelet_size),
                 ]
             )
-        if "audio" in self.modalities and (self.spectrogram_length < patch_height or self.num_mel_bins < patch_width):
-            raise ValueError(
-                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
-                f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
-            )
+        check_spectrogram(self)
         audio = [
             ("spectrogram_length", self.spectrogram_length, patch_height),
             ("num_mel_bins", self.num_mel_bins, patch_width),

@@ -12,7 +12,7 @@ from ..shared.layers_vit import (
     refill_buffer,
     with_init,
 )
-from ..shared.two_streams import spectrogram_planes
+from ..shared.two_streams import check_frames, spectrogram_planes
 from .configuration_avmae import AVMAEConfig
 
 Streams = tuple[torch.Tensor | None, torch.Tensor | None]
@@ -58,14 +58,7 @@ class AVMAEVideoEmbeddings(AVMAEEmbeddings):
         )
 
     def forward(self, pixel_values: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        config = self.config
-        expected = (config.num_frames, config.num_channels, *config.image_hw)
-        if pixel_values.dim() != 5 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"`pixel_values` must be [batch, num_frames, channels, height, width] = [B, {', '.join(map(str, expected))}] "
-                f"for this model, got {tuple(pixel_values.shape)}. Prepare clips with the model's own processor, or load "
-                "the model with matching `num_frames` and `image_size`."
-            )
+        check_frames(self.config, pixel_values)
         return self.embed(pixel_values, visible)
 
 

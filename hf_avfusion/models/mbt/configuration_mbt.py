@@ -6,7 +6,7 @@ import numpy as np
 from huggingface_hub.dataclasses import strict
 
 from ...media.limits import check_num_tokens
-from ..shared.configuration_shared import ClassifierConfig, check_heads, check_remainders
+from ..shared.configuration_shared import ClassifierConfig, check_heads, check_remainders, check_spectrogram
 
 FUSIONS = ("bottleneck", "self_attention")
 BOTTLENECK_UPDATES = ("symmetric", "video_first", "audio_first")
@@ -192,11 +192,7 @@ class MBTConfig(ClassifierConfig):
                     "`num_sampled_frames` must be at least 1 and needs `tubelet_size=1` (sampled frames are embedded "
                     f"one by one), got num_sampled_frames={self.num_sampled_frames}, tubelet_size={self.tubelet_size}."
                 )
-        if "audio" in modalities and (self.spectrogram_length < patch_height or self.num_mel_bins < patch_width):
-            raise ValueError(
-                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {self.spectrogram_length} x {self.num_mel_bins} is "
-                f"smaller than one patch of `patch_size` {self.patch_hw}. Increase it, or reduce `patch_size`."
-            )
+        check_spectrogram(self)
         check_remainders(self, self._cut_sizes())
         for modality in modalities:
             check_num_tokens(modality, self.num_patches(modality))

@@ -34,6 +34,7 @@ from ..shared.two_streams import (
     AudioVisualModelOutput,
     StreamClassifier,
     average_streams,
+    check_frames,
     check_inputs,
     has_modality,
     modality_presence,
@@ -88,17 +89,10 @@ class MBTVideoEmbeddings(MBTEmbeddings):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        expected = (config.num_frames, config.num_channels, *config.image_hw)
-        if pixel_values.dim() != 5 or tuple(pixel_values.shape[1:]) != expected:
-            raise ValueError(
-                f"`pixel_values` must be [batch, num_frames, channels, height, width] = [B, {', '.join(map(str, expected))}] "
-                f"for this model, got {tuple(pixel_values.shape)}. Prepare clips with the model's own processor, or load "
-                "the model with matching `num_frames` and `image_size` (MBTModel.from_vit resizes positions)."
-            )
+        check_frames(self.config, pixel_values)
         if self.frame_indices is not None:
             pixel_values = pixel_values[:, self.frame_indices]
-            if config.image_hw[0] % config.patch_hw[0]:
+            if self.config.image_hw[0] % self.config.patch_hw[0]:
                 # As in the original, patches straddle frames if the height is not a multiple of the patch height.
                 pixel_values = pixel_values.transpose(1, 2).flatten(2, 3).unsqueeze(1)
         return self.add_positions(self.patch_embeddings(pixel_values))

@@ -244,6 +244,16 @@ def check_multiples(sizes: Sequence[tuple[str, int, int]]) -> None:
         raise ValueError(f"{_not_multiples(cut)} Change the size.")
 
 
+def check_spectrogram(config: PreTrainedConfig) -> None:
+    """Raises ValueError if a model with sound has a spectrogram that is smaller than one patch."""
+    height, width = config.patch_hw
+    if "audio" in config.modalities and (config.spectrogram_length < height or config.num_mel_bins < width):
+        raise ValueError(
+            f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {config.spectrogram_length} x {config.num_mel_bins} is "
+            f"smaller than one patch of `patch_size` {config.patch_hw}. Increase it, or reduce `patch_size`."
+        )
+
+
 def _not_multiples(cut: Sequence[tuple[str, int, int]]) -> str:
     """A sentence for each size, with the nearest sizes that fit."""
     fits = [
@@ -301,4 +311,5 @@ __all__ = [
     "check_modalities",
     "check_multiples",
     "check_remainders",
+    "check_spectrogram",
 ]

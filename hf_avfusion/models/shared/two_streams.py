@@ -162,6 +162,22 @@ def check_inputs(
             )
 
 
+def check_frames(config: PreTrainedConfig, pixel_values: torch.Tensor) -> None:
+    """
+    Check that frames are [B, num_frames, num_channels, height, width], with the sizes of the config.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    expected = (config.num_frames, config.num_channels, *config.image_hw)
+    if tuple(pixel_values.shape[1:]) != expected:
+        raise ValueError(
+            f"`pixel_values` must be [batch, num_frames, channels, height, width] = [B, {', '.join(map(str, expected))}] "
+            f"for this model, got {tuple(pixel_values.shape)}. Prepare clips with the model's own processor, or load "
+            "the model with matching `num_frames` and `image_size`."
+        )
+
+
 def spectrogram_planes(config: PreTrainedConfig, input_features: torch.Tensor) -> torch.Tensor:
     """
     Spectrogram [B, time, mel], or [B, C, time, mel] with a plane for each of `num_audio_channels` -> [B, 1 or C, time, mel].

@@ -15,11 +15,12 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
-from ...data.masking import MaskingCollator
+from ...lazy_registration import load_reference
 from ...media.windows import WindowPolicy
 from ...models.shared.configuration_shared import as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
+from ...tasks import TASKS, Task
 from ..arguments import AVTrainingArguments
 from .nested_fields import field_names, flat_fields, nested_fields, place_fields, unknown_fields
 from .recipe import Recipe
@@ -123,7 +124,7 @@ def build_fresh(
 
     Args:
         recipe: its `architecture`, `size`, `init`, `init_method` and sections are used. With `init`, that model decides the size.
-        head: fields of the configuration that the labels decide (`data.heads.head_fields`).
+        head: fields of the configuration that the labels decide (`Task.config_fields`).
         auto_class: selects one of the architecture's models.
 
     Raises:
@@ -201,22 +202,16 @@ def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentatio
     return FrameAugmentation.for_processor(processor.video_processor, **recipe.frame_augmentation)
 
 
-def build_collator(recipe: Recipe, config: Any, seed: int, **options: Any) -> AVCollator:
-    """The training collator for a model's configuration; `options` are more arguments of `AVCollator`.
+def build_collator(recipe: Recipe, config: Any, seed: int, *, task: Task | None = None, **options: Any) -> AVCollator:
+    """The training collator of a task for a model's configuration; `options` are more arguments of the collator's class.
 
-    For a pretraining recipe it is a `MaskingCollator`, which draws a mask for each clip.
+    Args:
+        task: by default the recipe's.
     """
-    if recipe.task == "pretraining":
-        return MaskingCollator(
-            config,
-            spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
-            seed=seed,
-            **{**recipe.collator, **options},
-        )
-    return AVCollator(
+    collator_class = load_reference(f"data.{(task or TASKS[recipe.task]).collator}")
+    return collator_class.for_model(
+        config,
         spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
-        num_labels=config.num_labels,
-        class_splits=getattr(config, "class_splits", None),
         seed=seed,
         **{**recipe.collator, **options},
     )

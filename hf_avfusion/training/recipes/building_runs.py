@@ -13,8 +13,8 @@ from ...data.benchmarks.reading import read_once
 from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
-from ...data.transforms import ClipTransform
 from ...evaluation.views import view_transform
+from ...lazy_registration import load_reference
 from ...models.shared.configuration_shared import CLIP_AXES
 from ...tasks import Task
 from ..arguments import AVTrainingArguments
@@ -107,6 +107,7 @@ def build_run(
     read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
     read["input_axes"] = getattr(model.config, "input_axes", CLIP_AXES)
     read["allow_urls"] = options.allow_urls
+    transform_class = load_reference(f"data.{task.transform}")
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
         return ClipStream(
@@ -119,16 +120,18 @@ def build_run(
         )
 
     def evaluated(split: SplitRows | None) -> ClipStream | None:
-        return None if split is None else stream(split, view_transform(processor, args.eval_views, **read))
+        if split is None:
+            return None
+        return stream(split, view_transform(processor, args.eval_views, transform_class=transform_class, **read))
 
     collating = {"modality_dropout": modality_dropout} if modality_dropout else {}
     trainer = trainer_class(
         model,
         args,
-        build_collator(run.recipe, model.config, seed=args.seed, **collating),
+        build_collator(run.recipe, model.config, seed=args.seed, task=task, **collating),
         train_dataset=stream(
             data.trained,
-            ClipTransform(processor, mode="train", augmentation=augmentation, **read),
+            transform_class(processor, mode="train", augmentation=augmentation, **read),
             shuffle_buffer=options.shuffle_buffer,
             balance=LabelBalance.of(data.trained.rows, columns[0]) if balance else None,
         ),

@@ -17,6 +17,7 @@ from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
+from ...tasks import TASKS
 from . import get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import default_config, known_fields, sections_of_processor
@@ -28,18 +29,9 @@ from .run import Run
 # Errors caused by wrong arguments, data or checkpoints. Configurations raise StrictDataclassError for wrong fields.
 USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 
-# The default without --recipe: a new MBT-Base as released, its augmentation, no mixup, the Trainer's training defaults.
+# The default without --recipe: a new MBT-Base as released, its augmentation, no mixup, the Trainer's training defaults. A task may
+# change fields of it (`Task.plain_recipe`).
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
-
-# The default for pretraining: a new AV-MAE-Base with the published augmentation, a random crop and a flip.
-PLAIN_PRETRAINING = replace(
-    PLAIN,
-    architecture="avmae",
-    task="pretraining",
-    frame_augmentation={"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
-    spec_augment=None,
-)
-
 
 FRESH_ONLY = ("size", "start", "image_size")
 
@@ -83,7 +75,7 @@ def parse_with_recipe(
     flags = _explicit_flags(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
-    base = published if published is not None else {"pretraining": PLAIN_PRETRAINING}.get(task, PLAIN)
+    base = published if published is not None else replace(PLAIN, task=task, **TASKS[task].plain_recipe)
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 

@@ -30,7 +30,7 @@ class Recipe:
         source: the table or file of the values.
         benchmark, variant: as in `load_benchmark`; None if the recipe fits any data.
         label_columns: the label columns; None for the benchmark's first label column.
-        task: "classification" or "pretraining".
+        task: key of `tasks.TASKS`: "classification" or "pretraining".
         size: name of the configuration's factory ("base" is `MBTConfig.base`).
         init, init_method: the initial weights of a new model, and the model's class method that takes them. "from_vit" takes a
             Hub id of an image ViT (None: random weights); "from_avmae" takes a pretrained AV-MAE that the command line names.

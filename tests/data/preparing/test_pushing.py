@@ -6,11 +6,12 @@ import shutil
 import pytest
 from rendering import render_clip
 
-from hf_avfusion.data.benchmarks.loading import load_benchmark
+from hf_avfusion.data.benchmarks.loading import BENCHMARKS, get_record, load_benchmark
 from hf_avfusion.data.preparing import pushing
-from hf_avfusion.data.preparing.pushing import push_shards
+from hf_avfusion.data.preparing.pushing import OTHER_CATEGORIES, folder_shards, push_shards, write_card
 from hf_avfusion.data.preparing.reencoding import ClipSettings
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
+from hf_avfusion.tasks import task_of_benchmark
 
 QUIET = {"num_proc": 1, "progress": False, "settings": ClipSettings(trim=True, short_side=32)}
 
@@ -182,6 +183,32 @@ def test_card(hub, shards, tmp_path):
     card = DatasetCard.load(shards / "README.md")
     assert "# My VGGSound" in card.text  # the text stays, and the splits are updated
     assert card.data.configs[0]["data_files"] == [{"split": "test", "path": "data/test-*.parquet"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("vggsound", "video-classification"),
+        ("ave", "video-classification"),
+        ("esc50", "audio-classification"),
+        ("avsbench_s4", "image-segmentation"),
+        ("music_avqa", "visual-question-answering"),
+    ],
+)
+def test_category_of_a_benchmark(shards, name, category):
+    from huggingface_hub import DatasetCard
+
+    (shards / "README.md").unlink(missing_ok=True)
+    card = write_card(shards, folder_shards(shards), "org/mine", get_record(name))
+    assert DatasetCard.load(card).data.task_categories == [category]
+
+
+def test_every_benchmark_has_one_category():
+    """A task that is added to `TASKS` states its own, and leaves `OTHER_CATEGORIES`."""
+    for record in BENCHMARKS.values():
+        task = task_of_benchmark(record.task)
+        assert (record.task in OTHER_CATEGORIES) == (task is None)
+        assert task is None or task.dataset_categories.keys() == set(task.benchmark_tasks)
 
 
 def test_card_of_a_folder_of_clips(hub, tmp_path):
