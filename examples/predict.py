@@ -98,14 +98,14 @@ def main() -> int:
     if options.pictures:
         Path(options.pictures).mkdir(parents=True, exist_ok=True)
 
-    processor = AutoProcessor.from_pretrained(options.model)
-    task = task_of_config(AutoConfig.from_pretrained(options.model))
     try:
+        processor = AutoProcessor.from_pretrained(options.model)
+        task = task_of_config(AutoConfig.from_pretrained(options.model))
         model = load_whole(task.auto_class, options.model).eval().to(device)
         if options.pictures:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: --model {options.model}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
     predictions, skipped, stems = {}, {}, Counter()

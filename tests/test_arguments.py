@@ -172,7 +172,9 @@ def test_flags_that_are_read_from_source_are_those_of_the_classes():
     assert all(arguments.model_sizes(config.model_type) == config.sizes() for config, *_ in ARCHITECTURES)
     enums = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType, "eval_strategy": IntervalStrategy}
     choices = arguments.training_choices()
-    assert {name: choices[name] for name in enums} == {n: tuple(each.value for each in enum) for n, enum in enums.items()}
+    assert {name: choices[name] for name in enums} == {
+        n: tuple(each.value for each in enum) for n, enum in enums.items()
+    }
     script = (ROOT / "examples" / "evaluate.py").read_text()
     for name, choices in (("AGGREGATIONS", get_args(Aggregation)), ("SAMPLINGS", SAMPLINGS)):
         assert f"{name} = ({', '.join(map(json.dumps, choices))})" in script

@@ -123,6 +123,11 @@ def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
         assert (tmp_path / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def errors(stderr: str) -> list[str]:
+    """Lines of a process's stderr, without those that bars and imports of libraries print."""
+    return [line for line in stderr.splitlines() if line.strip() and "it/s]" not in line and "/_pytree.py:" not in line]
+
+
 @pytest.mark.slow
 def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(tmp_path):
     from travellers import avmae, processor
@@ -135,7 +140,13 @@ def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(t
     done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
     assert done.returncode == 1
     assert f"python examples/finetune_classification.py --model {tmp_path}" in done.stderr.splitlines()[-1]
+    assert len(errors(done.stderr)) == 1
     assert "top 1" not in done.stdout
+    (tmp_path / "processor_config.json").unlink()
+    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
+    assert done.returncode == 1
+    (line,) = errors(done.stderr)
+    assert line.startswith(f"error: --model {tmp_path}: ")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 
 def load_whole(model_class: Any, source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
@@ -16,7 +17,12 @@ def load_whole(model_class: Any, source: str | os.PathLike, **kwargs: Any) -> Pr
     Raises:
         ValueError: the checkpoint lacks weights, such as those of the head if it was saved by a pretraining.
     """
-    model, report = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers' table of missing weights would stand before the error that says it in a sentence
+    try:
+        model, report = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+    finally:
+        logging.set_verbosity(verbosity)
     check_whole(model, source, report)
     return model
 
