@@ -23,7 +23,8 @@ def test_defaults_are_those_of_pretraining_on_vggsound():
 def test_a_file_can_be_processed_for_the_model(tmp_path):
     AVMAEProcessor(audio_seconds=1.0).save_pretrained(tmp_path)
     sizes = {"hidden_size": 12, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
-    model = AVMAEForPreTraining(AVMAEConfig(**sizes, decoder_num_hidden_layers=1, spectrogram_length=100)).eval()
+    sound = {"spectrogram_length": 100, "drop_remainder": True}  # 6 rows of patches use 96
+    model = AVMAEForPreTraining(AVMAEConfig(**sizes, decoder_num_hidden_layers=1, **sound)).eval()
     model.save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert type(processor) is AVMAEProcessor
