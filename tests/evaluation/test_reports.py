@@ -20,8 +20,9 @@ from hf_avfusion.tasks import TASKS
 
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
-    "vggsound", "VGGSound", "test", "clips/", None, None, 20, {"present": 20, "expected": 22, "vanished": 2},
-    BENCHMARKS["vggsound"], columns=("label",), names={"label": CLASSES["label"]}, task=TASKS["classification"], fields={},
+    name="vggsound", title="VGGSound", split="test", source="clips/", rows=None, num_rows=20,
+    coverage={"present": 20, "expected": 22, "vanished": 2}, record=BENCHMARKS["vggsound"], columns=("label",),
+    names={"label": CLASSES["label"]}, task=TASKS["classification"], fields={},
 )  # fmt: skip
 SETTINGS = {
     "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,

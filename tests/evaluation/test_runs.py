@@ -61,7 +61,7 @@ def processor():
 
 
 def clips_of(columns, rows, multi_label=False, name="mine", num_segments=None):
-    of = SplitRows(name, name, "test", None, None, rows, len(rows))
+    of = SplitRows(name=name, title=name, split="test", rows=rows, num_rows=len(rows))
     fields = {"id2label": dict(enumerate(name for names in columns.values() for name in names))}
     fields |= {"problem_type": "multi_label_classification"} if multi_label else {}
     fields |= {} if num_segments is None else {"num_segments": num_segments}
@@ -283,7 +283,7 @@ def test_a_benchmark_by_its_name(shards):
 )
 def test_a_benchmark_of_another_task(name, needs, column):
     record = BENCHMARKS[name]
-    rows = SplitRows(name, record.title, "test", None, None, None, None, {}, record)
+    rows = SplitRows(name=name, title=record.title, split="test", rows=None, num_rows=None, record=record)
     with pytest.raises(ValueError, match=rf"needs {needs}.*pass label_columns= \(--label_columns\) {column}$"):
         label_rows(rows, config(SHAPES))
 

@@ -156,7 +156,8 @@ def test_it_is_evaluated_by_its_checkpoint(tmp_path):
         video = {"bytes": render_clip(seconds=0.8, num_frames=20 + number), "path": None}
         frames = processor(videos=video, return_tensors="pt")["pixel_values"][0]
         made.append({"clip_id": number, "video": video, "masks": (frames.mean(dim=1) > 0).numpy()})
-    clips = label_rows(SplitRows("mine", "mine", "test", None, None, made, 3), model.config)
+    split = SplitRows(name="mine", title="mine", split="test", rows=made, num_rows=3)
+    clips = label_rows(split, model.config)
     assert clips.columns == ("masks",)
     protocol = protocol_for(model.config, "mine")
     (result,) = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol)

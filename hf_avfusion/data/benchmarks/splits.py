@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitRows:
     """The rows of a split.
 
@@ -37,10 +37,10 @@ class SplitRows:
     name: str
     title: str
     split: str
-    source: str | None
-    variant: str | None
     rows: datasets.Dataset | datasets.IterableDataset
     num_rows: int | None
+    source: str | None = None
+    variant: str | None = None
     coverage: dict[str, int | None] = field(default_factory=dict)
     record: Benchmark | None = None
     division: str | None = None
@@ -84,7 +84,18 @@ def load_rows(
             number = covered.present
             vanished = None if covered.annotated is None else len(covered.vanished)
             found = {"present": number, "expected": covered.expected, "vanished": vanished}
-        return SplitRows(data, record.title, split, source, variant, rows, number, found, record, allow_urls)
+        return SplitRows(
+            name=data,
+            title=record.title,
+            split=split,
+            source=source,
+            variant=variant,
+            rows=rows,
+            num_rows=number,
+            coverage=found,
+            record=record,
+            allow_urls=allow_urls,
+        )
     if unused := [
         f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
     ]:
@@ -96,9 +107,16 @@ def load_rows(
     load = load_folder if labels else load_unlabelled
     rows = load(data, split, allow_urls=allow_urls, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
-    division = describe_division(data, labels=labels, read=read)
-    about = {"coverage": found, "division": division, "allow_urls": allow_urls}
-    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), **about)
+    return SplitRows(
+        name=data,
+        title=Path(data).resolve().name,
+        split=split,
+        rows=rows,
+        num_rows=len(rows),
+        coverage=found,
+        division=describe_division(data, labels=labels, read=read),
+        allow_urls=allow_urls,
+    )
 
 
 def load_validation(
