@@ -227,8 +227,10 @@ def main() -> int:
         runs[fusion][seed] = scores_of(trainer.evaluate())
         print("  ".join(f"{name} {value:.4g}" for name, value in runs[fusion][seed].items()))
         comparison.keep(fusion, seed, configs[fusion], runs[fusion][seed])
-        comparison.report(runs, costs, measured)
-    print(comparison.report(runs, costs, measured), f"saved in {comparison.folder}: comparison.md, .csv and .json")
+        comparison.report(runs, costs, measured, task)
+    print(
+        comparison.report(runs, costs, measured, task), f"saved in {comparison.folder}: comparison.md, .csv and .json"
+    )
     return 0
 
 

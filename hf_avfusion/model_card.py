@@ -15,8 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .tasks import task_of
-from .tasks.classification import CLASSIFICATION
+from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
 
@@ -401,6 +400,7 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
 
 
 def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]:
+    task = task or DEFAULT_TASK
     known = {
         "condition": evaluation.condition,
         "views": evaluation.views,
@@ -410,12 +410,12 @@ def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]
     }
     return [
         EvalResult(
-            task_type=(task or CLASSIFICATION).hub_task,
-            task_name=(task or CLASSIFICATION).title.capitalize(),
+            task_type=task.hub_task,
+            task_name=task.title.capitalize(),
             dataset_type=evaluation.dataset_id or evaluation.dataset,
             dataset_name=evaluation.dataset,
             dataset_split=evaluation.split,
-            metric_type="accuracy" if name.startswith("top1") else name,
+            metric_type=task.show_metric(name).hub or name,
             metric_name=f"{name} ({evaluation.condition})" if evaluation.condition else name,
             metric_value=value,
             metric_args={key: value for key, value in known.items() if value is not None} or None,

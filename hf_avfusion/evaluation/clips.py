@@ -57,7 +57,8 @@ class EvaluationSet(SplitRows):
         kept = (
             "name", "title", "split", "source", "variant", "partition", "columns", "metric", "coverage", "num_segments",
         )  # fmt: skip
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
+        about = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
+        return {**about, "task": self.task.name}
 
 
 def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequence[str] | None = None) -> EvaluationSet:

@@ -24,7 +24,7 @@ from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..models.shared.configuration_shared import CLIP_AXES
-from ..tasks import TASKS, Task, task_of
+from ..tasks import DEFAULT_TASK, Task, task_of
 from ..tasks.joining import Aggregation, check_aggregation_name
 from ..tasks.task import RowLabels
 
@@ -386,7 +386,7 @@ def predict_modalities(
         got = unknown if modalities else "none"
         raise ValueError(f"modalities must be some of {', '.join(MODALITY_SETS)} (both, audio, video), got {got}.")
     config = getattr(model, "config", None)
-    task = task_of(model) or TASKS["classification"]
+    task = task_of(model) or DEFAULT_TASK
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
     loader = _loader(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..metrics.classification import (
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
 from ..processing.answers import classify
 from .joining import aggregate_views
-from .task import PipelineEntry, RowLabels, Task
+from .task import PipelineEntry, RowLabels, ShownMetric, Task
 
 if TYPE_CHECKING:
     import datasets
@@ -187,6 +188,29 @@ def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> di
     return top_k_accuracies(scores, targets)
 
 
+METRICS_OF_SEVERAL_LABELS = {
+    "map": ShownMetric("mAP", percent=True),
+    "auc": ShownMetric("AUC"),
+    "d_prime": ShownMetric("d-prime"),
+    "classes_without_positives": ShownMetric("classes without positives", digits=0),
+}
+
+
+def show_class_metric(name: str) -> ShownMetric:
+    """`top1_verb` is shown as `top-1 verb`, in per cent."""
+    found = re.fullmatch(r"top(\d+)(?:_(.+))?", name)
+    if found is None:
+        return METRICS_OF_SEVERAL_LABELS.get(name, ShownMetric(name.replace("_", " ")))
+    number, head = found[1], (found[2] or "").replace("_", " ")
+    which = {"": "", "joint": ", all heads together"}.get(head, f", {head}")
+    return ShownMetric(
+        name=f"top-{number} {head}".strip(),
+        axis=f"top-{number} accuracy{which}",
+        percent=True,
+        hub="accuracy" if number == "1" else "",
+    )
+
+
 def class_precision(
     logits: torch.Tensor, labels: torch.Tensor, classes: Mapping[str, Sequence[str]], config: Any
 ) -> dict[str, dict[str, list]]:
@@ -261,6 +285,8 @@ CLASSIFICATION = Task(
     join_views=join_class_views,
     loss=class_loss,
     metrics=class_metrics,
+    headline=("map", "top1_action", "top1_joint", "top1"),
+    show_metric=show_class_metric,
     per_class=class_precision,
     answer=answer_classes,
     pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),

@@ -51,6 +51,25 @@ class PipelineEntry:
     type: str = "multimodal"
 
 
+@dataclass(frozen=True)
+class ShownMetric:
+    """How tables, figures and cards show a metric.
+
+    Args:
+        name: in tables, such as "mAP".
+        axis: at the axis of a figure; "" means `name`.
+        percent: whether the values are shares, which are shown in per cent.
+        digits: decimals of a value that is not shown in per cent.
+        hub: the Hub's name of the metric; "" means that it has none.
+    """
+
+    name: str
+    axis: str = ""
+    percent: bool = False
+    digits: int = 3
+    hub: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task. A task of another kind is another instance; nothing outside of `tasks/` asks which task it has.
@@ -79,6 +98,9 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        headline: names of the main metrics, in order of preference. Figures show the first that an evaluation has, or else the
+            first metric of the evaluation.
+        show_metric: (name of a metric) -> how tables, figures and cards show it. Default: its name and three decimals.
         per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
         answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
         pipeline: None where the task has no pipeline.
@@ -109,6 +131,8 @@ class Task:
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    headline: tuple[str, ...] = ()
+    show_metric: Callable[[str], ShownMetric] = lambda name: ShownMetric(name.replace("_", " "))
     per_class: Callable[..., dict[str, dict[str, list]]] = lambda logits, labels, classes, config: {}
     answer: Callable[..., dict[str, list[dict[str, Any]]]] | None = None
     pipeline: PipelineEntry | None = None

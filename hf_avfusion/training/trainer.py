@@ -20,7 +20,7 @@ from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_views, view_logits
-from ..tasks import TASKS, task_of
+from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
@@ -108,7 +108,7 @@ class AVTrainer(TrainerHooks):
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
-        self.task = task_of(self.model) or TASKS["classification"]
+        self.task = task_of(self.model) or DEFAULT_TASK
         if (
             compute_metrics is None
             and getattr(self.model, "config", None) is not None

@@ -3,6 +3,8 @@
 It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,13 @@ from travellers import processor as make_processor
 from hf_avfusion import AVTrainer, AVTrainingArguments
 from hf_avfusion.data.benchmarks.splits import SplitRows
 from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.evaluation.clips import label_rows
+from hf_avfusion.evaluation.clips import EvaluationSet, label_rows
 from hf_avfusion.evaluation.costs import PeakMemory
-from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for
+from hf_avfusion.evaluation.reports import make_results, read_results, write_report
+from hf_avfusion.evaluation.runs import Condition, evaluate_checkpoint, load_checkpoint, protocol_for
 from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.tasks import TASKS, task_of, task_of_config
-from hf_avfusion.tasks.task import RowLabels, Task
+from hf_avfusion.tasks.task import RowLabels, ShownMetric, Task
 
 SIDE = 16
 
@@ -82,6 +85,8 @@ SEGMENTATION = Task(
     loss=masks_loss,
     reduce=intersection_and_union,
     metrics=mean_iou,
+    headline=("miou",),
+    show_metric=lambda name: ShownMetric("mIoU", axis="mean intersection over union", percent=True),
     answer=share_of_object,
     hub_task="mask-generation",
 )
@@ -146,7 +151,7 @@ def test_large_answers_do_not_pile_up(tmp_path):
     assert peaks[2] - peaks[1] < 100  # kept to the end, logits and labels would need 320 MiB more
 
 
-def test_it_is_evaluated_by_its_checkpoint(tmp_path):
+def test_it_is_evaluated_by_its_checkpoint(tmp_path, monkeypatch):
     ToyForSegmentation(ToyConfig()).save_pretrained(tmp_path)
     make_processor().save_pretrained(tmp_path)
     model, processor = load_checkpoint(str(tmp_path))
@@ -160,9 +165,52 @@ def test_it_is_evaluated_by_its_checkpoint(tmp_path):
     clips = label_rows(split, model.config)
     assert clips.columns == ("masks",)
     protocol = protocol_for(model.config, "mine")
-    (result,) = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol)
-    assert result["metrics"] == {"miou": 1.0}
-    assert result["per_class"] == {}
+    found = evaluate_checkpoint(
+        "toy", model, processor, clips, given=("v",), protocol=protocol, conditions=(Condition(), Condition(span=0.2))
+    )
+    assert found[0]["metrics"] == {"miou": 1.0}
+    assert found[0]["per_class"] == {}
+    table, figures = report(clips, found, tmp_path / "report", monkeypatch)
+    assert "| mIoU (%)" in table
+    assert "| 100.00 " in table
+    assert figures == {"span_sweep.png": "mean intersection over union (%)"}
+    results = read_results(tmp_path / "report")
+    assert results["benchmark"]["task"] == "segmentation"
+    monkeypatch.delitem(TASKS, "segmentation")
+    with pytest.raises(ValueError, match="the results are of the task 'segmentation', which is not known"):
+        read_results(tmp_path / "report")
+
+
+def test_metrics_without_a_headline_are_reported(tmp_path, monkeypatch):
+    """The first metric is drawn, and a metric is called by its name."""
+    task = replace(SEGMENTATION, headline=(), show_metric=Task.show_metric)
+    monkeypatch.setitem(TASKS, "segmentation", task)
+    about = {"name": "mine", "title": "mine", "split": "test", "rows": None, "num_rows": 3}
+    clips = EvaluationSet(**about, task=task, columns=("masks",), names={}, fields={})
+    settings = {"model_type": "toy", "trained_span": 1.0, "trained_synchronous": True}
+    each = {
+        "checkpoint": "toy", "settings": settings, "given": "v", "sampling": "spread", "views": 1, "crops": 1,
+        "aggregation": "mean_logits", "seed": 0, "clips": 3, "skipped": 0, "lacking": 0, "per_class": {},
+    }  # fmt: skip
+    evaluations = [{**each, "span": span, "metrics": {"f_score": 0.5, "miou": 0.25}} for span in (1.0, 2.0)]
+    table, figures = report(clips, evaluations, tmp_path, monkeypatch)
+    assert "| f score | miou  |" in table
+    assert "| 0.500   | 0.250 |" in table
+    assert figures == {"span_sweep.png": "f score"}
+    assert report(clips, [{**each, "span": 1.0, "metrics": {}}], tmp_path / "none", monkeypatch)[1] == {}
+
+
+def report(clips, evaluations, folder, monkeypatch):
+    """The table, and the label of the metric in each figure."""
+    labels = {}
+
+    def draw(path, series, x, y, **options):
+        labels[path.name.removesuffix(".partial")] = y
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("hf_avfusion.evaluation.figures.draw_lines", draw)
+    written = write_report(make_results(clips, {}, evaluations, 0), folder)
+    return written[1].read_text(), labels
 
 
 class Rows(list):
