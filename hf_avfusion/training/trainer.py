@@ -409,11 +409,8 @@ class AVTrainer(TrainerHooks):
         ):  # with sharded weights, all processes must make the same number of forward passes
             passes = -(-self._evaluated.most_rows * views.total // views_per_step)
         with self.compute_loss_context_manager():
-            logits_per_view = view_logits(model, inputs, views_per_step=views_per_step, passes=passes)
-        if logits_per_view.shape[1] != views.total:
-            raise ValueError(
-                f"Expected {views.total} views per clip in evaluation, but a batch holds {logits_per_view.shape[1]}: build the "
-                "evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+            logits_per_view = view_logits(
+                model, inputs, views=views.total, views_per_step=views_per_step, passes=passes
             )
         labels = inputs.get(self.label_names[0]) if self.label_names else None
         labels = labels.to(self.args.device) if labels is not None else None
