@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .folders import describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
-from .reading import read as read_now
+from .reading import read_once
 from .records import BENCHMARKS, Benchmark
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load_rows(
     labels: bool = True,
     flag: str = "--split",
     allow_urls: bool = False,
-    read: Callable[..., Any] = read_now,
+    read: Callable[..., Any] | None = None,
 ) -> SplitRows:
     """Loads the undecoded rows of a split of a benchmark, a folder of clips or a CSV file.
 
@@ -68,13 +68,15 @@ def load_rows(
         flag: the script's option for the split, used in messages.
         allow_urls: allow addresses (URLs) as clips of a CSV file. Pass it on to `ClipTransform`, which refuses addresses in all
             rows by default.
-        read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once.
+        read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once. By default, each call
+            has its own.
 
     Raises:
         ValueError: the split or variant is unknown, or `source` or `variant` is given for a folder; and the errors of
             the loading functions.
         FileNotFoundError: `data` does not exist.
     """
+    read = read or read_once()
     if data in BENCHMARKS:
         record = get_record(data, variant)
         split = evaluation_split(record, split, flag=flag)
@@ -124,7 +126,7 @@ def load_validation(
     evaluated: str | None,
     *,
     labels: bool = True,
-    read: Callable[..., Any] = read_now,
+    read: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> tuple[SplitRows, SplitRows]:
     """The rows to train on and those to choose a checkpoint on, without the clips of the evaluated split.
@@ -141,6 +143,7 @@ def load_validation(
     Raises:
         ValueError: the rows are streamed, or no class has more than one file.
     """
+    read = read or read_once()
     if trained.record is not None:
         splits = tuple(trained.record.splits)
     else:

@@ -127,3 +127,7 @@ def test_both_splits_read_a_folder_once(tmp_path, count_reads, data, labels):
         return READS[str(clips)], READS[str(table)]
 
     assert count("test", "train") == count("test") != (0, 0)
+    once = count("test")
+    READS.clear()
+    load_rows(str(place), **where)
+    assert (READS[str(clips)], READS[str(table)]) == once
