@@ -181,7 +181,7 @@ def check_same(
         ValueError: they are not; the message names the difference.
     """
     own = clips.describe()
-    for field in ("name", "split", "variant", "columns", "num_segments", "task"):
+    for field in ("name", "split", "variant", "columns", *clips.task.report_fields, "task"):
         if field == "variant" and clips.partition is not None:
             continue
         if results["benchmark"].get(field) != own[field]:
@@ -215,7 +215,7 @@ def check_output(folder: str | os.PathLike, given: Iterable[str], clips: Evaluat
         Path(own["name"]).exists() and Path(str(earlier.get("name"))).exists()
     ):  # folders of clips, however they are written
         own["name"], earlier["name"] = os.path.realpath(own["name"]), os.path.realpath(earlier["name"])
-    for field in ("name", "split", "variant", "columns", "num_segments", "task"):
+    for field in ("name", "split", "variant", "columns", *clips.task.report_fields, "task"):
         if earlier.get(field) != own[field]:
             raise ValueError(
                 f"--output {folder} holds results on other clips, which would be overwritten: their {field} is "

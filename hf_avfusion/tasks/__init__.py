@@ -11,6 +11,9 @@ from .task import Task
 # Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
 TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
 
+# Values of `Benchmark.task` that no task of this package solves, and what a model has to give for them.
+OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
+
 DEFAULT_TASK = CLASSIFICATION  # of models whose class names none
 
 
@@ -30,6 +33,12 @@ def task_of_config(config: Any) -> Task:
     names = [*(getattr(config, "architectures", None) or ()), DEFAULT_TASK.heads[0]]
     found = (task_of_class(name, config) for name in names)
     return next(task for task in found if task is not None and task.metrics is not None)
+
+
+def needs_of_benchmark(benchmark_task: str) -> str:
+    """What a model has to give for a benchmark of this task, for messages."""
+    official = next((task for task in TASKS.values() if benchmark_task in task.benchmark_tasks), None)
+    return official.needs if official is not None else OTHER_NEEDS[benchmark_task]
 
 
 def task_of_results(benchmark: Mapping[str, Any]) -> Task:

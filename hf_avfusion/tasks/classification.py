@@ -19,13 +19,14 @@ from ..metrics.classification import (
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
 from ..processing.answers import classify
 from .joining import aggregate_views
-from .task import PipelineEntry, RowLabels, ShownMetric, Task
+from .task import PipelineEntry, RowLabels, ShownMetric, Task, check_equal_fields
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedConfig
 
 HEADS = ("ForAudioVisualClassification", "ForVideoClassification", "ForAudioClassification")
+CLASS_FIELDS = ("id2label", "label2id", "class_splits", "problem_type")  # classes, which are matched by name
 SHOWN_LABELS = 20  # of each head in a model card
 
 
@@ -107,6 +108,21 @@ def class_fields(features: datasets.Features, columns: Sequence[str], config: An
     return fields
 
 
+def check_class_fields(config: Any, fields: Mapping[str, Any], where: str) -> None:
+    """Checks that a clip has as many labels as the model predicts: one, or any number.
+
+    Raises:
+        ValueError: it has not, or a field other than those of the classes differs.
+    """
+    check_equal_fields(config, {name: fields[name] for name in fields.keys() - set(CLASS_FIELDS)}, where)
+    kinds = ("one class", "any number of classes")
+    predicted, held = is_multi_label(config), fields.get("problem_type") == "multi_label_classification"
+    if predicted != held:
+        raise ValueError(
+            f"the model predicts {kinds[predicted]} per clip (problem_type={config.problem_type}), but {where} holds {kinds[held]}"
+        )
+
+
 def class_names(features: datasets.Features, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Class names of each column, in the order of the rows' numbers."""
     kinds = _class_columns(features)
@@ -186,6 +202,13 @@ def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> di
     if is_multi_label(config, labels):
         return multi_label_metrics(scores, targets)
     return top_k_accuracies(scores, targets)
+
+
+def name_actions(metrics: Mapping[str, float], config: Any) -> dict[str, float]:
+    """Names the joint accuracy of a verb and a noun that of the action, as EPIC-KITCHENS does."""
+    if list(class_heads(config)) != ["verb", "noun"]:
+        return dict(metrics)
+    return {name.replace("_joint", "_action"): value for name, value in metrics.items()}
 
 
 METRICS_OF_SEVERAL_LABELS = {
@@ -277,7 +300,10 @@ CLASSIFICATION = Task(
         "audio classification",
     ),
     config_fields=class_fields,
+    check_fields=check_class_fields,
+    report_fields=("num_segments",),
     choose_columns=choose_head_columns,
+    borrowed_kinds=("class",),
     read_labels=lambda columns, fields: ClassLabels(columns, len(fields["id2label"])),
     class_heads=class_heads,
     class_names=class_names,
@@ -285,6 +311,7 @@ CLASSIFICATION = Task(
     join_views=join_class_views,
     loss=class_loss,
     metrics=class_metrics,
+    report_names=name_actions,
     headline=("map", "top1_action", "top1_joint", "top1"),
     show_metric=show_class_metric,
     per_class=class_precision,

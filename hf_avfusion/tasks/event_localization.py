@@ -115,6 +115,7 @@ EVENT_LOCALIZATION = replace(
     selects=lambda config: getattr(config, "num_segments", None) is not None,
     config_fields=segment_fields,
     choose_columns=choose_segment_column,
+    borrowed_kinds=(),
     read_labels=lambda columns, fields: SegmentLabels(columns, fields["num_segments"]),
     whole_clip=True,
     join_views=whole_clip_logits,

@@ -387,6 +387,7 @@ def test_the_commit_is_that_of_this_repository(monkeypatch):
 @pytest.mark.parametrize(("segments", "heading"), [(None, "accuracy"), (10, "accuracy of segments (%)")])
 def test_results_of_earlier_versions_do_not_name_their_task(tmp_path, segments, heading):
     results = make_results(CLIPS, CLASSES, [{**evaluation("a", 0.5), "metrics": {"accuracy": 0.5}}], 0)
+    assert results["benchmark"]["num_segments"] is None  # a key of earlier files stays
     del results["benchmark"]["task"]
     results["benchmark"]["num_segments"] = segments
     (tmp_path / "results.json").write_text(json.dumps(reports.plain(results)))

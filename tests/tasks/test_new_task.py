@@ -3,7 +3,9 @@
 It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
 """
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -223,3 +225,24 @@ def test_its_card():
     card = build_card(ToyForSegmentation(ToyConfig()), make_processor(), CardDetails(), "org/toy")
     assert card.data.pipeline_tag == "mask-generation"
     assert "This checkpoint has no labels." in card.content
+
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKING = [
+    *(ROOT / "hf_avfusion/evaluation").glob("*.py"), ROOT / "hf_avfusion/training/trainer.py",
+    ROOT / "hf_avfusion/model_card.py", ROOT / "examples/evaluate.py", ROOT / "examples/predict.py",
+]  # fmt: skip
+OF_ONE_TASK = {
+    "num_segments", "problem_type", "class_splits", "verb", "noun", "top1", "d_prime", "auc", "accuracy", "audio classification",
+    *TASKS, *(task.name.upper() for task in TASKS.values()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ASKING, ids=lambda file: file.name)
+def test_code_outside_of_tasks_names_no_single_task(file):
+    """Names, attributes, keywords and strings, without docstrings."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        value = [getattr(node, field, None) for field in ("id", "attr", "arg", "value", "name")]
+        names |= {each for each in value if isinstance(each, str)}
+    assert not names & OF_ONE_TASK
