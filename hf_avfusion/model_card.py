@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
+from .files import markdown_cell
 from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
@@ -146,7 +147,7 @@ def build_card(
         if task is not None
         else "This checkpoint has no labels.",
         training_data=details.training_data or "not stated.",
-        recipe=[(_cell(name), _cell(value)) for name, value in details.recipe.items()],
+        recipe=[(markdown_cell(name), markdown_cell(value)) for name, value in details.recipe.items()],
         evaluation=[row for evaluation in details.evaluation for row in _rows(evaluation)],
         limits="\n\n".join(
             text for text in (details.limits, sections.get("Limits") or sections.get("Different, and why")) if text
@@ -394,9 +395,13 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
     if evaluation.skipped_clips:
         clips += f" (and {evaluation.skipped_clips} that could not be decoded)"
     seeds = known(None if evaluation.seeds is None else ", ".join(map(str, evaluation.seeds)))
-    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both modalities")]
+    about = [
+        markdown_cell(evaluation.dataset),
+        markdown_cell(evaluation.split),
+        markdown_cell(evaluation.condition or "both modalities"),
+    ]
     about += [known(evaluation.views), seeds, clips]
-    return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
+    return [[*about, markdown_cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
 
 
 def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]:
@@ -422,8 +427,3 @@ def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]
         )
         for name, value in evaluation.metrics.items()
     ]
-
-
-def _cell(value: Any) -> str:
-    """The value as text that is safe in a cell of a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")

@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from rich.table import Table
 from ..files import markdown_table, write_text
 from ..tasks.task import ShownMetric, Task
 from . import summaries
-from .reports import plain
+from .reports import plain, versions
 
 COSTS = {  # heading and format of the values
     "parameters": ("parameters", "{:,}"),
@@ -154,17 +153,6 @@ class Comparison:
         for row in rows:
             printed.add_row(*row)
         return printed
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this package, torch and transformers."""
-    import torch
-    import transformers
-
-    import hf_avfusion
-
-    modules = (hf_avfusion, torch, transformers)
-    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
 
 
 def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:

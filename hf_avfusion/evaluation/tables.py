@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..files import markdown_table
 from ..tasks import task_of_results
 from ..tasks.task import ShownMetric
 from .summaries import frozen
@@ -33,7 +34,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         vanished = f"; {covered['vanished']} annotated clips are missing" if covered.get("vanished") else ""
         which = f" of {clips_of}" if (clips_of := about.get("partition")) else ""
         lines += [f"Coverage{which}: {covered['present']}{expected} clips{vanished}.", ""]
-    table = [[*columns, *map(metric_text, shown.values())]]
+    table = []
     for row in summary:
         cells = [settings_text(row["settings"], trained=True) + _differences(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
@@ -44,9 +45,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         values = row["metrics"]
         cells += [metric_value(metric, values[name]) if name in values else "" for name, metric in shown.items()]
         table.append(cells)
-    widths = [max(map(len, column)) for column in zip(*table)]
-    table.insert(1, ["-" * width for width in widths])
-    lines += ["| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |" for cells in table]
+    lines.append(markdown_table([*columns, *map(metric_text, shown.values())], table, aligned=True))
     std_note = "Mean ± sample standard deviation over runs. " if any(row["n"] > 1 for row in summary) else ""
     made_by = f"hf_avfusion {results['versions']['hf_avfusion']}, commit {results['commit'] or 'not known'}"
     lines += [

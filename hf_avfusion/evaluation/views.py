@@ -23,8 +23,8 @@ from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..processing.joining import Aggregation, check_aggregation_name
 from ..tasks import DEFAULT_TASK, Task, task_of
-from ..tasks.joining import Aggregation, check_aggregation_name
 from ..tasks.task import RowLabels
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..auto import AutoModelForAudioVisualClassification
+from ..files import markdown_cell
 from ..metrics.classification import (
     average_precision_per_class,
     multi_head_accuracies,
@@ -17,8 +18,8 @@ from ..metrics.classification import (
     top_k_accuracies,
 )
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
-from ..processing.answers import classify
-from .joining import aggregate_views
+from ..processing.answers import classify, head_slices
+from ..processing.joining import aggregate_views
 from .task import PipelineEntry, RowLabels, ShownMetric, Task, check_equal_fields
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _class_columns(features: datasets.Features) -> dict[str, datasets.ClassLabel
 
 def class_heads(config: PreTrainedConfig) -> dict[str, int]:
     """Head -> number of classes; a model with one head calls it "label"."""
-    return dict(getattr(config, "class_splits", None) or {"label": config.num_labels})
+    return {head: columns.stop - columns.start for head, columns in head_slices(config).items()}
 
 
 def is_multi_label(config: Any, labels: torch.Tensor | None = None) -> bool:
@@ -266,23 +267,18 @@ def answer_classes(
     return classify(config, logits, top_k=top_k)
 
 
-def _cell(name: str) -> str:
-    """A label name inside of a Markdown code span."""
-    return str(name).replace("`", "'").replace("|", "\\|").replace("\n", " ")
-
-
 def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
     """The labels of each head, the first `SHOWN_LABELS` by name."""
     names = [config.id2label[index] for index in range(config.num_labels)]
     if names == [f"LABEL_{index}" for index in range(len(names))]:
         return f"{len(names)} labels, whose names are not stated."
     kind = "several per clip, each with its own probability" if is_multi_label(config) else "one per clip"
-    start, lines = 0, []
-    for head, size in (getattr(config, "class_splits", None) or {"": len(names)}).items():
-        shown = ", ".join(f"`{_cell(name)}`" for name in names[start : start + size][:SHOWN_LABELS])
+    named, lines = bool(getattr(config, "class_splits", None)), []
+    for head, columns in head_slices(config).items():
+        size = columns.stop - columns.start
+        shown = ", ".join(f"`{markdown_cell(name)}`" for name in names[columns][:SHOWN_LABELS])
         more = f" and {size - SHOWN_LABELS} more (`id2label` in `config.json`)" if size > SHOWN_LABELS else ""
-        lines.append(f"{f'{head}: ' if head else ''}{size} ({kind}): {shown}{more}.")
-        start += size
+        lines.append(f"{f'{head}: ' if named else ''}{size} ({kind}): {shown}{more}.")
     lines.append(f"Source of the names: {source or 'not stated.'}")
     return "\n\n".join(lines)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hf_avfusion.evaluation.comparison import Comparison, mean_and_std, scores_of, summarize, table
+from hf_avfusion.evaluation.reports import versions
 from hf_avfusion.tasks import TASKS
 
 TASK = TASKS["classification"]
@@ -83,6 +84,7 @@ def test_reports_hold_unrounded_numbers(tmp_path):
     assert kept["seeds"] == {"bottleneck": [0, 1, 2], "late": [0]}
     assert kept["runs"]["bottleneck"]["2"] == {"loss": 1.0, "top1": 0.95}
     assert {"torch", "transformers", "hf_avfusion", "python"} <= set(kept["versions"])
+    assert kept["versions"] == versions()  # as in the reports of evaluations
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert lines[:3] == ["|  | bottleneck | late |", "| --- | --- | --- |", "| top1 % | 88.3 ± 7.6 | 25.0 |"]
 

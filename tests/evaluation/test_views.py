@@ -28,9 +28,9 @@ from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
 from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.joining import aggregate_views, mean_probabilities
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.tasks.classification import ClassLabels
-from hf_avfusion.tasks.joining import aggregate_views, mean_probabilities
 
 LOGITS = torch.tensor([[[2.0, 0.0, -1.0], [-4.0, 1.0, 3.0]]])  # one clip, two views, three classes
 
