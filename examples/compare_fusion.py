@@ -80,7 +80,14 @@ from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building import build_collator, build_frame_augmentation, build_fresh, build_processor
+from hf_avfusion.training.recipes.building import (
+    build_collator,
+    build_frame_augmentation,
+    build_fresh,
+    build_processor,
+    default_config,
+    reading_options,
+)
 from hf_avfusion.training.recipes.building_runs import RunData
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
@@ -168,11 +175,12 @@ def main() -> int:
             ("--eval_num_views", "--eval_num_crops", "--eval_aggregation"),
         )
         labels = {"label_columns": columns, "num_labels": len(head["id2label"])}
-        read = task.read_labels(columns, head)
+        config = default_config(recipe, recipe.model)  # the variants share its modalities and axes
+        read = reading_options(task.read_labels(columns, head), config, allow_urls=options.allow_urls)
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
-            "training": ClipTransform(processor, read, mode="train", augmentation=augmentation),
-            "evaluation": view_transform(processor, args.eval_views, read),
+            "training": ClipTransform(processor, mode="train", augmentation=augmentation, **read),
+            "evaluation": view_transform(processor, args.eval_views, **read),
         }
         transforms["validation"] = transforms["evaluation"]
         changes = {name: getattr(options, name) for name in CONFIG_FLAGS if name in run.flags}
@@ -219,8 +227,10 @@ def main() -> int:
         runs[fusion][seed] = scores_of(trainer.evaluate())
         print("  ".join(f"{name} {value:.4g}" for name, value in runs[fusion][seed].items()))
         comparison.keep(fusion, seed, configs[fusion], runs[fusion][seed])
-        comparison.report(runs, costs, measured)
-    print(comparison.report(runs, costs, measured), f"saved in {comparison.folder}: comparison.md, .csv and .json")
+        comparison.report(runs, costs, measured, task)
+    print(
+        comparison.report(runs, costs, measured, task), f"saved in {comparison.folder}: comparison.md, .csv and .json"
+    )
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"  # end of the name of a file that is being written
 
@@ -29,7 +30,20 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     return Path(path)
 
 
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with one line per row."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def markdown_cell(value: Any) -> str:
+    """The value as text of one line that cannot end a cell of a Markdown table or a code span."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")
+
+
+def markdown_table(headings: Sequence[Any], rows: Sequence[Sequence[Any]], *, aligned: bool = False) -> str:
+    """A Markdown table with one line per row.
+
+    Args:
+        headings, rows: the cells, which `markdown_cell` makes safe.
+        aligned: pad the cells to the width of their column, for a table that people read as text.
+    """
+    lines = [list(map(markdown_cell, line)) for line in (headings, *rows)]
+    widths = [max(map(len, column)) if aligned else 0 for column in zip(*lines)]
+    lines.insert(1, ["-" * (width or 3) for width in widths])
+    cells = ([cell.ljust(width) for cell, width in zip(line, widths)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

@@ -15,8 +15,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .tasks import task_of
-from .tasks.classification import CLASSIFICATION
+from .files import markdown_cell
+from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
 
@@ -147,7 +147,7 @@ def build_card(
         if task is not None
         else "This checkpoint has no labels.",
         training_data=details.training_data or "not stated.",
-        recipe=[(_cell(name), _cell(value)) for name, value in details.recipe.items()],
+        recipe=[(markdown_cell(name), markdown_cell(value)) for name, value in details.recipe.items()],
         evaluation=[row for evaluation in details.evaluation for row in _rows(evaluation)],
         limits="\n\n".join(
             text for text in (details.limits, sections.get("Limits") or sections.get("Different, and why")) if text
@@ -395,12 +395,17 @@ def _rows(evaluation: Evaluation) -> list[list[str]]:
     if evaluation.skipped_clips:
         clips += f" (and {evaluation.skipped_clips} that could not be decoded)"
     seeds = known(None if evaluation.seeds is None else ", ".join(map(str, evaluation.seeds)))
-    about = [_cell(evaluation.dataset), _cell(evaluation.split), _cell(evaluation.condition or "both modalities")]
+    about = [
+        markdown_cell(evaluation.dataset),
+        markdown_cell(evaluation.split),
+        markdown_cell(evaluation.condition or "both modalities"),
+    ]
     about += [known(evaluation.views), seeds, clips]
-    return [[*about, _cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
+    return [[*about, markdown_cell(name), f"{value:.4g}"] for name, value in evaluation.metrics.items()]
 
 
 def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]:
+    task = task or DEFAULT_TASK
     known = {
         "condition": evaluation.condition,
         "views": evaluation.views,
@@ -410,20 +415,15 @@ def _eval_results(evaluation: Evaluation, task: Task | None) -> list[EvalResult]
     }
     return [
         EvalResult(
-            task_type=(task or CLASSIFICATION).hub_task,
-            task_name=(task or CLASSIFICATION).title.capitalize(),
+            task_type=task.hub_task,
+            task_name=task.title.capitalize(),
             dataset_type=evaluation.dataset_id or evaluation.dataset,
             dataset_name=evaluation.dataset,
             dataset_split=evaluation.split,
-            metric_type="accuracy" if name.startswith("top1") else name,
+            metric_type=task.show_metric(name).hub or name,
             metric_name=f"{name} ({evaluation.condition})" if evaluation.condition else name,
             metric_value=value,
             metric_args={key: value for key, value in known.items() if value is not None} or None,
         )
         for name, value in evaluation.metrics.items()
     ]
-
-
-def _cell(value: Any) -> str:
-    """The value as text that is safe in a cell of a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")

@@ -40,3 +40,6 @@ def test_a_failed_rename_keeps_the_old_file(tmp_path, monkeypatch):
 
 def test_tables():
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert markdown_table(["a"], []) == "| a |\n| --- |"
+    hostile = markdown_table(["name", "n"], [["a | b\n`c`", 1]], aligned=True).splitlines()
+    assert hostile == ["| name       | n |", "| ---------- | - |", "| a \\| b 'c' | 1 |"]

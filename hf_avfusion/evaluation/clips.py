@@ -10,15 +10,12 @@ import torch
 
 from ..data.benchmarks.records import BENCHMARKS
 from ..data.benchmarks.splits import SplitRows
-from ..tasks import TASKS, task_of_benchmark, task_of_config
+from ..tasks import needs_of_benchmark, task_of_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..tasks import Task
-
-# Labels of benchmarks of tasks that are not in `TASKS`.
-OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +35,6 @@ class EvaluationSet(SplitRows):
     fields: dict[str, Any]
 
     @property
-    def num_segments(self) -> int | None:
-        """Number of segments of a clip, each with a class of its own (event localisation)."""
-        return self.fields.get("num_segments")
-
-    @property
     def metric(self) -> str:
         """The official metric of the benchmark; "" for a folder."""
         return self.record.metric if self.record is not None else ""
@@ -55,9 +47,10 @@ class EvaluationSet(SplitRows):
     def describe(self) -> dict[str, Any]:
         """The entries of a report that describe this set."""
         kept = (
-            "name", "title", "split", "source", "variant", "partition", "columns", "metric", "coverage", "num_segments",
+            "name", "title", "split", "source", "variant", "partition", "columns", "metric", "coverage",
         )  # fmt: skip
-        return {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
+        about = {key: list(value) if isinstance(value := getattr(self, key), tuple) else value for key in kept}
+        return {**about, **{name: self.fields.get(name) for name in self.task.report_fields}, "task": self.task.name}
 
 
 def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequence[str] | None = None) -> EvaluationSet:
@@ -67,24 +60,23 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
         rows: clips of a split.
         config: config of the model.
         label_columns: one per head of the model, in the order of the heads. Default: the columns with the names of the
-            heads; for a model with `config.num_segments`, the benchmark's column with a class for each segment; otherwise
-            the benchmark's main label.
+            heads; otherwise those that the task chooses, or the benchmark's main label.
 
     Raises:
-        ValueError: a benchmark of another task (unless `label_columns` names a class of the clip), or columns whose number
-            or kind does not match the heads.
+        ValueError: a benchmark of another task (unless `label_columns` names its columns), or columns whose number or kind
+            does not match the heads.
     """
     record, task = rows.record, task_of_config(config)
     kinds = record.columns if record is not None else {}
     if record is not None and record.task not in task.benchmark_tasks and label_columns is None:
-        official = task_of_benchmark(record.task)
-        if official is not TASKS["classification"]:
-            needs = official.needs if official is not None else OTHER_NEEDS[record.task]
-            clip_columns = [column for column in record.label_columns if kinds[column] == "class"]
-            raise ValueError(
-                f"{record.title} is a benchmark of {record.task}: it needs {needs}, but this model predicts {task.needs}. To "
-                f"score the class of the clip, pass label_columns= (--label_columns) {' or '.join(clip_columns)}"
-            )
+        usable = [column for column in record.label_columns if kinds[column] in task.borrowed_kinds]
+        remedy = "Use a benchmark or a model of the same task"
+        if usable:
+            remedy = f"To score {task.needs}, pass label_columns= (--label_columns) {' or '.join(usable)}"
+        raise ValueError(
+            f"{record.title} is a benchmark of {record.task}: it needs {needs_of_benchmark(record.task)}, but this model "
+            f"predicts {task.needs}. {remedy}"
+        )
     usual = record.label_columns if record is not None else ("label",)
     heads = task.class_heads(config)
     if label_columns is None:
@@ -138,20 +130,7 @@ class ModelClasses:
         task = task_of_config(config)
         if task is not clips.task:
             raise ValueError(f"the model predicts {task.needs}, but the labels of the clips are {clips.task.needs}")
-        for field, value in clips.fields.items():
-            if field not in _CLASS_FIELDS and getattr(config, field, None) != value:
-                raise ValueError(
-                    f"the model has {field}={getattr(config, field, None)}, but the labels of the clips need {value}"
-                )
-        multi_label = [
-            kind == "multi_label_classification" for kind in (config.problem_type, clips.fields.get("problem_type"))
-        ]
-        if clips.names and multi_label[0] != multi_label[1]:
-            kinds = ("one class", "any number of classes")
-            raise ValueError(
-                f"the model predicts {kinds[multi_label[0]]} per clip (problem_type={config.problem_type}), but the column "
-                f"{clips.columns[0]} of {clips.title} holds {kinds[multi_label[1]]}"
-            )
+        task.check_fields(config, clips.fields, f"the column {', '.join(clips.columns)} of {clips.title}")
         classes, numbers, start = {}, [], 0
         for (head, size), column in zip(task.class_heads(config).items(), clips.names):
             own = tuple(str(config.id2label[start + index]) for index in range(size))
@@ -183,14 +162,6 @@ class ModelClasses:
             return torch.tensor(self.numbers[0])[labels]
         columns = labels.unbind(dim=1)
         return torch.stack([torch.tensor(table)[column] for table, column in zip(self.numbers, columns)], dim=1)
-
-
-_CLASS_FIELDS = (
-    "id2label",
-    "label2id",
-    "class_splits",
-    "problem_type",
-)  # `ModelClasses.matched` compares their classes
 
 
 def _mismatch_message(head, column, clips, own, unknown, spare) -> str:

@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from ..files import markdown_table, write_text
+from ..tasks.task import ShownMetric, Task
 from . import summaries
-from .reports import plain
+from .reports import plain, versions
 
 COSTS = {  # heading and format of the values
     "parameters": ("parameters", "{:,}"),
@@ -122,6 +122,7 @@ class Comparison:
         runs: Mapping[str, Mapping[int, Mapping[str, float]]],
         costs: Mapping[str, Mapping[str, Any]],
         measured: Mapping[str, Any],
+        task: Task,
     ) -> Table:
         """Writes `comparison.md`, `.csv` and `.json`; returns the table to print.
 
@@ -129,9 +130,10 @@ class Comparison:
             runs: variant -> seed -> metric -> value.
             costs: variant -> costs from `compare_costs`.
             measured: see `keep_costs`.
+            task: task of the models, which decides how the metrics are shown.
         """
         summary = summarize(runs)
-        headings, rows = table(summary, costs)
+        headings, rows = table(summary, costs, task)
         write_text(self.folder / "comparison.md", markdown_table(headings, rows) + "\n")
         write_text(self.folder / "comparison.csv", as_csv(summary, costs))
         everything = {
@@ -153,17 +155,6 @@ class Comparison:
         return printed
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, this package, torch and transformers."""
-    import torch
-    import transformers
-
-    import hf_avfusion
-
-    modules = (hf_avfusion, torch, transformers)
-    return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}
-
-
 def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:
     """The scores in the result of `Trainer.evaluate`, without their prefix."""
     named = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
@@ -181,7 +172,7 @@ def summarize(runs: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str
 
 
 def table(
-    summary: Mapping[str, Mapping[str, MeanStd]], costs: Mapping[str, Mapping[str, Any]]
+    summary: Mapping[str, Mapping[str, MeanStd]], costs: Mapping[str, Mapping[str, Any]], task: Task
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and cells with a column per variant: the metrics without the loss, the number of seeds, then the costs.
 
@@ -192,8 +183,9 @@ def table(
     rows = []
     for metric in metrics:
         scores = [summary.get(variant, {}).get(metric) for variant in variants]
-        name = f"{metric} %" if _is_share(metric) else metric
-        rows.append([name, *("-" if score is None else _format_score(metric, score) for score in scores)])
+        shown = task.show_metric(metric)
+        name = f"{metric} %" if shown.percent else metric
+        rows.append([name, *("-" if score is None else _format_score(shown, score) for score in scores)])
     if metrics:
         counts = [[score.n for score in summary.get(variant, {}).values()] for variant in variants]
         rows.append(["seeds (n)", *(str(max(count, default=0)) for count in counts)])
@@ -204,15 +196,11 @@ def table(
     return ["", *variants], rows
 
 
-def _format_score(metric: str, value: MeanStd) -> str:
-    """`99.8 ± 0.1`: shares in per cent, losses and d-prime unscaled."""
-    scale, digits = (100, 1) if _is_share(metric) else (1, 3)
+def _format_score(metric: ShownMetric, value: MeanStd) -> str:
+    """`99.8 ± 0.1`: shares in per cent with one decimal, other metrics unscaled."""
+    scale, digits = (100, 1) if metric.percent else (1, metric.digits)
     text = f"{scale * value.mean:.{digits}f}"
     return text if value.std is None else f"{text} ± {scale * value.std:.{digits}f}"
-
-
-def _is_share(metric: str) -> bool:
-    return metric.startswith("top") or metric in ("map", "auc")
 
 
 def _format_cost(name: str, value: float | None, first: float | None) -> str:

@@ -6,11 +6,25 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..tasks import task_of_results
+from ..tasks.task import ShownMetric
 from ..visualization.charts import draw_bars, draw_columns, draw_lines, draw_ranked_bars
 from .summaries import frozen, headline, mean_and_std
-from .tables import MODALITY_NAMES, SAMPLING_NAMES, axis_text, in_percent, settings_text
+from .tables import MODALITY_NAMES, SAMPLING_NAMES, axis_text, settings_text
+
+
+class _Measure(NamedTuple):
+    """The metric that a figure shows."""
+
+    name: str
+    shown: ShownMetric
+
+    def value(self, row: Mapping[str, Any]) -> tuple[float, float | None]:
+        """Mean and standard deviation of a row, shares in per cent."""
+        value, factor = row["metrics"][self.name], 100 if self.shown.percent else 1
+        return factor * value["mean"], None if value["std"] is None else factor * value["std"]
 
 
 def figures(
@@ -41,7 +55,11 @@ def figures(
         found[f"per_class_ap{suffix}"] = (rows, _per_class(rows, title_of_head + std_text, top_classes))
         gains = [row for row in rows if row.get("gain_over_a") is not None or row.get("gain_over_v") is not None]
         found[f"fusion_gain{suffix}"] = (gains, _gain(gains, title_of_head + runs_text, top_classes))
-    metric = headline(evaluations[0]["metrics"])
+    task = task_of_results(results["benchmark"])
+    name = headline(task, evaluations[0]["metrics"])
+    if name is None:
+        return found
+    metric = _Measure(name, task.show_metric(name))
 
     spans = [row for row in first_rows if row["sampling"] == "spread"]
     title = f"{about}: {model}"
@@ -130,10 +148,10 @@ def _sweep(rows, value_of, metric, title, label, column):
     rows = sorted(rows, key=lambda row: (list(MODALITY_NAMES).index(row["given"]), value_of(row)))
     series = defaultdict(list)
     for row in rows:
-        series[MODALITY_NAMES[row["given"]]].append((value_of(row), *_percent_of(row["metrics"][metric], metric)))
+        series[MODALITY_NAMES[row["given"]]].append((value_of(row), *metric.value(row)))
     title += _runs_text(rows) + _given_text(series)
     table = [{column: value_of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
-    return table, lambda path: draw_lines(path, series, label, axis_text(metric), title=title)
+    return table, lambda path: draw_lines(path, series, label, axis_text(metric.shown), title=title)
 
 
 def _choices(rows, value_of, metric, title, label, names):
@@ -143,11 +161,11 @@ def _choices(rows, value_of, metric, title, label, names):
         return [], lambda path: None
     series: dict[str, dict[str, tuple]] = defaultdict(dict)
     for row in rows:
-        series[MODALITY_NAMES[row["given"]]][names[value_of(row)]] = _percent_of(row["metrics"][metric], metric)
+        series[MODALITY_NAMES[row["given"]]][names[value_of(row)]] = metric.value(row)
     title += _runs_text(rows) + _given_text(series)
     table = [{"windows": value_of(row), "given": row["given"], **_metric_cells(row)} for row in rows]
     return table, lambda path: draw_columns(
-        path, [names[each] for each in chosen], series, label, axis_text(metric), title=title
+        path, [names[each] for each in chosen], series, label, axis_text(metric.shown), title=title
     )
 
 
@@ -182,15 +200,15 @@ def _sharing(as_trained, metric, about):
     series, table = defaultdict(list), []
     for row in rows:
         layer, shared = row["settings"]["fusion_layer"], row["settings"]["share_encoder"]
-        value = _percent_of(row["metrics"][metric], metric)
-        series["one encoder shared by both streams" if shared else "an encoder for each stream"].append((layer, *value))
+        encoders = "one encoder shared by both streams" if shared else "an encoder for each stream"
+        series[encoders].append((layer, *metric.value(row)))
         table.append({"fusion_layer": layer, "share_encoder": shared, "given": row["given"], **_metric_cells(row)})
     layers = settings[0]["num_hidden_layers"]
     ticks = {layers: f"{layers}\n(late)", 0: "0\n(early)"}
     model = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
     title = f"{about}: {model}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {MODALITY_NAMES[best]}"
     return table, lambda path: draw_lines(
-        path, series, "first layer that exchanges information", axis_text(metric), title=title, ticks=ticks
+        path, series, "first layer that exchanges information", axis_text(metric.shown), title=title, ticks=ticks
     )
 
 
@@ -236,8 +254,3 @@ def _percent(series: Mapping[str, list[tuple]]) -> dict[str, list[tuple]]:
         name: [tuple(None if number is None else 100 * number for number in value) for value in values]
         for name, values in series.items()
     }
-
-
-def _percent_of(value: Mapping[str, Any], metric: str) -> tuple[float, float | None]:
-    factor = 100 if in_percent(metric) else 1
-    return factor * value["mean"], None if value["std"] is None else factor * value["std"]

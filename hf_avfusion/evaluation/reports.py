@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path, write_text
+from ..tasks import task_of_results
 from .clips import EvaluationSet
 from .figures import figures
 from .summaries import condition, summarise
@@ -158,6 +159,10 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(results, dict) or not wanted <= set(results):
         missing = ", ".join(sorted(wanted - set(results)))
         raise ValueError(f"{path} has no {missing}: pass a results.json of an evaluation")
+    try:
+        results["benchmark"]["task"] = task_of_results(results["benchmark"]).name  # earlier files do not name it
+    except (ValueError, TypeError, AttributeError) as error:  # of other versions or no report
+        raise ValueError(f"{path}: {error}") from error
     for each in results["evaluations"]:
         each["metrics"] = {name: float(value) for name, value in each["metrics"].items()}
         for scores in each["per_class"].values():
@@ -176,7 +181,7 @@ def check_same(
         ValueError: they are not; the message names the difference.
     """
     own = clips.describe()
-    for field in ("name", "split", "variant", "columns", "num_segments"):
+    for field in ("name", "split", "variant", "columns", *clips.task.report_fields, "task"):
         if field == "variant" and clips.partition is not None:
             continue
         if results["benchmark"].get(field) != own[field]:
@@ -210,7 +215,7 @@ def check_output(folder: str | os.PathLike, given: Iterable[str], clips: Evaluat
         Path(own["name"]).exists() and Path(str(earlier.get("name"))).exists()
     ):  # folders of clips, however they are written
         own["name"], earlier["name"] = os.path.realpath(own["name"]), os.path.realpath(earlier["name"])
-    for field in ("name", "split", "variant", "columns", "num_segments"):
+    for field in ("name", "split", "variant", "columns", *clips.task.report_fields, "task"):
         if earlier.get(field) != own[field]:
             raise ValueError(
                 f"--output {folder} holds results on other clips, which would be overwritten: their {field} is "

@@ -174,7 +174,7 @@ def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str |
     missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
     if missing:
         return f"the model has no {' and no '.join(sorted(missing))} stream"
-    if name != "a" and data in BENCHMARKS and BENCHMARKS[data].task == "audio classification":
+    if name != "a" and data in BENCHMARKS and not BENCHMARKS[data].has_video:
         return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
 
@@ -325,9 +325,7 @@ def _scores(
     predictions: ViewPredictions, classes: ModelClasses, task: Task, config: PreTrainedConfig
 ) -> dict[str, Any]:
     logits, labels = predictions.logits, classes.to_model_labels(predictions.labels)
-    metrics = task.metrics(logits, labels, config)
-    if list(classes.names) == ["verb", "noun"]:  # a verb and a noun make an action
-        metrics = {name.replace("_joint", "_action"): value for name, value in metrics.items()}
+    metrics = task.report_names(task.metrics(logits, labels, config), config)
     counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.missing_modality}
     return {**counts, "metrics": metrics, "per_class": task.per_class(logits, labels, classes.names, config)}
 

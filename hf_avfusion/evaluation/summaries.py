@@ -6,7 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..tasks import Task
 
 
 def summarise(evaluations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -40,9 +43,9 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | int | None]:
     return {"mean": mean(values), "std": deviation, "n": len(values)}
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
-    """The main metric: mAP, the joint accuracy of several heads, top-1, or the accuracy of segments (event localisation)."""
-    return next(name for name in ("map", "top1_action", "top1_joint", "top1", "accuracy") if name in metrics)
+def headline(task: Task, metrics: Mapping[str, Any]) -> str | None:
+    """The name of the main metric (`Task.headline`); None without metrics."""
+    return next((name for name in (*task.headline, *metrics) if name in metrics), None)
 
 
 def condition(each: Mapping[str, Any]) -> tuple:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..files import markdown_table
+from ..tasks import task_of_results
+from ..tasks.task import ShownMetric
 from .summaries import frozen
 
 MODALITY_NAMES = {"av": "audio and video", "a": "audio only", "v": "video only"}
 SAMPLING_NAMES = {"spread": "evenly spaced", "sync": "synchronous, random", "async": "asynchronous, random"}
-METRIC_NAMES = {
-    "map": "mAP",
-    "auc": "AUC",
-    "d_prime": "d-prime",
-    "classes_without_positives": "classes without positives",
-    "accuracy": "accuracy of segments",
-}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The summary as a table with a short heading."""
     summary, about = results["summary"], results["benchmark"]
     several = len({frozen(row["settings"]) for row in summary}) > 1
-    names = list(dict.fromkeys(name for row in summary for name in row["metrics"]))
+    show = task_of_results(about).show_metric
+    shown = {name: show(name) for row in summary for name in row["metrics"]}
     columns = [*(["model"] if several else []), "given", "span of the frames", "windows", "views", "clips", "runs"]
     lines = [f"# {about['title']}, {about['split']}", ""]
     partitions = sorted({each["partition"] for each in results["evaluations"] if each.get("partition")})
@@ -37,7 +34,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         vanished = f"; {covered['vanished']} annotated clips are missing" if covered.get("vanished") else ""
         which = f" of {clips_of}" if (clips_of := about.get("partition")) else ""
         lines += [f"Coverage{which}: {covered['present']}{expected} clips{vanished}.", ""]
-    table = [[*columns, *map(metric_text, names)]]
+    table = []
     for row in summary:
         cells = [settings_text(row["settings"], trained=True) + _differences(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
@@ -45,11 +42,10 @@ def markdown(results: Mapping[str, Any]) -> str:
             MODALITY_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
             _counted(row), str(row["n"]),
         ]  # fmt: skip
-        cells += [metric_value(name, row["metrics"][name]) if name in row["metrics"] else "" for name in names]
+        values = row["metrics"]
+        cells += [metric_value(metric, values[name]) if name in values else "" for name, metric in shown.items()]
         table.append(cells)
-    widths = [max(map(len, column)) for column in zip(*table)]
-    table.insert(1, ["-" * width for width in widths])
-    lines += ["| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |" for cells in table]
+    lines.append(markdown_table([*columns, *map(metric_text, shown.values())], table, aligned=True))
     std_note = "Mean ± sample standard deviation over runs. " if any(row["n"] > 1 for row in summary) else ""
     made_by = f"hf_avfusion {results['versions']['hf_avfusion']}, commit {results['commit'] or 'not known'}"
     lines += [
@@ -60,25 +56,20 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def metric_text(name: str) -> str:
-    """`top1_verb` -> `top-1 verb (%)`."""
-    head = name.split("_", 1)[1].replace("_", " ") if name.startswith("top") and "_" in name else ""
-    text = METRIC_NAMES.get(name) or f"top-{name.split('_')[0].removeprefix('top')} {head}".strip()
-    return f"{text} (%)" if in_percent(name) else text
+def metric_text(metric: ShownMetric) -> str:
+    """The heading of a metric in a table, such as `top-1 verb (%)`."""
+    return f"{metric.name} (%)" if metric.percent else metric.name
 
 
-def axis_text(name: str) -> str:
-    """`top1_joint` -> `top-1 accuracy, all heads together (%)`."""
-    if not name.startswith("top"):
-        return metric_text(name)
-    first, _, head = name.partition("_")
-    which = {"": "", "joint": ", all heads together"}.get(head, f", {head}")
-    return f"top-{first.removeprefix('top')} accuracy{which} (%)"
+def axis_text(metric: ShownMetric) -> str:
+    """The label of a metric at an axis, such as `top-1 accuracy, all heads together (%)`."""
+    text = metric.axis or metric.name
+    return f"{text} (%)" if metric.percent else text
 
 
-def metric_value(name: str, value: Mapping[str, Any]) -> str:
-    """Mean and standard deviation; accuracies and mAP in per cent."""
-    factor, digits = (100, 2) if in_percent(name) else (1, 0 if name == "classes_without_positives" else 3)
+def metric_value(metric: ShownMetric, value: Mapping[str, Any]) -> str:
+    """Mean and standard deviation, shares in per cent."""
+    factor, digits = (100, 2) if metric.percent else (1, metric.digits)
     text = f"{factor * value['mean']:.{digits}f}"
     return text if value["std"] is None else f"{text} ± {factor * value['std']:.{digits or 1}f}"
 
@@ -137,8 +128,3 @@ def _seeds(results: Mapping[str, Any]) -> str:
 
 def _aggregations(summary: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(dict.fromkeys(row["aggregation"].replace("_", " of ") for row in summary))
-
-
-def in_percent(metric: str) -> bool:
-    """Whether a metric is shown in per cent."""
-    return metric in ("map", "accuracy") or metric.startswith("top")

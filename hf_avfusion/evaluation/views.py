@@ -23,9 +23,8 @@ from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
-from ..models.shared.configuration_shared import CLIP_AXES
-from ..tasks import TASKS, Task, task_of
-from ..tasks.joining import Aggregation, check_aggregation_name
+from ..processing.joining import Aggregation, check_aggregation_name
+from ..tasks import DEFAULT_TASK, Task, task_of
 from ..tasks.task import RowLabels
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.
 class CropViews:
     """Wraps a `ClipTransform` to make `num_crops` views of each window, one per spatial crop, with the same audio.
 
-    The views of a sample are ordered by window, then by crop. 10 windows with three crops give 30 views.
+    The views of a sample are ordered by window, then by crop. 10 windows with three crops give 30 views. A single view has no axis.
 
     Args:
         transform: a `ClipTransform` whose processor resizes but does not crop (`do_center_crop=False`).
@@ -247,6 +246,10 @@ class CropViews:
 
     def __call__(self, row: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         sample = self.transform(row, generator)
+        if self.num_views == 1:
+            if "pixel_values" in sample:
+                sample["pixel_values"] = spatial_crops(sample["pixel_values"], self.size, 1)[0]
+            return sample
         has_views = getattr(self.transform, "num_views", 1) > 1
         if "pixel_values" in sample:
             pixels = sample["pixel_values"] if has_views else sample["pixel_values"].unsqueeze(0)
@@ -263,6 +266,7 @@ def view_logits(
     model: torch.nn.Module,
     batch: Mapping[str, torch.Tensor],
     *,
+    views: int = 1,
     views_per_step: int = 16,
     passes: int | None = None,
 ) -> torch.Tensor:
@@ -271,8 +275,10 @@ def view_logits(
     Args:
         model: returns `.logits`. Call `model.eval()` before.
         batch: output of `AVCollator` for samples with views: `pixel_values` `[B, views, T, C, H, W]`, `input_features`
-            `[B, views, time, mel]`, or both, and `modality_mask` `[B, 2]`. A batch without the views axis has one view.
-            Chunks are moved to the model's device and floating-point type.
+            `[B, views, time, mel]`, or both, and `modality_mask` `[B, 2]`. Inputs of one view have no axis of views. Chunks are
+            moved to the model's device and floating-point type.
+        views: views of each clip, as the transform of the samples makes them (`num_views`). The shapes of the inputs do not
+            decide it, since models take inputs with other axes too, such as MBT's three planes of a spectrogram.
         views_per_step: rows of one forward pass.
         passes: minimum number of forward passes; the last one is repeated. Models with sharded weights need the same
             number of passes in all processes.
@@ -281,21 +287,21 @@ def view_logits(
         float32 `[B, views, classes]` on the CPU.
 
     Raises:
-        ValueError: no modality in the batch, different numbers of clips or views, or an input with other axes than the
-            architecture states (`config.input_axes`).
+        ValueError: no modality in the batch, different numbers of clips, or another number of views.
     """
     if views_per_step < 1:
         raise ValueError(f"views_per_step must be at least 1, got {views_per_step}.")
-    input_axes = getattr(getattr(model, "config", None), "input_axes", CLIP_AXES)
-    inputs = {
-        name: _with_views(name, batch[name], axes) for name, axes in input_axes.items() if batch.get(name) is not None
-    }
-    shapes = {tuple(tensor.shape[:2]) for tensor in inputs.values()}
-    if len(shapes) != 1:
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items()) or "neither"
-        raise ValueError(f"expected pixel_values and input_features with the same clips and views, got {found}.")
-    clips, views = shapes.pop()
-    rows = {name: tensor.flatten(0, 1) for name, tensor in inputs.items()}
+    inputs = {name: batch[name] for name in MODEL_INPUTS.values() if batch.get(name) is not None}
+    found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items()) or "neither"
+    if len({len(tensor) for tensor in inputs.values()}) != 1:
+        raise ValueError(f"expected pixel_values and input_features of the same clips, got {found}.")
+    if views > 1 and any(tensor.dim() < 2 or tensor.shape[1] != views for tensor in inputs.values()):
+        raise ValueError(
+            f"Expected {views} views per clip in evaluation, [batch, {views}, ...], got {found}: build the evaluation set with "
+            "hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+        )
+    clips = len(next(iter(inputs.values())))
+    rows = {name: tensor.flatten(0, 1) if views > 1 else tensor for name, tensor in inputs.items()}
     if batch.get("modality_mask") is not None:
         rows["modality_mask"] = batch["modality_mask"].repeat_interleave(views, dim=0)
 
@@ -315,6 +321,7 @@ def predict_views(
     samples: Dataset | Sequence[dict[str, Any]],
     *,
     aggregation: Aggregation = "mean_logits",
+    num_views: int | None = None,
     batch_size: int = 4,
     views_per_step: int = 16,
     num_workers: int = 0,
@@ -332,6 +339,8 @@ def predict_views(
         samples: a `ClipStream`, or any dataset of a DataLoader, with samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
+        num_views: views of each sample, windows times crops. Default: that of the dataset's `transform` if
+            it states one, otherwise 1.
         batch_size: clips per batch of the loader.
         views_per_step: see `view_logits`.
         num_workers: decoding processes.
@@ -345,8 +354,8 @@ def predict_views(
             `aggregate_views`.
     """
     predictions = predict_modalities(
-        model, samples, ("av",), aggregation=aggregation, batch_size=batch_size, views_per_step=views_per_step,
-        num_workers=num_workers, collator=collator, progress=progress, ranks=ranks,
+        model, samples, ("av",), aggregation=aggregation, num_views=num_views, batch_size=batch_size,
+        views_per_step=views_per_step, num_workers=num_workers, collator=collator, progress=progress, ranks=ranks,
     )  # fmt: skip
     return predictions["av"]
 
@@ -357,6 +366,7 @@ def predict_modalities(
     modalities: Sequence[str] = ("av", "a", "v"),
     *,
     aggregation: Aggregation = "mean_logits",
+    num_views: int | None = None,
     batch_size: int = 4,
     views_per_step: int = 16,
     num_workers: int = 0,
@@ -389,11 +399,13 @@ def predict_modalities(
         got = unknown if modalities else "none"
         raise ValueError(f"modalities must be some of {', '.join(MODALITY_SETS)} (both, audio, video), got {got}.")
     config = getattr(model, "config", None)
-    task = task_of(model) or TASKS["classification"]
+    task = task_of(model) or DEFAULT_TASK
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
     loader = _loader(
         samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
     )
+    if num_views is None:
+        num_views = getattr(getattr(samples, "transform", None), "num_views", 1)
     collected = {name: _Collected() for name in modalities}
     before = getattr(samples, "skipped", 0)
     number = getattr(samples, "num_rows", None)
@@ -407,7 +419,7 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
-                    logits_of_views = view_logits(model, part, views_per_step=views_per_step)
+                    logits_of_views = view_logits(model, part, views=num_views, views_per_step=views_per_step)
                     labels = part.get("labels")
                     logits = task.join_views(logits_of_views, labels, aggregation, config)
                     if reduce and task.reduce is not None:
@@ -508,13 +520,3 @@ class _WithIds:
     def __call__(self, samples: Iterable[dict[str, Any]]) -> tuple[list[Any], Mapping[str, torch.Tensor]]:
         samples = list(samples)
         return [sample.get("clip_id") for sample in samples], self.collator(samples)
-
-
-def _with_views(name: str, tensor: torch.Tensor, axes: tuple[str, ...]) -> torch.Tensor:
-    """The tensor [B, views, *axes] of an input [B, views, *axes] or [B, *axes], with the axes that the architecture states."""
-    views = tensor.dim() - 1 - len(axes)
-    if views not in (0, 1):
-        raise ValueError(
-            f"{name} must be [batch, {', '.join(axes)}], or have an axis of views after the batch, got {tuple(tensor.shape)}."
-        )
-    return tensor if views else tensor.unsqueeze(1)

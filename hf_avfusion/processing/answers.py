@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from .joining import aggregate_views
+
 FUNCTIONS = ("softmax", "sigmoid", "none")
 AGGREGATIONS = ("mean_logits", "mean_probabilities")
 _BY_PROBLEM = {"multi_label_classification": "sigmoid", "regression": "none"}
@@ -45,12 +47,10 @@ def classify(
     function = function or _BY_PROBLEM.get(config.problem_type, "softmax")
     answers = {}
     for head, columns in head_slices(config).items():
-        scores = logits[:, columns]
-        if aggregation == "mean_logits":
-            scores = scores.mean(dim=0, keepdim=True)
+        how = "mean_logits" if function == "none" else aggregation  # numbers that are no logits have no probabilities
+        (scores,) = aggregate_views(logits[None, :, columns], how, multi_label=function == "sigmoid")
         if function != "none":
             scores = scores.softmax(dim=-1) if function == "softmax" else scores.sigmoid()
-        scores = scores.mean(dim=0)
         best = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         pairs = zip(best.indices.tolist(), best.values.tolist())
         answers[head] = [{"label": config.id2label[columns.start + index], "score": score} for index, score in pairs]

@@ -1,5 +1,6 @@
 """The tasks, one file each: `TASKS` by name, and which of them a model is for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from .classification import CLASSIFICATION
@@ -9,6 +10,11 @@ from .task import Task
 
 # Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
 TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
+
+# Values of `Benchmark.task` that no task of this package solves, and what a model has to give for them.
+OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
+
+DEFAULT_TASK = CLASSIFICATION  # of models whose class names none
 
 
 def without_adapter(model: Any) -> Any:
@@ -33,7 +39,29 @@ def task_of_benchmark(benchmark_task: str) -> Task | None:
 
 
 def task_of_config(config: Any) -> Task:
-    """The task for which a checkpoint with this configuration is scored: that of its class, else classification."""
-    names = [*(getattr(config, "architectures", None) or ()), CLASSIFICATION.heads[0]]
+    """The task for which a checkpoint with this configuration is scored: that of its class, else the default."""
+    names = [*(getattr(config, "architectures", None) or ()), DEFAULT_TASK.heads[0]]
     found = (task_of_class(name, config) for name in names)
     return next(task for task in found if task is not None and task.metrics is not None)
+
+
+def needs_of_benchmark(benchmark_task: str) -> str:
+    """What a model has to give for a benchmark of this task, for messages."""
+    official = next((task for task in TASKS.values() if benchmark_task in task.benchmark_tasks), None)
+    return official.needs if official is not None else OTHER_NEEDS[benchmark_task]
+
+
+def task_of_results(benchmark: Mapping[str, Any]) -> Task:
+    """The task of a results.json, by its entry "benchmark".
+
+    Earlier files do not name their task. They are of event localisation if they state a number of segments, otherwise of
+    classification.
+
+    Raises:
+        ValueError: a task that is not in `TASKS`.
+    """
+    segments = benchmark.get("num_segments") is not None
+    name = benchmark.get("task", (EVENT_LOCALIZATION if segments else CLASSIFICATION).name)
+    if name not in TASKS:
+        raise ValueError(f"the results are of the task {name!r}, which is not known: the tasks are {', '.join(TASKS)}")
+    return TASKS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from ..auto import AutoModelForAudioVisualClassification
+from ..files import markdown_cell
 from ..metrics.classification import (
     average_precision_per_class,
     multi_head_accuracies,
@@ -16,15 +18,16 @@ from ..metrics.classification import (
     top_k_accuracies,
 )
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
-from ..processing.answers import classify
-from .joining import aggregate_views
-from .task import PipelineEntry, RowLabels, Task
+from ..processing.answers import classify, head_slices
+from ..processing.joining import aggregate_views
+from .task import PipelineEntry, RowLabels, ShownMetric, Task, check_equal_fields
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedConfig
 
 HEADS = ("ForAudioVisualClassification", "ForVideoClassification", "ForAudioClassification")
+CLASS_FIELDS = ("id2label", "label2id", "class_splits", "problem_type")  # classes, which are matched by name
 SHOWN_LABELS = 20  # of each head in a model card
 
 
@@ -106,6 +109,21 @@ def class_fields(features: datasets.Features, columns: Sequence[str], config: An
     return fields
 
 
+def check_class_fields(config: Any, fields: Mapping[str, Any], where: str) -> None:
+    """Checks that a clip has as many labels as the model predicts: one, or any number.
+
+    Raises:
+        ValueError: it has not, or a field other than those of the classes differs.
+    """
+    check_equal_fields(config, {name: fields[name] for name in fields.keys() - set(CLASS_FIELDS)}, where)
+    kinds = ("one class", "any number of classes")
+    predicted, held = is_multi_label(config), fields.get("problem_type") == "multi_label_classification"
+    if predicted != held:
+        raise ValueError(
+            f"the model predicts {kinds[predicted]} per clip (problem_type={config.problem_type}), but {where} holds {kinds[held]}"
+        )
+
+
 def class_names(features: datasets.Features, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Class names of each column, in the order of the rows' numbers."""
     kinds = _class_columns(features)
@@ -121,7 +139,7 @@ def _class_columns(features: datasets.Features) -> dict[str, datasets.ClassLabel
 
 def class_heads(config: PreTrainedConfig) -> dict[str, int]:
     """Head -> number of classes; a model with one head calls it "label"."""
-    return dict(getattr(config, "class_splits", None) or {"label": config.num_labels})
+    return {head: columns.stop - columns.start for head, columns in head_slices(config).items()}
 
 
 def is_multi_label(config: Any, labels: torch.Tensor | None = None) -> bool:
@@ -187,6 +205,36 @@ def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> di
     return top_k_accuracies(scores, targets)
 
 
+def name_actions(metrics: Mapping[str, float], config: Any) -> dict[str, float]:
+    """Names the joint accuracy of a verb and a noun that of the action, as EPIC-KITCHENS does."""
+    if list(class_heads(config)) != ["verb", "noun"]:
+        return dict(metrics)
+    return {name.replace("_joint", "_action"): value for name, value in metrics.items()}
+
+
+METRICS_OF_SEVERAL_LABELS = {
+    "map": ShownMetric("mAP", percent=True),
+    "auc": ShownMetric("AUC"),
+    "d_prime": ShownMetric("d-prime"),
+    "classes_without_positives": ShownMetric("classes without positives", digits=0),
+}
+
+
+def show_class_metric(name: str) -> ShownMetric:
+    """`top1_verb` is shown as `top-1 verb`, in per cent."""
+    found = re.fullmatch(r"top(\d+)(?:_(.+))?", name)
+    if found is None:
+        return METRICS_OF_SEVERAL_LABELS.get(name, ShownMetric(name.replace("_", " ")))
+    number, head = found[1], (found[2] or "").replace("_", " ")
+    which = {"": "", "joint": ", all heads together"}.get(head, f", {head}")
+    return ShownMetric(
+        name=f"top-{number} {head}".strip(),
+        axis=f"top-{number} accuracy{which}",
+        percent=True,
+        hub="accuracy" if number == "1" else "",
+    )
+
+
 def class_precision(
     logits: torch.Tensor, labels: torch.Tensor, classes: Mapping[str, Sequence[str]], config: Any
 ) -> dict[str, dict[str, list]]:
@@ -219,23 +267,18 @@ def answer_classes(
     return classify(config, logits, top_k=top_k)
 
 
-def _cell(name: str) -> str:
-    """A label name inside of a Markdown code span."""
-    return str(name).replace("`", "'").replace("|", "\\|").replace("\n", " ")
-
-
 def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
     """The labels of each head, the first `SHOWN_LABELS` by name."""
     names = [config.id2label[index] for index in range(config.num_labels)]
     if names == [f"LABEL_{index}" for index in range(len(names))]:
         return f"{len(names)} labels, whose names are not stated."
     kind = "several per clip, each with its own probability" if is_multi_label(config) else "one per clip"
-    start, lines = 0, []
-    for head, size in (getattr(config, "class_splits", None) or {"": len(names)}).items():
-        shown = ", ".join(f"`{_cell(name)}`" for name in names[start : start + size][:SHOWN_LABELS])
+    named, lines = bool(getattr(config, "class_splits", None)), []
+    for head, columns in head_slices(config).items():
+        size = columns.stop - columns.start
+        shown = ", ".join(f"`{markdown_cell(name)}`" for name in names[columns][:SHOWN_LABELS])
         more = f" and {size - SHOWN_LABELS} more (`id2label` in `config.json`)" if size > SHOWN_LABELS else ""
-        lines.append(f"{f'{head}: ' if head else ''}{size} ({kind}): {shown}{more}.")
-        start += size
+        lines.append(f"{f'{head}: ' if named else ''}{size} ({kind}): {shown}{more}.")
     lines.append(f"Source of the names: {source or 'not stated.'}")
     return "\n\n".join(lines)
 
@@ -253,7 +296,10 @@ CLASSIFICATION = Task(
         "audio classification",
     ),
     config_fields=class_fields,
+    check_fields=check_class_fields,
+    report_fields=("num_segments",),
     choose_columns=choose_head_columns,
+    borrowed_kinds=("class",),
     read_labels=lambda columns, fields: ClassLabels(columns, len(fields["id2label"])),
     class_heads=class_heads,
     class_names=class_names,
@@ -261,6 +307,9 @@ CLASSIFICATION = Task(
     join_views=join_class_views,
     loss=class_loss,
     metrics=class_metrics,
+    report_names=name_actions,
+    headline=("map", "top1_action", "top1_joint", "top1"),
+    show_metric=show_class_metric,
     per_class=class_precision,
     answer=answer_classes,
     pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),

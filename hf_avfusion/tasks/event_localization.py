@@ -10,7 +10,8 @@ import torch
 
 from ..metrics.classification import event_localization_accuracy
 from ..processing.answers import localize
-from .classification import CLASSIFICATION, ClassLabels, class_fields, class_precision
+from .classification import CLASSIFICATION, ClassLabels, class_fields, class_precision, show_class_metric
+from .task import ShownMetric
 
 if TYPE_CHECKING:
     import datasets
@@ -93,6 +94,10 @@ def segment_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> 
     return {"accuracy": event_localization_accuracy(logits.numpy(), labels.numpy())}
 
 
+def show_segment_metric(name: str) -> ShownMetric:
+    return ShownMetric("accuracy of segments", percent=True) if name == "accuracy" else show_class_metric(name)
+
+
 def answer_segments(
     config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
 ) -> dict[str, list[dict[str, Any]]]:
@@ -110,10 +115,13 @@ EVENT_LOCALIZATION = replace(
     selects=lambda config: getattr(config, "num_segments", None) is not None,
     config_fields=segment_fields,
     choose_columns=choose_segment_column,
+    borrowed_kinds=(),
     read_labels=lambda columns, fields: SegmentLabels(columns, fields["num_segments"]),
     whole_clip=True,
     join_views=whole_clip_logits,
     metrics=segment_metrics,
+    headline=("accuracy",),
+    show_metric=show_segment_metric,
     per_class=class_precision,
     answer=answer_segments,
     dataset_categories={"event localization": "video-classification"},

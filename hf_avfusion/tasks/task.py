@@ -51,6 +51,32 @@ class PipelineEntry:
     type: str = "multimodal"
 
 
+def check_equal_fields(config: PreTrainedConfig, fields: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError if a field of the configuration is not as the labels need it."""
+    for name, value in fields.items():
+        if getattr(config, name, None) != value:
+            raise ValueError(f"the model has {name}={getattr(config, name, None)}, but {where} needs {value}")
+
+
+@dataclass(frozen=True)
+class ShownMetric:
+    """How tables, figures and cards show a metric.
+
+    Args:
+        name: in tables, such as "mAP".
+        axis: at the axis of a figure; "" means `name`.
+        percent: whether the values are shares, which are shown in per cent.
+        digits: decimals of a value that is not shown in per cent.
+        hub: the Hub's name of the metric; "" means that it has none.
+    """
+
+    name: str
+    axis: str = ""
+    percent: bool = False
+    digits: int = 3
+    hub: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task. A task of another kind is another instance; nothing outside of `tasks/` asks which task it has.
@@ -66,8 +92,13 @@ class Task:
         needs: what a model has to give for it, for messages.
         config_fields: (features of the rows, label columns, config or None) -> fields of a configuration that the labels
             decide, such as `id2label`.
+        check_fields: (config, what `config_fields` gave, name of the label column and its clips for messages) raises ValueError
+            if the labels do not fit the model. Classes are not compared: `ModelClasses` matches them by name. Default: each
+            field must be equal.
+        report_fields: fields of `config_fields` that a report states. Results with other values are on other labels.
         choose_columns: (config, label columns of the benchmark: name -> kind, features of the rows) -> the label columns that
             fit the model, or () for the benchmark's own first one.
+        borrowed_kinds: kinds of label columns that a model can also be scored on in benchmarks of other tasks.
         read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
         class_heads: (config) -> head of the model -> number of classes; {} where its answers are no classes.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are no classes.
@@ -79,6 +110,11 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        report_names: (metrics, config) -> the same values under the names that reports use. The trainer uses the names of
+            `metrics`.
+        headline: names of the main metrics, in order of preference. Figures show the first that an evaluation has, or else the
+            first metric of the evaluation.
+        show_metric: (name of a metric) -> how tables, figures and cards show it. Default: its name and three decimals.
         per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
         answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
         pipeline: None where the task has no pipeline.
@@ -102,9 +138,12 @@ class Task:
     config_fields: Callable[[datasets.Features, Sequence[str], Any], dict[str, Any]] = (
         lambda features, columns, config: {}
     )
+    check_fields: Callable[[PreTrainedConfig, Mapping[str, Any], str], None] = check_equal_fields
+    report_fields: tuple[str, ...] = ()
     choose_columns: Callable[[PreTrainedConfig, Mapping[str, str], Mapping[str, Any]], tuple[str, ...]] = (
         lambda config, kinds, features: ()
     )
+    borrowed_kinds: tuple[str, ...] = ()
     read_labels: Callable[[Sequence[str], Mapping[str, Any]], RowLabels] = lambda columns, fields: RowLabels()
     class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
@@ -114,6 +153,11 @@ class Task:
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    report_names: Callable[[Mapping[str, float], PreTrainedConfig], dict[str, float]] = lambda metrics, config: dict(
+        metrics
+    )
+    headline: tuple[str, ...] = ()
+    show_metric: Callable[[str], ShownMetric] = lambda name: ShownMetric(name.replace("_", " "))
     per_class: Callable[..., dict[str, dict[str, list]]] = lambda logits, labels, classes, config: {}
     answer: Callable[..., dict[str, list[dict[str, Any]]]] | None = None
     pipeline: PipelineEntry | None = None

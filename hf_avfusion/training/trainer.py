@@ -19,7 +19,7 @@ from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_views, view_logits
-from ..tasks import TASKS, task_of
+from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
@@ -107,7 +107,7 @@ class AVTrainer(TrainerHooks):
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
         self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
-        self.task = task_of(self.model) or TASKS["classification"]
+        self.task = task_of(self.model) or DEFAULT_TASK
         if (
             compute_metrics is None
             and getattr(self.model, "config", None) is not None
@@ -405,11 +405,8 @@ class AVTrainer(TrainerHooks):
         ):  # with sharded weights, all processes must make the same number of forward passes
             passes = -(-self._evaluated.most_rows * views.total // views_per_step)
         with self.compute_loss_context_manager():
-            logits_per_view = view_logits(model, inputs, views_per_step=views_per_step, passes=passes)
-        if logits_per_view.shape[1] != views.total:
-            raise ValueError(
-                f"Expected {views.total} views per clip in evaluation, but a batch holds {logits_per_view.shape[1]}: build the "
-                "evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)."
+            logits_per_view = view_logits(
+                model, inputs, views=views.total, views_per_step=views_per_step, passes=passes
             )
         labels = inputs.get(self.label_names[0]) if self.label_names else None
         labels = labels.to(self.args.device) if labels is not None else None

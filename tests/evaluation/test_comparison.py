@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from hf_avfusion.evaluation.comparison import Comparison, mean_and_std, scores_of, summarize, table
+from hf_avfusion.evaluation.reports import versions
+from hf_avfusion.tasks import TASKS
 
+TASK = TASKS["classification"]
 RUNS = {
     "bottleneck": {0: {"loss": 0.25, "top1": 0.9}, 1: {"loss": 0.5, "top1": 0.8}, 2: {"loss": 1.0, "top1": 0.95}},
     "late": {0: {"loss": 2.0, "top1": 0.25}},
@@ -46,7 +49,7 @@ def test_scores_of_drops_other_entries_of_the_trainer():
 
 
 def test_table():
-    headings, rows = table(summarize(RUNS), COSTS)
+    headings, rows = table(summarize(RUNS), COSTS, TASK)
     assert headings == ["", "bottleneck", "late"]
     assert rows == [
         ["top1 %", "88.3 ± 7.6", "25.0"],
@@ -62,15 +65,15 @@ def test_table():
 
 
 def test_costs_alone_and_a_variant_without_runs():
-    assert table({}, COSTS)[1][0] == ["parameters", "1,200", "1,100"]
-    _, rows = table(summarize({"bottleneck": RUNS["bottleneck"], "late": {}}), COSTS)
+    assert table({}, COSTS, TASK)[1][0] == ["parameters", "1,200", "1,100"]
+    _, rows = table(summarize({"bottleneck": RUNS["bottleneck"], "late": {}}), COSTS, TASK)
     assert rows[0][1:] == ["88.3 ± 7.6", "-"]
     assert rows[1][1:] == ["3", "0"]
 
 
 def test_reports_hold_unrounded_numbers(tmp_path):
     comparison = Comparison(tmp_path / "new", {"data": "x"})
-    comparison.report(RUNS, COSTS, {"device": "CPU"})
+    comparison.report(RUNS, COSTS, {"device": "CPU"}, TASK)
     rows = {row["fusion"]: row for row in csv.DictReader((tmp_path / "new" / "comparison.csv").open())}
     values = [run["loss"] for run in RUNS["bottleneck"].values()]
     assert float(rows["bottleneck"]["loss_mean"]) == pytest.approx(np.mean(values))
@@ -81,13 +84,14 @@ def test_reports_hold_unrounded_numbers(tmp_path):
     assert kept["seeds"] == {"bottleneck": [0, 1, 2], "late": [0]}
     assert kept["runs"]["bottleneck"]["2"] == {"loss": 1.0, "top1": 0.95}
     assert {"torch", "transformers", "hf_avfusion", "python"} <= set(kept["versions"])
+    assert kept["versions"] == versions()  # as in the reports of evaluations
     lines = (tmp_path / "new" / "comparison.md").read_text().splitlines()
     assert lines[:3] == ["|  | bottleneck | late |", "| --- | --- | --- |", "| top1 % | 88.3 ± 7.6 | 25.0 |"]
 
 
 def test_a_perfect_variant_is_reported_in_strict_json(tmp_path):
     runs = {"late": {seed: {"map": 1.0, "d_prime": math.inf} for seed in (0, 1)}}
-    Comparison(tmp_path, {}).report(runs, {}, {"device": "CPU"})
+    Comparison(tmp_path, {}).report(runs, {}, {"device": "CPU"}, TASK)
 
     def refuse(name):
         raise AssertionError(f"{name} is not strict JSON")

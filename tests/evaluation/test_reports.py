@@ -20,8 +20,9 @@ from hf_avfusion.tasks import TASKS
 
 CLASSES = {"label": ("dog", "cat", "costs $5 | or $6", "never there")}
 CLIPS = EvaluationSet(
-    "vggsound", "VGGSound", "test", "clips/", None, None, 20, {"present": 20, "expected": 22, "vanished": 2},
-    BENCHMARKS["vggsound"], columns=("label",), names={"label": CLASSES["label"]}, task=TASKS["classification"], fields={},
+    name="vggsound", title="VGGSound", split="test", source="clips/", rows=None, num_rows=20,
+    coverage={"present": 20, "expected": 22, "vanished": 2}, record=BENCHMARKS["vggsound"], columns=("label",),
+    names={"label": CLASSES["label"]}, task=TASKS["classification"], fields={},
 )  # fmt: skip
 SETTINGS = {
     "model_type": "mbt", "fusion": "bottleneck", "fusion_layer": 8, "share_encoder": False, "num_hidden_layers": 12,
@@ -87,11 +88,14 @@ def test_a_checkpoint_counts_once(tmp_path):
 
 
 def test_headlines():
-    assert headline({"accuracy": 0.5}) == "accuracy"
-    assert headline({"auc": 0.9, "map": 0.4}) == "map"
-    assert headline({"top1_verb": 0.9, "top1_action": 0.4}) == "top1_action"
-    assert headline({"top1_shape": 0.9, "top1_joint": 0.4}) == "top1_joint"
-    assert headline({"top5": 0.9, "top1": 0.4}) == "top1"
+    task = TASKS["classification"]
+    assert headline(TASKS["event_localization"], {"accuracy": 0.5}) == "accuracy"
+    assert headline(task, {"auc": 0.9, "map": 0.4}) == "map"
+    assert headline(task, {"top1_verb": 0.9, "top1_action": 0.4}) == "top1_action"
+    assert headline(task, {"top1_shape": 0.9, "top1_joint": 0.4}) == "top1_joint"
+    assert headline(task, {"top5": 0.9, "top1": 0.4}) == "top1"
+    assert headline(task, {"other": 0.9, "more": 0.4}) == "other"
+    assert headline(task, {}) is None
 
 
 def test_table():
@@ -118,13 +122,15 @@ def test_table():
 
 
 def test_names_of_metrics():
-    assert tables.metric_text("top1_verb") == "top-1 verb (%)"
-    assert tables.metric_text("d_prime") == "d-prime"
-    assert tables.axis_text("top1_joint") == "top-1 accuracy, all heads together (%)"
-    assert tables.axis_text("map") == "mAP (%)"
-    assert tables.metric_value("map", {"mean": 0.4392, "std": 0.0026}) == "43.92 ± 0.26"
-    assert tables.metric_value("d_prime", {"mean": 2.5, "std": None}) == "2.500"
-    assert tables.metric_value("classes_without_positives", {"mean": 3, "std": 0.0}) == "3 ± 0.0"
+    show = TASKS["classification"].show_metric
+    assert tables.metric_text(show("top1_verb")) == "top-1 verb (%)"
+    assert tables.metric_text(show("d_prime")) == "d-prime"
+    assert tables.axis_text(show("top1_joint")) == "top-1 accuracy, all heads together (%)"
+    assert tables.axis_text(show("map")) == "mAP (%)"
+    assert tables.metric_value(show("map"), {"mean": 0.4392, "std": 0.0026}) == "43.92 ± 0.26"
+    assert tables.metric_value(show("d_prime"), {"mean": 2.5, "std": None}) == "2.500"
+    assert tables.metric_value(show("classes_without_positives"), {"mean": 3, "std": 0.0}) == "3 ± 0.0"
+    assert tables.metric_text(TASKS["event_localization"].show_metric("accuracy")) == "accuracy of segments (%)"
 
 
 def test_precision_of_classes_and_gain():
@@ -376,3 +382,24 @@ def test_the_commit_is_that_of_this_repository(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", gone)
     assert reports.commit() is None
+
+
+@pytest.mark.parametrize(("segments", "heading"), [(None, "accuracy"), (10, "accuracy of segments (%)")])
+def test_results_of_earlier_versions_do_not_name_their_task(tmp_path, segments, heading):
+    results = make_results(CLIPS, CLASSES, [{**evaluation("a", 0.5), "metrics": {"accuracy": 0.5}}], 0)
+    assert results["benchmark"]["num_segments"] is None  # a key of earlier files stays
+    del results["benchmark"]["task"]
+    results["benchmark"]["num_segments"] = segments
+    (tmp_path / "results.json").write_text(json.dumps(reports.plain(results)))
+    written = write_report(read_results(tmp_path), tmp_path / "report")
+    assert f"| {heading} " in written[1].read_text()
+
+
+def test_results_of_an_unknown_task_are_refused(tmp_path):
+    results = make_results(CLIPS, CLASSES, [evaluation("a", 0.5)], 0)
+    results["benchmark"]["task"] = "juggling"
+    (tmp_path / "results.json").write_text(json.dumps(reports.plain(results)))
+    with pytest.raises(
+        ValueError, match=r"results\.json: the results are of the task 'juggling', .*: the tasks are event_"
+    ):
+        read_results(tmp_path)

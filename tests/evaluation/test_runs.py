@@ -1,6 +1,7 @@
 """Evaluation of checkpoints: scores against direct calls of the model, and errors for clips that do not match a model."""
 
 import json
+import re
 import shutil
 from itertools import combinations
 from types import SimpleNamespace
@@ -61,7 +62,7 @@ def processor():
 
 
 def clips_of(columns, rows, multi_label=False, name="mine", num_segments=None):
-    of = SplitRows(name, name, "test", None, None, rows, len(rows))
+    of = SplitRows(name=name, title=name, split="test", rows=rows, num_rows=len(rows))
     fields = {"id2label": dict(enumerate(name for names in columns.values() for name in names))}
     fields |= {"problem_type": "multi_label_classification"} if multi_label else {}
     fields |= {} if num_segments is None else {"num_segments": num_segments}
@@ -283,9 +284,17 @@ def test_a_benchmark_by_its_name(shards):
 )
 def test_a_benchmark_of_another_task(name, needs, column):
     record = BENCHMARKS[name]
-    rows = SplitRows(name, record.title, "test", None, None, None, None, {}, record)
+    rows = SplitRows(name=name, title=record.title, split="test", rows=None, num_rows=None, record=record)
     with pytest.raises(ValueError, match=rf"needs {needs}.*pass label_columns= \(--label_columns\) {column}$"):
         label_rows(rows, config(SHAPES))
+
+
+def test_a_localiser_on_a_benchmark_of_clips():
+    record = BENCHMARKS["vggsound"]
+    rows = SplitRows(name="vggsound", title=record.title, split="test", rows=None, num_rows=None, record=record)
+    message = "needs a class for the clip, but this model predicts a class for every second. Use a benchmark or a model of the"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        label_rows(rows, SimpleNamespace(num_segments=10, class_splits=None, num_labels=309))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +302,7 @@ def test_a_benchmark_of_another_task(name, needs, column):
     [
         (10, None, "predicts a class for every second, but the labels of the clips are a class for the clip"),
         (None, 10, "predicts a class for the clip, but the labels of the clips are a class for every second"),
-        (10, 5, "num_segments=10, but the labels of the clips need 5"),
+        (10, 5, "num_segments=10, but the column events of mine needs 5"),
     ],
 )
 def test_mismatched_numbers_of_segments_are_refused(made, read, message):

@@ -27,11 +27,10 @@ from hf_avfusion.metrics.classification import multi_head_accuracies
 from hf_avfusion.models.mbt.configuration_mbt import MBTConfig
 from hf_avfusion.models.mbt.modeling_mbt import MBTForAudioVisualClassification
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
-from hf_avfusion.models.shared.configuration_shared import CLIP_AXES
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.processing.joining import aggregate_views, mean_probabilities
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.tasks.classification import ClassLabels
-from hf_avfusion.tasks.joining import aggregate_views, mean_probabilities
 
 LOGITS = torch.tensor([[[2.0, 0.0, -1.0], [-4.0, 1.0, 3.0]]])  # one clip, two views, three classes
 
@@ -296,6 +295,7 @@ def test_each_modality_alone_from_one_decoding(rows, caplog):
         decoded.append(row["clip_id"])
         return ClipTransform(processor(), num_views=3)(row, generator)
 
+    transform.num_views = 3
     results = predict_modalities(model, ClipStream(rows, transform), batch_size=3, views_per_step=4)
     assert decoded == [row["clip_id"] for row in rows]
     assert torch.equal(
@@ -338,11 +338,12 @@ def test_processes_share_the_clips(rows, random_access):
     """Each of the seven clips is scored once, by one of two processes, and the order is that of the rows."""
     model, transform = tiny_model(), ClipTransform(processor(), num_views=2)
     samples = [transform(row) for row in rows] if random_access else ClipStream(rows, transform)
-    whole = predict_modalities(model, samples, ("av", "a"), batch_size=2)
+    options = {"batch_size": 2, "num_views": 2 if random_access else None}
+    whole = predict_modalities(model, samples, ("av", "a"), **options)
     gathered = []
-    first = predict_modalities(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(0, gathered))
+    first = predict_modalities(model, samples, ("av", "a"), **options, ranks=TwoInOne(0, gathered))
     assert 0 < len(first["av"].clip_ids) < 7
-    both = predict_modalities(model, samples, ("av", "a"), batch_size=2, ranks=TwoInOne(1, gathered))
+    both = predict_modalities(model, samples, ("av", "a"), **options, ranks=TwoInOne(1, gathered))
     for key in ("av", "a"):
         assert both[key].clip_ids == whole[key].clip_ids
         assert torch.equal(both[key].labels, whole[key].labels)
@@ -403,18 +404,14 @@ def test_a_forward_pass_has_at_most_views_per_step_rows():
 
     pixels = torch.arange(2 * 7 * 4.0).reshape(2, 7, 1, 1, 2, 2)
     batch = {"pixel_values": pixels, "modality_mask": torch.ones(2, 2, dtype=torch.bool), "labels": torch.zeros(2)}
-    logits = view_logits(Counting(), batch, views_per_step=4)
+    logits = view_logits(Counting(), batch, views=7, views_per_step=4)
     assert seen == [4, 4, 4, 2]
     assert logits.dtype == torch.float32
     assert torch.equal(logits, pixels[:, :, 0, 0, 0])
 
 
-def test_the_architecture_states_where_views_stand():
-    """One view of a sequence of clips is not taken for several views of one clip."""
-
+def test_sequences_of_clips_are_not_taken_for_views():
     class Sequences(torch.nn.Module):
-        config = SimpleNamespace(input_axes={name: ("clips", *axes) for name, axes in CLIP_AXES.items()})
-
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(()))
@@ -426,12 +423,33 @@ def test_the_architecture_states_where_views_stand():
 
     model, frames = Sequences(), torch.rand(2, 5, 2, 3, 4, 4)
     assert view_logits(model, {"pixel_values": frames}).shape == (2, 1, 3)
-    assert view_logits(model, {"pixel_values": frames.unsqueeze(1).repeat(1, 4, 1, 1, 1, 1, 1)}).shape == (2, 4, 3)
+    views = frames.unsqueeze(1).repeat(1, 4, 1, 1, 1, 1, 1)
+    assert view_logits(model, {"pixel_values": views}, views=4).shape == (2, 4, 3)
     assert view_logits(model, {"input_features": torch.rand(2, 5, 8, 6)}).shape == (2, 1, 3)  # not five views
-    with pytest.raises(ValueError, match=r"input_features must be \[batch, clips, time, mel\], or .* got \(2, 8, 6\)"):
-        view_logits(model, {"input_features": torch.rand(2, 8, 6)})
-    with pytest.raises(ValueError, match=r"pixel_values must be \[batch, frames, channels, height, width\]"):
-        view_logits(tiny_model(), {"pixel_values": torch.rand(1, 2, 2, 2, 3, 16, 16)})
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_planes_of_a_spectrogram_are_not_taken_for_views(views):
+    """MBT accepts its spectrogram as three planes [batch, 3, time, mel]."""
+    model, planes = tiny_model(), torch.randn(2, *([views] if views > 1 else []), 3, 16, 16)
+    logits = view_logits(model, {"input_features": planes}, views=views)
+    with torch.no_grad():
+        expected = model(input_features=planes.reshape(2 * views, 3, 16, 16)).logits
+    assert logits.shape == (2, views, 5)
+    torch.testing.assert_close(logits.flatten(0, 1), expected)
+    samples = [
+        {"input_features": each, "has_video": False, "has_audio": True, "clip_id": number}
+        for number, each in enumerate(planes)
+    ]
+    predicted = predict_views(model, samples, num_views=views)
+    torch.testing.assert_close(predicted.logits, logits.mean(dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_single_crop_of_a_single_window_has_no_axis_of_views(rows):
+    whole = ClipTransform(processor(do_center_crop=False))
+    sample = CropViews(whole, 16, num_crops=1)(rows[0])
+    assert torch.equal(sample["pixel_values"], spatial_crops(whole(rows[0])["pixel_values"], 16, 1)[0])
+    assert sample["input_features"].shape == whole(rows[0])["input_features"].shape
 
 
 def test_clips_are_read_lazily():
@@ -446,7 +464,9 @@ def test_clips_are_read_lazily():
                 yield {"pixel_values": pixels, "has_video": True, "has_audio": False, "clip_id": index}
 
     model.register_forward_hook(lambda *_: waiting.append(len(read) - len(waiting) * 2))
-    result = predict_views(model, Stream(), batch_size=4, views_per_step=4)  # two clips of two views a step
+    result = predict_views(
+        model, Stream(), num_views=2, batch_size=4, views_per_step=4
+    )  # two clips of two views a step
     assert result.clip_ids == list(range(40))
     assert len(waiting) == 20
     assert max(waiting) == 4
@@ -457,8 +477,10 @@ def test_errors_name_the_wrong_batch():
     with pytest.raises(ValueError, match="neither"):
         view_logits(model, {"labels": torch.zeros(2)})
     uneven = {"pixel_values": torch.zeros(1, 3, 2, 3, 16, 16), "input_features": torch.zeros(1, 2, 16, 16)}
-    with pytest.raises(ValueError, match=r"same clips and views, got pixel_values \(1, 3,"):
-        view_logits(model, uneven)
+    with pytest.raises(ValueError, match=r"Expected 3 views per clip .* got pixel_values \(1, 3,"):
+        view_logits(model, uneven, views=3)
+    with pytest.raises(ValueError, match=r"of the same clips, got pixel_values \(1, "):
+        view_logits(model, {**uneven, "input_features": torch.zeros(2, 16, 16)})
     with pytest.raises(ValueError, match="at least 1"):
         view_logits(model, uneven, views_per_step=0)
     with pytest.raises(ValueError, match="'mode'"):

@@ -223,6 +223,22 @@ def test_run_with_other_settings_fails_with_its_name(script, settings, tmp_path,
     assert re.search(r"seed7.json is a run with other settings .*learning_rate.*another output folder", line)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_allow_urls_reaches_training_and_evaluation(script, settings, tmp_path, monkeypatch, allowed):
+    transforms = {}
+
+    class Watched(script.ClipStream):
+        def __init__(self, rows, transform, **options):
+            super().__init__(rows, transform, **options)
+            transforms[transform.mode] = transform
+
+    monkeypatch.setattr(script, "ClipStream", Watched)
+    monkeypatch.setattr(script, "compare_costs", lambda *arguments, **options: {})
+    command = ["--args_file", settings, "--output_dir", tmp_path, "--costs_only", "True"]
+    assert script.call(*command, "--allow_urls", allowed) == 0
+    assert {mode: transform.allow_urls for mode, transform in transforms.items()} == {"train": allowed, "eval": allowed}
+
+
 WRONG = [
     ("--eval_aggregation max_logits", "this one's problem_type is multi_head_classification"),
     ("--recipe mbt/nope", "There is no recipe 'mbt/nope'"),

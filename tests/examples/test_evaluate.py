@@ -335,6 +335,15 @@ def test_wrong_options_for_event_localisation_fail(evaluate, no_evaluation, ave,
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {localiser}: {message}")
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_allow_urls_reaches_the_clips_of_a_benchmark(script, ave, localiser, tmp_path, monkeypatch, allowed):
+    command = ["--checkpoint", localiser, "--benchmark", "ave", "--source", ave, "--output", tmp_path]
+    command += ["--allow_urls", allowed]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, command)])
+    _, _, jobs, _ = script.prepare(script.parse())
+    assert [planned.samples.transform.allow_urls for _, _, passes in jobs for planned in passes] == [allowed]
+
+
 def test_clip_classifier_is_offered_only_the_label_column(evaluate, no_evaluation, ave, checkpoint, capsys):
     assert evaluate("--checkpoint", checkpoint, "--benchmark", "ave", "--source", ave) == 1
     assert capsys.readouterr().err.endswith("pass label_columns= (--label_columns) label\n")

@@ -3,7 +3,9 @@
 It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
 """
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +21,13 @@ from hf_avfusion.data.benchmarks.splits import SplitRows
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.evaluation.clips import label_rows
+from hf_avfusion.evaluation.clips import EvaluationSet, label_rows
 from hf_avfusion.evaluation.costs import PeakMemory
-from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for
+from hf_avfusion.evaluation.reports import make_results, read_results, write_report
+from hf_avfusion.evaluation.runs import Condition, evaluate_checkpoint, load_checkpoint, protocol_for
 from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.tasks import TASKS, task_of, task_of_config
-from hf_avfusion.tasks.task import RowLabels, Task
+from hf_avfusion.tasks.task import RowLabels, ShownMetric, Task
 from hf_avfusion.training.recipes.building_runs import RunData, build_run
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.options import DataOptions
@@ -90,6 +93,8 @@ SEGMENTATION = Task(
     loss=masks_loss,
     reduce=intersection_and_union,
     metrics=mean_iou,
+    headline=("miou",),
+    show_metric=lambda name: ShownMetric("mIoU", axis="mean intersection over union", percent=True),
     answer=share_of_object,
     hub_task="mask-generation",
 )
@@ -154,7 +159,7 @@ def test_large_answers_do_not_pile_up(tmp_path):
     assert peaks[2] - peaks[1] < 100  # kept to the end, logits and labels would need 320 MiB more
 
 
-def test_it_is_evaluated_by_its_checkpoint(tmp_path):
+def test_it_is_evaluated_by_its_checkpoint(tmp_path, monkeypatch):
     ToyForSegmentation(ToyConfig()).save_pretrained(tmp_path)
     make_processor().save_pretrained(tmp_path)
     model, processor = load_checkpoint(str(tmp_path))
@@ -164,12 +169,56 @@ def test_it_is_evaluated_by_its_checkpoint(tmp_path):
         video = {"bytes": render_clip(seconds=0.8, num_frames=20 + number), "path": None}
         frames = processor(videos=video, return_tensors="pt")["pixel_values"][0]
         made.append({"clip_id": number, "video": video, "masks": (frames.mean(dim=1) > 0).numpy()})
-    clips = label_rows(SplitRows("mine", "mine", "test", None, None, made, 3), model.config)
+    split = SplitRows(name="mine", title="mine", split="test", rows=made, num_rows=3)
+    clips = label_rows(split, model.config)
     assert clips.columns == ("masks",)
     protocol = protocol_for(model.config, "mine")
-    (result,) = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol)
-    assert result["metrics"] == {"miou": 1.0}
-    assert result["per_class"] == {}
+    found = evaluate_checkpoint(
+        "toy", model, processor, clips, given=("v",), protocol=protocol, conditions=(Condition(), Condition(span=0.2))
+    )
+    assert found[0]["metrics"] == {"miou": 1.0}
+    assert found[0]["per_class"] == {}
+    table, figures = report(clips, found, tmp_path / "report", monkeypatch)
+    assert "| mIoU (%)" in table
+    assert "| 100.00 " in table
+    assert figures == {"span_sweep.png": "mean intersection over union (%)"}
+    results = read_results(tmp_path / "report")
+    assert results["benchmark"]["task"] == "segmentation"
+    monkeypatch.delitem(TASKS, "segmentation")
+    with pytest.raises(ValueError, match="the results are of the task 'segmentation', which is not known"):
+        read_results(tmp_path / "report")
+
+
+def test_metrics_without_a_headline_are_reported(tmp_path, monkeypatch):
+    """The first metric is drawn, and a metric is called by its name."""
+    task = replace(SEGMENTATION, headline=(), show_metric=Task.show_metric)
+    monkeypatch.setitem(TASKS, "segmentation", task)
+    about = {"name": "mine", "title": "mine", "split": "test", "rows": None, "num_rows": 3}
+    clips = EvaluationSet(**about, task=task, columns=("masks",), names={}, fields={})
+    settings = {"model_type": "toy", "trained_span": 1.0, "trained_synchronous": True}
+    each = {
+        "checkpoint": "toy", "settings": settings, "given": "v", "sampling": "spread", "views": 1, "crops": 1,
+        "aggregation": "mean_logits", "seed": 0, "clips": 3, "skipped": 0, "lacking": 0, "per_class": {},
+    }  # fmt: skip
+    evaluations = [{**each, "span": span, "metrics": {"f_score": 0.5, "miou": 0.25}} for span in (1.0, 2.0)]
+    table, figures = report(clips, evaluations, tmp_path, monkeypatch)
+    assert "| f score | miou  |" in table
+    assert "| 0.500   | 0.250 |" in table
+    assert figures == {"span_sweep.png": "f score"}
+    assert report(clips, [{**each, "span": 1.0, "metrics": {}}], tmp_path / "none", monkeypatch)[1] == {}
+
+
+def report(clips, evaluations, folder, monkeypatch):
+    """The table, and the label of the metric in each figure."""
+    labels = {}
+
+    def draw(path, series, x, y, **options):
+        labels[path.name.removesuffix(".partial")] = y
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("hf_avfusion.evaluation.figures.draw_lines", draw)
+    written = write_report(make_results(clips, {}, evaluations, 0), folder)
+    return written[1].read_text(), labels
 
 
 def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, monkeypatch):
@@ -199,7 +248,7 @@ def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, m
     assert (run.recipe.task, run.recipe.frame_augmentation) == ("segmentation", None)
     video = {"bytes": render_clip(seconds=0.8), "path": None}
     clips = Rows({"clip_id": n, "video": video, "masks": np.ones((4, SIDE, SIDE), bool)} for n in range(4))
-    split = SplitRows("mine", "mine", "train", None, None, clips, 4)
+    split = SplitRows(name="mine", title="mine", split="train", rows=clips, num_rows=4)
     trainer = build_run(task, run, options, args, RunData(split, split), ("masks",))
     assert isinstance(trainer.data_collator, MaskCollator)
     assert isinstance(trainer.train_dataset.transform, MaskTransform)
@@ -218,3 +267,24 @@ def test_its_card():
     card = build_card(ToyForSegmentation(ToyConfig()), make_processor(), CardDetails(), "org/toy")
     assert card.data.pipeline_tag == "mask-generation"
     assert "This checkpoint has no labels." in card.content
+
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKING = [
+    *(ROOT / "hf_avfusion/evaluation").glob("*.py"), ROOT / "hf_avfusion/training/trainer.py",
+    ROOT / "hf_avfusion/model_card.py", ROOT / "examples/evaluate.py", ROOT / "examples/predict.py",
+]  # fmt: skip
+OF_ONE_TASK = {
+    "num_segments", "problem_type", "class_splits", "verb", "noun", "top1", "d_prime", "auc", "accuracy", "audio classification",
+    *TASKS, *(task.name.upper() for task in TASKS.values()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ASKING, ids=lambda file: file.name)
+def test_code_outside_of_tasks_names_no_single_task(file):
+    """Names, attributes, keywords and strings, without docstrings."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        value = [getattr(node, field, None) for field in ("id", "attr", "arg", "value", "name")]
+        names |= {each for each in value if isinstance(each, str)}
+    assert not names & OF_ONE_TASK

@@ -52,6 +52,7 @@ class Benchmark:
         metric: the metric reported for the benchmark.
         splits: name -> expected number of rows, None if it depends on the rendering or is unknown.
         clip_seconds: length of a clip in seconds, None if it varies.
+        has_video: whether the clips have a video track.
         license, citation: of the data, not of this package.
         sources: sources of the facts and of the label order.
         parser: name of the function in `annotations.PARSERS` that reads the official annotation file; "" if the clips
@@ -90,6 +91,7 @@ class Benchmark:
     uncertain: tuple[str, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     partitions: bool = False
+    has_video: bool = True
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
         """Returns the names of a class column in index order; None if only the shards store them."""
@@ -467,6 +469,7 @@ _RECORDS = (
         name="esc50",
         title="ESC-50",
         task="audio classification",
+        has_video=False,
         columns={"label": "class", "fold": "integer"},
         label_columns=("label",),
         labels={"label": "esc50"},
@@ -557,6 +560,7 @@ _RECORDS = (
         name="esc10",
         title="ESC-10",
         task="audio classification",
+        has_video=False,
         columns={"label": "class", "fold": "integer"},
         label_columns=("label",),
         labels={"label": "esc10"},

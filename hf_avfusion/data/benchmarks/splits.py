@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from .folders import describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
-from .reading import read as read_now
+from .reading import read_once
 from .records import BENCHMARKS, Benchmark
 
 if TYPE_CHECKING:
     import datasets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitRows:
     """The rows of a split.
 
@@ -37,10 +37,10 @@ class SplitRows:
     name: str
     title: str
     split: str
-    source: str | None
-    variant: str | None
     rows: datasets.Dataset | datasets.IterableDataset
     num_rows: int | None
+    source: str | None = None
+    variant: str | None = None
     coverage: dict[str, int | None] = field(default_factory=dict)
     record: Benchmark | None = None
     division: str | None = None
@@ -56,7 +56,7 @@ def load_rows(
     labels: bool = True,
     flag: str = "--split",
     allow_urls: bool = False,
-    read: Callable[..., Any] = read_now,
+    read: Callable[..., Any] | None = None,
 ) -> SplitRows:
     """Loads the undecoded rows of a split of a benchmark, a folder of clips or a CSV file.
 
@@ -68,13 +68,15 @@ def load_rows(
         flag: the script's option for the split, used in messages.
         allow_urls: allow addresses (URLs) as clips of a CSV file. Pass it on to `ClipTransform`, which refuses addresses in all
             rows by default.
-        read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once.
+        read: pass one `reading.read_once()` to the calls for several splits, and they read a folder once. By default, each call
+            has its own.
 
     Raises:
         ValueError: the split or variant is unknown, or `source` or `variant` is given for a folder; and the errors of
             the loading functions.
         FileNotFoundError: `data` does not exist.
     """
+    read = read or read_once()
     if data in BENCHMARKS:
         record = get_record(data, variant)
         split = evaluation_split(record, split, flag=flag)
@@ -84,7 +86,18 @@ def load_rows(
             number = covered.present
             vanished = None if covered.annotated is None else len(covered.vanished)
             found = {"present": number, "expected": covered.expected, "vanished": vanished}
-        return SplitRows(data, record.title, split, source, variant, rows, number, found, record, allow_urls)
+        return SplitRows(
+            name=data,
+            title=record.title,
+            split=split,
+            source=source,
+            variant=variant,
+            rows=rows,
+            num_rows=number,
+            coverage=found,
+            record=record,
+            allow_urls=allow_urls,
+        )
     if unused := [
         f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
     ]:
@@ -96,9 +109,16 @@ def load_rows(
     load = load_folder if labels else load_unlabelled
     rows = load(data, split, allow_urls=allow_urls, read=read)
     found = {"present": len(rows), "expected": None, "vanished": None}
-    division = describe_division(data, labels=labels, read=read)
-    about = {"coverage": found, "division": division, "allow_urls": allow_urls}
-    return SplitRows(data, Path(data).resolve().name, split, None, None, rows, len(rows), **about)
+    return SplitRows(
+        name=data,
+        title=Path(data).resolve().name,
+        split=split,
+        rows=rows,
+        num_rows=len(rows),
+        coverage=found,
+        division=describe_division(data, labels=labels, read=read),
+        allow_urls=allow_urls,
+    )
 
 
 def load_validation(
@@ -106,7 +126,7 @@ def load_validation(
     evaluated: str | None,
     *,
     labels: bool = True,
-    read: Callable[..., Any] = read_now,
+    read: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> tuple[SplitRows, SplitRows]:
     """The rows to train on and those to choose a checkpoint on, without the clips of the evaluated split.
@@ -123,6 +143,7 @@ def load_validation(
     Raises:
         ValueError: the rows are streamed, or no class has more than one file.
     """
+    read = read or read_once()
     if trained.record is not None:
         splits = tuple(trained.record.splits)
     else:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import write_text
+from ...files import markdown_table, write_text
 
 FATES = ("present", "vanished", "undecodable")
 MAX_LISTED = 20  # clips and classes of each kind in the Markdown page
@@ -119,12 +119,13 @@ def read_reports(folder: str | os.PathLike) -> dict[str, SplitReport]:
 
 def as_markdown(reports: Mapping[str, SplitReport]) -> str:
     """Formats the reports as a readable page: totals, the classes that miss most clips, reasons, clips."""
-    lines = ["# Coverage", "", "| split | official | annotated | present | vanished | do not decode |"]
-    lines.append("|---|---|---|---|---|---|")
+    totals = []
     for report in reports.values():
         official = "not known" if report.expected is None else f"{report.expected:,}"
-        missing = f"{len(report.vanished):,} | {len(report.undecodable):,}"
-        lines.append(f"| {report.split} | {official} | {report.annotated:,} | {report.present:,} | {missing} |")
+        numbers = (report.annotated, report.present, len(report.vanished), len(report.undecodable))
+        totals.append([report.split, official, *(f"{number:,}" for number in numbers)])
+    headings = ["split", "official", "annotated", "present", "vanished", "do not decode"]
+    lines = ["# Coverage", "", markdown_table(headings, totals)]
     for report in reports.values():
         lines += _markdown_of(report)
     return "\n".join(lines) + "\n"
@@ -137,17 +138,14 @@ def _markdown_of(report: SplitReport) -> list[str]:
         empty = sum(counts["present"] == 0 for counts in classes.values())
         lines += ["", f"`{column}`: {len(lost)} of {len(classes)} classes lack clips, {empty} have none."]
         worst = sorted(lost, key=lambda name: lost[name]["present"] / lost[name]["annotated"])
-        if worst:
-            lines += ["", "| class | present | annotated | vanished | do not decode |", "|---|---|---|---|---|"]
-        for name in worst[:MAX_LISTED]:
-            counts = lost[name]
-            numbers = " | ".join(str(counts[key]) for key in ("present", "annotated", "vanished", "undecodable"))
-            lines.append(f"| {_cell(name)} | {numbers} |")
+        keys = ("present", "annotated", "vanished", "undecodable")
+        rows = [[name, *(lost[name][key] for key in keys)] for name in worst[:MAX_LISTED]]
+        if rows:
+            lines += ["", markdown_table(["class", "present", "annotated", "vanished", "do not decode"], rows)]
         lines += _more(len(worst), "classes")
     for title, entries in (("Do not decode", report.undecodable), ("Notes", report.notes)):
         if entries:
-            lines += ["", f"### {title}", "", "| clip | file | remark |", "|---|---|---|"]
-            lines += [f"| {' | '.join(map(_cell, entry))} |" for entry in entries[:MAX_LISTED]]
+            lines += ["", f"### {title}", "", markdown_table(["clip", "file", "remark"], entries[:MAX_LISTED])]
             lines += _more(len(entries), "entries")
     if report.vanished:
         lines += ["", "### Vanished", "", ", ".join(f"`{clip}`" for clip in report.vanished[:MAX_LISTED])]
@@ -157,7 +155,3 @@ def _markdown_of(report: SplitReport) -> list[str]:
 
 def _more(count: int, what: str) -> list[str]:
     return ["", f"... and {count - MAX_LISTED:,} more {what}, in {REPORT}.json."] if count > MAX_LISTED else []
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

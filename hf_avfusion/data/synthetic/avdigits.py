@@ -45,9 +45,15 @@ def find_recordings(folder: str | os.PathLike) -> list[Recording]:
     """Finds all `<digit>_<speaker>_<n>.wav` in a folder, at any depth, sorted by name.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there is no such folder, or it has none.
         ValueError: a WAV file has another name.
     """
+    if not Path(folder).is_dir():
+        what = "is a file" if Path(folder).exists() else "does not exist"
+        raise FileNotFoundError(
+            f"speech (--speech) {folder} {what}; pass a folder with recordings that are named <digit>_<speaker>_<n>.wav, such as"
+            " the folder `recordings` of a clone of github.com/Jakobovski/free-spoken-digit-dataset"
+        )
     found = []
     for path in sorted(files_below(Path(folder)), key=lambda path: (path.name, path)):
         if path.suffix.lower() != ".wav":

@@ -17,10 +17,11 @@ from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
 from ...lazy_registration import load_reference
 from ...media.windows import WindowPolicy
-from ...models.shared.configuration_shared import as_pair
+from ...models.shared.configuration_shared import CLIP_AXES, as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ...tasks import TASKS, Task
+from ...tasks.task import RowLabels
 from ..arguments import AVTrainingArguments
 from .nested_fields import field_names, flat_fields, nested_fields, place_fields, unknown_fields
 from .recipe import Recipe
@@ -200,6 +201,18 @@ def build_frame_augmentation(recipe: Recipe, processor: Any) -> FrameAugmentatio
     if recipe.frame_augmentation is None:
         return None
     return FrameAugmentation.for_processor(processor.video_processor, **recipe.frame_augmentation)
+
+
+def reading_options(labels: RowLabels, config: Any, *, allow_urls: bool) -> dict[str, Any]:
+    """The arguments of `ClipTransform` that training and evaluation of a run share.
+
+    Args:
+        labels: reads the labels of a row.
+        config: of the model. Modalities that the model does not use are not decoded.
+        allow_urls: that of the command line.
+    """
+    axes = getattr(config, "input_axes", CLIP_AXES)
+    return {"labels": labels, "modalities": config.modalities, "input_axes": axes, "allow_urls": allow_urls}
 
 
 def build_collator(recipe: Recipe, config: Any, seed: int, *, task: Task | None = None, **options: Any) -> AVCollator:

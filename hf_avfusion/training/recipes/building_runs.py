@@ -15,11 +15,10 @@ from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...evaluation.views import view_transform
 from ...lazy_registration import load_reference
-from ...models.shared.configuration_shared import CLIP_AXES
 from ...tasks import Task
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
-from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint
+from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint, reading_options
 from .data_summary import describe_data
 from .options import DataOptions
 from .record import keep_record
@@ -103,10 +102,7 @@ def build_run(
     else:
         processor, model = load_checkpoint(run, fields, task.auto_class)
     augmentation = build_frame_augmentation(run.recipe, processor)
-    # Modalities that the model does not use are not decoded.
-    read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
-    read["input_axes"] = getattr(model.config, "input_axes", CLIP_AXES)
-    read["allow_urls"] = options.allow_urls
+    read = reading_options(task.read_labels(columns, fields), model.config, allow_urls=options.allow_urls)
     transform_class = load_reference(f"data.{task.transform}")
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:

@@ -49,6 +49,14 @@ def test_hub_repository_rows_have_an_expected_number(monkeypatch):
     assert (of.variant, of.record) == ("fold2", BENCHMARKS["esc50"].variant("fold2"))
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_allow_urls_reaches_the_rows_of_benchmarks_and_folders(monkeypatch, folder, allowed):
+    monkeypatch.setattr(splits, "load_with_coverage", lambda *arguments, **options: (iter([]), None))
+    of_benchmark = load_rows("esc50", source="org/esc50", allow_urls=allowed)
+    assert (of_benchmark.allow_urls, of_benchmark.division) == (allowed, None)
+    assert load_rows(str(folder), allow_urls=allowed).allow_urls == allowed
+
+
 def test_default_is_the_evaluation_split(shards, folder, tmp_path):
     assert load_rows("sounding_shapes", source=shards).split == "test"
     assert load_rows(str(folder)).split == "validation"
@@ -119,3 +127,7 @@ def test_both_splits_read_a_folder_once(tmp_path, count_reads, data, labels):
         return READS[str(clips)], READS[str(table)]
 
     assert count("test", "train") == count("test") != (0, 0)
+    once = count("test")
+    READS.clear()
+    load_rows(str(place), **where)
+    assert (READS[str(clips)], READS[str(table)]) == once

@@ -114,7 +114,10 @@ def test_invalid_inputs_raise(speech, shards, tmp_path, capsys):
         avdigits.render(tmp_path, tmp_path / "out")
     with pytest.raises(SystemExit):
         avdigits.main(["--speech", str(tmp_path / "gone"), "--output", str(tmp_path / "out")])
-    assert "gone" in capsys.readouterr().err
+    (tmp_path / "file").write_bytes(b"")
+    assert f"speech (--speech) {tmp_path / 'gone'} does not exist; pass a folder with rec" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"speech \(--speech\) .*file is a file; pass a folder"):
+        avdigits.render(tmp_path / "file", tmp_path / "out")
     (tmp_path / "seven.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"expected a name like 7_jackson_32.wav"):
         avdigits.render(tmp_path, tmp_path / "out")
