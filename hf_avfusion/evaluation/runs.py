@@ -14,7 +14,6 @@ import torch
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
 from ..media.modalities import MODALITIES
-from ..models.shared.configuration_shared import CLIP_AXES
 from ..models.shared.loaded_weights import check_whole
 from ..tasks import task_of_config
 from .clips import EvaluationSet, ModelClasses
@@ -242,7 +241,6 @@ def plan_passes(
             clips.task.read_labels(clips.columns, clips.fields),
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
-            input_axes=getattr(config, "input_axes", CLIP_AXES),
             allow_urls=clips.allow_urls,
         )
         about = {

@@ -100,7 +100,7 @@ def test_reducer_and_normalizer_are_the_steps_of_a_call(fields):
     assert torch.equal(steps, pixels(processor, video, **fields)[0])
     with pytest.raises(ValueError, match="NaN or infinite"):
         processor.normalizer()(torch.full((1, 3, 16, 16), torch.nan))
-    with pytest.raises(ValueError, match="image_std=0.0 must be finite numbers other than 0"):
+    with pytest.raises(ValueError, match=r"image_std=0.0 must be finite numbers other than 0"):
         processor.normalizer(image_std=0.0)
 
 

@@ -15,7 +15,6 @@ from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...data.transforms import ClipTransform
 from ...evaluation.views import view_transform
-from ...models.shared.configuration_shared import CLIP_AXES
 from ...tasks import Task
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
@@ -105,7 +104,6 @@ def build_run(
     augmentation = build_frame_augmentation(run.recipe, processor)
     # Modalities that the model does not use are not decoded.
     read = {"labels": task.read_labels(columns, fields), "modalities": model.config.modalities}
-    read["input_axes"] = getattr(model.config, "input_axes", CLIP_AXES)
     read["allow_urls"] = options.allow_urls
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
