@@ -58,6 +58,7 @@ from transformers import AutoConfig, AutoProcessor
 
 import hf_avfusion  # noqa: F401 (registers every architecture)
 from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.evaluation.views import check_views, choose_protocol
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.models.shared.loaded_weights import load_whole
 from hf_avfusion.tasks import task_of_config
@@ -84,8 +85,12 @@ def main() -> int:
         Path(options.pictures).mkdir(parents=True, exist_ok=True)
 
     processor = AutoProcessor.from_pretrained(options.model)
-    task = task_of_config(AutoConfig.from_pretrained(options.model))
+    config = AutoConfig.from_pretrained(options.model)
+    task = task_of_config(config)
     try:
+        check_views(
+            choose_protocol(num_views=options.num_views), task, config, ("--num_views", "crops", "aggregation"), False
+        )
         model = load_whole(task.auto_class, options.model).eval().to(device)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..auto import AutoModelForAudioVisualClassification
+from ..auto import AUDIO_VISUAL_CLASSIFICATION, AutoModelForAudioVisualClassification
 from ..metrics.classification import (
     average_precision_per_class,
     multi_head_accuracies,
@@ -18,7 +18,7 @@ from ..metrics.classification import (
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
 from ..processing.answers import classify
 from .joining import aggregate_views
-from .task import PipelineEntry, RowLabels, Task
+from .task import RowLabels, Task
 
 if TYPE_CHECKING:
     import datasets
@@ -212,13 +212,6 @@ def class_precision(
     return found
 
 
-def answer_classes(
-    config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
-) -> dict[str, list[dict[str, Any]]]:
-    """The best labels of each head, of logits [views, classes]."""
-    return classify(config, logits, top_k=top_k)
-
-
 def _cell(name: str) -> str:
     """A label name inside of a Markdown code span."""
     return str(name).replace("`", "'").replace("|", "\\|").replace("\n", " ")
@@ -262,9 +255,9 @@ CLASSIFICATION = Task(
     loss=class_loss,
     metrics=class_metrics,
     per_class=class_precision,
-    answer=answer_classes,
-    pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),
+    answer=classify,
+    pipeline=AUDIO_VISUAL_CLASSIFICATION,
     # Not "video-classification": transformers' own pipeline of that name would answer without the audio.
-    hub_task="audio-visual-classification",
+    hub_task=AUDIO_VISUAL_CLASSIFICATION.name,
     describe_labels=describe_classes,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..metrics.classification import event_localization_accuracy
-from ..processing.answers import localize
+from ..processing.answers import name_segments
 from .classification import CLASSIFICATION, ClassLabels, class_fields, class_precision
 
 if TYPE_CHECKING:
@@ -93,14 +93,6 @@ def segment_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> 
     return {"accuracy": event_localization_accuracy(logits.numpy(), labels.numpy())}
 
 
-def answer_segments(
-    config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
-) -> dict[str, list[dict[str, Any]]]:
-    """The best labels of each part of the clip, of logits [views, segments, classes]."""
-    parts = localize(config, logits, top_k=top_k)
-    return {f"part {number}": part["label"] for number, part in enumerate(parts, start=1)}
-
-
 EVENT_LOCALIZATION = replace(
     CLASSIFICATION,
     name="event_localization",
@@ -115,5 +107,5 @@ EVENT_LOCALIZATION = replace(
     join_views=whole_clip_logits,
     metrics=segment_metrics,
     per_class=class_precision,
-    answer=answer_segments,
+    answer=name_segments,
 )
