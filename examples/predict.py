@@ -71,6 +71,7 @@ from transformers import AutoConfig, AutoProcessor
 
 import hf_avfusion  # noqa: F401 (registers every architecture)
 from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.evaluation.views import check_views, choose_protocol
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.models.shared.loaded_weights import load_whole
 from hf_avfusion.tasks import task_of_config
@@ -100,7 +101,11 @@ def main() -> int:
 
     try:
         processor = AutoProcessor.from_pretrained(options.model)
-        task = task_of_config(AutoConfig.from_pretrained(options.model))
+        config = AutoConfig.from_pretrained(options.model)
+        task = task_of_config(config)
+        check_views(
+            choose_protocol(num_views=options.num_views), task, config, ("--num_views", "crops", "aggregation"), False
+        )
         model = load_whole(task.auto_class, options.model).eval().to(device)
         if options.pictures:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read

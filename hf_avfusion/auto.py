@@ -7,6 +7,7 @@ It imports the configs only. Models and processors are imported when they are us
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
@@ -55,6 +56,25 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class PipelineEntry:
+    """A pipeline: its name for `transformers.pipeline`, its class ("module:Class"), its Auto class and its kind of input."""
+
+    name: str
+    reference: str
+    auto_class: type
+    type: str = "multimodal"
+
+
+AUDIO_VISUAL_CLASSIFICATION = PipelineEntry(
+    "audio-visual-classification",
+    "processing.pipelines:AudioVisualClassificationPipeline",
+    AutoModelForAudioVisualClassification,
+)
+# One entry per pipeline. The tasks refer to these entries.
+PIPELINES: tuple[PipelineEntry, ...] = (AUDIO_VISUAL_CLASSIFICATION,)
+
+
 def _register_processors() -> None:
     from transformers.models.auto.processing_auto import AutoProcessor
 
@@ -82,14 +102,13 @@ def _register_feature_extractor() -> None:
         AutoFeatureExtractor.register(config, AVFusionFeatureExtractor, exist_ok=True)
 
 
-def _register_pipeline() -> None:
+def _register_pipelines() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .processing.pipelines import TASK, AudioVisualClassificationPipeline
-
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK, AudioVisualClassificationPipeline, AutoModelForAudioVisualClassification, type="multimodal"
-    )
+    for entry in PIPELINES:
+        PIPELINE_REGISTRY.register_pipeline(
+            entry.name, load_reference(entry.reference), entry.auto_class, type=entry.type
+        )
 
 
 def _forget_code(loaded: type) -> None:
@@ -116,7 +135,7 @@ def register() -> None:
     when_imported("transformers.models.auto.processing_auto", _register_processors)
     when_imported("transformers.models.auto.video_processing_auto", _register_video_processor)
     when_imported("transformers.models.auto.feature_extraction_auto", _register_feature_extractor)
-    when_imported("transformers.pipelines", _register_pipeline)
+    when_imported("transformers.pipelines", _register_pipelines)
 
 
 register()

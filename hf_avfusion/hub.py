@@ -225,9 +225,11 @@ def _write(
             ]
             pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
             entry = task.pipeline
-            implementation = {"impl": _flat(entry.implementation), "pt": pt, "type": entry.type}
-            code_entries["custom_pipelines"] = {entry.name: implementation}
-            references["pipeline"] = f"{__package__}.{entry.implementation}"
+            implementation = entry.reference.replace(":", ".")
+            code_entries["custom_pipelines"] = {
+                entry.name: {"impl": _flat(implementation), "pt": pt, "type": entry.type}
+            }
+            references["pipeline"] = f"{__package__}.{implementation}"
         _add_to_json(folder / "config.json", code_entries)
     else:
         _write_adapter(model, folder)

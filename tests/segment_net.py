@@ -1,5 +1,6 @@
 """A small architecture for the common tests, unlike MBT and AV-MAE: segments and clips right after the batch axis, frames
-that are not square, sizes in a nested config per modality, one stream or two, and a head with random initial weights.
+that are not square, sizes in a nested config per modality, one stream or two, and a head with random initial weights. Its processor
+loads two windows of each view.
 """
 
 from math import prod
@@ -26,6 +27,12 @@ from hf_avfusion.models.shared.two_streams import (
     record_both_streams,
     zero_missing,
 )
+from hf_avfusion.processing.processing_avfusion import AVFusionProcessor
+
+AXES = {
+    "pixel_values": ("clips", "frames", "channels", "height", "width"),
+    "input_features": ("segments", "time", "mel"),
+}
 
 
 @strict
@@ -61,10 +68,17 @@ class SegmentNetConfig(ClassifierConfig):
 
     @property
     def input_axes(self) -> dict[str, tuple[str, ...]]:
-        return {
-            "pixel_values": ("clips", "frames", "channels", "height", "width"),
-            "input_features": ("segments", "time", "mel"),
-        }
+        return AXES
+
+
+class SegmentNetProcessor(AVFusionProcessor):
+    """A view is two windows, which follow each other in the clip."""
+
+    input_axes = AXES
+    windows_per_view = 2
+
+    def load_clip(self, source, *, num_views=1, **options):
+        return super().load_clip(source, num_views=num_views * self.windows_per_view, **options)
 
 
 class SegmentNetLayer(GradientCheckpointingLayer, ViTBlock):

@@ -10,7 +10,6 @@ import torch
 
 from ..media.modalities import MODALITIES
 from ..media.reader import MediaError
-from ..models.shared.configuration_shared import CLIP_AXES
 from ..tasks.classification import ClassLabels
 from ..tasks.task import RowLabels
 
@@ -19,17 +18,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REDUCED = {
-    "do_resize": False,
-    "do_center_crop": False,
-}  # frames are resized and cropped as they are decoded, or augmented
-WINDOW_AXES = ("clips", "segments")  # axes of an input along which the windows of one view lie
-
 
 class ClipTransform:
     """Turns a row into {pixel_values [T, C, H, W], input_features [time, mel], has_video, has_audio, labels, clip_id}.
 
-    A modality that the clip lacks, or that is not in `modalities`, is absent from the sample.
+    A modality that the clip lacks, or that is not in `modalities`, is absent from the sample. A processor with several windows
+    per view adds an axis of windows (`AVFusionProcessor.input_axes`).
 
     Args:
         processor: decides windows, sizes and normalisation.
@@ -42,8 +36,6 @@ class ClipTransform:
             view together. Allowed only in training. If it has a method `reduce`, frames pass through that as they are decoded.
         num_views: views per clip.
         modalities: ("video", "audio") or one of them; the other is not decoded.
-        input_axes: axes of one view in the model's inputs (`config.input_axes`). For an axis of `WINDOW_AXES`, the processor
-            loads several windows per view, and the axis follows that of the views.
         allow_urls: fetch rows whose path is an address (http, https, or a bucket). By default, they raise MediaError: rows may
             come from a stranger, and the address may be inside your network. Local files are named by plain paths only.
         reading: `backend`, `on_decode_error` of the media reader.
@@ -58,7 +50,6 @@ class ClipTransform:
         augmentation: Callable[[torch.Tensor, torch.Generator | None], torch.Tensor] | None = None,
         num_views: int = 1,
         modalities: Sequence[str] = MODALITIES,
-        input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES,
         allow_urls: bool = False,
         **reading: Any,
     ):
@@ -78,7 +69,6 @@ class ClipTransform:
         self.augmentation = augmentation
         self.num_views = num_views
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
-        self.input_axes = input_axes
         self.allow_urls = allow_urls
         self.reading = reading
 
@@ -106,6 +96,7 @@ class ClipTransform:
             reduce=reduce,
             **self.reading,
         )
+        self.processor.check_windows(clips, self.num_views)
         start = row.get("start") or 0.0
         seconds = (row.get("end") or start + clips[0].info.duration) - start
         self.labels.check_window(row, self.processor, self.modalities, seconds)
@@ -123,7 +114,7 @@ class ClipTransform:
             raise MediaError(str(row["clip_id"]), f"has no {' and no '.join(self.modalities)}")
 
         if self.augmentation is not None and has["video"]:
-            windows = len(clips) // self.num_views
+            windows = self.processor.windows_per_view
             for view in (clips[start : start + windows] for start in range(0, len(clips), windows)):
                 frames = [window.frames for window in view]
                 augmented = self.augmentation(torch.cat(frames) if windows > 1 else frames[0], generator)
@@ -132,8 +123,8 @@ class ClipTransform:
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
         if labels is not None:
             sample["labels"] = labels
-        for name, values in self.processor.process_clips(clips, return_tensors="pt", **REDUCED).items():
-            axes = [self.num_views] if self.num_views > 1 else []
-            axes += [-1] if self.input_axes[name][0] in WINDOW_AXES else []
-            sample[name] = values.unflatten(0, axes) if axes else values[0]
+        # Frames were resized and cropped as they were decoded, or augmented.
+        inputs = self.processor.process_clips(clips, return_tensors="pt", **self.processor.reduced_frames)
+        for name, values in inputs.items():
+            sample[name] = values if self.num_views > 1 else values[0]
         return sample

@@ -15,7 +15,6 @@ from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
 from ..lazy_registration import load_reference
 from ..media.modalities import MODALITIES
-from ..models.shared.configuration_shared import CLIP_AXES
 from ..models.shared.loaded_weights import check_whole
 from ..tasks import task_of_config
 from .clips import EvaluationSet, ModelClasses
@@ -244,7 +243,6 @@ def plan_passes(
             transform_class=load_reference(f"data.{clips.task.transform}"),
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
-            input_axes=getattr(config, "input_axes", CLIP_AXES),
             allow_urls=clips.allow_urls,
         )
         about = {

@@ -116,15 +116,15 @@ def check_views(
     """
     if protocol is None:
         return
+    given, remedy = f"{protocol.num_views} views ({flags[0]})", "set it to 1 or leave it out"
+    if protocol.num_crops > 1:
+        given, remedy = f"{given} x {protocol.num_crops} crops ({flags[1]})", "set both to 1 or leave them out"
     if task.join_views is None and protocol.total > 1:
-        raise ValueError(
-            f"{protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}): a model for {task.title} takes "
-            "one view of each clip; set both to 1 or leave them out."
-        )
+        raise ValueError(f"{given}: a model for {task.title} takes one view of each clip; {remedy}.")
     if task.whole_clip and protocol.total > 1:
         raise ValueError(
-            f"got {protocol.num_views} views ({flags[0]}) x {protocol.num_crops} crops ({flags[1]}) for a model for {task.title}: "
-            "it labels segments of the whole clip, so its only view is the whole clip; set both to 1 or leave them out."
+            f"got {given} for a model for {task.title}: it labels segments of the whole clip, so its only view is the whole clip; "
+            f"{remedy}."
         )
     try:
         task.check_aggregation(protocol.aggregation, config, labels_decide)

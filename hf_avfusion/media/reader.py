@@ -67,7 +67,8 @@ class Clip:
     frames: uint8 [T, 3, height, width] RGB, upright, or None. frame_times: float64 [T], the presentation times in s of the
     returned frames (T is smaller than requested only with on_decode_error="keep"). waveform: float32 [channels, samples]
     at its own `sampling_rate` in Hz, or None. audio_start: time in s of sample 0. warnings: damaged, missing or filled
-    parts.
+    parts. video_window, audio_window: the window that was asked for, [start, end) in s on the clock of the file, as in
+    `media.windows.Window`; None for a missing track, and for clips that were read without a window policy.
     """
 
     frames: torch.Tensor | None
@@ -77,6 +78,8 @@ class Clip:
     audio_start: float | None
     info: MediaInfo
     warnings: list[str] = field(default_factory=list)
+    video_window: tuple[float, float] | None = None
+    audio_window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,15 @@ class WindowPolicy:
 class Window:
     """One window. Times are in s on the clip's clock, None for a missing track.
 
-    frame_times: times of the frames, after wrapping or holding. audio_window: [start, end) before wrapping, so its end may
-    lie after that of the track. audio_pieces: the same after wrapping, as pieces to concatenate in order. A track that would
-    wrap more than MAX_REPEATS times is there once, from the start of the window on.
+    frame_times: times of the frames, after wrapping or holding. audio_pieces: the audio after wrapping, as pieces to
+    concatenate in order. A track that would wrap more than MAX_REPEATS times is there once, from the start of the window on.
+    video_window, audio_window: [start, end) before wrapping, so an end may lie after that of the track.
     """
 
     frame_times: tuple[float, ...] | None
     audio_window: tuple[float, float] | None
     audio_pieces: tuple[tuple[float, float], ...] | None
+    video_window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,11 @@ def sample_windows(
             begin = audio.start + audio_start * audio.step
             window = (begin, begin + policy.audio_seconds)
             pieces = _audio_pieces(policy, window, info)
-        times = None if video is None else tuple(_frame_times(policy, video, video_start))
-        windows.append(Window(times, window, pieces))
+        times = frames_window = None
+        if video is not None:
+            times = tuple(_frame_times(policy, video, video_start))
+            frames_window = (times[0], times[0] + policy.num_frames * policy.stride)
+        windows.append(Window(times, window, pieces, frames_window))
     return windows
 
 
@@ -322,8 +326,10 @@ def load_window(
         )
         windows = sample_windows(policy, info, mode=mode, num_views=num_views, generator=generator)
         clips = reader.read([ClipRequest(window.frame_times, window.audio_pieces) for window in windows], reduce)
-    for clip in clips:
+    for clip, window in zip(clips, windows):
         _fill_to_length(clip, policy)
+        clip.video_window = None if clip.frames is None else window.video_window
+        clip.audio_window = None if clip.waveform is None else window.audio_window
     return clips
 
 

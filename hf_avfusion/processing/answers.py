@@ -1,5 +1,6 @@
 """Logits of a clip to labels with scores: the answers of the pipeline, of predict.py and of explanations."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,11 +58,68 @@ def classify(
     return answers
 
 
+def check_segment_views(config: PreTrainedConfig, views: int, argument: str) -> None:
+    """Checks that a model can answer from several views of a clip.
+
+    Args:
+        argument: name of the argument that sets `views`, for the message.
+
+    Raises:
+        ValueError: several views for an event localiser. Its segments are parts of a view, so segments of different views lie at
+            different times.
+    """
+    if views > 1 and getattr(config, "num_segments", None) is not None:
+        raise ValueError(
+            f"{argument}={views}: the model localises events in the {config.num_segments} segments of one view (num_segments), and "
+            f"segments of several views cannot be averaged: pass {argument}=1 or leave it out"
+        )
+
+
 def localize(config: PreTrainedConfig, logits: torch.Tensor, **options: Any) -> list[dict[str, Labels]]:
     """The best labels of each segment of a clip, in the order of time: `classify` for each (event localisation).
 
     Args:
-        logits: float [views, segments, classes] of one clip.
+        logits: float [1 view, segments, classes] of one clip.
         options: of `classify`.
+
+    Raises:
+        ValueError: several views.
     """
+    check_segment_views(config, len(logits), "views")
     return [classify(config, segment, **options) for segment in logits.unbind(dim=1)]
+
+
+def name_segments(config: PreTrainedConfig, logits: torch.Tensor, **options: Any) -> dict[str, Labels]:
+    """`localize` with a name for each segment (and head): "part 1", or "part 1, verb" for several heads."""
+    return {
+        f"part {number}" if head == "label" else f"part {number}, {head}": labels
+        for number, heads in enumerate(localize(config, logits, **options), start=1)
+        for head, labels in heads.items()
+    }
+
+
+def answer_clip(config: PreTrainedConfig, logits: torch.Tensor, window: Sequence[float], **options: Any) -> Any:
+    """The answer of a pipeline for one clip.
+
+    Args:
+        logits: float [views, classes], or [1 view, segments, classes] if the configuration has `num_segments`.
+        window: start and end of the view in the clip, s. Only event localisation uses it.
+        options: of `classify`.
+
+    Returns:
+        The labels, best first; `{head: labels}` for a model with several heads; for an event localiser a list with a dict for
+        each segment: `start` and `end` (s) and `labels`, which are one of the former.
+    """
+    if getattr(config, "num_segments", None) is None:
+        return _without_name(classify(config, logits, **options))
+    start, end = window
+    seconds = (end - start) / config.num_segments
+    return [
+        {"start": start + i * seconds, "end": start + (i + 1) * seconds, "labels": _without_name(heads)}
+        for i, heads in enumerate(localize(config, logits, **options))
+    ]
+
+
+def _without_name(heads: dict[str, Labels]) -> Any:
+    """The labels of a model with one head, which `head_slices` calls "label"; `{head: labels}` of a model with several."""
+    return heads["label"] if list(heads) == ["label"] else heads

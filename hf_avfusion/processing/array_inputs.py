@@ -1,10 +1,14 @@
-"""Pictures, arrays and rows of `datasets` that are passed instead of files: converted to what torch reads, or refused."""
+"""The inputs of a call: files are told from arrays, and pictures, arrays and rows of `datasets` are converted or refused."""
 
+import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers.video_utils import make_batched_videos
 
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # PIL clips their values to 255 in a conversion to RGB
 
@@ -139,4 +143,92 @@ def _row(item: Any, given: int | None, name: str) -> tuple[Any, int | None, str]
     return item["array"], given if own is None else own, name
 
 
-__all__ = ["encoded", "frames_of", "native", "rgb_pictures", "waveforms_of"]
+def is_media(value: Any) -> bool:
+    """Whether a value is a media file: a path, an address, bytes, a file object, or a dict with `bytes` or `path`."""
+    value = encoded(value)
+    if isinstance(value, dict):
+        return "array" not in value and ("bytes" in value or "path" in value)  # datasets' `Audio` keeps the path
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
+
+
+def clip_bounds(count: int, **given: Any) -> list[dict[str, float]]:
+    """`start` and `end` of each of `count` clips, without those that are None."""
+    bounds: list[dict[str, float]] = [{} for _ in range(count)]
+    for name, value in given.items():
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} clips: pass one number, or one per clip")
+        for clip, seconds in zip(bounds, values):
+            if seconds is None:
+                continue
+            number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
+            if not number or not math.isfinite(seconds) or seconds < 0:
+                raise ValueError(f"{name} must be a number of seconds from 0 on or None, got {seconds!r}")
+            clip[name] = float(seconds)
+    return bounds
+
+
+def _all_media(values: Sequence[Any], name: str) -> bool:
+    """Whether the entries of a list are media files. Raises ValueError for a mixture of files and arrays."""
+    media = [is_media(value) for value in values if value is not None]
+    if not media:
+        raise ValueError(f"{name} is empty or holds only None: pass at least one clip")
+    if any(media) and not all(media):
+        raise ValueError(f"{name} mixes files and arrays: pass all as files or all as arrays")
+    return media[0]
+
+
+_VIDEOS = "pass a media file, frames (numpy, torch, a list of frames), or a list of these"
+
+
+def as_videos(videos: Any) -> list[Any]:
+    """A list with one entry per clip: a media file, an array [T, ...], or None."""
+    if is_media(videos):
+        return [videos]
+    if isinstance(videos, (list, tuple)):
+        if _all_media(videos, "videos"):
+            return list(videos)
+        if isinstance(videos[0], (int, float)):
+            raise ValueError(f"videos holds a {type(videos[0]).__name__}: {_VIDEOS}")
+        if any(video is None for video in videos):
+            return [None if video is None else _one_video(video, i) for i, video in enumerate(videos)]
+    elif not torch.is_tensor(videos) and not isinstance(videos, np.ndarray):
+        raise ValueError(f"videos is a {type(videos).__name__}: {_VIDEOS}")
+    elif videos.ndim not in (4, 5):
+        raise ValueError(
+            f"videos has shape {tuple(videos.shape)}: pass one video as [T, H, W, C] or [T, C, H, W], or a batch with a "
+            "leading batch axis"
+        )
+    return make_batched_videos(videos)
+
+
+def _one_video(video: Any, index: int) -> Any:
+    batch = make_batched_videos(video)
+    if len(batch) != 1:
+        raise ValueError(f"videos[{index}] holds {len(batch)} videos: pass one video or None per entry")
+    return batch[0]
+
+
+def as_audio(audio: Any) -> list[Any]:
+    """A list with one entry per clip: a media file, a waveform, or None."""
+    if is_media(audio):
+        return [audio]
+    if not isinstance(audio, (list, tuple)):
+        return [audio]
+    if len(audio) and isinstance(audio[0], (int, float, np.floating, np.integer)):
+        return [audio]
+    _all_media(audio, "audio")
+    return list(audio)
+
+
+__all__ = [
+    "as_audio",
+    "as_videos",
+    "clip_bounds",
+    "encoded",
+    "frames_of",
+    "is_media",
+    "native",
+    "rgb_pictures",
+    "waveforms_of",
+]

@@ -12,12 +12,10 @@ from transformers.utils import logging
 
 from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
-from .answers import AGGREGATIONS, FUNCTIONS, classify, localize
+from .answers import AGGREGATIONS, FUNCTIONS, answer_clip, check_segment_views
 from .array_inputs import encoded
 
 logger = logging.get_logger(__name__)
-
-TASK = "audio-visual-classification"
 
 
 class AudioVisualClassificationPipeline(Pipeline):
@@ -42,7 +40,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     Args of a call, and of `pipeline(...)` for all calls:
         top_k (int | None, defaults to 5): labels per clip (and head), best first; None returns all.
-        views (int, defaults to 1): windows per file. Scores are averaged over them.
+        views (int, defaults to 1): windows per file. Scores are averaged over them. An event localiser takes one.
         aggregation (str, defaults to "mean_logits"): "mean_logits" or "mean_probabilities": what to average over views.
         return_modalities (bool, defaults to False): return scores from both modalities and from each alone. A score is None
             if the clip lacks the modality or the model lacks its stream.
@@ -55,11 +53,14 @@ class AudioVisualClassificationPipeline(Pipeline):
     Returns:
         For each clip a list of `{"label": str, "score": float}`. A model with several heads (`class_splits`) returns
         `{head: list}`. An event localiser (`num_segments`) returns a list of segments in temporal order, each
-        `{"start": float, "end": float, "labels": list}` with times in s from the start of the clip. With
-        `return_modalities`, a dict with the keys "both", "video" and "audio" holds one such result for each.
+        `{"start": float, "end": float, "labels": list}` with times in s from the start of the clip (of an array: from its
+        start). They divide the window that the processor reads. It lies in the middle of the clip, so a processor with a
+        window as long as the clip labels all of it. The window is that of the audio if the model and the clip have audio.
+        A window that is longer than the clip ends after it. With `return_modalities`, a dict with the keys "both", "video" and
+        "audio" holds one such result for each.
 
     Raises:
-        ValueError: an invalid value of an argument.
+        ValueError: an invalid value of an argument, or several views for an event localiser.
         TypeError: an unknown argument, a clip of an unsupported type, or a dict with unknown keys.
         MediaError: a file that cannot be read; the message names it.
     `pipeline(...)` raises ValueError for a checkpoint without the weights of the head.
@@ -85,13 +86,15 @@ class AudioVisualClassificationPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown:
             known = "top_k, views, aggregation, return_modalities, function_to_apply, batch_size, num_workers, progress"
-            raise TypeError(f"the {TASK} pipeline has no arguments {', '.join(unknown)}; pass one of: {known}")
+            name = self.task or type(self).__name__
+            raise TypeError(f"the {name} pipeline has no arguments {', '.join(unknown)}; pass one of: {known}")
         for name, value in (
             ("top_k", 1 if top_k in (None, "default") else top_k),
             ("views", 1 if views is None else views),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        check_segment_views(self.model.config, views or 1, "views")
         for name, value, allowed in (
             ("aggregation", aggregation, AGGREGATIONS),
             ("function_to_apply", function_to_apply, FUNCTIONS),
@@ -121,10 +124,12 @@ class AudioVisualClassificationPipeline(Pipeline):
     # ------------------------------------------------------------------------------------------------------- one clip
 
     def preprocess(self, clip: Any, views: int = 1) -> dict[str, Any]:
-        """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both."""
+        """One clip to `pixel_values` [views, T, C, H, W] and `input_features` [views, time, mel], either or both, and `windows`:
+        start and end of the window of each modality that is there, s.
+        """
         # Frames and waveforms have one view, and the processor refuses num_views for them.
         options = {"num_views": views} if views > 1 else {}
-        inputs = self.processor(**_arguments(clip), **options, return_tensors="pt")
+        inputs = self.processor(**_arguments(clip), **options, return_tensors="pt", return_windows=True)
         config = self.model.config
         modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
         names = [MODEL_INPUTS[modality] for modality in modalities]
@@ -132,13 +137,15 @@ class AudioVisualClassificationPipeline(Pipeline):
         if not used:
             name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
             raise MediaError(str(name), f"has no {' and no '.join(modalities)}, which this model needs: leave it out")
-        return used
+        first = dict(zip(MODALITIES, inputs["windows"][0].tolist()))
+        windows = {modality: first[modality] for modality, name in zip(modalities, names) if name in used}
+        return {**used, "windows": windows}
 
     # ------------------------------------------------------------------------------------------------------- a batch
 
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
         """Logits [B, views, ...] from both modalities, and from each alone. Logits from a missing modality are undefined."""
-        views, present = batch.pop("views"), batch.pop("present")
+        views, windows = batch.pop("views"), batch.pop("windows")
         floating = {name: batch[name].to(self.model.dtype) for name in MODEL_INPUTS.values() if name in batch}
         mask = {"modality_mask": batch["modality_mask"]} if "modality_mask" in batch else {}
         logits = {"both": self.model(**floating, **mask).logits}
@@ -147,7 +154,7 @@ class AudioVisualClassificationPipeline(Pipeline):
                 # With only one modality in the batch, "both" already holds its logits.
                 alone = self.model(**{name: floating[name]}).logits if len(floating) > 1 else logits["both"]
                 logits[modality] = alone
-        return {"logits": {k: v.float().unflatten(0, (-1, views)) for k, v in logits.items()}, "present": present}
+        return {"logits": {k: v.float().unflatten(0, (-1, views)) for k, v in logits.items()}, "windows": windows}
 
     def postprocess(
         self,
@@ -158,31 +165,17 @@ class AudioVisualClassificationPipeline(Pipeline):
         return_modalities: bool = False,
     ) -> Any:
         """Logits [1, views, classes] (or [1, views, segments, classes]) of one clip to labels and scores."""
-        present = outputs["present"][0]
+        windows = outputs["windows"][0]
+        windows = {**windows, "both": windows.get("audio", windows.get("video"))}
+        options = {"top_k": top_k, "aggregation": aggregation, "function": function_to_apply}
         answers: dict[str, Any] = dict.fromkeys(MODEL_INPUTS)
         for name, logits in outputs["logits"].items():
-            if name == "both" or present[name]:
-                answers[name] = self._answer(logits[0], top_k, aggregation, function_to_apply)
+            if name in windows:
+                answers[name] = answer_clip(self.model.config, logits[0], windows[name], **options)
         return {"both": answers.pop("both"), **answers} if return_modalities else answers["both"]
 
-    def _answer(self, logits: torch.Tensor, top_k: int | None, aggregation: str, function: str | None) -> Any:
-        """Logits [views, classes] or [views, segments, classes] to the best labels of each head or segment."""
-        config = self.model.config
-        options = {"top_k": top_k, "aggregation": aggregation, "function": function}
-        one_head = not getattr(config, "class_splits", None)
-        if getattr(config, "num_segments", None) is None:
-            heads = classify(config, logits, **options)
-            return heads["label"] if one_head else heads
-        policy = self.processor.window_policy
-        seconds = policy.audio_seconds if "audio" in config.modalities else policy.num_frames * policy.stride
-        segment = seconds / config.num_segments
-        return [
-            {"start": i * segment, "end": (i + 1) * segment, "labels": heads["label"] if one_head else heads}
-            for i, heads in enumerate(localize(config, logits, **options))
-        ]
-
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
-        if "present" not in model_inputs:  # a single clip, which no loader has collated
+        if "views" not in model_inputs:  # a single clip, which no loader has collated
             model_inputs = _collate([model_inputs])
         return super().forward(model_inputs, **forward_params)
 
@@ -206,9 +199,9 @@ class AudioVisualClassificationPipeline(Pipeline):
         loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
         for batch in loader:
             outputs = self.forward(batch, **forward_params)
-            for index, present in enumerate(outputs["present"]):
+            for index, windows in enumerate(outputs["windows"]):
                 logits = {name: value[index : index + 1] for name, value in outputs["logits"].items()}
-                yield self.postprocess({"logits": logits, "present": [present]}, **postprocess_params)
+                yield self.postprocess({"logits": logits, "windows": [windows]}, **postprocess_params)
 
 
 class _Clips(Dataset):
@@ -306,8 +299,8 @@ def _undecoded(column: Any) -> Any:
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
     present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
-    views = len(next(iter(samples[0].values())))
-    batch: dict[str, Any] = {"views": views, "present": present}
+    views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
+    batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
     for name in MODEL_INPUTS.values():
         rows = [sample.get(name) for sample in samples]
         given = next((row for row in rows if row is not None), None)

@@ -6,7 +6,7 @@ import os
 import reprlib
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -16,16 +16,15 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import TensorType, logging
-from transformers.video_utils import make_batched_videos
 
 from ..media.limits import check_bytes, check_sizes
-from ..media.modalities import MODALITIES
+from ..media.modalities import CLIP_AXES, MODALITIES, WINDOW_AXES
 from ..media.mono import TO_MONO, to_mono
 from ..media.reader import Clip, MediaError, MediaSource
 from ..media.resampling import resample
 from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
-from .array_inputs import encoded, rgb_pictures
+from .array_inputs import as_audio, as_videos, clip_bounds, encoded, is_media, rgb_pictures
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
@@ -34,9 +33,6 @@ logger = logging.get_logger(__name__)
 
 # Processor -> tracks whose absence it has reported. Not an attribute, since `datasets.map` hashes the processor for its cache.
 _WARNED_TRACKS: "weakref.WeakKeyDictionary[AVFusionProcessor, set[str]]" = weakref.WeakKeyDictionary()
-
-
-_REDUCED = {"do_resize": False, "do_center_crop": False}  # for frames that were resized and cropped while decoded
 
 
 # Fields of the parts, which `from_pretrained` passes on.
@@ -59,8 +55,9 @@ class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
 
     use_audio_in_video (bool): read the audio track of a video file from the same window; default True.
     mode (str): "eval" (centred window, or `num_views` windows spread over the clip) or "train" (a random window).
-    num_views (int): windows per file; default 1.
+    num_views (int): views per file; default 1.
     backend (str), on_decode_error (str): as in `media.reader.read_clip`.
+    return_windows (bool): also return the times of the windows; default False.
     """
 
     videos_kwargs: AVFusionVideoProcessorKwargs
@@ -70,10 +67,16 @@ class AVFusionProcessorKwargs(ProcessingKwargs, total=False):
     num_views: int | None
     backend: str | None
     on_decode_error: str | None
+    return_windows: bool | None
 
 
 class AVFusionProcessor(ProcessorMixin):
     """Base class of the processors. A subclass sets `default_window` and `audio_preset` to the published values.
+
+    A model may take several windows of a clip at once, such as a sequence of short clips or the sound of each second. Its
+    processor states how many windows one view has, `windows_per_view`, states the axes of one view, `input_axes`, as the model's
+    configuration does, and overrides `load_clip`, which returns the windows of each view one after the other. In an input whose
+    first axis is one of `WINDOW_AXES`, the windows lie along that axis. In another, they are joined along its first axis.
 
     Args:
         video_processor (AVFusionVideoProcessor, *optional*): default: one with default settings.
@@ -90,11 +93,16 @@ class AVFusionProcessor(ProcessorMixin):
     tokenizer = _NoTokens()
     default_window = WindowPolicy()
     audio_preset = "mbt"
+    input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES
+    windows_per_view = 1
+    # arguments of `process_clips` for frames that were resized and cropped as they were decoded
+    reduced_frames: ClassVar[dict[str, Any]] = {"do_resize": False, "do_center_crop": False}
 
     # defaults of `__call__`
     use_audio_in_video = True
     mode = "eval"
     num_views = 1
+    return_windows = False
 
     def __init__(self, video_processor=None, feature_extractor=None, window=None, channel_mix="mean", **kwargs):
         names = {field.name for field in fields(WindowPolicy)}
@@ -118,23 +126,22 @@ class AVFusionProcessor(ProcessorMixin):
         self._check_lengths()
         self._check_bytes(policy)
 
-    def _check_bytes(self, policy: WindowPolicy, views: int = 1) -> None:
+    def _check_bytes(self, policy: WindowPolicy, views: int = 1, windows: int = 1) -> None:
         """Raises ValueError if the windows of one clip, with their intermediates, take too much memory."""
+        counted, views = f"num_views={views}{f' x {windows} windows' if windows > 1 else ''}", views * windows
         for name in ("size", "crop_size"):
             size = dict(getattr(self.video_processor, name) or {})
             check_sizes({f"{name}.{side}": value for side, value in size.items()})
             sides = [value for value in size.values() if value] or [1]
             count = 5 * 3 * views * policy.num_frames * sides[0] * sides[-1]  # uint8, and float32 when normalised
-            check_bytes(
-                count, f"num_views={views}, num_frames={policy.num_frames} and {name}={size} of the video processor"
-            )
+            check_bytes(count, f"{counted}, num_frames={policy.num_frames} and {name}={size} of the video processor")
         extractor = self.feature_extractor
         if not hasattr(extractor, "bytes_of"):  # one of another package
             return
         samples = math.ceil(policy.audio_seconds * extractor.sampling_rate)
         check_bytes(
             extractor.bytes_of(samples) + 4 * samples * (views - 1),
-            f"num_views={views}, audio_seconds={policy.audio_seconds} and n_fft={extractor.n_fft}, hop_length="
+            f"{counted}, audio_seconds={policy.audio_seconds} and n_fft={extractor.n_fft}, hop_length="
             f"{extractor.hop_length}, num_mel_bins={extractor.num_mel_bins} of the feature extractor",
         )
 
@@ -211,13 +218,18 @@ class AVFusionProcessor(ProcessorMixin):
             BatchFeature with `pixel_values`, float32 [B, T, C, H, W], and `input_features`, float32 [B, time, mel]. If no
             clip has a modality, its key is absent. If some clips lack a modality, their rows hold zeros, and
             `modality_mask`, bool [B, 2] with columns (video, audio), is False there. With num_views=n, B is n times the
-            number of files; the n views of a file are adjacent, in temporal order.
+            number of files; the n views of a file are adjacent, in temporal order. A processor with several windows per view
+            has an axis of windows after B, or more frames (`input_axes`).
+            With return_windows=True also `windows`, float64 [B, 2, 2]: start and end of the (video, audio) of each row in s
+            from the start of the clip, NaN for a missing modality. A window that runs past the end of the clip, where it
+            wraps or holds, ends after it. Arrays start at 0 and count as long as the processor's window.
 
         Raises:
             TypeError: an unknown keyword argument.
             ValueError: no input, unequal numbers of videos and waveforms, a clip with neither modality, or an input that
                 the video processor or the feature extractor refuses (wrong sampling rate, NaN, empty, wrong shape).
-            MediaError: a file that cannot be read, or that has none of the requested tracks.
+            MediaError: a file that cannot be read, that has none of the requested tracks, or that has one in only some of
+                the windows of a view.
         """
         self._refuse_unknown(kwargs)
         if videos is None and audio is None:
@@ -235,24 +247,25 @@ class AVFusionProcessor(ProcessorMixin):
 
         if videos is not None:
             given_rgb = video_kwargs.get("do_convert_rgb")
-            videos = _as_videos(
+            videos = as_videos(
                 rgb_pictures(videos, self.video_processor.do_convert_rgb if given_rgb is None else given_rgb)
             )
-        audio = None if audio is None else _as_audio(audio)
+        audio = None if audio is None else as_audio(audio)
         if videos is not None and audio is not None and len(videos) != len(audio):
             raise ValueError(
                 f"{len(videos)} videos, but {len(audio)} audio entries: pass one per clip (None where a clip has none)"
             )
-        video_files = videos is not None and any(_is_media(v) for v in videos)
-        audio_files = audio is not None and any(_is_media(a) for a in audio)
+        video_files = videos is not None and any(is_media(v) for v in videos)
+        audio_files = audio is not None and any(is_media(a) for a in audio)
         for name in ("mode", "num_views", "backend", "on_decode_error"):
             if name in given and merged[name] is not None and not (video_files or audio_files):
                 raise ValueError(
                     f"{name}={merged[name]!r} applies to media files only, but arrays were passed: leave it out"
                 )
         count = len(videos if videos is not None else audio)
-        bounds = _clip_bounds(count, start=start, end=end)
-        if any(bounds) and ((videos is not None and not video_files) or (audio is not None and not audio_files)):
+        arrays = (videos is not None and not video_files) or (audio is not None and not audio_files)
+        bounds = clip_bounds(count, start=start, end=end)
+        if any(bounds) and arrays:
             raise ValueError(
                 f"start={start!r}, end={end!r} are the bounds of a clip in a media file, but videos or audio holds arrays: leave "
                 "them out, and cut the arrays before the call"
@@ -260,7 +273,12 @@ class AVFusionProcessor(ProcessorMixin):
         views = merged["num_views"] if merged["num_views"] is not None else 1
         if views < 1:
             raise ValueError(f"num_views must be a positive integer, got {views!r}")
-        if views != 1 and ((videos is not None and not video_files) or (audio is not None and not audio_files)):
+        windows = self.windows_per_view
+        if windows != 1 and arrays:
+            raise ValueError(
+                f"videos or audio holds arrays, but this processor loads {windows} windows a clip from a media file: pass files"
+            )
+        if views != 1 and arrays:
             raise ValueError(
                 f"num_views={views} needs media files, but videos or audio holds arrays: pass files, or num_views=1"
             )
@@ -270,8 +288,9 @@ class AVFusionProcessor(ProcessorMixin):
                 "leave it out, the rate of a file is read from the file"
             )
 
-        frames: list[Any] = [None] * count * views
-        waveforms: list[Any] = [None] * count * views
+        frames: list[Any] = [None] * count * views * windows
+        waveforms: list[Any] = [None] * count * views * windows
+        spans = torch.full((count * views, len(MODALITIES), 2), math.nan, dtype=torch.float64)
         policy = self.window_policy
         if video_files or audio_files:
             num_frames, fps = video_kwargs.pop("num_frames", None), video_kwargs.pop("fps", None)
@@ -279,7 +298,7 @@ class AVFusionProcessor(ProcessorMixin):
                 policy = replace(policy, num_frames=num_frames)
             if fps is not None:
                 policy = replace(policy, frame_rate=fps, span=None)
-            self._check_bytes(policy, views)
+            self._check_bytes(policy, views, windows)
             reading = {name: merged[name] for name in ("backend", "on_decode_error") if merged.get(name) is not None}
             reading.update(policy=policy, mode=merged["mode"] or "eval", num_views=views)
         elif not video_kwargs.get("do_sample_frames"):
@@ -294,7 +313,8 @@ class AVFusionProcessor(ProcessorMixin):
             reduce = self.video_processor.reducer(**video_kwargs)
         use_track = merged["use_audio_in_video"] is not False
         for index in range(count):
-            rows = slice(index * views, (index + 1) * views)
+            rows = slice(index * views * windows, (index + 1) * views * windows)
+            span, begin = spans[index * views : (index + 1) * views], bounds[index].get("start", 0.0)
             video = videos[index] if videos is not None else None
             clip_audio = audio[index] if audio is not None else None
             state = generator.get_state() if generator is not None else None
@@ -304,28 +324,35 @@ class AVFusionProcessor(ProcessorMixin):
                 clips = self.load_clip(
                     video, tracks=wanted, generator=generator, reduce=reduce, **reading, **bounds[index]
                 )
+                self.check_windows(clips, views)
                 frames[rows] = [clip.frames for clip in clips]
                 waveforms[rows] = [self._mono(clip) for clip in clips]
+                span[:, 0], span[:, 1] = (self._spans(clips, modality, begin) for modality in MODALITIES)
                 self._warn_damage(clips, wanted)
             elif video is not None:
                 frames[rows] = [video]
+                span[:, 0] = torch.tensor([0.0, len(video) * policy.stride], dtype=torch.float64)
             if clip_audio is not None and audio_files:
                 if video_files and state is not None:
                     generator.set_state(state)  # draws the same position in the audio file as in the video file
                 options = {**reading, **bounds[index]}
                 clips = self.load_clip(clip_audio, tracks=MODALITIES[1:], generator=generator, **options)
+                self.check_windows(clips, views)
                 waveforms[rows] = [self._mono(clip) for clip in clips]
+                span[:, 1] = self._spans(clips, "audio", begin)
                 self._warn_damage(clips, MODALITIES[1:])
             elif clip_audio is not None:
                 waveforms[rows] = [clip_audio]
+                span[:, 1] = torch.tensor([0.0, policy.audio_seconds], dtype=torch.float64)
             if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
                 raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
         clips = []  # frees frames that `_features` has processed
         if audio is None or audio_files:  # `_mono` has resampled the audio of files to this rate
             audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
         if video_files:
-            video_kwargs.update(_REDUCED, input_data_format="channels_first")
-        return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs)
+            video_kwargs.update(self.reduced_frames, input_data_format="channels_first")
+        extra = {"windows": spans if return_tensors is not None else spans.tolist()} if merged["return_windows"] else {}
+        return self._features(frames, waveforms, return_tensors, video_kwargs, audio_kwargs, extra)
 
     # ------------------------------------------------------------------------------------------ the two steps of a call
 
@@ -346,17 +373,18 @@ class AVFusionProcessor(ProcessorMixin):
         Args:
             source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
             mode: "eval" or "train".
-            num_views: number of windows.
+            num_views: number of views.
             generator: random generator of the windows (mode="train").
             tracks: ("video", "audio") or one of them.
             policy: replaces the processor's window.
             allow_urls: whether an address (URL) is fetched. Default: one that is passed itself is, one in a dict is refused.
             reading: start=, end= (s, bounds of the clip in the file), backend=, on_decode_error=, name=, threads=, reduce= of
                 `media.windows.load_window`. With `reduce=processor.video_processor.reducer()`, frames are resized and cropped
-                as they are decoded; then pass do_resize=False and do_center_crop=False to `process_clips`.
+                as they are decoded; then pass `**processor.reduced_frames` to `process_clips`.
 
         Returns:
-            One `Clip` per view. `clip.frames` and `clip.waveform` may be augmented before `process_clips`.
+            One `Clip` per view, or `windows_per_view` of them, view by view. `clip.frames` and `clip.waveform` may be augmented
+            before `process_clips`.
         """
         source = encoded(source)
         if isinstance(source, dict):
@@ -385,7 +413,7 @@ class AVFusionProcessor(ProcessorMixin):
     def process_clips(
         self, clips: Sequence[Clip], return_tensors: str | TensorType | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """Turns decoded (and possibly augmented) clips into what `__call__` returns, one row per clip.
+        """Turns decoded (and possibly augmented) clips into what `__call__` returns, one row per view.
 
         `kwargs` are fields of the video processor. Pass do_resize=False, do_center_crop=False or do_rescale=False if the
         augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and resampled
@@ -394,10 +422,38 @@ class AVFusionProcessor(ProcessorMixin):
         self._refuse_unknown(kwargs)
         if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
             kwargs = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)["videos_kwargs"]
+        self.check_windows(clips)
         video_kwargs = {**kwargs, "input_data_format": "channels_first"}
         audio_kwargs = {"sampling_rate": self.feature_extractor.sampling_rate}
         frames = [clip.frames for clip in clips]
         return self._features(frames, [self._mono(clip) for clip in clips], return_tensors, video_kwargs, audio_kwargs)
+
+    def check_windows(self, clips: Sequence[Clip], views: int | None = None) -> None:
+        """Checks that clips are the windows of whole views.
+
+        Args:
+            clips: as `load_clip` returns them.
+            views: their number of views; None for any number.
+
+        Raises:
+            ValueError: another number of clips than `windows_per_view` for each view.
+            MediaError: a view that has a modality in only some of its windows.
+        """
+        windows = self.windows_per_view
+        if len(clips) % windows or (views is not None and len(clips) != views * windows):
+            wanted = "a multiple of " if views is None else f"{views} views x "
+            raise ValueError(
+                f"got {len(clips)} windows, but {type(self).__name__} takes {wanted}{windows} (windows_per_view): make load_clip "
+                "return that many for each view, one view after the other"
+            )
+        for view in (clips[start : start + windows] for start in range(0, len(clips), windows)):
+            for modality, field in zip(MODALITIES, ("frames", "waveform")):
+                missing = sum(getattr(clip, field) is None for clip in view)
+                if 0 < missing < windows:
+                    raise MediaError(
+                        view[0].info.name,
+                        f"has no {modality} in {missing} of the {windows} windows of a view: leave the clip out",
+                    )
 
     # ------------------------------------------------------------------------------------------------------------- parts
 
@@ -408,6 +464,7 @@ class AVFusionProcessor(ProcessorMixin):
         return_tensors: str | TensorType | None,
         video_kwargs: dict[str, Any],
         audio_kwargs: dict[str, Any],
+        extra: Mapping[str, Any] | None = None,
     ) -> BatchFeature:
         present = [[item is not None for item in items] for items in (frames, waveforms)]
         if not any(present[0]) and not any(present[1]):
@@ -422,14 +479,36 @@ class AVFusionProcessor(ProcessorMixin):
             given = [item for item in waveforms if item is not None]
             out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
             data["input_features"] = _fill_missing_rows(out["input_features"], present[1])
+        data = {name: self._join_windows(name, rows) for name, rows in data.items()}
         if any(any(row) and not all(row) for row in present):
-            mask = list(map(list, zip(*present)))
+            mask = list(map(list, zip(*present)))[:: self.windows_per_view]  # equal in all windows of a view
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
-        return BatchFeature(data, tensor_type=return_tensors)
+        return BatchFeature({**data, **(extra or {})}, tensor_type=return_tensors)
+
+    def _join_windows(self, name: str, rows: Any) -> Any:
+        """The rows of windows as rows of views: [views x windows, ...] (or a list) to [views, windows, ...], or to
+        [views, windows x frames, ...] if `input_axes` has no axis of windows.
+        """
+        windows, own_axis = self.windows_per_view, self.input_axes[name][0] in WINDOW_AXES
+        if windows == 1 and not own_axis:
+            return rows
+        if torch.is_tensor(rows):
+            rows = rows.unflatten(0, (-1, windows))
+            return rows if own_axis else rows.flatten(1, 2)
+        library = torch if torch.is_tensor(rows[0]) else np
+        join = library.stack if own_axis else library.concatenate
+        return [join(rows[start : start + windows]) for start in range(0, len(rows), windows)]
+
+    def _spans(self, clips: Sequence[Clip], modality: str, begin: float) -> torch.Tensor:
+        """Start and end of each view in s, counted from `begin`: float64 [views, 2], NaN without this modality."""
+        nothing = (math.nan, math.nan)
+        found = [getattr(clip, f"{modality}_window") or nothing for clip in clips]
+        times = torch.tensor(found, dtype=torch.float64).unflatten(0, (-1, self.windows_per_view))
+        return torch.stack([times[..., 0].amin(1), times[..., 1].amax(1)], dim=1) - begin
 
     def _pixels(self, videos: list[Any], part_tensors: str | None, video_kwargs: dict[str, Any]) -> Any:
         """`pixel_values` of videos. Reduced ones are freed one by one, so that they and the result are not held together."""
-        reduced = _REDUCED.items() <= video_kwargs.items()
+        reduced = self.reduced_frames.items() <= video_kwargs.items()
         if not (reduced and part_tensors and len({video.shape for video in videos}) == 1):
             return self.video_processor(videos, return_tensors=part_tensors, **video_kwargs)["pixel_values"]
         normalize = self.video_processor.normalizer(**video_kwargs)
@@ -501,13 +580,6 @@ def _policy(**fields: Any) -> WindowPolicy:
     return WindowPolicy.from_dict(fields)  # cached: the check of the fields is slow for every clip
 
 
-def _is_media(value: Any) -> bool:
-    value = encoded(value)
-    if isinstance(value, dict):
-        return "array" not in value and ("bytes" in value or "path" in value)  # datasets' `Audio` keeps the path
-    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
-
-
 def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> ValueError:
     """The error for clip number `index`, which has none of the requested modalities."""
     if not clips:
@@ -516,76 +588,6 @@ def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> 
     reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
     text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
     return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
-
-
-def _clip_bounds(count: int, **given: Any) -> list[dict[str, float]]:
-    """`start` and `end` of each of `count` clips, without those that are None."""
-    bounds: list[dict[str, float]] = [{} for _ in range(count)]
-    for name, value in given.items():
-        values = list(value) if isinstance(value, (list, tuple)) else [value] * count
-        if len(values) != count:
-            raise ValueError(f"{name} has {len(values)} entries for {count} clips: pass one number, or one per clip")
-        for clip, seconds in zip(bounds, values):
-            if seconds is None:
-                continue
-            number = isinstance(seconds, (int, float, np.integer, np.floating)) and not isinstance(seconds, bool)
-            if not number or not math.isfinite(seconds) or seconds < 0:
-                raise ValueError(f"{name} must be a number of seconds from 0 on or None, got {seconds!r}")
-            clip[name] = float(seconds)
-    return bounds
-
-
-def _all_media(values: Sequence[Any], name: str) -> bool:
-    """Whether the entries of a list are media files. Raises ValueError for a mixture of files and arrays."""
-    media = [_is_media(value) for value in values if value is not None]
-    if not media:
-        raise ValueError(f"{name} is empty or holds only None: pass at least one clip")
-    if any(media) and not all(media):
-        raise ValueError(f"{name} mixes files and arrays: pass all as files or all as arrays")
-    return media[0]
-
-
-_VIDEOS = "pass a media file, frames (numpy, torch, a list of frames), or a list of these"
-
-
-def _as_videos(videos: Any) -> list[Any]:
-    """A list with one entry per clip: a media file, an array [T, ...], or None."""
-    if _is_media(videos):
-        return [videos]
-    if isinstance(videos, (list, tuple)):
-        if _all_media(videos, "videos"):
-            return list(videos)
-        if isinstance(videos[0], (int, float)):
-            raise ValueError(f"videos holds a {type(videos[0]).__name__}: {_VIDEOS}")
-        if any(video is None for video in videos):
-            return [None if video is None else _one_video(video, i) for i, video in enumerate(videos)]
-    elif not torch.is_tensor(videos) and not isinstance(videos, np.ndarray):
-        raise ValueError(f"videos is a {type(videos).__name__}: {_VIDEOS}")
-    elif videos.ndim not in (4, 5):
-        raise ValueError(
-            f"videos has shape {tuple(videos.shape)}: pass one video as [T, H, W, C] or [T, C, H, W], or a batch with a "
-            "leading batch axis"
-        )
-    return make_batched_videos(videos)
-
-
-def _one_video(video: Any, index: int) -> Any:
-    batch = make_batched_videos(video)
-    if len(batch) != 1:
-        raise ValueError(f"videos[{index}] holds {len(batch)} videos: pass one video or None per entry")
-    return batch[0]
-
-
-def _as_audio(audio: Any) -> list[Any]:
-    """A list with one entry per clip: a media file, a waveform, or None."""
-    if _is_media(audio):
-        return [audio]
-    if not isinstance(audio, (list, tuple)):
-        return [audio]
-    if len(audio) and isinstance(audio[0], (int, float, np.floating, np.integer)):
-        return [audio]
-    _all_media(audio, "audio")
-    return list(audio)
 
 
 def _fill_missing_rows(rows: Any, present: list[bool]) -> Any:

@@ -47,7 +47,7 @@ def task_of_config(config: Any) -> Task:
 
 def needs_of_benchmark(benchmark_task: str) -> str:
     """What a model has to give for a benchmark of this task, for messages."""
-    official = next((task for task in TASKS.values() if benchmark_task in task.benchmark_tasks), None)
+    official = task_of_benchmark(benchmark_task)
     return official.needs if official is not None else OTHER_NEEDS[benchmark_task]
 
 

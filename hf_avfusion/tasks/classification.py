@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..auto import AutoModelForAudioVisualClassification
+from ..auto import AUDIO_VISUAL_CLASSIFICATION, AutoModelForAudioVisualClassification
 from ..files import markdown_cell
 from ..metrics.classification import (
     average_precision_per_class,
@@ -20,7 +20,7 @@ from ..metrics.classification import (
 from ..models.shared.losses_classification import classification_loss, infer_problem_type
 from ..processing.answers import classify, head_slices
 from ..processing.joining import aggregate_views
-from .task import PipelineEntry, RowLabels, ShownMetric, Task, check_equal_fields
+from .task import RowLabels, ShownMetric, Task, check_equal_fields
 
 if TYPE_CHECKING:
     import datasets
@@ -260,13 +260,6 @@ def class_precision(
     return found
 
 
-def answer_classes(
-    config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
-) -> dict[str, list[dict[str, Any]]]:
-    """The best labels of each head, of logits [views, classes]."""
-    return classify(config, logits, top_k=top_k)
-
-
 def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
     """The labels of each head, the first `SHOWN_LABELS` by name."""
     names = [config.id2label[index] for index in range(config.num_labels)]
@@ -311,10 +304,10 @@ CLASSIFICATION = Task(
     headline=("map", "top1_action", "top1_joint", "top1"),
     show_metric=show_class_metric,
     per_class=class_precision,
-    answer=answer_classes,
-    pipeline=PipelineEntry("audio-visual-classification", "processing.pipelines.AudioVisualClassificationPipeline"),
+    answer=classify,
+    pipeline=AUDIO_VISUAL_CLASSIFICATION,
     # Not "video-classification": transformers' own pipeline of that name would answer without the audio.
-    hub_task="audio-visual-classification",
+    hub_task=AUDIO_VISUAL_CLASSIFICATION.name,
     describe_labels=describe_classes,
     dataset_categories={
         "classification": "video-classification",

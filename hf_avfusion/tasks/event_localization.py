@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..metrics.classification import event_localization_accuracy
-from ..processing.answers import localize
+from ..processing.answers import name_segments
 from .classification import CLASSIFICATION, ClassLabels, class_fields, class_precision, show_class_metric
 from .task import ShownMetric
 
@@ -98,14 +98,6 @@ def show_segment_metric(name: str) -> ShownMetric:
     return ShownMetric("accuracy of segments", percent=True) if name == "accuracy" else show_class_metric(name)
 
 
-def answer_segments(
-    config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = 5
-) -> dict[str, list[dict[str, Any]]]:
-    """The best labels of each part of the clip, of logits [views, segments, classes]."""
-    parts = localize(config, logits, top_k=top_k)
-    return {f"part {number}": part["label"] for number, part in enumerate(parts, start=1)}
-
-
 EVENT_LOCALIZATION = replace(
     CLASSIFICATION,
     name="event_localization",
@@ -123,6 +115,6 @@ EVENT_LOCALIZATION = replace(
     headline=("accuracy",),
     show_metric=show_segment_metric,
     per_class=class_precision,
-    answer=answer_segments,
+    answer=name_segments,
     dataset_categories={"event localization": "video-classification"},
 )

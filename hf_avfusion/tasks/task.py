@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedConfig
 
+    from ..auto import PipelineEntry
+
 
 class RowLabels:
     """Reads the labels of a row. This base class reads none; the tasks have their own.
@@ -40,15 +42,6 @@ class RowLabels:
         Raises:
             ValueError: the window is longer or shorter than the labelled part of the clip.
         """
-
-
-@dataclass(frozen=True)
-class PipelineEntry:
-    """The pipeline of a task: its name for `transformers.pipeline`, its class (`processing.<module>.<Class>`) and its type."""
-
-    name: str
-    implementation: str
-    type: str = "multimodal"
 
 
 def check_equal_fields(config: PreTrainedConfig, fields: Mapping[str, Any], where: str) -> None:
@@ -117,7 +110,7 @@ class Task:
         show_metric: (name of a metric) -> how tables, figures and cards show it. Default: its name and three decimals.
         per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
         answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
-        pipeline: None where the task has no pipeline.
+        pipeline: its entry in `auto.PIPELINES`; None where the task has no pipeline.
         hub_task: the Hub's name of the task (`pipeline_tag`); None for no tag.
         title: the task's name for people, in lower case.
         describe_labels: (config, source of the names or None) -> what a model card says of the labels.

@@ -9,8 +9,8 @@ from rendering import render_clip
 from hf_avfusion.data.augmentation import FrameAugmentation, SpecAugment
 from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.transforms import ClipTransform
+from hf_avfusion.media.modalities import CLIP_AXES
 from hf_avfusion.models.avmae.processing_avmae import AVMAEProcessor
-from hf_avfusion.models.shared.configuration_shared import CLIP_AXES
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 from hf_avfusion.tasks.event_localization import SegmentLabels
@@ -137,14 +137,16 @@ def test_windows_of_one_view_share_the_augmentation_and_an_axis(rows, num_views)
     class Twice(AVMAEProcessor):
         """Loads each window twice, as an architecture with two clips per view."""
 
+        input_axes = {name: ("clips", *axes) for name, axes in CLIP_AXES.items()}
+        windows_per_view = 2
+
         def load_clip(self, *arguments, **options):
             return [replace(clip) for clip in super().load_clip(*arguments, **options) for _ in range(2)]
 
     processor = make_processor()
     processor.__class__ = Twice
-    axes = {name: ("clips", *axes) for name, axes in CLIP_AXES.items()}
     augmentation = FrameAugmentation(crop=16, shortest_edge=20)
-    transform = ClipTransform(processor, mode="train", augmentation=augmentation, num_views=num_views, input_axes=axes)
+    transform = ClipTransform(processor, mode="train", augmentation=augmentation, num_views=num_views)
     sample = transform(rows[0], torch.Generator().manual_seed(0))
     views = [num_views] if num_views > 1 else []
     assert sample["pixel_values"].shape == (*views, 2, 4, 3, 16, 16)

@@ -318,7 +318,7 @@ def test_every_second_is_scored(evaluate, ave, localiser, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "4"], "got 4 views (--views) x 1 crops (--crops) for a model for audio-visual event localisation"),
+        (["--views", "4"], "got 4 views (--views) for a model for audio-visual event localisation"),
         (
             ["--spans", "5"],
             "spans (--spans) and random windows (--sampling) are not supported for audio-visual event localisation",

@@ -4,18 +4,27 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import datasets
 import pytest
 import torch
 from equality import assert_outputs_of
-from rendering import render_clip
+from rendering import read_numbers, render_clip
 from transformers import AutoModelForPreTraining, pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 from travellers import avmae, mbt, processor, traveller
 
-from hf_avfusion import AutoModelForAudioVisualClassification, AVMAEForPreTraining, AVMAEProcessor
+from hf_avfusion import (
+    AutoModelForAudioVisualClassification,
+    AVMAEForAudioVisualClassification,
+    AVMAEForPreTraining,
+    AVMAEProcessor,
+    auto,
+)
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.models.shared.loaded_weights import load_whole
+from hf_avfusion.tasks import TASKS
 
 TASK = "audio-visual-classification"
 
@@ -296,16 +305,41 @@ def test_the_task_is_registered_if_transformers_pipelines_were_imported_first():
     assert done.stdout.strip() == "AudioVisualClassificationPipeline"
 
 
-def test_an_event_localiser_answers_for_each_segment(clips):
-    """With 4 segments, each quarter of the clip has its own labels, start and end in s."""
-    model = avmae(num_segments=4, readout="mean").eval()
+def test_a_pipeline_is_one_entry_of_a_table(monkeypatch):
+    """Another pipeline needs one more entry, and a task names its entry."""
+    entries = [task.pipeline for task in TASKS.values() if task.pipeline is not None]
+    assert set(entries) == set(auto.PIPELINES)
+    assert {TASKS["classification"].hub_task} == {entry.name for entry in auto.PIPELINES} == {TASK}
+    another = replace(auto.PIPELINES[0], name="audio-visual-test")
+    monkeypatch.setattr(auto, "PIPELINES", (*auto.PIPELINES, another))
+    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
+    auto._register_pipelines()
+    model, its_processor = traveller("mbt")
+    made = pipeline("audio-visual-test", model=model, processor=its_processor, device="cpu")
+    with pytest.raises(TypeError, match="the audio-visual-test pipeline has no arguments topk"):
+        made("a.mp4", topk=3)
+
+
+def localiser(**fields) -> AVMAEForAudioVisualClassification:
+    model = avmae(num_segments=4, readout="mean", **fields).eval()
     torch.nn.init.normal_(model.classifier.weight, generator=torch.Generator().manual_seed(0))
-    its_processor = processor(AVMAEProcessor)
+    return model
+
+
+def starts(answer: list[dict]) -> list[float]:
+    """The starts of the segments, whose ends must be the starts of the next."""
+    assert [segment["end"] for segment in answer[:-1]] == pytest.approx([segment["start"] for segment in answer[1:]])
+    return [segment["start"] for segment in answer]
+
+
+def test_an_event_localiser_answers_for_each_segment(clips):
+    """With 4 segments, each quarter of the window has its own labels, start and end in s."""
+    model, its_processor = localiser(), processor(AVMAEProcessor)
     inputs = its_processor(videos=clips[0], return_tensors="pt")
     classify = pipeline(TASK, model=model, processor=its_processor, device="cpu", top_k=None)
     answer = classify(clips[0])
-    assert [segment["start"] for segment in answer] == pytest.approx([0, 0.08, 0.16, 0.24])
-    assert [segment["end"] for segment in answer] == pytest.approx([0.08, 0.16, 0.24, 0.32])
+    assert starts(answer) == pytest.approx([0.84, 0.92, 1.0, 1.08])
+    assert answer[-1]["end"] == pytest.approx(1.16)
     for index, segment in enumerate(answer):
         found = {entry["label"]: entry["score"] for entry in segment["labels"]}
         expected = model(**inputs).logits[0, index].softmax(-1).tolist()
@@ -314,4 +348,39 @@ def test_an_event_localiser_answers_for_each_segment(clips):
     assert len(classify(clips[0], top_k=2)[0]["labels"]) == 2
     silent = classify(clips[1], return_modalities=True)
     assert silent["audio"] is None
-    assert len(silent["video"]) == len(silent["both"]) == 4
+    assert starts(silent["video"]) == starts(silent["both"]) == pytest.approx([0.84, 0.92, 1.0, 1.08])
+
+
+def test_segments_lie_where_the_model_looks(clips, waveform):
+    """Pictures of the clips carry their number, at 25 per second: each segment starts with its frame."""
+    its_processor = processor(AVMAEProcessor)
+    classify = pipeline(TASK, model=localiser(), processor=its_processor, device="cpu", top_k=1)
+    for bounds in ({}, {"start": 1.0, "end": 2.0}, {"start": 0.6}):
+        (seen,) = its_processor.load_clip(clips[0], **bounds)
+        answer = classify({"video": clips[0], **bounds}, return_modalities=True)
+        shown = torch.tensor(read_numbers(seen.frames)) / 25 - bounds.get("start", 0)
+        assert starts(answer["video"]) == pytest.approx(shown.tolist(), abs=1e-6)
+        assert starts(answer["audio"])[0] == pytest.approx(seen.audio_start - bounds.get("start", 0))
+        assert answer["both"][0]["start"] == answer["audio"][0]["start"]
+    frames = torch.randint(0, 255, (4, 16, 16, 3), dtype=torch.uint8)
+    for clip in (waveform, {"video": frames}, {"video": frames, **waveform}):
+        assert starts(classify(clip)) == pytest.approx([0.0, 0.08, 0.16, 0.24])
+    mixed = [clips[0], clips[1], waveform]
+    batched = classify(mixed, batch_size=3, return_modalities=True)
+    for one, clip in zip(batched, mixed):
+        alone = classify(clip, return_modalities=True)
+        for name, answer in one.items():
+            assert answer is alone[name] is None or starts(answer) == starts(alone[name])
+    heads = localiser(class_splits={"verb": 3, "noun": 2}, id2label=dict(enumerate("abcde")), num_labels=5)
+    segment = pipeline(TASK, model=heads, processor=its_processor, device="cpu", top_k=1)(clips[0])[1]
+    assert segment["start"] == pytest.approx(0.92)
+    assert set(segment["labels"]) == {"verb", "noun"}
+
+
+def test_several_views_of_an_event_localiser_are_refused(clips):
+    options = {"model": localiser(), "processor": processor(AVMAEProcessor), "device": "cpu"}
+    with pytest.raises(ValueError, match=r"views=3: the model localises events.*pass views=1 or leave it out"):
+        pipeline(TASK, **options)("/no/such/clip.mp4", views=3)
+    with pytest.raises(ValueError, match=r"views=2: the model localises events"):
+        pipeline(TASK, **options, views=2)
+    assert len(pipeline(TASK, **options)(clips[0], views=1)) == 4

@@ -9,12 +9,9 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from ...media.limits import check_bytes, check_num_labels, check_sizes
-from ...media.modalities import MODALITIES
+from ...media.modalities import CLIP_AXES, MODALITIES
 from ...processing.spelling import check_spelling
 
-# Axes of one clip in the inputs of a model, after the batch axis. A config states its own as `input_axes`. Views (evaluation
-# windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.
-CLIP_AXES = {"pixel_values": ("frames", "channels", "height", "width"), "input_features": ("time", "mel")}
 PROBLEM_TYPES = (
     None,
     "single_label_classification",

@@ -17,7 +17,7 @@ from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
 from ...lazy_registration import load_reference
 from ...media.windows import WindowPolicy
-from ...models.shared.configuration_shared import CLIP_AXES, as_pair
+from ...models.shared.configuration_shared import as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ...tasks import TASKS, Task
@@ -211,8 +211,7 @@ def reading_options(labels: RowLabels, config: Any, *, allow_urls: bool) -> dict
         config: of the model. Modalities that the model does not use are not decoded.
         allow_urls: that of the command line.
     """
-    axes = getattr(config, "input_axes", CLIP_AXES)
-    return {"labels": labels, "modalities": config.modalities, "input_axes": axes, "allow_urls": allow_urls}
+    return {"labels": labels, "modalities": config.modalities, "allow_urls": allow_urls}
 
 
 def build_collator(recipe: Recipe, config: Any, seed: int, *, task: Task | None = None, **options: Any) -> AVCollator:
