@@ -8,6 +8,8 @@ It imports the configs only. Models and processors are imported when they are us
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
@@ -103,12 +105,16 @@ def _register_feature_extractor() -> None:
 
 
 def _register_pipelines() -> None:
+    for entry in PIPELINES:
+        module = f"{__package__}.{entry.reference.partition(':')[0]}"
+        when_imported(module, partial(_register_pipeline, entry))  # at the end of its import if this is part of it
+        import_module(module)
+
+
+def _register_pipeline(entry: PipelineEntry) -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    for entry in PIPELINES:
-        PIPELINE_REGISTRY.register_pipeline(
-            entry.name, load_reference(entry.reference), entry.auto_class, type=entry.type
-        )
+    PIPELINE_REGISTRY.register_pipeline(entry.name, load_reference(entry.reference), entry.auto_class, type=entry.type)
 
 
 def _forget_code(loaded: type) -> None:

@@ -117,7 +117,11 @@ def register_when_used() -> None:
         "video_processing_auto",
         "feature_extraction_auto",
     )
-    for module in (*(f"{auto}.{part}" for part in parts), "transformers.pipelines"):
+    for module in (
+        *(f"{auto}.{part}" for part in parts),
+        "transformers.pipelines",
+        f"{__package__}.processing.pipelines",
+    ):
         when_imported(module, _register)
 
 

@@ -83,10 +83,17 @@ class AVCollator:
         if not samples:
             raise ValueError("a batch needs at least one sample")
         generator = self._generator(samples)
-        present = torch.tensor([[bool(sample[flag]) for _, flag in INPUT_FLAGS] for sample in samples])
+        # Samples of a processor's call have no flags: a modality is there if its input is.
+        present = torch.tensor(
+            [[bool(sample.get(flag, name in sample)) for name, flag in INPUT_FLAGS] for sample in samples]
+        )
         empty = [sample.get("clip_id", number) for number, sample in enumerate(samples) if not present[number].any()]
         if empty:
-            raise ValueError(f"these samples have neither video nor audio: {', '.join(map(str, empty))}")
+            inputs = " nor ".join(name for name, _ in INPUT_FLAGS)
+            keys = ", ".join(map(str, next(samples[number] for number, row in enumerate(present) if not row.any())))
+            raise ValueError(
+                f"these samples have neither video nor audio, {inputs}: {', '.join(map(str, empty))}; the keys of the first are {keys}"
+            )
         batch = {}
         for column, (name, _) in enumerate(INPUT_FLAGS):
             if present[:, column].any():

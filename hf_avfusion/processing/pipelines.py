@@ -14,6 +14,7 @@ from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
 from .answers import AGGREGATIONS, FUNCTIONS, answer_clip, check_segment_views
 from .array_inputs import encoded
+from .spelling import check_spelling
 
 logger = logging.get_logger(__name__)
 
@@ -214,7 +215,9 @@ class _Clips(Dataset):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Any:
-        return self.clips[index]
+        clip = self.clips[index]
+        # Of a column, a string is the content of a row, see `_arguments`.
+        return {"path": clip} if isinstance(clip, str) and hasattr(self.clips, "column_name") else clip
 
 
 class _Prepared(Dataset):
@@ -240,7 +243,9 @@ def _as_many(inputs: Any) -> Any:
     """`_Clips` if the answers are returned as a list, an iterable if they are yielded one at a time, None for one clip."""
     if hasattr(inputs, "column_name") and hasattr(inputs, "source"):  # a column of datasets
         inputs = _undecoded(inputs)
-        return _Clips(inputs) if isinstance(inputs, Sized) else (clip for clip in inputs)
+        if isinstance(inputs, Sized):
+            return _Clips(inputs)
+        return ({"path": clip} if isinstance(clip, str) else clip for clip in inputs)
     if isinstance(inputs, (list, tuple)):
         return _Clips(inputs)
     if isinstance(inputs, (Dataset, types.GeneratorType)):
@@ -254,6 +259,9 @@ def _as_many(inputs: Any) -> Any:
         f"got a {type(inputs).__name__}: pass a path, URL, bytes, file object or dict, or a list, generator or datasets column "
         "of these (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
     )
+
+
+_FILES = ("video", "videos", "audio")  # keys of a clip that may hold a path
 
 
 def _arguments(clip: Any) -> dict[str, Any]:
@@ -274,7 +282,12 @@ def _arguments(clip: Any) -> dict[str, Any]:
             f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(content)}, sampling_rate, "
             "start and end: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
         )
+    check_spelling("a clip", unknown, (*content, "sampling_rate", "start", "end"))
     given = {key: value for key, value in clip.items() if value is not None}
+    if "clip_id" in clip:  # a row, which may come from a stranger: addresses are not fetched
+        given = {
+            key: {"path": value} if isinstance(value, str) and key in _FILES else value for key, value in given.items()
+        }
     file = {key: clip[key] for key in ("bytes", "path") if key in clip}
     videos = [value for value in (file or None, given.get("video"), given.get("videos")) if value is not None]
     if len(videos) > 1:

@@ -141,6 +141,9 @@ class AVTrainingArguments(TrainingArguments):
         self.eval_views  # noqa: B018  (raises for contradicting values now, not after training)
         if self.eval_views_per_step is not None and self.eval_views_per_step < 1:
             raise ValueError(f"eval_views_per_step must be at least 1, got {self.eval_views_per_step}.")
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         check_options(self)
 
     @property

@@ -174,3 +174,17 @@ def test_randomness_depends_on_the_rows_not_the_collator():
     drawn = [batch(first, bare) for _ in range(4)]
     assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
     assert torch.equal(drawn[0], batch(make(), bare))
+
+
+def test_samples_of_a_processor_s_call_need_no_flags():
+    clips = [
+        {"pixel_values": torch.rand(2, 3, 4, 4), "input_features": torch.rand(6, 4)},
+        {"input_features": torch.rand(6, 4)},
+    ]
+    batch = AVCollator()(clips)
+    assert batch["modality_mask"].tolist() == [[True, True], [False, True]]
+    assert torch.equal(batch["input_features"][1], clips[1]["input_features"])
+    with pytest.raises(
+        ValueError, match="neither pixel_values nor input_features|neither video nor audio, pixel_values.*pixels"
+    ):
+        AVCollator()([{"pixels": torch.rand(2, 3, 4, 4)}])

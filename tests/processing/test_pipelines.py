@@ -104,6 +104,7 @@ def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
     assert not close(classify({**separate, "start": 1.0, "end": 1.5}), classify(separate))
     for clip, message in (
         ({"path": clips[0], "strat": 1.0}, "unknown keys strat"),
+        ({"clip_id": 1, "path": clips[0], "strat": 1.0}, "a clip has no field strat; did you mean start?"),
         ({"video": frames, "frames": frames}, "unknown keys frames"),
         ({"video": frames, "label": 3}, "leave the others out"),
         ({"video": frames, "videos": frames}, "leave only one"),
@@ -114,6 +115,31 @@ def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
             classify(clip)
     with pytest.raises(ValueError, match="cut the arrays before the call"):
         classify({"videos": frames, "start": 1.0})
+
+
+def test_addresses_in_rows_are_not_fetched(classify, monkeypatch):
+    """Those that the caller passes are; a row and a column of a dataset may come from a stranger."""
+    monkeypatch.setattr(
+        "hf_avfusion.media.sources.OpenSource._remote", lambda *_: pytest.fail("an address was fetched")
+    )
+    address = "http://127.0.0.1:9/clip.mp4"
+    column = datasets.Dataset.from_dict({"video": [address]})
+    rows = ({"clip_id": "a", "video": address, "label": 3}, column["video"], {"path": address})
+    for given in rows:
+        with pytest.raises(MediaError, match="is an address inside a row, which is not fetched"):
+            classify(given)
+    with pytest.raises(MediaError, match="is an address inside a row"):
+        list(classify(column.to_iterable_dataset()["video"]))
+
+
+def test_the_pipeline_class_can_be_imported_first():
+    code = (
+        "from hf_avfusion.processing.pipelines import AudioVisualClassificationPipeline as Ours\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY\n"
+        "print(PIPELINE_REGISTRY.check_task('audio-visual-classification')[1]['impl'] is Ours)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_pipeline_of_transformers_warns_that_it_ignores_the_audio(clips, monkeypatch):

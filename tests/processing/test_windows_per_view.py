@@ -57,7 +57,7 @@ def test_call_pipeline_and_data_workers_give_the_same_tensors(clips, model, view
             assert torch.equal(inputs[name], called[name][index * views : (index + 1) * views])
     with torch.no_grad():
         expected = model(**called).logits.unflatten(0, (2, views))
-    assert torch.allclose(view_logits(model, batch), expected, atol=1e-6)
+    assert torch.allclose(view_logits(model, batch, views=views), expected, atol=1e-6)
     for options in ({}, {"batch_size": 2}):
         for answer, logits in zip(classify(clips, views=views, **options), expected.mean(1).softmax(-1)):
             found = {entry["label"]: entry["score"] for entry in answer}
