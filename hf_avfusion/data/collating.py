@@ -89,10 +89,9 @@ class AVCollator:
         )
         empty = [sample.get("clip_id", number) for number, sample in enumerate(samples) if not present[number].any()]
         if empty:
-            inputs = " nor ".join(name for name, _ in INPUT_FLAGS)
-            keys = ", ".join(map(str, next(samples[number] for number, row in enumerate(present) if not row.any())))
+            keys = ", ".join(map(str, next(sample for sample, row in zip(samples, present) if not row.any())))
             raise ValueError(
-                f"these samples have neither video nor audio, {inputs}: {', '.join(map(str, empty))}; the keys of the first are {keys}"
+                f"these samples have neither video nor audio: {', '.join(map(str, empty))} (keys of the first: {keys})"
             )
         batch = {}
         for column, (name, _) in enumerate(INPUT_FLAGS):
