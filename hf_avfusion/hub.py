@@ -196,7 +196,7 @@ def _write(
             raise ValueError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
         if not type(value).__module__.startswith(tuple(f"{__package__}.{package}." for package in EXPORTED_PACKAGES)):
             raise ValueError(
-                f"{type(value).__module__}.{type(value).__name__} is no class of hf_avfusion, so its code cannot be exported: "
+                f"{type(value).__module__}.{type(value).__name__} is not a class of hf_avfusion, so its code cannot be exported: "
                 "pass an instance of a class of this package (load the checkpoint after `import hf_avfusion`), or use "
                 "register_for_auto_class and push_to_hub of transformers"
             )
@@ -373,7 +373,7 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no valid repository id: pass 'name' or 'org/name' ({error})") from error
+        raise ValueError(f"{repo_id!r} is not a valid repository id: pass 'name' or 'org/name' ({error})") from error
 
 
 def _from_http(error: BaseException) -> bool:

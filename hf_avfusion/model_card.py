@@ -26,7 +26,7 @@ CARDS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "mode
 REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # imports of the exported code
 LICENCE_OF_CODE = "apache-2.0"
 
-# Figures of a run that are no metrics of the model.
+# Figures of a run that are not metrics of the model.
 _NON_METRICS = re.compile(
     r"(_|^)(runtime|samples_per_second|steps_per_second|model_preparation_time|epoch|total_flos|loss)$"
 )
@@ -280,7 +280,7 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, float]:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not _NON_METRICS.search(name)
     }
     if not measured:
-        raise ValueError("it holds no metric: pass a file with at least one number that is no time and no loss")
+        raise ValueError("it holds no metric: pass a file with at least one number that is neither a time nor a loss")
     return measured
 
 

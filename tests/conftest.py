@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS))  # the test folders are no packages; this is what makes `from rendering import ...` work
+sys.path.insert(0, str(TESTS))  # the test folders are not packages; this is what makes `from rendering import ...` work
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

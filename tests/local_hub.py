@@ -8,7 +8,7 @@ A Hub of its own for the tests: the part of the Hub's HTTP interface that pushin
     hub.fail("PUT", "/lfs/", "cut")                                       # the next upload of a large file loses its connection
 
 Model and dataset repositories, branches, tags, commits of plain and of LFS files, pull requests, range requests. Not spoken:
-Xet (clients are told so), pages of listings, multi-part uploads.
+Xet (its answers say so), pages of listings, multi-part uploads.
 """
 
 import base64
@@ -79,8 +79,8 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     def add(self, commit: Commit, branch: str) -> str:
-        told = [commit.parent, commit.title, len(self.commits), sorted((p, f.oid) for p, f in commit.files.items())]
-        sha = hashlib.sha1(json.dumps(told).encode()).hexdigest()
+        content = [commit.parent, commit.title, len(self.commits), sorted((p, f.oid) for p, f in commit.files.items())]
+        sha = hashlib.sha1(json.dumps(content).encode()).hexdigest()
         self.commits[sha] = commit
         self.branches[branch] = sha
         return sha

@@ -200,7 +200,7 @@ def test_classes_of_other_packages_are_refused(tmp_path):
     class Own(MBTForAudioVisualClassification):
         pass
 
-    with pytest.raises(ValueError, match=r"Own is no class of hf_avfusion.*register_for_auto_class"):
+    with pytest.raises(ValueError, match=r"Own is not a class of hf_avfusion.*register_for_auto_class"):
         hub.export(Own(model.config), processor, tmp_path / "a")
     with pytest.raises(ValueError, match="model must be a PreTrainedModel, got Linear"):
         hub.export(torch.nn.Linear(1, 1), processor, tmp_path / "a")

@@ -221,7 +221,7 @@ def test_offline_mode_gives_a_hub_error(local_hub, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "org/a/b", "org/na me", "", "org/name.git", "-x", "http://a/b"])
 def test_repository_names_are_checked_before_the_first_request(local_hub, name):
-    with pytest.raises(ValueError, match="is no valid repository id"):
+    with pytest.raises(ValueError, match="is not a valid repository id"):
         hub.push(*traveller("mbt"), name)
     assert not local_hub.requests
 

@@ -348,7 +348,7 @@ def test_saves_and_loads_the_same_weights(name, tmp_path):
 
 
 def test_every_parameter_has_a_meta_safe_initialisation(name, tmp_path):
-    """Weights that a checkpoint lacks are drawn anew, not left as the memory they were built in."""
+    """Weights that a checkpoint lacks are initialised, not left as the memory they were built in."""
     model = build(name)
     model.base_model.save_pretrained(tmp_path)  # the head is missing
     loaded, info = auto_class(model.config).from_pretrained(tmp_path, output_loading_info=True)

@@ -1,4 +1,4 @@
-"""What comes from strangers is data: nothing unpickles, no name leads out of its place, no size takes the machine down."""
+"""Untrusted files are only data: nothing is unpickled, no name leads out of its folder, no size exhausts the memory."""
 
 import ast
 import io

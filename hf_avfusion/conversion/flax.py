@@ -91,7 +91,7 @@ def flatten(tree: Mapping, prefix: str = "") -> FlatParams:
     """Flattens nested maps to `{"a/b": array}`. Empty maps are dropped.
 
     Raises:
-        ConversionError: A value is no array of numbers, two have one name, or the maps are nested too deeply.
+        ConversionError: A value is not an array of numbers, two have one name, or the maps are nested too deeply.
     """
     flat: FlatParams = {}
     for name, value in _leaves(tree, prefix, MAX_DEPTH):

@@ -36,8 +36,8 @@ class ClipTransform:
             view together. Allowed only in training. If it has a method `reduce`, frames pass through that as they are decoded.
         num_views: views per clip.
         modalities: ("video", "audio") or one of them; the other is not decoded.
-        allow_urls: fetch rows whose path is an address (http, https, or a bucket). By default, they raise MediaError: rows may
-            come from a stranger, and the address may be inside your network. Local files are named by plain paths only.
+        allow_urls: fetch rows whose path is an address (http, https, or a bucket). By default, they raise MediaError: rows
+            are untrusted, and the address may be inside your network. Local files are named by plain paths only.
         reading: `backend`, `on_decode_error` of the media reader.
     """
 

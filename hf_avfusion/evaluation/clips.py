@@ -113,7 +113,7 @@ class ModelClasses:
         names: head -> class names of the model.
         numbers: for each label column of the set, the model's number of each of its classes.
 
-    Both are empty for a task whose labels are no classes.
+    Both are empty for a task whose labels are not classes.
     """
 
     names: dict[str, tuple[str, ...]]

@@ -72,7 +72,7 @@ class Comparison:
             config: the settings of the variant.
 
         Raises:
-            ValueError: the run has other settings, or its file is no run of a comparison. The message names the file, the
+            ValueError: the run has other settings, or its file is not a run of a comparison. The message names the file, the
                 difference and the remedy.
         """
         path = self.run_file(variant, seed)
@@ -82,7 +82,7 @@ class Comparison:
             run = json.loads(path.read_text(encoding="utf-8"))
             found, metrics = {**run["settings"], "config of the variant": run["config"]}, dict(run["metrics"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no finished run ({error}): delete it to repeat the run") from error
+            raise ValueError(f"{path} is not a finished run ({error}): delete it to repeat the run") from error
         wanted = {**self.settings, "config of the variant": json.loads(json.dumps(config))}
         names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         if names:

@@ -146,7 +146,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no report of an evaluation.
+        ValueError: the file is not a report of an evaluation.
     """
     path = Path(path) / RESULTS if Path(path).is_dir() else Path(path)
     if not path.is_file():

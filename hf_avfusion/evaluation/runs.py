@@ -80,18 +80,18 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
     from ..processing.processing_avfusion import AVFusionProcessor
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(f"{name} is no checkpoint: pass a folder or the id of a Hub repository (owner/name)")
+        raise ValueError(f"{name} is not a checkpoint: pass a folder or the id of a Hub repository (owner/name)")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         within = sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
         raise ValueError(
-            f"{name} is no checkpoint: it holds no config.json"
+            f"{name} is not a checkpoint: it holds no config.json"
             + (f"; pass one of its sub-folders with a config.json: {' '.join(within)}" if within else "")
         )
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{name} is no checkpoint: pass a folder with config.json or a Hub repository ({error})"
+            f"{name} is not a checkpoint: pass a folder with config.json or a Hub repository ({error})"
         ) from error
     task = task_of_config(config)
     known = task.auto_class._model_mapping

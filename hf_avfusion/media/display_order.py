@@ -7,10 +7,10 @@ B_FRAMES = (3, 7)  # of FFmpeg's AVPictureType: B, BI
 
 
 class DisplayOrder:
-    """Gives the frames, in the order in which they are shown, the decoding times in ascending order.
+    """Assigns decoding times to frames: the earliest time to the first frame that is shown, and so on.
 
     FFmpeg's guesses are misordered or late around B-frames. After a seek, the decoder drops frames whose reference lies before it.
-    Their times are dropped too: a frame that is no B-frame comes after all frames that were decoded before it.
+    Their times are dropped too: a frame other than a B-frame comes after all frames that were decoded before it.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ MAX_PICTURE_PIXELS = 2**25  # of a video; 8K (7680 x 4320) has 33,177,600
 
 
 def max_bytes() -> int:
-    """MAX_BYTES, or the number in the environment variable HF_AVFUSION_MAX_BYTES. Raises ValueError if that is no number."""
+    """MAX_BYTES, or the number in the environment variable HF_AVFUSION_MAX_BYTES. Raises ValueError if that is not a number."""
     given = os.environ.get("HF_AVFUSION_MAX_BYTES")
     if given is None:
         return MAX_BYTES

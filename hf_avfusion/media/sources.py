@@ -50,7 +50,7 @@ def check_regular_file(path: str | os.PathLike, name: str) -> None:
 
 
 def check_row_path(path: str | os.PathLike, allow_urls: bool) -> None:
-    """Checks the path of a row, which may come from a stranger: only with `allow_urls` it may be an address, but never of a
+    """Checks the path of a row, which is untrusted: only with `allow_urls` it may be an address, but never of a
     local file.
 
     Raises:

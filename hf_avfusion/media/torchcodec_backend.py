@@ -48,7 +48,7 @@ def torchcodec_works() -> bool:
 
 
 def suits_torchcodec(container: Any, video: Any) -> bool:
-    """Whether torchcodec returns the same frames as PyAV from this kind of file, and is no slower.
+    """Whether torchcodec returns the same frames as PyAV from this kind of file, at least as fast.
 
     torchcodec 0.17 misorders the B-frames of AVI, which stores no presentation times. From containers without an index (MPEG
     transport streams with B-frames, program streams) it returns other frames than requested. FFmpeg versions differ in how

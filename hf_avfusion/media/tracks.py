@@ -478,7 +478,7 @@ class AudioCollector:
             self.flush()
 
     def finish(self) -> None:
-        """Ends the pass: copies what is buffered, and looks for samples that are no sound (`error`)."""
+        """Ends the pass: copies what is buffered, and looks for samples that are not finite numbers up to MAX_SAMPLE (`error`)."""
         if self._doubtful is not None and not self.done:
             frame, stamp = self._doubtful
             self._doubtful = None

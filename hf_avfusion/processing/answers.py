@@ -48,7 +48,7 @@ def classify(
     function = function or _BY_PROBLEM.get(config.problem_type, "softmax")
     answers = {}
     for head, columns in head_slices(config).items():
-        how = "mean_logits" if function == "none" else aggregation  # numbers that are no logits have no probabilities
+        how = "mean_logits" if function == "none" else aggregation  # numbers that are not logits have no probabilities
         (scores,) = aggregate_views(logits[None, :, columns], how, multi_label=function == "sigmoid")
         if function != "none":
             scores = scores.softmax(dim=-1) if function == "softmax" else scores.sigmoid()

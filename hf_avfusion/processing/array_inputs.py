@@ -1,4 +1,4 @@
-"""The inputs of a call: files are told from arrays, and pictures, arrays and rows of `datasets` are converted or refused."""
+"""The inputs of a call: files are distinguished from arrays, and pictures, arrays and rows of `datasets` are converted or refused."""
 
 import math
 import os
@@ -106,7 +106,7 @@ def waveforms_of(audio: Any, sampling_rate: int | None = None) -> list[tuple[Any
 
     Args:
         audio: samples (numpy, torch, list of floats), a row of datasets' `Audio`, or a list of these.
-        sampling_rate: the rate of waveforms that are no rows, Hz.
+        sampling_rate: the rate of waveforms that are not rows, Hz.
 
     Raises:
         TypeError: a row with other keys than `array`, `sampling_rate`, `path` and `bytes`.

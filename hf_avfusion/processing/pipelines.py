@@ -284,7 +284,7 @@ def _arguments(clip: Any) -> dict[str, Any]:
         )
     check_spelling("a clip", unknown, (*content, "sampling_rate", "start", "end"))
     given = {key: value for key, value in clip.items() if value is not None}
-    if "clip_id" in clip:  # a row, which may come from a stranger: addresses are not fetched
+    if "clip_id" in clip:  # a row, which is untrusted: addresses are not fetched
         given = {
             key: {"path": value} if isinstance(value, str) and key in _FILES else value for key, value in given.items()
         }

@@ -29,7 +29,7 @@ class RowLabels:
         """The labels of one row as a tensor; None without labels.
 
         Raises:
-            ValueError: a column that the row lacks, or a value that is no label.
+            ValueError: a column that the row lacks, or a value that is not a label.
         """
         return None
 
@@ -80,7 +80,7 @@ class Task:
         name: key in `TASKS`.
         heads: ends of the class names of the models that solve it.
         auto_class: the Auto class that loads them.
-        selects: whether a configuration of such a model means this task, where several tasks have the same heads.
+        selects: (config) -> whether a model with one of `heads` solves this task. Needed where several tasks have the same heads.
         benchmark_tasks: values of `Benchmark.task` that it solves.
         needs: what a model has to give for it, for messages.
         config_fields: (features of the rows, label columns, config or None) -> fields of a configuration that the labels
@@ -93,8 +93,8 @@ class Task:
             fit the model, or () for the benchmark's own first one.
         borrowed_kinds: kinds of label columns that a model can also be scored on in benchmarks of other tasks.
         read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
-        class_heads: (config) -> head of the model -> number of classes; {} where its answers are no classes.
-        class_names: (features of the rows, label columns) -> column -> class names; {} where labels are no classes.
+        class_heads: (config) -> head of the model -> number of classes; {} where its answers are not classes.
+        class_names: (features of the rows, label columns) -> column -> class names; {} where labels are not classes.
         whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
         check_aggregation: (aggregation, config, labels_decide) raises ValueError where views cannot be joined so. With
             `labels_decide`, a configuration without a problem type passes: the kind of the labels decides later.

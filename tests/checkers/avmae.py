@@ -177,7 +177,7 @@ def check_masks(model: AVMAEForPreTraining, tensors: dict[str, np.ndarray]) -> N
 
 
 def check_inferred(params: dict[str, np.ndarray], config: AVMAEConfig) -> None:
-    """The same config from the tensors, with no more than what they cannot tell."""
+    """The same config from the tensors, with no more than what they do not show."""
     assert infer_model_class(params) is AVMAEForPreTraining
     untold = ("image_size", "num_frames", "spectrogram_length", "num_mel_bins")
     known = {name: getattr(config, name) for name in untold}

@@ -169,7 +169,7 @@ def check_checkpoint(folder: Path, record: dict, case: str) -> None:
     path = folder / f"{case}.msgpack"
     model = load_mbt(path, record["config"]).to(device)
     check_outputs(model, load_file(folder / f"{case}.safetensors"), record)
-    # The same file with no more than what it cannot tell.
+    # The same file with no more than what it does not show.
     expected = model.config
     known = {
         name: getattr(expected, name)
@@ -179,7 +179,7 @@ def check_checkpoint(folder: Path, record: dict, case: str) -> None:
     inferred = infer_config(normalize_names(read_train_state(path)), **known)
     architecture = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
     architecture += ("tubelet_size", "readout", "num_labels", "fusion", "representation_size")
-    # Of names alone, frames without sound tell nothing of sharing, and a bottleneck is only there where it is used.
+    # Of names alone, frames without audio do not show whether weights are shared, and a bottleneck is only there where it is used.
     architecture += ("share_encoder",) if "audio" in expected.modalities else ()
     architecture += ("num_bottleneck_tokens",) if expected.fusion == "bottleneck" else ()
     for name in architecture:

@@ -113,7 +113,7 @@ def test_a_finished_run_with_other_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="config of the variant"):
         comparison.finished("late", 0, {"fusion": "self_attention"})
     comparison.run_file("late", 0).write_text("{")
-    with pytest.raises(ValueError, match=r"late-seed0.json is no finished run.*delete it"):
+    with pytest.raises(ValueError, match=r"late-seed0.json is not a finished run.*delete it"):
         comparison.finished("late", 0, config)
 
 

@@ -327,13 +327,13 @@ def test_checkpoints(saved, tmp_path):
     assert not loaded.training
     assert prepared.to_dict() == processor().to_dict()
 
-    with pytest.raises(ValueError, match=r"is no checkpoint: it holds no config\.json$"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint: it holds no config\.json$"):
         load_checkpoint(str(tmp_path))
     with pytest.raises(
         ValueError, match=rf"holds no config\.json; pass one of its sub-folders with a config\.json: .*{saved.name}"
     ):
         load_checkpoint(str(saved.parent))
-    with pytest.raises(ValueError, match="gone is no checkpoint: pass a folder"):
+    with pytest.raises(ValueError, match="gone is not a checkpoint: pass a folder"):
         load_checkpoint(str(tmp_path / "gone"))
     alone = tmp_path / "alone"
     shutil.copytree(saved, alone)

@@ -84,7 +84,7 @@ def test_adapter_is_pushed(local_hub, tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda folder: ("gone", "org/mine"), "gone is not a folder"),
-        (lambda folder: (folder, "org/../mine"), "'org/../mine' is no valid repository id"),
+        (lambda folder: (folder, "org/../mine"), "'org/../mine' is not a valid repository id"),
     ],
 )
 def test_wrong_arguments_print_an_error(local_hub, run_folder, monkeypatch, capsys, change, message):

@@ -118,7 +118,7 @@ def test_keys_of_a_dict_are_used_or_refused(classify, clips, waveform):
 
 
 def test_addresses_in_rows_are_not_fetched(classify, monkeypatch):
-    """Those that the caller passes are; a row and a column of a dataset may come from a stranger."""
+    """Those that the caller passes are; a row and a column of a dataset are untrusted."""
     monkeypatch.setattr(
         "hf_avfusion.media.sources.OpenSource._remote", lambda *_: pytest.fail("an address was fetched")
     )
@@ -284,7 +284,7 @@ def test_half_precision(clips):
 def test_progress_on_lists(classify, clips, capsys):
     classify(clips[:2], progress=True)
     assert "2/2" in capsys.readouterr().err
-    classify(clips[:2])  # stderr is no terminal in tests
+    classify(clips[:2])  # stderr is not a terminal in tests
     classify(clips[:2], progress=False)
     classify(clips[0])
     assert capsys.readouterr().err == ""

@@ -25,7 +25,7 @@ def find_shards(folder: str | os.PathLike, split: str, suffix: str = ".parquet")
         kind = suffix.lstrip(".")
         raise FileNotFoundError(f"{folder} contains no {kind} shards of the split {split!r} ({split}-*{suffix})")
     if irregular := [shard for shard in shards if not shard.is_file()]:
-        raise ValueError(f"{irregular[0]} is no regular file (a folder, pipe or device); remove it")
+        raise ValueError(f"{irregular[0]} is not a regular file (a folder, pipe or device); remove it")
     # Only the file names give the number of shards: <split>-00002-of-00006.parquet
     pattern = rf"{re.escape(split)}-(\d+)-of-(\d+){re.escape(suffix)}"
     numbered = [re.fullmatch(pattern, shard.name) for shard in shards]

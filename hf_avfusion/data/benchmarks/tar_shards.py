@@ -86,7 +86,7 @@ class _Shard(io.FileIO):
 def _members(path: str | Path, with_data: bool = True) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
     """Yields the files of a tar in order, each with its bytes. Folders are left out."""
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is no regular file (missing, or a folder, pipe or device); pass a tar file")
+        raise ValueError(f"{path} is not a regular file (missing, or a folder, pipe or device); pass a tar file")
     size = os.path.getsize(path)
     try:
         with _Shard(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:

@@ -432,7 +432,7 @@ def _prepare_clip(row: dict[str, Any], root: Path, settings: ClipSettings) -> _O
                 file, f"has {len(data) / 1e9:.1f} GB, more than a parquet value can hold; trim it or set short_side"
             )
     except MediaError as error:
-        # Without the reader's advice on on_decode_error, which is no option here.
+        # Without the reader's advice on on_decode_error, which is not an option here.
         outcome.reason = error.cause.partition("; on_decode_error=")[0]
     except av.FFmpegError as error:
         outcome.reason = f"cannot be encoded: {error}"

@@ -164,7 +164,7 @@ class ClassifierConfig(AVFusionConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in the base class. Other labels than the saved ones replace what the config says of the saved ones."""
+        """As in the base class. If other labels are given, the saved label maps and problem type are dropped."""
         saved, splits = dict(config_dict), kwargs.get("class_splits")
         count = kwargs.get("num_labels") or (sum(dict(splits).values()) if splits else None)
         if count is not None and count != len(saved.get("id2label") or ()):
@@ -269,7 +269,7 @@ def check_modalities(modalities: Any) -> None:
 
 
 def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
-    """Raises ValueError if the hidden size is no multiple of the heads, or odd with sinusoidal positions."""
+    """Raises ValueError if the hidden size is not a multiple of the heads, or odd with sinusoidal positions."""
     width, heads = getattr(config, f"{prefix}hidden_size"), getattr(config, f"{prefix}num_attention_heads")
     if width % heads:
         raise ValueError(

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 from .losses_classification import classification_loss, infer_problem_type
 
-# Keyword arguments of `forward` that are no inputs: options of transformers, and what its decorators add.
+# Keyword arguments of `forward` that are not inputs: options of transformers, and what its decorators add.
 _OPTIONS = frozenset(TransformersKwargs.__annotations__) | {
     "use_cache",
     "output_audio_hidden_states",

@@ -27,7 +27,7 @@ def flat_fields(values: Mapping[str, Any], sub_configs: Iterable[str]) -> dict[s
 
 
 def nested_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flat_fields`: what a configuration takes."""
+    """The inverse of `flat_fields`: dotted names become nested dicts, as the constructor of a configuration takes them."""
     nested: dict[str, Any] = {}
     for name, value in values.items():
         part, dot, field = name.partition(".")
@@ -39,9 +39,9 @@ def nested_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def place_fields(config: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under the names of the fields that hold them: of `config`, else of every sub-configuration with such a field.
+    """Renames values to the fields of `config`, or else to the dotted names of every sub-configuration that has such a field.
 
-    A value that no field holds is left out, such as the size of frames for an architecture of audio.
+    A value without a field is left out, such as the frame size for an audio architecture.
     """
     placed = {}
     for name, value in values.items():

@@ -163,10 +163,10 @@ def test_mutated_shards_raise_nothing_but_value_errors(tmp_path):
 
 def test_pipes_as_shards_and_clips_raise_at_once(tmp_path):
     os.mkfifo(tmp_path / "test-00000-of-00001.tar")
-    with pytest.raises(ValueError, match=r"test-00000-of-00001\.tar is no regular file"):
+    with pytest.raises(ValueError, match=r"test-00000-of-00001\.tar is not a regular file"):
         find_shards(tmp_path, "test", ".tar")
     for read in (count_samples, lambda path: list(read_samples(path))):
-        with pytest.raises(ValueError, match="is no regular file"):
+        with pytest.raises(ValueError, match="is not a regular file"):
             read(tmp_path / "test-00000-of-00001.tar")
     (tmp_path / "clips/dog").mkdir(parents=True)
     os.mkfifo(tmp_path / "clips/dog/a.mp4")

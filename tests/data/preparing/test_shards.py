@@ -44,7 +44,7 @@ def video():
 
 @pytest.fixture(scope="module")
 def clips(video, tmp_path_factory):
-    """VGGSound with 14 videos: 3 is no media file, 5 has vanished, 8 is truncated, 10 ends before its clip starts."""
+    """VGGSound with 14 videos: 3 is not a media file, 5 has vanished, 8 is truncated, 10 ends before its clip starts."""
     folder = tmp_path_factory.mktemp("clips")
     for number in range(14):
         data = {3: b"no video at all", 8: truncated(video, 0.5), 10: render_clip(num_frames=10, fps=25)}.get(

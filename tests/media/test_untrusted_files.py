@@ -1,4 +1,4 @@
-"""Contents and addresses of strangers: FFmpeg opens only the bytes that it is given, and rows open only local files."""
+"""Untrusted contents and addresses: FFmpeg opens only the bytes that it is given, and rows open only local files."""
 
 import contextlib
 import functools
@@ -82,7 +82,7 @@ def sources(data: bytes, name: str, folder) -> list:
     return [data, io.BytesIO(data), Named(data, name), folder / name]
 
 
-def stranger_files(url: str, port: int) -> dict[str, bytes]:
+def untrusted_files(url: str, port: int) -> dict[str, bytes]:
     """Files that name others: an address, a port to listen on, or a local file `other.mp4`."""
     playlist = (
         f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{url}/low.m3u8\n#EXTINF:9,\n{url}/a.ts\n"
@@ -106,14 +106,14 @@ def stranger_files(url: str, port: int) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", stranger_files("", 0))
+@pytest.mark.parametrize("name", untrusted_files("", 0))
 def test_no_content_opens_another_file_or_address(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.mp4").write_bytes(plain())
     with serving(clip_answer) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(0)
-        for source in sources(stranger_files(server.url, listener.getsockname()[1])[name], name, tmp_path):
+        for source in sources(untrusted_files(server.url, listener.getsockname()[1])[name], name, tmp_path):
             began = time.monotonic()
             for backend in ("pyav", "auto"):
                 with pytest.raises(MediaError, match="cannot be opened as a media file"):
