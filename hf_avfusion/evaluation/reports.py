@@ -46,6 +46,8 @@ def make_results(
     if evaluations and benchmark["coverage"].get("present", 0) is None:  # every pass goes over all clips
         counted = sum(evaluations[-1][name] for name in ("clips", "skipped", "lacking"))
         benchmark["coverage"] = {**benchmark["coverage"], "present": counted}
+    if location := _location(benchmark):
+        benchmark["location"] = location
     return {
         "benchmark": benchmark,
         "classes": {head: list(names) for head, names in classes.items()},
@@ -211,16 +213,25 @@ def check_output(folder: str | os.PathLike, given: Iterable[str], clips: Evaluat
     except ValueError as error:
         raise ValueError(f"--output {folder}: {error}: {remedy}") from error
     own = plain(clips.describe())
-    if (
-        Path(own["name"]).exists() and Path(str(earlier.get("name"))).exists()
-    ):  # folders of clips, however they are written
-        own["name"], earlier["name"] = os.path.realpath(own["name"]), os.path.realpath(earlier["name"])
-    for field in ("name", "split", "variant", "columns", *clips.task.report_fields, "task"):
+    locations = _location(own), earlier.get("location") or _location(earlier)
+    if all(locations):  # folders of clips, however they are written
+        own["name"], earlier["name"] = locations
+    own["clips"], earlier["clips"] = (about.get("coverage", {}).get("present") for about in (own, earlier))
+    if None in (own["clips"], earlier["clips"]):  # streamed clips are counted while they are read
+        earlier["clips"] = own["clips"]
+    for field in ("name", "split", "variant", "clips", "columns", *clips.task.report_fields, "task"):
         if earlier.get(field) != own[field]:
             raise ValueError(
-                f"--output {folder} holds results on other clips, which would be overwritten: their {field} is "
+                f"--output {folder} holds results on other clips, which would be overwritten: their "
+                f"{'number of clips' if field == 'clips' else field} is "
                 f"{earlier.get(field)!r}, here it is {own[field]!r}; {remedy}"
             )
+
+
+def _location(benchmark: Mapping[str, Any]) -> str | None:
+    """The absolute path of a folder or file of clips; None for a benchmark that is named."""
+    name = str(benchmark.get("name"))
+    return os.path.realpath(name) if Path(name).exists() else None
 
 
 def versions() -> dict[str, str | None]:

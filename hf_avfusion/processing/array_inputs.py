@@ -1,4 +1,4 @@
-"""The inputs of a call: files are distinguished from arrays, and pictures, arrays and rows of `datasets` are converted or refused."""
+"""The inputs of a call: files or arrays; pictures, arrays and rows of `datasets` are converted or refused."""
 
 import math
 import os

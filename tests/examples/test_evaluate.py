@@ -139,6 +139,13 @@ def test_results_on_other_clips_are_not_overwritten(evaluate, checkpoint, clips,
     )
     assert "give another --output, or remove" in error
     assert (tmp_path / "report" / "results.json").read_text() == earlier
+    next(other.rglob("*.mp4")).unlink()  # fewer clips under the same name
+    shutil.move(clips, tmp_path / "moved")
+    shutil.move(other, clips)
+    assert evaluate(*plain, "--benchmark", clips) == 1
+    assert "their number of clips is 4, here it is 3" in capsys.readouterr().err
+    shutil.rmtree(clips)
+    shutil.move(tmp_path / "moved", clips)
     (tmp_path / "report" / "results.json").write_text("{}")
     assert evaluate(*plain, "--benchmark", clips) == 1
     assert "results.json has no benchmark, classes, evaluations" in capsys.readouterr().err
