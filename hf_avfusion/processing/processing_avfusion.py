@@ -35,6 +35,9 @@ logger = logging.get_logger(__name__)
 _WARNED_TRACKS: "weakref.WeakKeyDictionary[AVFusionProcessor, set[str]]" = weakref.WeakKeyDictionary()
 
 
+# Arguments of transformers' video processors that change nothing of what this one returns.
+_WITHOUT_EFFECT = {"data_format", "do_pad", "return_metadata", "video_metadata"}
+
 # Fields of the parts, which `from_pretrained` passes on.
 _PART_FIELDS = {
     *AVFusionVideoProcessor.valid_kwargs.__annotations__,
@@ -554,7 +557,8 @@ class AVFusionProcessor(ProcessorMixin):
         if not kwargs:
             return
         nested = {
-            "videos_kwargs": set(self.video_processor.valid_kwargs.__annotations__) | {"return_tensors"},
+            "videos_kwargs": set(self.video_processor.valid_kwargs.__annotations__) - _WITHOUT_EFFECT
+            | {"return_tensors"},
             "audio_kwargs": {"sampling_rate", "do_resample", "return_tensors"},
             "text_kwargs": set(),
             "images_kwargs": set(),

@@ -52,6 +52,16 @@ def test_wrong_bounds_are_refused(clips, bounds, error, message):
         processor()(videos=clips[0], **bounds)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [{"data_format": "channels_last"}, {"do_pad": True}, {"return_metadata": True}, {"video_metadata": {"fps": 3}}],
+)
+def test_arguments_without_effect_are_refused(clips, argument):
+    for videos in (clips[0], torch.zeros(4, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(TypeError, match=f"unknown keyword argument {next(iter(argument))}="):
+            processor()(videos=videos, **argument)
+
+
 def test_bounds_of_arrays_are_refused(clips):
     frames = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     for inputs in ({"videos": frames}, {"videos": [clips[0]], "audio": [np.zeros(16000)], "sampling_rate": 16000}):
