@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
-from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device
+from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device, check_output_folder
 from hf_avfusion.data.benchmarks.folders import check_exists
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
 
@@ -107,6 +107,8 @@ def seconds(text: str) -> list[float]:
             raise ValueError(
                 f"--spans {text}: {part!r} is not a number of seconds; give numbers separated by commas, such as 2,4,8"
             ) from None
+        if not 0 < numbers[-1] < float("inf"):
+            raise ValueError(f"a span (--spans) must be a positive number of seconds, got {numbers[-1]}")
     return numbers
 
 
@@ -117,6 +119,9 @@ def parse() -> Options:
 
 def check_values(options: Options) -> None:
     """Checks the options whose values need neither clips nor checkpoints nor slow imports."""
+    if options.checkpoint is None and not options.runs:
+        raise ValueError("no checkpoint to evaluate: give --checkpoint X, or --runs X Y ...")
+    check_output_folder("--output", options.output)
     check_at_least(
         1, top_classes=options.top_classes, batch_size=options.batch_size, views_per_step=options.views_per_step,
         views=options.views,

@@ -41,6 +41,12 @@ EXAMPLES = {
         (["--benchmark", "vgsound", "--checkpoint", "x/y"], "did you mean vggsound?"),
         (["--benchmark", "clips", "--checkpoint", "clips/nope"], "--checkpoint clips/nope: no such folder"),
         (["--benchmark", "clips", "--checkpoint", "model", "--views", "0"], "--views must be at least 1, got 0"),
+        (
+            ["--benchmark", "clips", "--checkpoint", "model", "--spans", "2,0"],
+            "a span (--spans) must be a positive number of seconds, got 0.0",
+        ),
+        (["--benchmark", "clips"], "no checkpoint to evaluate: give --checkpoint X"),
+        (["--benchmark", "clips", "--checkpoint", "model", "--output", "clip.mp4"], "clip.mp4 is a file"),
     ],
     "finetune_classification.py": [
         (["--data", "clips", *TRAIN, "--modle", "mbt"], "unknown option --modle; did you mean --model?"),
