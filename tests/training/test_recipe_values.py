@@ -261,6 +261,11 @@ ROWS = (
     ("names", TUNE, {"task": "classification"}),
     ("names", (*PRETRAIN_VGGSOUND, *TUNE_VGGSOUND), {"benchmark": "vggsound"}),
     ("names", (*PRETRAIN_AUDIOSET, *TUNE_AUDIOSET), {"benchmark": "audioset"}),
+    (
+        "the window: 1,000 or 300 rows in patches of 16",
+        (*MBT_MOMENTS, *PRETRAIN_AUDIOSET, *TUNE_AUDIOSET),
+        {"model.drop_remainder": True},
+    ),
     # ---- AV-MAE, fine-tuning: tables A15 and A17; configs/{vggsound,audioset}/finetune.py ----
     (
         "finetune.py, model; no position is learned",
