@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
 
@@ -42,7 +43,7 @@ def process(*arguments):
     environment = {
         **os.environ,
         "PYTHONPATH": str(EXAMPLES.parent),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "OMP_NUM_THREADS": "1",  # as `script`: costs of another number of threads are measured again
         "COLUMNS": "160",
     }
     script = [sys.executable, EXAMPLES / "compare_fusion.py", *arguments]
@@ -54,13 +55,17 @@ def script(monkeypatch):
     """The script's module; `call` runs its `main` with a command line."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     module = importlib.import_module("compare_fusion")
+    # Costs are measured in forks, which would wait forever for OpenMP threads that an earlier test of this process started.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["compare_fusion.py", *map(str, arguments)])
         return module.main()
 
     module.call = call
-    return module
+    yield module
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
