@@ -110,7 +110,8 @@ def main() -> int:
         if options.pictures:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
     except (ValueError, OSError) as error:
-        print(f"error: --model {options.model}: {' '.join(str(error).split())}", file=sys.stderr)
+        text, named = " ".join(str(error).split()), f"--model {options.model}: " if isinstance(error, OSError) else ""
+        print(f"error: {named}{text}", file=sys.stderr)
         return 1
 
     predictions, skipped, stems = {}, {}, Counter()

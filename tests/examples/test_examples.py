@@ -146,7 +146,8 @@ def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(t
     done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
     assert done.returncode == 1
     (line,) = errors(done.stderr)
-    assert line.startswith(f"error: --model {tmp_path}: ")
+    assert line.startswith("error: ")
+    assert str(tmp_path) in line
 
 
 @pytest.mark.slow
