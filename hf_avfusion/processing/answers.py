@@ -32,6 +32,7 @@ def classify(
     top_k: int | None = 5,
     aggregation: str = "mean_logits",
     function: str | None = None,
+    heads: Sequence[str] | None = None,
 ) -> dict[str, Labels]:
     """The best labels of each head.
 
@@ -40,6 +41,7 @@ def classify(
         logits: float [views, classes] of one clip.
         top_k: labels per head; None gives all.
         aggregation: what is averaged over views, one of `AGGREGATIONS`.
+        heads: names of the heads to answer for; by default all.
         function: one of `FUNCTIONS`; by default sigmoid for several labels per clip and softmax of each head otherwise.
 
     Returns:
@@ -48,6 +50,8 @@ def classify(
     function = function or _BY_PROBLEM.get(config.problem_type, "softmax")
     answers = {}
     for head, columns in head_slices(config).items():
+        if heads is not None and head not in heads:
+            continue
         how = "mean_logits" if function == "none" else aggregation  # numbers that are not logits have no probabilities
         (scores,) = aggregate_views(logits[None, :, columns], how, multi_label=function == "sigmoid")
         if function != "none":

@@ -1,4 +1,4 @@
-"""The inputs of a call: files or arrays; pictures, arrays and rows of `datasets` are converted or refused."""
+"""Sorts the inputs of a call into files and arrays, and converts or refuses pictures, arrays and rows of `datasets`."""
 
 import math
 import os
@@ -18,7 +18,7 @@ def encoded(value: Any) -> Any:
     return getattr(value, "_hf_encoded", value)
 
 
-def rgb_pictures(videos: Any, convert: bool = True, name: str = "videos") -> Any:
+def checked_frames(videos: Any, convert: bool = True, name: str = "videos") -> Any:
     """The same nested lists, with every PIL picture in mode RGB, and the frames of a list checked one by one.
 
     Args:
@@ -28,10 +28,11 @@ def rgb_pictures(videos: Any, convert: bool = True, name: str = "videos") -> Any
 
     Raises:
         ValueError: a picture of a mode that has no right conversion, with transparent pixels, or not in RGB without `convert`;
-            frames of a list that `frames_of` refuses, or of several dtypes, which numpy would convert to one.
+            integers other than uint8 and booleans, whose scale is unknown; frames of a list of several dtypes, which numpy would
+            convert to one.
     """
     if isinstance(videos, (list, tuple)):
-        items = [rgb_pictures(each, convert, f"{name}[{index}]") for index, each in enumerate(videos)]
+        items = [checked_frames(each, convert, f"{name}[{index}]") for index, each in enumerate(videos)]
         arrays = [each for each in items if isinstance(each, (np.ndarray, torch.Tensor))]
         dtypes = {str(each.dtype).removeprefix("torch.") for each in arrays if each.ndim < 4}
         dtypes |= {"uint8" for each in items if isinstance(each, Image.Image)}
@@ -45,7 +46,7 @@ def rgb_pictures(videos: Any, convert: bool = True, name: str = "videos") -> Any
             ]
         return items
     if isinstance(videos, (np.ndarray, torch.Tensor)):
-        return frames_of(videos, "videos[0]" if name == "videos" else name)
+        return _frames_of(videos, "videos[0]" if name == "videos" else name)
     if not isinstance(videos, Image.Image) or videos.mode == "RGB":
         return videos
     if not convert:
@@ -76,22 +77,16 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.copy() if min(array.strides, default=0) < 0 else array
 
 
-def frames_of(video: Any, name: str) -> Any:
-    """Frames as uint8 or float values that torch reads.
-
-    Args:
-        video: numpy or torch, of any shape. Other values stay as they are.
-        name: its name in messages.
+def _frames_of(video: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torch.Tensor:
+    """Frames, of any shape, as uint8 or float values that torch reads. `name` is theirs in messages.
 
     Raises:
         ValueError: integers other than uint8, or booleans, whose scale is unknown.
     """
     if isinstance(video, np.ndarray):
         right = video.dtype.newbyteorder("=") in (np.uint8, np.float16, np.float32, np.float64)
-    elif torch.is_tensor(video):
-        right = video.dtype == torch.uint8 or video.is_floating_point()
     else:
-        return video
+        right = video.dtype == torch.uint8 or video.is_floating_point()
     if not right:
         raise ValueError(
             f"{name} holds {video.dtype} values, but frames are uint8 (0 to 255) or floats: convert values of 0 to 255 with "
@@ -224,11 +219,10 @@ def as_audio(audio: Any) -> list[Any]:
 __all__ = [
     "as_audio",
     "as_videos",
+    "checked_frames",
     "clip_bounds",
     "encoded",
-    "frames_of",
     "is_media",
     "native",
-    "rgb_pictures",
     "waveforms_of",
 ]

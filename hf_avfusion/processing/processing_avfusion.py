@@ -24,7 +24,7 @@ from ..media.reader import Clip, MediaError, MediaSource
 from ..media.resampling import resample
 from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
-from .array_inputs import as_audio, as_videos, clip_bounds, encoded, is_media, rgb_pictures
+from .array_inputs import as_audio, as_videos, checked_frames, clip_bounds, encoded, is_media
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
@@ -251,7 +251,7 @@ class AVFusionProcessor(ProcessorMixin):
         if videos is not None:
             given_rgb = video_kwargs.get("do_convert_rgb")
             videos = as_videos(
-                rgb_pictures(videos, self.video_processor.do_convert_rgb if given_rgb is None else given_rgb)
+                checked_frames(videos, self.video_processor.do_convert_rgb if given_rgb is None else given_rgb)
             )
         audio = None if audio is None else as_audio(audio)
         if videos is not None and audio is not None and len(videos) != len(audio):

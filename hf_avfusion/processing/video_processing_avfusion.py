@@ -19,7 +19,7 @@ from transformers.utils import TensorType, logging
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoInput
 
-from .array_inputs import frames_of, rgb_pictures
+from .array_inputs import checked_frames
 from .bilinear_resizing import resize_window
 from .spelling import check_spelling
 
@@ -80,7 +80,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
         given = kwargs.get("do_convert_rgb")
-        videos = rgb_pictures(videos, self.do_convert_rgb if given is None else given)
+        videos = checked_frames(videos, self.do_convert_rgb if given is None else given)
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
         for array in arrays if isinstance(arrays, (list, tuple)) else ():
             if (torch.is_tensor(array) or isinstance(array, np.ndarray)) and not _is_video(
@@ -135,7 +135,6 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     def _prepare_input_videos(self, videos: list, **kwargs: Any) -> list[torch.Tensor]:
         for index, video in enumerate(videos):
             _check_pixels(video, f"videos[{index}]")
-        videos = [frames_of(video, f"videos[{index}]") for index, video in enumerate(videos)]
         videos = super()._prepare_input_videos(videos=videos, **kwargs)
         for index, video in enumerate(videos):
             _check_finite(video, f"videos[{index}]")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..media.modalities import MODALITIES
-from ..processing.answers import classify, head_slices, localize
+from ..processing.answers import classify, head_slices, name_segments
 from .drawing import draw_attention
 from .token_layouts import TokenLayout, token_layout
 
@@ -300,17 +300,9 @@ def explain(
     inputs = {name: features[name].to(model.device) for name in ("pixel_values", "input_features") if name in features}
     with eager_evaluation(model), torch.no_grad():
         logits = model(**inputs).logits.float().cpu()
-    if getattr(model.config, "num_segments", None) is None:
-        answers = classify(model.config, logits, top_k=top_k)
-        predictions = {name: best for name, best in answers.items() if head in (None, name)}
-    else:
-        parts = enumerate(localize(model.config, logits, top_k=top_k), start=1)
-        predictions = {
-            f"part {number}" if name == "label" else f"part {number} {name}": best
-            for number, answers in parts
-            for name, best in answers.items()
-            if head in (None, name)
-        }
+    answer = classify if getattr(model.config, "num_segments", None) is None else name_segments
+    wanted = heads if head is None else [head]
+    predictions = answer(model.config, logits, heads=wanted, top_k=top_k)
     maps = attention_rollout(model, inputs, relevance_of=relevance_of)
     if path is not None:
         _draw_clip(model, processor, clip, inputs, maps, predictions, path)
