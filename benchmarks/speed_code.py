@@ -4,8 +4,8 @@
     python benchmarks/speed_code.py --only resizing projection --rounds 20
 
 The two forms alternate, on one CPU core. A time is the shortest of the rounds: processor time, except for batch memory, where
-worker processes share the work, and for the check of arguments, which has processes of its own. The heads of the files with
-speed code quote these figures.
+worker processes share the work, and for the check of arguments, which has processes of its own. The files with speed code quote
+these figures at their heads.
 """
 
 import argparse
@@ -24,17 +24,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from hf_avfusion.data.collating import AVCollator
-from hf_avfusion.data.streaming import batch_memory
-from hf_avfusion.data.streaming.clip_loader import ClipLoader
-from hf_avfusion.data.streaming.clip_stream import ClipStream
-from hf_avfusion.data.transforms import ClipTransform
-from hf_avfusion.media import reader
-from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
-from hf_avfusion.models.shared.layers_vit import VideoPatchEmbeddings
-from hf_avfusion.processing.bilinear_resizing import _taps, resize_window
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from rendering import render_clip  # noqa: E402
+
+from hf_avfusion.data.collating import AVCollator  # noqa: E402
+from hf_avfusion.data.streaming import batch_memory  # noqa: E402
+from hf_avfusion.data.streaming.clip_loader import ClipLoader  # noqa: E402
+from hf_avfusion.data.streaming.clip_stream import ClipStream  # noqa: E402
+from hf_avfusion.data.transforms import ClipTransform  # noqa: E402
+from hf_avfusion.media import reader, torchcodec_backend  # noqa: E402
+from hf_avfusion.media.reader import read_clip  # noqa: E402
+from hf_avfusion.models.mbt.processing_mbt import MBTProcessor  # noqa: E402
+from hf_avfusion.models.shared.layers_vit import VideoPatchEmbeddings  # noqa: E402
+from hf_avfusion.processing.bilinear_resizing import _taps, resize_window  # noqa: E402
+
 Form = Callable[[], object]
 Pairs = Iterator[tuple[str, Form, Form, Callable[[], float]]]  # what, with the speed code, plain, clock
 
@@ -108,8 +113,28 @@ def skipping() -> Pairs:
     yield "frame_skipper: 4 clips of 320x240, 8 frames of 8 s", load, plain, time.process_time
 
 
+def backends() -> Pairs:
+    """Videos that torchcodec may decode (no B-frames), with sound, 8 frames spread over all of it."""
+    for seconds, side, keyframes in ((2, 48, 250), (10, 48, 250), (2, 240, 250), (10, 240, 250), (10, 240, 12)):
+        clip = render_clip(num_frames=25 * seconds, size=(side * 4 // 3, side), gop=keyframes)
+
+        def load(backend: str, clip: bytes = clip, seconds: int = seconds) -> None:
+            times = [index * seconds / 8 for index in range(8)]
+            read_clip(clip, frame_times=times, audio_window=(0, seconds), backend=backend)
+
+        def chosen(load: Callable[[str], None] = load) -> None:
+            load("torchcodec")
+
+        def plain(load: Callable[[str], None] = load) -> None:
+            load("pyav")
+
+        name = f"torchcodec, plain is PyAV: {seconds} s of {side * 4 // 3}x{side}, a keyframe every {keyframes} frames"
+        with replaced(torchcodec_backend, "MIN_SECONDS", 0.0):
+            yield name, chosen, plain, time.process_time
+
+
 def memory() -> Pairs:
-    for name, number in (("small", 256), ("large", 24)):
+    for name, number in (("small", 1024), ("large", 96)):
         case = make_case(name, number)
         rows = [
             {"clip_id": str(n), "video": {"bytes": clip, "path": None}, "start": None, "end": None, "label": 0}
@@ -139,7 +164,7 @@ def arguments() -> Pairs:
     yield "arguments: a misspelt option, against the imports", early, imports, time.perf_counter
 
 
-CASES = {each.__name__: each for each in (resizing, projection, skipping, memory, arguments)}
+CASES = {each.__name__: each for each in (resizing, projection, skipping, backends, memory, arguments)}
 
 
 def main() -> None:

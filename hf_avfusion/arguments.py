@@ -1,9 +1,9 @@
 """Command lines that answer wrong arguments in one line, and before anything slow is imported. Imports nothing of ours.
 
 A script parses twice: once before its imports, and again where it uses the options. A wrong option of
-`finetune_classification.py` is answered in 0.6 s; the imports of `hf_avfusion.training.arguments` alone took 17 s in the same
-minute (two busy cores, transformers 5.23, torch 2.14). So transformers' `TrainingArguments` and its parser are read from their
-source files here.
+`finetune_classification.py` is answered in 0.25 s, but the imports of `hf_avfusion.training.arguments` alone take 10.5 s
+(`benchmarks/speed_code.py --only arguments`, transformers 5.23, torch 2.14). So transformers' `TrainingArguments` and its parser
+are read from their source files here.
 
     def parse() -> Options: ...
 

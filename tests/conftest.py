@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from local_hub import LocalHub  # noqa: E402
 from transformers import PreTrainedModel  # noqa: E402
 
-from hf_avfusion.media.torchcodec_backend import torchcodec_works  # noqa: E402
+from hf_avfusion.media import torchcodec_backend  # noqa: E402
 
 # Tiny tensors on shared cores: a second thread only costs. OMP_NUM_THREADS, as in other_machines.sh, is set explicitly, as in
 # the processes that tests start: without the call MKL uses no more threads than there are cores, and adds in another order.
@@ -48,12 +48,15 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def torchcodec() -> None:
-    """Skips where torchcodec cannot decode: it is optional, and needs the libraries of an FFmpeg of the system."""
-    if not torchcodec_works():
+def torchcodec(monkeypatch) -> None:
+    """torchcodec decodes short videos too, so that tests can be short. Skips where it cannot decode at all: it is optional, and
+    needs the libraries of an FFmpeg of the system.
+    """
+    if not torchcodec_backend.torchcodec_works():
         pytest.skip(
             "torchcodec is not installed or finds no FFmpeg libraries (pip install torchcodec; apt-get install ffmpeg)"
         )
+    monkeypatch.setattr(torchcodec_backend, "MIN_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

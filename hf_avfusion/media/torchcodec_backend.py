@@ -1,8 +1,8 @@
 """Which files torchcodec decodes as PyAV does, and no slower. PyAV decodes the others, for every backend.
 
-Measured with torchcodec 0.17 and PyAV 18 on 8 s of H.264 and audio: without B-frames, torchcodec takes 0.9 of PyAV's time at
-1280x720 and the same time at 640x360. With B-frames, PyAV skips frames (`frame_skipper`), and torchcodec would take 1.2 (320x240)
-to 1.5 (1280x720) of its time.
+`benchmarks/speed_code.py --only backends` compares both, for 8 frames of H.264 with sound. torchcodec is faster where keyframes
+are closer than the requested frames, which it reaches by seeking. It is slower for videos with B-frames, of which PyAV skips
+many (`frame_skipper`), and for short videos, since PyAV opens every file too, for its facts and its sound.
 """
 
 import functools
@@ -14,6 +14,7 @@ import numpy as np
 from .frame_skipper import can_skip_frames
 from .nal_units import IDR, RECOVERY_POINT, SEI, nal_units, sei_messages
 
+MIN_SECONDS = 4.0  # PyAV decodes shorter videos in less time than torchcodec needs to open them and decode
 # Containers with an index, each with a signature at the start of the file. FFmpeg's libraries under torchcodec may be older than
 # PyAV's, and take no list of formats. A file with such a signature is never read as a playlist.
 INDEXED_FORMATS = {"mp4", "matroska", "ogg", "flv", "asf", "nut"}
@@ -55,6 +56,8 @@ def suits_torchcodec(container: Any, video: Any) -> bool:
     they convert more than 8 bits to RGB. H.264 must have length prefixes, by which `is_clean_start` reads its keyframes.
     """
     if video is None or INDEXED_FORMATS.isdisjoint(container.format.name.split(",")):
+        return False
+    if container.duration is not None and container.duration < MIN_SECONDS * 1_000_000:  # microseconds
         return False
     if can_skip_frames(video.codec_context):
         return False

@@ -9,9 +9,21 @@ import pytest
 import torch
 from rendering import faststart, read_numbers, render_clip, truncated, uneven_times
 
+from hf_avfusion.media import torchcodec_backend
 from hf_avfusion.media.reader import ClipReader, ClipRequest, MediaError, read_clip
 
+SHORT = torchcodec_backend.MIN_SECONDS  # before the fixture sets it to 0
 pytestmark = pytest.mark.usefixtures("torchcodec")
+
+
+@pytest.fixture
+def decoder_calls(monkeypatch) -> list:
+    """One item per decoder of torchcodec that the test has made."""
+    import torchcodec.decoders
+
+    calls, decoder = [], torchcodec.decoders.VideoDecoder
+    monkeypatch.setattr(torchcodec.decoders, "VideoDecoder", lambda *a, **kw: calls.append(a) or decoder(*a, **kw))
+    return calls
 
 
 def assert_backends_agree(data, times, window=None) -> torch.Tensor:
@@ -188,10 +200,13 @@ def test_streams_of_other_encoders(params):
         ({"pix_fmt": "yuv420p10le"}, False),
     ],
 )
-def test_which_files_torchcodec_decodes(arguments, used, monkeypatch):
-    import torchcodec.decoders
-
-    calls, decoder = [], torchcodec.decoders.VideoDecoder
-    monkeypatch.setattr(torchcodec.decoders, "VideoDecoder", lambda *a, **kw: calls.append(1) or decoder(*a, **kw))
+def test_which_files_torchcodec_decodes(arguments, used, decoder_calls):
     read_clip(render_clip(num_frames=40, **arguments), frame_times=[0.1, 1.2], backend="torchcodec")
-    assert bool(calls) is used
+    assert bool(decoder_calls) is used
+
+
+@pytest.mark.parametrize(("num_frames", "used"), [(40, False), (150, True)])
+def test_torchcodec_decodes_no_short_videos(num_frames, used, decoder_calls, monkeypatch):
+    monkeypatch.setattr(torchcodec_backend, "MIN_SECONDS", SHORT)
+    read_clip(render_clip(num_frames=num_frames, size=(32, 32)), frame_times=[0.1, 1.2], backend="torchcodec")
+    assert bool(decoder_calls) is used

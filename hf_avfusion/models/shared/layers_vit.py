@@ -137,9 +137,9 @@ class PatchProjection:
     """
     Mixin for a convolution that is given single patches: [N, C, *kernel] -> [N, d, 1, ...].
 
-    Kernel equals input, so the convolution is a matrix product. As one, the tubelets of MBT-Base at 32 frames take 121 ms
-    forward and 218 ms with backward, and 274 and 390 ms as a convolution of PyTorch 2.14 (one CPU core, processor time,
-    minimum of 8 and 5). Hooks, offloading and LoRA see an ordinary convolution.
+    Kernel equals input, so the convolution is a matrix product. As one, the tubelets of MBT-Base at 32 frames take 149 ms
+    forward and 213 ms with backward, and 299 and 410 ms as a convolution of PyTorch 2.14 (one CPU core,
+    `benchmarks/speed_code.py --only projection`). Hooks, offloading and LoRA see an ordinary convolution.
     """
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
