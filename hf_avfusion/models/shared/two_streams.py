@@ -98,7 +98,7 @@ def record_both_streams(forward):
         ]
         if absent:
             empty = {f"{prefix}{kind}" for prefix in absent for kind in ("hidden_states", "attentions")}
-            output = AudioVisualModelOutput(**{name: value for name, value in output.items() if name not in empty})
+            output = type(output)(**{name: value for name, value in output.items() if name not in empty})
         if return_dict is None:
             return_dict = getattr(self.config, "return_dict", True)
         return output if return_dict else output.to_tuple()

@@ -1,0 +1,1 @@
+"""LAVISH: one frozen backbone for both modalities, with adapters between them."""

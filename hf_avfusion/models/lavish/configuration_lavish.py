@@ -1,0 +1,235 @@
+"""Configuration of LAVISH (Lin et al., "Vision Transformers are Parameter-Efficient Audio-Visual Learners", CVPR 2023)."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from ...media.limits import check_bytes, check_num_tokens, check_sizes
+from ...media.modalities import CLIP_AXES
+from ..shared.configuration_shared import ClassifierConfig, check_remainders
+from .backbones_lavish import BackboneSteps, steps_of
+from .layers_lavish import AdapterOptions
+
+LOCALIZATION_LOSSES = ("cross_entropy", "bce_of_softmax")
+POSITIONS = ("1d", "2d")
+
+# Swin-V2-Large at 192 pixels, the backbone of the paper's main results (pretrained on ImageNet-21k).
+_SWIN_LARGE = {
+    "model_type": "swinv2",
+    "image_size": 192,
+    "patch_size": 4,
+    "embed_dim": 192,
+    "depths": [2, 2, 18, 2],
+    "num_heads": [6, 12, 24, 48],
+    "window_size": 12,
+    "drop_path_rate": 0.1,
+}
+
+
+@strict
+class LavishTwoStreamConfig(ClassifierConfig):
+    r"""
+    Configuration of [`LavishTwoStreamModel`] and its heads: one backbone of transformers that both streams go through, with
+    places for adapters between its half steps. The defaults are the published event localiser for AVE: Swin-V2-Large, ten
+    segments of one second, without adapters, which peft adds.
+
+    Args:
+        backbone_config (config or dict, defaults to Swin-V2-Large at 192 pixels): A config of transformers, of type `vit`,
+            `swinv2`, `videomae`, `dinov2` or `resnet`.
+        image_size (`int` or pair, *optional*): Height and width of frames, pixels; by default the backbone's, and 224 for a
+            ResNet, which takes any size.
+        num_segments (`int`, *optional*, defaults to 10): Segments of a clip (seconds in AVE): one frame and one spectrogram
+            each. No layer mixes segments. `None` for a clip without segments, which VideoMAE needs.
+        num_frames (`int`, *optional*): Frames per clip; by default one per segment, or the frames of a VideoMAE.
+        spectrogram_length (`int`, defaults to 192): Spectrogram frames of a segment, or of a clip without segments.
+        num_mel_bins (`int`, defaults to 192): Mel bands of the spectrogram.
+        drop_remainder (`bool`, defaults to `False`): Whether sizes that are not multiples of the patch are allowed. The rest is
+            then not used, as in the original: of 102 spectrogram frames, 6 rows of patches use 96.
+        modalities (pair or single of `"video"`, `"audio"`, defaults to both): The streams. With one, adapters read no other.
+        audio_positions (`str`, defaults to `"1d"`): How the backbone's positions are resampled for a spectrogram: `"1d"`, over
+            the whole table with the CLS row, as published, or `"2d"`, over the grid of patches. A Swin or ResNet has none.
+        use_stochastic_depth (`bool`, defaults to `True`): Whether the backbone's stochastic depth and dropout act in training,
+            as published although the backbone is frozen.
+        adapter (`dict`, *optional*): Options of adapters that are part of the model, see
+            [`~hf_avfusion.models.lavish.layers_lavish.AdapterOptions`], and `slots`, the names of the slots that have them (by
+            default all). `None`: no adapters of its own. `hf_avfusion.adapters.build_in` makes a model with it.
+        classifier_hidden_size (`int`, *optional*, defaults to 512): Width between the two linear layers of the head, which have
+            no activation between them. `None`: one linear layer.
+        localization_loss (`str`, defaults to `"cross_entropy"`): With segments, `"cross_entropy"`, or `"bce_of_softmax"`, the
+            published binary cross-entropy of the soft-max, whose gradient explodes on wrong rows with saturated logits.
+        label_smoothing, class_splits, classifier_bias_init: See [`MBTConfig`].
+
+    Raises:
+        ValueError: If fields contradict each other; the message names them.
+    """
+
+    model_type = "lavish"
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(AutoConfig, model_type="swinv2")}
+    keys_to_ignore_at_inference = [
+        "video_logits",
+        "audio_logits",
+        "hidden_states",
+        "attentions",
+        "audio_hidden_states",
+        "audio_attentions",
+    ]
+    _counts = ("num_segments", "num_frames", "classifier_hidden_size")
+    _bounded = ("image_size", "spectrogram_length", "num_mel_bins")
+    _rates = ("label_smoothing",)
+    _choices = {"audio_positions": POSITIONS, "localization_loss": LOCALIZATION_LOSSES}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    image_size: int | list[int] | tuple[int, ...] | None = None
+    num_segments: int | None = 10
+    num_frames: int | None = None
+    spectrogram_length: int = 192
+    num_mel_bins: int = 192
+    drop_remainder: bool | None = False
+    modalities: list[str] | tuple[str, ...] = ("video", "audio")
+    audio_positions: str = "1d"
+    use_stochastic_depth: bool = True
+    adapter: dict | None = None
+    classifier_hidden_size: int | None = 512
+    localization_loss: str = "cross_entropy"
+
+    def __post_init__(self, **kwargs):
+        if self.backbone_config is None:
+            self.backbone_config = dict(_SWIN_LARGE)
+        super().__post_init__(**kwargs)
+        steps = self.backbone_steps
+        if self.image_size is None:
+            self.image_size = list(steps.image_size or (224, 224))
+        if self.num_frames is None:
+            self.num_frames = self.backbone_config.num_frames if steps.takes_clips else self.num_segments or 1
+
+    def validate_architecture(self) -> None:
+        """Cross-field checks at construction. Raises ValueError naming the fields."""
+        steps = self.backbone_steps
+        check_sizes({f"backbone_config.{name}": value for name, value in self.backbone_config.to_dict().items()})
+        super().validate_architecture()
+        if steps.image_size not in (None, self.image_hw):
+            raise ValueError(
+                f"`image_size` {self.image_hw} differs from that of `backbone_config`, {steps.image_size}, for which the "
+                f"backbone is made. Omit `image_size`, or set both."
+            )
+        self._check_frames(steps)
+        if "audio" in self.modalities:
+            self._check_spectrogram(steps)
+        check_remainders(self, self._cut_sizes(steps))
+        for modality, size in (("video", self.image_hw), ("audio", self.spectrogram_hw)):
+            rows, columns = steps.grids(size)[0]
+            if modality in self.modalities:
+                check_num_tokens(modality, rows * columns * self.num_frames)
+        options = self.adapter_options
+        if options is not None:
+            options.check(steps.widths)
+            unknown = sorted(set(self.adapter_slots) - set(self.slot_names))
+            if unknown:
+                raise ValueError(
+                    f"`adapter` names the slot {unknown[0]!r}, but the slots of this model are {self.slot_names[0]} to "
+                    f"{self.slot_names[-1]}."
+                )
+        plain = self.problem_type in (None, "single_label_classification")
+        if self.localization_loss != "cross_entropy" and not (plain and self.num_segments):
+            raise ValueError(
+                f"`localization_loss={self.localization_loss!r}` is for segments with one label each, got "
+                f"num_segments={self.num_segments}, problem_type={self.problem_type!r}. Set it to 'cross_entropy'."
+            )
+
+    def _check_frames(self, steps: BackboneSteps) -> None:
+        kind = self.backbone_config.model_type
+        if steps.takes_clips:
+            if self.num_segments is not None:
+                raise ValueError(
+                    f"`num_segments` must be None with the backbone {kind}, which takes a whole clip, got {self.num_segments}."
+                )
+            expected, source = self.backbone_config.num_frames, "`backbone_config.num_frames`"
+        else:
+            expected, source = self.num_segments or 1, f"one frame per segment with the backbone {kind}"
+        if self.num_frames != expected:
+            raise ValueError(
+                f"`num_frames` must be {expected} ({source}), got {self.num_frames}. Omit it to have that."
+            )
+
+    def _check_spectrogram(self, steps: BackboneSteps) -> None:
+        size, kind = self.spectrogram_hw, self.backbone_config.model_type
+        check_bytes(
+            4 * (self.num_segments or 1) * size[0] * size[1] * self.num_channels,
+            "`num_segments`, `spectrogram_length`, `num_mel_bins`",
+        )
+        if steps.same_sizes and size != self.image_hw:
+            raise ValueError(
+                f"With the backbone {kind}, `spectrogram_length` x `num_mel_bins` must be the `image_size` {self.image_hw}, got "
+                f"{size}."
+            )
+        if min(side // step for side, step in zip(size, steps.patch_size)) < 1:
+            raise ValueError(
+                f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {size[0]} x {size[1]} is smaller than one patch of "
+                f"`backbone_config.patch_size` {steps.patch_size}. Increase it."
+            )
+
+    def _cut_sizes(self, steps: BackboneSteps) -> list[tuple[str, int, int]]:
+        """Field, size and patch of each axis that is cut into patches."""
+        if steps.same_sizes:  # these pad the last patch
+            return []
+        (height, width), names = steps.patch_size, ("spectrogram_length", "num_mel_bins")
+        sizes = [("image_size", self.image_hw[0], height), ("image_size", self.image_hw[1], width)]
+        sizes = sizes if "video" in self.modalities else []
+        if "audio" in self.modalities:
+            sizes += [(name, size, step) for name, size, step in zip(names, self.spectrogram_hw, (height, width))]
+        return sizes
+
+    @property
+    def backbone_steps(self) -> BackboneSteps:
+        """How the backbone runs."""
+        return steps_of(self.backbone_config)
+
+    @property
+    def spectrogram_hw(self) -> tuple[int, int]:
+        """Rows (time) and columns (mel bands) of one spectrogram."""
+        return self.spectrogram_length, self.num_mel_bins
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a frame. A spectrogram is repeated for each, as published."""
+        return self.backbone_config.num_channels
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the final tokens of each stream."""
+        return self.backbone_steps.widths[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks."""
+        return len(self.backbone_steps.widths)
+
+    @property
+    def slot_names(self) -> list[str]:
+        """Names of the places for adapters in the base model."""
+        parts = self.backbone_steps.parts
+        return [f"blocks.{index}.fusion_{part}" for index in range(self.num_hidden_layers) for part in parts]
+
+    @property
+    def adapter_options(self) -> AdapterOptions | None:
+        """The options of the adapters that are part of the model."""
+        if self.adapter is None:
+            return None
+        return AdapterOptions.from_mapping({name: value for name, value in self.adapter.items() if name != "slots"})
+
+    @property
+    def adapter_slots(self) -> list[str]:
+        """The slots with adapters that are part of the model."""
+        if self.adapter is None:
+            return []
+        slots = self.adapter.get("slots")
+        return self.slot_names if slots is None else list(slots)
+
+    @property
+    def input_axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of each input, after the batch axis."""
+        segments = () if self.num_segments is None else ("segments",)
+        return {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+
+
+__all__ = ["LavishTwoStreamConfig"]

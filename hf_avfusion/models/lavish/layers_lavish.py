@@ -1,0 +1,326 @@
+"""The adapter of LAVISH (Lin et al., CVPR 2023, section 3.2), and the places of a two-stream model that hold adapters."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from ...media.limits import check_sizes
+
+DIRECTIONS = ("both", "audio_to_video", "video_to_audio", "none")
+TOKEN_INITS = ("uniform", "zeros")
+UNIMODAL_ACTIVATIONS = ("relu", "none")
+
+
+@dataclass
+class AdapterOptions:
+    """
+    Options of all adapters of a model. The defaults are the published AVE command, except for `token_init` in AVS and AVQA.
+
+    Args:
+        num_tokens: Latent tokens that carry information from one stream to the other (T in the paper, 2 to 64).
+        reduction: The width of the hidden layer is the stream's width over this.
+        groups: Groups of both dense layers (grouped 1x1 convolutions); must divide both widths.
+        use_bn: Batch normalisation after both dense layers, over all tokens of a batch.
+        gate_audio, gate_video: A learned factor of the residual, initially 0, so that a new adapter changes nothing. The
+            published video adapters always have it.
+        ln_before: LayerNorm before the first dense layer.
+        ln_before_with_fusion: Whether adapters that read the other stream apply it too. The AVS code creates this norm in
+            such adapters, but does not apply it.
+        ln_post: LayerNorm of the residual.
+        gate_before_post_norm: Multiplies by the gate before that LayerNorm, as the AVS code does. The AVE and AVQA code
+            multiplies after it.
+        token_init: `"uniform"` in [0, 1), as the paper's text and the AVE code; `"zeros"` as the AVS and AVQA code. Latents
+            that start as zeros stay equal to each other, so that they act as one.
+        unimodal_activation: Activation between the dense layers of an adapter that never reads the other stream: `"relu"` as
+            the AVQA and AVS code, or `"none"` as the AVE code.
+        direction: `"both"`: each stream reads the other; `"audio_to_video"`: the video stream reads audio; `"video_to_audio"`;
+            `"none"`.
+
+    Raises:
+        ValueError: An option has a value that is not allowed; the message names it.
+    """
+
+    num_tokens: int = 2
+    reduction: int = 8
+    groups: int = 2
+    use_bn: bool = True
+    gate_audio: bool = True
+    gate_video: bool = True
+    ln_before: bool = True
+    ln_before_with_fusion: bool = True
+    ln_post: bool = True
+    gate_before_post_norm: bool = False
+    token_init: str = "uniform"
+    unimodal_activation: str = "relu"
+    direction: str = "both"
+
+    def check(self, widths: Iterable[int] = ()) -> None:
+        """Raises ValueError if an option is not allowed, or does not fit the widths of the streams."""
+        for each in fields(AdapterOptions):
+            value = getattr(self, each.name)
+            kind = {"int": int, "bool": bool, "str": str}[
+                each.type if isinstance(each.type, str) else each.type.__name__
+            ]
+            if type(value) is not kind:
+                raise ValueError(f"`{each.name}` of the adapters must be a {kind.__name__}, got {value!r}.")
+        for name in ("num_tokens", "reduction", "groups"):
+            check_sizes({name: getattr(self, name)})
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` of the adapters must be at least 1, got {getattr(self, name)}.")
+        choices = {"token_init": TOKEN_INITS, "unimodal_activation": UNIMODAL_ACTIVATIONS, "direction": DIRECTIONS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"`{name}` of the adapters must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}."
+                )
+        for width in sorted(set(widths)):
+            hidden = width // self.reduction
+            if width % self.groups or hidden % self.groups or hidden < self.groups:
+                raise ValueError(
+                    f"`groups` ({self.groups}) must divide the width of each block and that of the adapter's hidden layer, but a "
+                    f"block has width {width}, and {width} // `reduction` ({self.reduction}) = {hidden}. Choose another "
+                    "`groups` or `reduction`."
+                )
+
+    def reads_other(self, modality: str) -> bool:
+        """Whether the adapters of this stream read the other stream."""
+        return self.direction == "both" or self.direction.endswith(f"to_{modality}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values."""
+        return {each.name: getattr(self, each.name) for each in fields(AdapterOptions)}
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> "AdapterOptions":
+        """The options of a saved config. Raises ValueError naming a key that is no option."""
+        known = [each.name for each in fields(AdapterOptions)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ValueError(f"Adapters have no option {unknown[0]!r}. Their options are {', '.join(known)}.")
+        return AdapterOptions(**given)
+
+
+class GroupedLinear(nn.Module):
+    """
+    A dense layer without bias whose inputs and outputs are split into groups: a grouped 1x1 convolution on tokens.
+
+    `weight` is [outputs, inputs / groups], initialised as a convolution of PyTorch.
+    """
+
+    def __init__(self, in_features: int, out_features: int, groups: int):
+        super().__init__()
+        self.in_features, self.out_features, self.groups = in_features, out_features, groups
+        self.weight = nn.Parameter(torch.empty(out_features, in_features // groups))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(inputs of a group), PyTorch's rule for convolutions."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        init.uniform_(self.weight, -bound, bound)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, groups={self.groups}"
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        if self.groups == 1:
+            return nn.functional.linear(hidden_states, self.weight)
+        parts = zip(hidden_states.chunk(self.groups, dim=-1), self.weight.chunk(self.groups))
+        return torch.cat([nn.functional.linear(part, weight) for part, weight in parts], dim=-1)
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """
+    Batch normalisation of tokens [N, n, C] over batch and tokens, channel by channel.
+
+    Tokens are rows here, since torch's BatchNorm2d on [N, C, n, 1] gives wrong gradients on the CPU (torch 2.14.1).
+    """
+
+    def forward(self, hidden_states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """`present` bool [N]: rows without it do not count in the statistics. By default all count."""
+        if present is None or not self.training:
+            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
+        weight = present.to(hidden_states.dtype)[:, None, None]
+        count = weight.sum() * hidden_states.shape[1]
+        mean = (hidden_states * weight).sum(dim=(0, 1)) / count.clamp(min=1)
+        centred = hidden_states - mean
+        variance = (centred.square() * weight).sum(dim=(0, 1)) / count.clamp(min=1)
+        with torch.no_grad():
+            counts = (count > 0).to(hidden_states.dtype)  # a batch without this modality updates nothing
+            self.num_batches_tracked.add_(counts.to(self.num_batches_tracked.dtype))
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum * counts)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum * counts)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+class LavishAdapter(nn.Module):
+    """
+    The residual that one stream gets in one half of a block. It can read the other stream through latent tokens.
+
+    Args:
+        width: Channels of the tokens.
+        modality: The stream of which it is, `"video"` or `"audio"`.
+        options: See [`AdapterOptions`].
+        reads_other: Whether it reads the other stream; by default as the options say.
+    """
+
+    def __init__(self, width: int, modality: str, options: AdapterOptions, reads_other: bool | None = None):
+        super().__init__()
+        options.check([width])
+        self.options = options
+        hidden = width // options.reduction
+        self.latents = self.fusion_gate = None
+        if options.reads_other(modality) if reads_other is None else reads_other:
+            self.latents = nn.Parameter(torch.zeros(options.num_tokens, width))
+            self.fusion_gate = nn.Parameter(torch.zeros(1))
+        self.norm_in = nn.LayerNorm(width) if options.ln_before else None
+        self.down = GroupedLinear(width, hidden, options.groups)
+        self.bn_down = TokenBatchNorm(hidden) if options.use_bn else None
+        self.up = GroupedLinear(hidden, width, options.groups)
+        self.bn_up = TokenBatchNorm(width) if options.use_bn else None
+        self.norm_out = nn.LayerNorm(width) if options.ln_post else None
+        has_gate = options.gate_audio if modality == "audio" else options.gate_video
+        self.gate = nn.Parameter(torch.zeros(1)) if has_gate else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialises the parameters that belong to no module in it: latents as the options say, gates 0."""
+        if self.latents is not None:
+            if self.options.token_init == "uniform":
+                init.uniform_(self.latents)
+            else:
+                init.zeros_(self.latents)
+            init.zeros_(self.fusion_gate)
+        if self.gate is not None:
+            init.zeros_(self.gate)
+
+    def forward(
+        self,
+        own: torch.Tensor,
+        other: torch.Tensor | None,
+        own_present: torch.Tensor | None = None,
+        other_present: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            own: Tokens of its stream, [N, n, width].
+            other: Tokens of the other stream, [N, m, width], or None if no sample has it.
+            own_present, other_present: bool [N]: which samples have the modality; by default all.
+
+        Returns:
+            The residual, [N, n, width], in the dtype of `own`; computed in that of the adapter.
+        """
+        options, dtype = self.options, self.down.weight.dtype
+        hidden = own.to(dtype)
+        if self.latents is not None and other is not None:
+            read = self._read(hidden, other.to(dtype))
+            hidden = read if other_present is None else torch.where(other_present[:, None, None], read, hidden)
+        if self.norm_in is not None and (self.latents is None or options.ln_before_with_fusion):
+            hidden = self.norm_in(hidden)
+        hidden = self.down(hidden)
+        hidden = hidden if self.bn_down is None else self.bn_down(hidden, own_present)
+        if self.latents is not None or options.unimodal_activation == "relu":
+            hidden = nn.functional.relu(hidden)
+        hidden = self.up(hidden)
+        hidden = hidden if self.bn_up is None else self.bn_up(hidden, own_present)
+        if options.gate_before_post_norm and self.gate is not None:
+            hidden = self.gate * hidden
+        hidden = hidden if self.norm_out is None else self.norm_out(hidden)
+        if not options.gate_before_post_norm and self.gate is not None:
+            hidden = self.gate * hidden
+        return hidden.to(own.dtype)
+
+    def _read(self, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """The latents read the other stream, and the tokens read the latents (equations 3 to 5).
+
+        No projections, no scaling: with hundreds of channels the soft-maxes are nearly one-hot, so they are in float32.
+        """
+        with torch.autocast(own.device.type, enabled=False):
+            tokens, context, latents = own.float(), other.float(), self.latents.float()
+            scores = torch.matmul(latents, context.transpose(1, 2))  # [N, T, m]
+            latents = latents + torch.matmul(scores.softmax(dim=-1), context)
+            scores = torch.matmul(tokens, latents.transpose(1, 2))  # [N, n, T]
+            read = torch.matmul(scores.softmax(dim=-1), latents)
+        return own + self.fusion_gate * read.to(own.dtype)
+
+
+def residuals(
+    adapters: tuple[LavishAdapter | None, LavishAdapter | None],
+    audio: torch.Tensor | None,
+    video: torch.Tensor | None,
+    presence: torch.Tensor | None = None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """
+    What a pair of adapters adds to both streams.
+
+    Args:
+        adapters: (audio, video); None for a stream that the model lacks.
+        audio, video: Tokens [N, n, width], or None if no sample has the modality.
+        presence: bool [N, 2] (video, audio); by default every sample has every given modality.
+
+    Returns:
+        (audio, video) residuals, in the shape of the tokens.
+    """
+    with_video, with_audio = (None, None) if presence is None else presence.unbind(dim=1)
+    return (
+        None if audio is None else adapters[0](audio, video, with_audio, with_video),
+        None if video is None else adapters[1](video, audio, with_video, with_audio),
+    )
+
+
+def make_adapters(
+    width: int, modalities: Iterable[str], options: AdapterOptions
+) -> tuple[LavishAdapter | None, LavishAdapter | None]:
+    """The adapters (audio, video) of one slot. In a model of one stream they read no other."""
+    modalities = tuple(modalities)
+    reads_other = None if len(modalities) == 2 else False
+    audio, video = (
+        LavishAdapter(width, modality, options, reads_other) if modality in modalities else None
+        for modality in ("audio", "video")
+    )
+    return audio, video
+
+
+class CrossModalSlot(nn.Module):
+    """
+    A place in a block of both streams where their tokens meet: the target of fusion adapters. Without adapters it adds nothing.
+
+    With `options`, it has adapters `audio` and `video` of its own. peft's method LAVISH wraps an empty slot instead.
+    """
+
+    def __init__(self, width: int, modalities: Iterable[str], options: AdapterOptions | None = None):
+        super().__init__()
+        self.width, self.modalities = width, tuple(modalities)
+        self.audio, self.video = (None, None) if options is None else make_adapters(width, modalities, options)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}"
+
+    def forward(
+        self,
+        audio: torch.Tensor | None,
+        video: torch.Tensor | None,
+        presence: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Tokens of both streams [N, n, width] -> what is added to each, or None."""
+        if self.audio is None and self.video is None:
+            return None, None
+        return residuals((self.audio, self.video), audio, video, presence)
+
+
+__all__ = [
+    "DIRECTIONS",
+    "AdapterOptions",
+    "CrossModalSlot",
+    "GroupedLinear",
+    "LavishAdapter",
+    "TokenBatchNorm",
+    "make_adapters",
+    "residuals",
+]

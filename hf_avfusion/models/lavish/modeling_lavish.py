@@ -1,0 +1,430 @@
+"""
+LAVISH of "Vision Transformers are Parameter-Efficient Audio-Visual Learners" (Lin et al., CVPR 2023): one backbone of
+transformers, meant to be frozen, through which frames and spectrograms go side by side, with adapters between them.
+
+Equal to the authors' code (recorded cases in tests/goldens/lavish). Not in that code: missing modalities, the directions of
+fusion, and the backbones DINOv2, VideoMAE and ResNet.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..shared.bounded_model import BoundedPreTrainedModel
+from ..shared.layers_vit import init_marked_layer, with_init
+from ..shared.loaded_weights import load_whole
+from ..shared.start_methods import StartMethod
+from ..shared.two_streams import (
+    AudioVisualClassifierOutput,
+    AudioVisualModelOutput,
+    StreamClassifier,
+    check_frames,
+    check_inputs,
+    has_modality,
+    modality_presence,
+    record_both_streams,
+    zero_missing,
+)
+from .backbones_lavish import BackboneSteps, Grid, steps_of
+from .configuration_lavish import LavishTwoStreamConfig
+from .layers_lavish import CrossModalSlot, GroupedLinear, LavishAdapter
+
+BlockOutput = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
+@dataclass
+class LavishModelOutput(AudioVisualModelOutput):
+    """
+    Output of the base model. B batch, S segments (1 without segments), D `hidden_size`, n / m tokens of a segment per stream.
+
+    Args:
+        last_hidden_state (float [B, S, n + m, D]): Normalised tokens of both streams, in the order of `config.modalities`.
+        video_hidden_state, audio_hidden_state (float [B, S, n, D], [B, S, m, D]): The same per stream; absent without it.
+        pooler_output (float [B, S, D], or [B, S, 2 D] with two streams): The features of both streams, in the published order.
+            The feature of a missing modality is zero.
+        stage_states (tuple of float [B, S, n_i, D_i]): Video tokens at the end of each stage of the backbone, before it is
+            downsampled; normalised after the last. Only if asked for.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
+    stage_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class LavishEmbeddings(nn.Module):
+    """Frames or spectrograms -> the tokens [N, n, d] before the first block, by the backbone's own layers. No parameters."""
+
+    def __init__(self, config: LavishTwoStreamConfig, modality: str):
+        super().__init__()
+        self.config, self.modality, self.steps = config, modality, config.backbone_steps
+
+    def forward(self, values: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
+        """Frames [B, T, C, H, W]; spectrograms [B, S, time, mel], or [B, time, mel] without segments."""
+        config = self.config
+        values = values.to(self.steps.projection(model).weight.dtype)
+        if self.modality == "video":
+            check_frames(config, values)
+            values = values if self.steps.takes_clips else values.flatten(0, 1)
+            return self.steps.embed(model, values, None)
+        segments = () if config.num_segments is None else (config.num_segments,)
+        expected = (*segments, *config.spectrogram_hw)
+        if tuple(values.shape[1:]) != expected:
+            axes = "[batch, segments, time, mel]" if segments else "[batch, time, mel]"
+            raise ValueError(
+                f"`input_features` must be {axes} = [B, {', '.join(map(str, expected))}] for this model, got "
+                f"{tuple(values.shape)}. Prepare audio with the model's own processor, or load the model with a matching "
+                "`num_segments`, `spectrogram_length` and `num_mel_bins`."
+            )
+        values = values.reshape(-1, 1, *config.spectrogram_hw).expand(-1, config.num_channels, -1, -1)
+        return self.steps.embed(model, values, config.audio_positions)
+
+
+class BackboneStep(GradientCheckpointingLayer):
+    """
+    One part of a layer of the backbone. No parameters.
+
+    It is what gradient checkpointing recomputes. The adapters stay outside, since a second pass would update their BatchNorm
+    twice.
+    """
+
+    def __init__(self, steps: BackboneSteps, part: str):
+        super().__init__()
+        self.steps, self.part = steps, part
+
+    def forward(
+        self, tokens: torch.Tensor, layer: nn.Module, grid: Grid, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """tokens [N, n, d] -> tokens and attention weights."""
+        return self.steps.step(layer, self.part, tokens, grid, **kwargs)
+
+
+class LavishBlock(nn.Module):
+    """
+    A layer of the backbone for both streams, with a slot for adapters beside each of its parts (figure 2 of the paper).
+
+    The layer itself belongs to the backbone and is an argument, so that its weights keep transformers' names.
+    """
+
+    def __init__(self, config: LavishTwoStreamConfig, index: int):
+        super().__init__()
+        self.steps = config.backbone_steps
+        for part in self.steps.parts:
+            options = config.adapter_options if f"blocks.{index}.fusion_{part}" in config.adapter_slots else None
+            setattr(self, part, BackboneStep(self.steps, part))
+            setattr(self, f"fusion_{part}", CrossModalSlot(self.steps.widths[index], config.modalities, options))
+
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        layer: nn.Module,
+        grids: dict[str, Grid],
+        presence: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BlockOutput:
+        """Tokens [N, n, d] of both streams -> the same, and the attention weights of each."""
+        maps = {"video": None, "audio": None}
+        for part in self.steps.parts:
+            step, slot = getattr(self, part), getattr(self, f"fusion_{part}")
+            before = None if self.steps.slot_reads_output else slot(audio, video, presence)
+            if video is not None:
+                video, weights = step(video, layer, grids["video"], **kwargs)
+                maps["video"] = maps["video"] if weights is None else weights
+            if audio is not None:
+                audio, weights = step(audio, layer, grids["audio"], **kwargs)
+                maps["audio"] = maps["audio"] if weights is None else weights
+            from_video, from_audio = slot(audio, video, presence) if before is None else before
+            audio = audio if from_video is None else audio + from_video
+            video = video if from_audio is None else video + from_audio
+        return video, audio, maps["video"], maps["audio"]
+
+
+class LavishPreTrainedModel(BoundedPreTrainedModel):
+    """Weight initialisation and the class attributes that transformers needs."""
+
+    config: LavishTwoStreamConfig
+    base_model_prefix = "lavish"
+    main_input_name = "pixel_values"
+    input_modalities = ("video", "audio")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(LavishBlock, index=0),
+        "attentions": OutputRecorder(LavishBlock, index=2),
+        "audio_hidden_states": [
+            OutputRecorder(LavishEmbeddings, layer_name="audio_embeddings"),
+            OutputRecorder(LavishBlock, index=1),
+        ],
+        "audio_attentions": OutputRecorder(LavishBlock, index=3),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialises adapters and heads. The backbone has rules of its own."""
+        if isinstance(module, (LavishAdapter, GroupedLinear)):
+            module.reset_parameters()
+        elif hasattr(module, "init_scheme"):
+            init_marked_layer(module, head_bias=self.config.classifier_bias_init)
+        else:
+            super()._init_weights(module)
+
+    def input_embeddings(self) -> list[nn.Module]:
+        """The modules that make the first tokens of each stream, video first."""
+        streams = (self.base_model.video_embeddings, self.base_model.audio_embeddings)
+        return [stream for stream in streams if stream is not None]
+
+
+class LavishTwoStreamModel(LavishPreTrainedModel):
+    """Both streams through one backbone, block by block, with slots for adapters."""
+
+    def __init__(self, config: LavishTwoStreamConfig):
+        super().__init__(config)
+        self.steps = config.backbone_steps
+        self.backbone = AutoModel.from_config(
+            config.backbone_config, **_WITHOUT_POOLER.get(config.backbone_config.model_type, {})
+        )
+        self.video_embeddings, self.audio_embeddings = (
+            LavishEmbeddings(config, modality) if modality in config.modalities else None
+            for modality in ("video", "audio")
+        )
+        self.blocks = nn.ModuleList([LavishBlock(config, index) for index in range(config.num_hidden_layers)])
+        self.fc_norm = nn.LayerNorm(config.hidden_size) if norms_pooled_features(config.backbone_config) else None
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "LavishTwoStreamModel":
+        """As in PyTorch. The backbone stays in evaluation mode without `use_stochastic_depth`, and if it is a ResNet."""
+        super().train(mode)
+        if self.steps.has_batch_norm or not self.config.use_stochastic_depth:
+            self.backbone.eval()
+        return self
+
+    @merge_with_config_defaults
+    @record_both_streams
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        output_stage_states: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LavishModelOutput:
+        r"""
+        Args:
+            pixel_values (float [B, num_frames, num_channels, height, width], *optional*): Frames, one per segment (a clip for
+                VideoMAE), normalised as for the backbone.
+            input_features (float [B, num_segments, spectrogram_length, num_mel_bins], *optional*): A log-mel spectrogram per
+                segment; [B, spectrogram_length, num_mel_bins] without segments.
+            modality_mask (bool [B, 2], *optional*): Columns video, audio; False where a sample lacks the modality and its row
+                holds filler. Omit it if every sample has every given modality.
+            output_stage_states: Whether to return the video tokens of each stage.
+
+        If a modality is missing (its argument not given, or masked), the adapters of the other stream do not read it, its
+        filler counts in no BatchNorm, and its feature is zero. The original has no such mechanism.
+
+        Raises:
+            ValueError: On missing or unknown modalities and wrong shapes.
+        """
+        config = self.config
+        check_inputs(config, pixel_values, input_features, modality_mask)
+        if modality_mask is not None:
+            pixel_values = zero_missing(pixel_values, modality_mask[:, 0].bool())
+            input_features = zero_missing(input_features, modality_mask[:, 1].bool())
+        presence = modality_presence(pixel_values, input_features, modality_mask)
+        rows = None if presence is None else presence.repeat_interleave(config.num_segments or 1, dim=0)
+        video = None if pixel_values is None else self.video_embeddings(pixel_values, self.backbone)
+        audio = None if input_features is None else self.audio_embeddings(input_features, self.backbone)
+        grids = {"video": self.steps.grids(config.image_hw), "audio": self.steps.grids(config.spectrogram_hw)}
+        ends, stages = self.steps.stage_ends, []
+        for index, (block, layer) in enumerate(zip(self.blocks, self.steps.layers(self.backbone))):
+            sizes = {modality: each[index] for modality, each in grids.items()}
+            video, audio, _, _ = block(video, audio, layer, sizes, rows, **kwargs)
+            if output_stage_states and index in ends and video is not None:
+                stages.append(video)
+            video, audio = (
+                None if tokens is None else self.steps.downsample(self.backbone, index, tokens, sizes[modality])
+                for modality, tokens in (("video", video), ("audio", audio))
+            )
+        video, audio = (None if tokens is None else self.steps.norm(self.backbone, tokens) for tokens in (video, audio))
+        features = {
+            "video": None if video is None else self._feature(video),
+            "audio": None if audio is None else self._feature(audio),
+        }
+        streams = {"video": video, "audio": audio}
+        present = [streams[modality] for modality in config.modalities if streams[modality] is not None]
+        return LavishModelOutput(
+            last_hidden_state=self._by_segment(torch.cat(present, dim=1)),
+            video_hidden_state=None if video is None else self._by_segment(video),
+            audio_hidden_state=None if audio is None else self._by_segment(audio),
+            pooler_output=self._by_segment(self._join_features(features, rows)),
+            stage_states=tuple(map(self._by_segment, [*stages[:-1], video])) if stages else None,
+        )
+
+    def _feature(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Normalised tokens [N, n, D] -> [N, D]."""
+        feature = self.steps.pool(tokens)
+        return feature if self.fc_norm is None else self.fc_norm(feature)
+
+    def _join_features(self, features: dict[str, torch.Tensor | None], rows: torch.Tensor | None) -> torch.Tensor:
+        """Features [N, D] of both streams -> [N, D or 2 D]; zeros for a missing modality (CHOICE). `rows`: bool [N, 2]."""
+        some = next(feature for feature in features.values() if feature is not None)
+        joined = []
+        for modality in ("audio", "video") if self.steps.audio_first else ("video", "audio"):
+            feature = features[modality]
+            if modality not in self.config.modalities:
+                continue
+            if feature is not None and rows is not None:
+                feature = torch.where(has_modality(rows, modality)[:, 0], feature, 0.0)
+            joined.append(torch.zeros_like(some) if feature is None else feature)
+        return torch.cat(joined, dim=1)
+
+    def _by_segment(self, values: torch.Tensor) -> torch.Tensor:
+        """[B * S, ...] -> [B, S, ...]; unchanged without segments."""
+        segments = self.config.num_segments
+        return values if segments is None else values.unflatten(0, (-1, segments))
+
+    @torch.no_grad()
+    def encode_frozen(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        Frames [B, num_frames, C, H, W] through the backbone alone, without adapters and gradients.
+
+        Returns:
+            Normalised tokens [B, S, n, D], or [B, n, D] without segments.
+        """
+        check_inputs(self.config, pixel_values, None, None)
+        tokens, grids = self.video_embeddings(pixel_values, self.backbone), self.steps.grids(self.config.image_hw)
+        for index, layer in enumerate(self.steps.layers(self.backbone)):
+            for part in self.steps.parts:
+                tokens, _ = self.steps.step(layer, part, tokens, grids[index])
+            tokens = self.steps.downsample(self.backbone, index, tokens, grids[index])
+        return self._by_segment(self.steps.norm(self.backbone, tokens))
+
+    @classmethod
+    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishTwoStreamModel":
+        """A new model around a pretrained backbone; see [`LavishForAudioVisualClassification.from_backbone`]."""
+        return _from_backbone(cls, backbone, fields)
+
+
+class LavishClassifier(nn.Module):
+    """The published head: two linear layers without activation between them, or one if `hidden_width` is None."""
+
+    def __init__(self, width: int, hidden_width: int | None, num_labels: int):
+        super().__init__()
+        self.dense = None if hidden_width is None else with_init(nn.Linear(width, hidden_width), "pytorch")
+        self.out_proj = with_init(nn.Linear(hidden_width or width, num_labels), "pytorch")
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., num_labels]."""
+        return self.out_proj(features if self.dense is None else self.dense(features))
+
+
+class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel):
+    """LAVISH with the head of AVE (a label per segment), or of a recogniser if `num_segments` is None."""
+
+    # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
+    accepts_loss_kwargs = False
+    start_methods = {"from_backbone": StartMethod("a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder")}
+
+    def __init__(self, config: LavishTwoStreamConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.lavish = LavishTwoStreamModel(config)
+        self.pre_logits = None
+        width = len(config.modalities) * config.hidden_size
+        self.classifier = LavishClassifier(width, config.classifier_hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        modality_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> AudioVisualClassifierOutput:
+        r"""
+        Args:
+            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`].
+            labels: With segments, integer [B, S], or float [B, S, C] (multi-hot); without, [B] or [B, C]; see
+                `config.problem_type`.
+        """
+        outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
+        logits = self._head(outputs.pooler_output)
+        loss = None if labels is None else self._loss(logits, labels).mean()
+        return AudioVisualClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            audio_hidden_states=outputs.audio_hidden_states,
+            audio_attentions=outputs.audio_attentions,
+        )
+
+    @classmethod
+    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishForAudioVisualClassification":
+        """
+        A new model around a pretrained backbone of transformers. Only its head is random.
+
+            backbone = "microsoft/swinv2-large-patch4-window12-192-22k"
+            model = LavishForAudioVisualClassification.from_backbone(backbone, num_labels=29)
+
+        Args:
+            backbone: A model of transformers of type ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, with or without a head, or the Hub
+                id or folder of one. Its head is dropped.
+            **fields: Fields of [`LavishTwoStreamConfig`], such as `num_labels`, `num_segments` or `spectrogram_length`.
+
+        Raises:
+            ValueError: If the backbone is of another type or lacks weights; the message names them.
+        """
+        return _from_backbone(cls, backbone, fields)
+
+
+_WITHOUT_POOLER = {"vit": {"add_pooling_layer": False}, "swinv2": {"add_pooling_layer": False}}
+
+
+def norms_pooled_features(config: PreTrainedConfig) -> bool:
+    """Whether a backbone for classification has its last norm after pooling, in its head: a VideoMAE with mean pooling."""
+    return config.model_type == "videomae" and config.use_mean_pooling
+
+
+def _from_backbone(
+    cls: type[LavishPreTrainedModel], backbone: PreTrainedModel | str, fields: dict
+) -> LavishPreTrainedModel:
+    norm = None
+    if not isinstance(backbone, PreTrainedModel):
+        config = AutoConfig.from_pretrained(backbone)
+        steps_of(config)  # another type is refused before its weights are read
+        if norms_pooled_features(config) and "VideoMAEForVideoClassification" in (config.architectures or ()):
+            backbone = load_whole(AutoModelForVideoClassification, backbone)
+        else:
+            backbone = load_whole(AutoModel, backbone, **_WITHOUT_POOLER.get(config.model_type, {}))
+    steps_of(backbone.config)
+    if "backbone_config" in fields:
+        raise ValueError("`backbone_config` is that of the backbone. Omit it, or build the model from a config alone.")
+    norm = getattr(backbone, "fc_norm", None)
+    model = cls(cls.config_class(backbone_config=backbone.config, **fields))
+    base = model.base_model
+    state = backbone.base_model.state_dict()
+    wanted = base.backbone.state_dict()
+    dropped = [name for name in state if name not in wanted and name.split(".")[0] not in ("pooler",)]
+    missing = [name for name in wanted if name not in state]
+    if dropped or missing:
+        raise ValueError(f"The backbone has no tensors for {missing}, and the model has no parameters for {dropped}.")
+    base.backbone.load_state_dict({name: state[name] for name in wanted})
+    if norm is not None and base.fc_norm is not None:
+        base.fc_norm.load_state_dict(norm.state_dict())
+    return model
+
+
+__all__ = ["LavishForAudioVisualClassification", "LavishModelOutput", "LavishPreTrainedModel", "LavishTwoStreamModel"]
