@@ -121,6 +121,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "std": 3.7079780101776123,
         "divisor": 2.0,
     },
+    # LAVISH on AVE with a ViT: 1 s as 102 x 128, of which patches of 16 use 96 rows.
+    "lavish_ave_vit": {
+        **KALDI_FBANK,
+        "spectrogram_length": 102,
+        "padding": "normalized",
+        "mean": -4.1426,
+        "std": 3.2001,
+        "divisor": 2.0,
+    },
+    # LAVISH on MUSIC-AVQA: 1.95 s as 193 rows of 10 ms, the last of which is cut.
+    "lavish_avqa": {
+        **KALDI_FBANK,
+        "num_mel_bins": 192,
+        "spectrogram_length": 192,
+        "padding": "normalized",
+        "mean": -5.385333061218262,
+        "std": 3.5928637981414795,
+        "divisor": 2.0,
+    },
+    # LAVISH on AVSBench-S4: 1 s (the README's command) as 98 rows of 10 ms, and 94 rows of zeros.
+    "lavish_avs": {
+        **KALDI_FBANK,
+        "num_mel_bins": 192,
+        "spectrogram_length": 192,
+        "padding": "normalized",
+        "mean": -5.210531711578369,
+        "std": 3.5918314456939697,
+        "divisor": 2.0,
+    },
     # CAV-MAE (YuanGongND/cav-mae, AudioSet): as AST, but divided by the standard deviation itself.
     "cav_mae": {
         **KALDI_FBANK,
@@ -135,6 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # AV-MAE does not normalise in pretraining or on VGGSound; its AudioSet fine-tuning uses MBT's statistics. On AudioSet 10 s are
 # 1000 rows.
 PRESETS["avmae"] = {**PRESETS["mbt"], "mean": 0.0, "std": 1.0}
+PRESETS["lavish_ave_swin"] = PRESETS["lavish"]
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "window_type": ("hamming", "hann", "povey", "blackman", "rectangular"),
