@@ -123,9 +123,14 @@ def register_when_used() -> None:
         f"{__package__}.processing.pipelines",
     ):
         when_imported(module, _register)
+    when_imported("peft", _register_adapters)
 
 
 def _register() -> None:
     # `auto` needs the Auto classes of models. While they are being imported, the call at the end of their import follows.
     if _MODELING not in _HOOK.executing:
         import_module(".auto", __package__)
+
+
+def _register_adapters() -> None:
+    import_module(".adapters", __package__)

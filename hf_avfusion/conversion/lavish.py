@@ -178,8 +178,8 @@ def adapters_rules(params: Mapping[str, np.ndarray]) -> Rules:
 
 
 HEAD_RULES: Rules = {
-    f"{theirs}.{name}": (f"classifier.{ours}.{name}", same)
-    for theirs, ours in (("mlp_class", "dense"), ("mlp_class_2", "out_proj"))
+    f"{theirs}.{name}": (f"{ours}.{name}", same)
+    for theirs, ours in (("mlp_class", "pre_classifier"), ("mlp_class_2", "classifier"))
     for name in _PAIRS
 }
 

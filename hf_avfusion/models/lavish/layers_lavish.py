@@ -91,7 +91,7 @@ class AdapterOptions:
         """Whether the adapters of this stream read the other stream."""
         return self.direction == "both" or self.direction.endswith(f"to_{modality}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_mapping(self) -> dict[str, Any]:
         """The options as plain values."""
         return {each.name: getattr(self, each.name) for each in fields(AdapterOptions)}
 

@@ -315,19 +315,6 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
         return _from_backbone(cls, backbone, fields)
 
 
-class LavishClassifier(nn.Module):
-    """The published head: two linear layers without activation between them, or one if `hidden_width` is None."""
-
-    def __init__(self, width: int, hidden_width: int | None, num_labels: int):
-        super().__init__()
-        self.dense = None if hidden_width is None else with_init(nn.Linear(width, hidden_width), "pytorch")
-        self.out_proj = with_init(nn.Linear(hidden_width or width, num_labels), "pytorch")
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """[..., width] -> [..., num_labels]."""
-        return self.out_proj(features if self.dense is None else self.dense(features))
-
-
 class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel):
     """LAVISH with the head of AVE (a label per segment), or of a recogniser if `num_segments` is None."""
 
@@ -339,9 +326,12 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         super().__init__(config)
         self.num_labels = config.num_labels
         self.lavish = LavishTwoStreamModel(config)
-        self.pre_logits = None
         width = len(config.modalities) * config.hidden_size
-        self.classifier = LavishClassifier(width, config.classifier_hidden_size, config.num_labels)
+        self.pre_classifier = None
+        if config.classifier_hidden_size is not None:
+            self.pre_classifier = with_init(nn.Linear(width, config.classifier_hidden_size), "pytorch")
+            width = config.classifier_hidden_size
+        self.classifier = with_init(nn.Linear(width, config.num_labels), "pytorch")
         self.post_init()
 
     @can_return_tuple
@@ -370,6 +360,10 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
             audio_hidden_states=outputs.audio_hidden_states,
             audio_attentions=outputs.audio_attentions,
         )
+
+    def _head(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [..., width] -> logits. As published, no activation stands between the two layers."""
+        return self.classifier(features if self.pre_classifier is None else self.pre_classifier(features))
 
     @classmethod
     def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishForAudioVisualClassification":
