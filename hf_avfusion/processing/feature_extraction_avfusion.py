@@ -34,107 +34,13 @@ from ..media.limits import check_bytes, check_sizes
 from ..media.resampling import check_rate, resample
 from ..media.tracks import MAX_SAMPLE
 from .array_inputs import native, waveforms_of
+from .audio_presets import PRESETS
 from .spelling import check_spelling
 
 logger = logging.get_logger(__name__)
 
 LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
 MIN_RATE = 100  # Hz of the features; filters that resample to less take too long
-
-# Shared by the Kaldi-style front ends: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
-KALDI_FBANK = {
-    "sampling_rate": 16000,  # Hz
-    "window_type": "hann",
-    "window_periodic": False,
-    "win_length": 400,  # samples, 25 ms
-    "hop_length": 160,  # samples, 10 ms
-    "n_fft": 512,
-    "power": 2.0,
-    "num_mel_bins": 128,
-    "mel_scale": "kaldi",
-    "mel_norm": None,
-    "fmin": 20.0,  # Hz
-    "fmax": None,  # Nyquist
-    "log": "ln",
-    "log_offset": 0.0,
-    "log_floor": 1.1920928955078125e-07,
-    "preemphasis": 0.97,
-    "remove_dc_offset": True,
-    "dither": 0.0,
-    "subtract_mean": True,
-    "framing": "snip",
-    "padding_value": 0.0,
-    "truncation": "start",
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # MBT and AV-MAE. Known (papers, scenic's AudioSet configuration): 16 kHz mono, 25 ms Hamming window, 10 ms hop, 128 bins,
-    # 8 s = 800 rows, mean 1.102, std 2.762, windows past the end wrap around, evaluation takes the centred window. The
-    # originals read stored log-mels, so FFT length, mel edges, magnitude, log offset and edge handling are a self-consistent
-    # reconstruction, not a reference.
-    "mbt": {
-        "sampling_rate": 16000,  # Hz
-        "window_type": "hamming",
-        "window_periodic": True,
-        "win_length": 400,  # samples, 25 ms
-        "hop_length": 160,  # samples, 10 ms
-        "n_fft": 512,
-        "power": 1.0,
-        "num_mel_bins": 128,
-        "mel_scale": "kaldi",
-        "mel_norm": None,
-        "fmin": 0.0,  # Hz
-        "fmax": 8000.0,  # Hz
-        "log": "ln",
-        "log_offset": 1e-6,
-        "log_floor": None,
-        "preemphasis": 0.0,
-        "remove_dc_offset": False,
-        "dither": 0.0,
-        "subtract_mean": False,
-        "framing": "pad_end",
-        "spectrogram_length": 800,  # frames, 8 s
-        "padding": "wrap",
-        "padding_value": 0.0,
-        "truncation": "center",
-        "mean": 1.102,
-        "std": 2.762,
-        "divisor": 1.0,
-    },
-    # AST (and MMT's MAT): data loader of YuanGongND/ast; zeros are appended before normalisation, AudioSet statistics.
-    "ast": {
-        **KALDI_FBANK,
-        "spectrogram_length": 1024,  # frames, 10.24 s
-        "padding": "spectrogram",
-        "mean": -4.2677393,
-        "std": 4.5689974,
-        "divisor": 2.0,
-    },
-    # LAVISH on AVE with Swin-V2 (GenjiB/LAVISH): 1 s as a 192 x 192 spectrogram, zeros are appended after normalisation.
-    "lavish": {
-        **KALDI_FBANK,
-        "num_mel_bins": 192,
-        "hop_length": 83,  # samples: int(5.2 ms * 16 kHz)
-        "spectrogram_length": 192,
-        "padding": "normalized",
-        "mean": -4.984795570373535,
-        "std": 3.7079780101776123,
-        "divisor": 2.0,
-    },
-    # CAV-MAE (YuanGongND/cav-mae, AudioSet): as AST, but divided by the standard deviation itself.
-    "cav_mae": {
-        **KALDI_FBANK,
-        "spectrogram_length": 1024,
-        "padding": "spectrogram",
-        "mean": -5.081,
-        "std": 4.4849,
-        "divisor": 1.0,
-    },
-}
-
-# AV-MAE does not normalise in pretraining or on VGGSound; its AudioSet fine-tuning uses MBT's statistics. On AudioSet 10 s are
-# 1000 rows.
-PRESETS["avmae"] = {**PRESETS["mbt"], "mean": 0.0, "std": 1.0}
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "window_type": ("hamming", "hann", "povey", "blackman", "rectangular"),
