@@ -91,6 +91,38 @@ PRESETS: dict[str, dict[str, Any]] = {
         "std": 4.4849,
         "divisor": 1.0,
     },
+    # VGGish (harritaylor/torchvggish f3f9096, the port of AudioSet's that AVSBench and LAVISH use). All rows of the waveform, not
+    # normalised; `vggish_examples` cuts them into examples of 96 rows. The original computes in float64.
+    "vggish": {
+        "sampling_rate": 16000,  # Hz
+        "window_type": "hann",
+        "window_periodic": True,
+        "win_length": 400,  # samples, 25 ms
+        "hop_length": 160,  # samples, 10 ms
+        "n_fft": 512,
+        "power": 1.0,
+        "num_mel_bins": 64,
+        "mel_scale": "kaldi",
+        "mel_norm": None,
+        "fmin": 125.0,  # Hz
+        "fmax": 7500.0,  # Hz
+        "log": "ln",
+        "log_offset": 0.01,
+        "log_floor": None,
+        "preemphasis": 0.0,
+        "remove_dc_offset": False,
+        "dither": 0.0,
+        "subtract_mean": False,
+        "framing": "snip",
+        "spectrogram_length": None,
+        "padding": "none",
+        "padding_value": 0.0,
+        "truncation": "start",
+        "mean": 0.0,
+        "std": 1.0,
+        "divisor": 1.0,
+        "double_precision": True,
+    },
 }
 
 # AV-MAE does not normalise in pretraining or on VGGSound; its AudioSet fine-tuning uses MBT's statistics. On AudioSet 10 s are
