@@ -1,0 +1,1 @@
+"""LAVISH: Vision Transformers are Parameter-Efficient Audio-Visual Learners."""
