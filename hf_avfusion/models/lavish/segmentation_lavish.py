@@ -20,6 +20,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..shared.layers_vit import with_init
+from .layers_lavish import PresenceBatchNorm
 
 NUM_STAGES = 4
 DILATIONS = (3, 6, 12, 18)  # of the four convolutions of a stage, and their padding
@@ -44,37 +45,6 @@ class LavishMaskDecoderOutput(NamedTuple):
     feature_maps: tuple[torch.Tensor, ...]
     audio_features: tuple[torch.Tensor | None, ...]
     paired: torch.Tensor | None
-
-
-class PresenceBatchNorm(nn.BatchNorm1d):
-    """
-    Batch normalisation of [rows, C, n] whose statistics in training leave out the rows that are not present.
-
-    Without `present` it is `nn.BatchNorm1d`. If no row is present, the running statistics stay as they are. BatchNorm1d on
-    [rows, C, n] is used instead of BatchNorm2d, whose gradients are wrong on CPU for some layouts of maps of width 1.
-    """
-
-    def forward(self, values: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-        """values float [rows, C, n], present bool [rows] or None -> the normalised values, same shape."""
-        if present is None or not self.training:
-            return super().forward(values)
-        present = present[:, None, None]
-        inputs = torch.where(present, values, 0.0)
-        inputs = inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
-        count = present.sum() * values.shape[2]
-        total = count.clamp(min=1)
-        mean = inputs.sum(dim=(0, 2)) / total
-        centred = torch.where(present, inputs - mean[:, None], 0.0)
-        variance = centred.square().sum(dim=(0, 2)) / total
-        with torch.no_grad():
-            share = torch.where(count > 0, self.momentum, 0.0).to(self.running_mean.dtype)
-            unbiased = variance * total / (total - 1).clamp(min=1)
-            # Through `.data`, as an earlier nn.BatchNorm1d pass saved these buffers, though its backward does not read them.
-            self.running_mean.data.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.data.lerp_(unbiased.to(self.running_var.dtype), share)
-            self.num_batches_tracked.add_(count > 0)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return (centred * scale[:, None] + self.bias[:, None]).to(values.dtype)
 
 
 class LavishTPAVI(nn.Module):

@@ -19,6 +19,7 @@ from hf_avfusion.conversion.lavish_segmentation import (
     infer_decoder,
     is_decoder_name,
 )
+from hf_avfusion.models.lavish.layers_lavish import PresenceBatchNorm
 from hf_avfusion.models.lavish.losses_lavish import (
     localization_loss,
     log_complements,
@@ -29,7 +30,6 @@ from hf_avfusion.models.lavish.losses_lavish import (
 from hf_avfusion.models.lavish.segmentation_lavish import (
     LavishMaskDecoder,
     LavishTPAVI,
-    PresenceBatchNorm,
     attend,
     init_segmentation_layer,
 )
