@@ -11,7 +11,6 @@ decoder and TPAVI, the temporal pixel-wise audio-visual interaction, from AVSBen
 - Clips without audio or without frames are allowed, see `LavishMaskDecoder.forward`. The original has no such mechanism.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -396,18 +395,14 @@ def init_segmentation_layer(module: nn.Module) -> None:
     """
     Initialise a layer of the decoder as published; a model's `_init_weights` calls it for every module.
 
-    Dilated convolutions: kernel N(0, 0.01), TPAVI's BatchNorm: scale and shift 0, all others as torch initialises them.
-    Modules without these marks do not change.
+    Dilated convolutions: kernel N(0, 0.01), TPAVI's BatchNorm: scale and shift 0. The other layers are marked for
+    `layers_vit.init_marked_layer`, as torch initialises them. Modules without these marks do not change.
     """
     scheme = getattr(module, "init_scheme", None)
     if scheme == "zero_norm":
         init.zeros_(module.weight)
         init.zeros_(module.bias)
-    elif scheme in ("torch_default", "dilated"):
-        if scheme == "dilated":
-            init.normal_(module.weight, std=DILATED_STD)
-        else:
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
-        if module.bias is not None:
-            bound = module.weight[0].numel() ** -0.5
-            init.uniform_(module.bias, -bound, bound)
+    elif scheme == "dilated":
+        init.normal_(module.weight, std=DILATED_STD)
+        bound = module.weight[0].numel() ** -0.5
+        init.uniform_(module.bias, -bound, bound)
