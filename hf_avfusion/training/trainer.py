@@ -18,13 +18,13 @@ from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
-from ..evaluation.views import ViewProtocol, check_views, view_logits
+from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
-from .option_checks import check_trainer
+from .option_checks import check_best_metric, check_trainer
 from .trainer_hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -143,8 +143,9 @@ class AVTrainer(TrainerHooks):
         Raises:
             ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
                 differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
-                DeepSpeed's ZeRO-3 would not save the model.
+                no evaluation has `metric_for_best_model`; DeepSpeed's ZeRO-3 would not save the model.
         """
+        check_best_metric(self)
         if (
             self.args.deepspeed
             and is_deepspeed_zero3_enabled()
@@ -360,8 +361,21 @@ class AVTrainer(TrainerHooks):
             output = output._replace(num_samples=clips)
         return output
 
+    def metric_names(self) -> set[str] | None:
+        """Names of the metrics of one evaluation set, without "eval_"; None if they are known only after an evaluation."""
+        names = {"loss", "clips", "skipped_clips", "views", "runtime", "samples_per_second", "steps_per_second"}
+        if self.compute_metrics is None or self.args.prediction_loss_only:
+            return names
+        config = getattr(self.model, "config", None)
+        known = self.task.metric_names(config) if self.compute_metrics == self._task_metrics else None
+        return known and names | known
+
     def _views_of(self, dataset: Any) -> ViewProtocol | None:
-        """The views of an evaluation set; None if its clips have a single view."""
+        """The views of an evaluation set; None if its clips have a single view.
+
+        Raises:
+            ValueError: the set cannot give these views, or the model cannot be scored with them.
+        """
         protocol = self.args.eval_views
         num_views = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
         if protocol is None:
@@ -373,6 +387,8 @@ class AVTrainer(TrainerHooks):
             )
         flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
         check_views(protocol, self.task, getattr(self.model, "config", None), flags)
+        if protocol.total > 1 and num_views is None:
+            check_sample_views(dataset, protocol.total)
         return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
