@@ -82,7 +82,7 @@ def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):
 
 def test_misspelt_best_metric_raises_before_the_first_step(tmp_path):
     make_trainer(tmp_path, "right", metric_for_best_model="loss_video").check_start()
-    with pytest.raises(ValueError, match="metric_for_best_model='los': .* no such metric; did you mean loss"):
+    with pytest.raises(ValueError, match=r"metric_for_best_model='los': .* no such metric; did you mean loss"):
         make_trainer(tmp_path, "wrong", metric_for_best_model="los").check_start()
 
 
