@@ -17,7 +17,7 @@ from ..metrics.classification import (
     multi_label_metrics,
     top_k_accuracies,
 )
-from ..models.shared.losses_classification import classification_loss, infer_problem_type
+from ..models.shared.losses_classification import IGNORED_LABEL, classification_loss, infer_problem_type
 from ..processing.answers import classify, head_slices
 from ..processing.joining import aggregate_views
 from .task import RowLabels, ShownMetric, Task, check_equal_fields
@@ -262,11 +262,13 @@ def class_precision(
         if is_multi_label(config, labels):
             targets = labels.numpy()
         else:
-            scores = scores.log_softmax(dim=1)  # comparable between clips, as a single logit is not
-            targets = np.eye(scores.shape[1], dtype=np.int64)[labels.reshape(len(rows), -1)[:, number].numpy()]
+            numbers = labels.reshape(len(rows), -1)[:, number]
+            counted = numbers != IGNORED_LABEL
+            scores = scores[counted].log_softmax(dim=1)  # comparable between clips, as a single logit is not
+            targets = np.eye(scores.shape[1], dtype=np.int64)[numbers[counted].numpy()]
         found[head] = {
             "average_precision": average_precision_per_class(scores.numpy(), targets).tolist(),
-            "positives": targets.sum(axis=0).astype(int).tolist(),
+            "positives": (targets == 1).sum(axis=0).tolist(),
         }
     return found
 
