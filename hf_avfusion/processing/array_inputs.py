@@ -206,8 +206,6 @@ def as_videos(videos: Any) -> list[Any]:
     if isinstance(videos, (list, tuple)):
         if _all_media(videos, "videos"):
             return list(videos)
-        if isinstance(videos[0], (int, float)):
-            raise ValueError(f"videos holds a {type(videos[0]).__name__}: {_VIDEOS}")
         if any(video is None for video in videos):
             return [None if video is None else _one_video(video, i) for i, video in enumerate(videos)]
     elif not torch.is_tensor(videos) and not isinstance(videos, np.ndarray):

@@ -19,6 +19,7 @@ from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
@@ -52,7 +53,7 @@ class AVTrainer(TrainerHooks):
       during training it only logs an error. Skipped clips shorten an epoch; with `max_steps` the next epoch starts earlier.
     - Metrics of the model's task (`tasks.task_of`), computed on the model's `logits` only. Large outputs such as masks are reduced
       after each batch to the values that the metrics need (`Task.reduce`). The evaluation loss is the mean over clips, while the
-      Trainer's own gives a smaller last batch the weight of a full one.
+      Trainer's own gives a smaller last batch the weight of a full one. Clips whose labels are -100 count in neither.
     - Several views per clip in evaluation and prediction, if the arguments (`eval_num_views`, `eval_protocol`, ...) or the
       transform of the evaluated `ClipStream` (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
       Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
@@ -405,6 +406,9 @@ class AVTrainer(TrainerHooks):
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
+            given = inputs.get("labels")
+            if given is not None:  # the model's loss is the mean over the clips that have a label
+                clips = int((given != IGNORED_LABEL).reshape(len(given), -1).any(dim=1).sum())
             self._loss_sum += loss.item() * clips
             self._loss_clips += clips
         return loss, logits, labels

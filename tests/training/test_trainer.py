@@ -418,6 +418,22 @@ def test_best_metrics_that_exist(tmp_path, name):
     trainer.check_start()
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_clips_without_labels_count_neither_in_loss_nor_in_metrics(tmp_path, views):
+    """Six clips in batches of 4 and 2, of which the first has one label and the second two."""
+    model, numbers = tiny_model(class_splits=None, num_labels=4), [3, -100, -100, -100, 1, 0]
+    samples = with_views(6, views, torch.tensor(numbers))
+    if views == 1:
+        for sample in samples:
+            sample |= {name: sample[name][0] for name in ("pixel_values", "input_features")}
+    args = arguments(tmp_path, eval_num_views=views)
+    found = AVTrainer(model, args, eval_dataset=samples).evaluate()
+    labelled = [sample for sample, number in zip(samples, numbers) if number >= 0]
+    expected = AVTrainer(model, args, eval_dataset=labelled).evaluate()
+    for name in ("eval_loss", "eval_top1"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
 def test_training_and_evaluation_use_their_own_collators(tmp_path):
     seen = {"train": 0, "eval": 0}
     trainer = AVTrainer(
