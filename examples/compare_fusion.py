@@ -26,6 +26,8 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+from hf_avfusion.arguments import check_at_least, check_one_of
+from hf_avfusion.training.recipes.fusions import FUSIONS
 from hf_avfusion.training.recipes.options import ClassificationOptions, check_arguments
 
 
@@ -49,6 +51,16 @@ class Options(ClassificationOptions):
     )
     costs_only: bool = field(default=False, metadata={"help": "Only measure the costs again; train nothing."})
     cost_rounds: int = field(default=10, metadata={"help": "Rounds over all variants when measuring times."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, cost_rounds=self.cost_rounds)
+        for fusion in self.fusions or ():  # of any architecture; `check_flags` knows which one
+            check_one_of("--fusions", fusion, [name for variants in FUSIONS.values() for name in variants])
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**32]:
+            raise ValueError(f"--seeds {wrong[0]}: a seed is a whole number from 0 to {2**32 - 1:,}")
+        if (self.eval_split or "").lower() == "none":
+            raise ValueError("--eval_split none: every run is evaluated; leave it out or name a split")
 
 
 def command_line() -> list[str]:
@@ -90,7 +102,7 @@ from hf_avfusion.training.recipes.building import (
 )
 from hf_avfusion.training.recipes.building_runs import RunData
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
-from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
+from hf_avfusion.training.recipes.variants import variant_fields
 from hf_avfusion.training.trainer import AVTrainer
 
 CONFIG_FLAGS = {"fusion_layer", "num_bottleneck_tokens"}  # flags that are fields of the model's configuration
@@ -133,8 +145,6 @@ def check_flags(run, options: Options) -> None:
             f"--config: --fusions or the flag of the same name already sets {', '.join(sorted(twice))}; leave it out of"
             " --config"
         )
-    if (options.eval_split or "").lower() == "none":
-        raise ValueError("--eval_split none: every run is evaluated; leave it out or name a split")
     if options.decode_once and recipe.frame_augmentation is not None:
         raise ValueError("--decode_once does not allow frame augmentation: add --augment False")
 

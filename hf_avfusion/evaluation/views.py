@@ -132,6 +132,35 @@ def check_views(
         raise ValueError(f"{flags[2]}: {error}.") from error
 
 
+def check_sample_views(dataset: Any, views: int) -> None:
+    """Checks that the samples of a dataset without `transform.num_views` have several views, before any model runs.
+
+    It reads the first sample of a dataset with numbered samples. Other streams than a `ClipStream` are not checked.
+
+    Raises:
+        ValueError: a `ClipStream` whose transform does not state its views, or a first sample with another number of views.
+    """
+    remedy = (
+        "build the evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)"
+    )
+    asked = f"The arguments ask for {views} views per clip in evaluation, but"
+    if isinstance(dataset, ClipStream):
+        raise ValueError(
+            f"{asked} the evaluation set's transform does not state how many it makes (num_views): {remedy}, or set"
+            f" num_views={views} on your own transform if its samples have that many views."
+        )
+    if isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__getitem__") or not len(dataset):
+        return
+    sample = dataset[0]
+    inputs = {name: sample.get(name) for name in MODEL_INPUTS.values()} if isinstance(sample, Mapping) else {}
+    shapes = {name: tuple(values.shape) for name, values in inputs.items() if hasattr(values, "shape")}
+    if any(shape[:1] != (views,) for shape in shapes.values()):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{asked} the first sample of the evaluation set has {found} instead of [{views}, ...]: {remedy}."
+        )
+
+
 def view_transform(
     processor: "AVFusionProcessor",
     protocol: ViewProtocol | None,

@@ -103,6 +103,7 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        metric_names: (config) -> the names that `metrics` can return, to check a name before any evaluation; None if unknown.
         report_names: (metrics, config) -> the same values under the names that reports use. The trainer uses the names of
             `metrics`.
         headline: names of the main metrics, in order of preference. Figures show the first that an evaluation has, or else the
@@ -146,6 +147,7 @@ class Task:
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    metric_names: Callable[[PreTrainedConfig], set[str] | None] = lambda config: None
     report_names: Callable[[Mapping[str, float], PreTrainedConfig], dict[str, float]] = lambda metrics, config: dict(
         metrics
     )

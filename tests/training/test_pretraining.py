@@ -80,6 +80,12 @@ def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):
         assert len(logged(evaluated, f"eval_{name}")) == 5 + 1  # plus once at the end
 
 
+def test_misspelt_best_metric_raises_before_the_first_step(tmp_path):
+    make_trainer(tmp_path, "right", metric_for_best_model="loss_video").check_start()
+    with pytest.raises(ValueError, match=r"metric_for_best_model='los': .* no such metric; did you mean loss"):
+        make_trainer(tmp_path, "wrong", metric_for_best_model="los").check_start()
+
+
 def test_logged_loss_is_the_weighted_sum_of_its_parts(tmp_path):
     result = run(tmp_path, "sum", num_train_epochs=1)
     for total, video, audio in zip(*(logged(result, name) for name in ("loss", *PARTS))):

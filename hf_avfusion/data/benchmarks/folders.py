@@ -90,8 +90,7 @@ def load_folder(
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    check_holdout(holdout)
     if found := _shards(Path(path)):
         return _load_shards(Path(path), found, split)
     splits = read(_read, Path(path))
@@ -235,6 +234,7 @@ def load_unlabelled(
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
+    check_holdout(holdout)
     folder = Path(path)
     if _is_table(folder):
         return load_folder(folder, split, seed=seed, allow_urls=allow_urls, read=read).remove_columns("label")
@@ -299,6 +299,12 @@ def check_exists(path: str | os.PathLike) -> None:
         )
     if not Path(path).is_file() and not Path(path).is_dir():
         raise ValueError(f"{path} is a pipe or a device; pass a folder or a CSV file")
+
+
+def check_holdout(holdout: float) -> None:
+    """Raises ValueError unless the share of clips in the test split lies between 0 and 1."""
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout (--holdout) must lie between 0 and 1, got {holdout}")
 
 
 def _no_split(path: str | os.PathLike, split: str, found: Iterable[str]) -> str:

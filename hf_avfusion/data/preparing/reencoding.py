@@ -13,6 +13,7 @@ import numpy as np
 
 from ...media.reader import ClipReader, MediaError, MediaInfo, MediaSource
 from ...media.windows import segment_of
+from .settings import ClipSettings
 
 if TYPE_CHECKING:
     import torch
@@ -27,40 +28,6 @@ CHECK_STEP = (
     1.0  # s between the requested frames when a file is only checked (all frames between them are decoded, too)
 )
 END_TOLERANCE = 0.5  # s; a clip that ends earlier than this before its annotated end gets a note
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """How clips are changed for a shard.
-
-    A clip is re-encoded if it is trimmed, or if `short_side` or `fps` is set; otherwise its bytes do not change.
-
-    Args:
-        trim: trim to the annotated [start, end); a file that is the clip itself is not trimmed.
-        short_side: pixels of the shorter side; larger frames are resized, smaller ones are not.
-        fps: frames per second; None keeps the file's (average) rate.
-        crf: x264's constant rate factor, 0 (lossless) to 40.
-        check: for clips that are not re-encoded: True decodes each once to find broken files, False only copies them.
-    """
-
-    trim: bool = False
-    short_side: int | None = None
-    fps: float | None = None
-    crf: int = 20
-    check: bool = True
-
-    def __post_init__(self):
-        if self.short_side is not None and self.short_side < 16:
-            raise ValueError(f"short_side must be at least 16 pixels, got {self.short_side}")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps must lie in 0 (excluded) to 1000, got {self.fps}")
-        if not 0 <= self.crf <= 40:
-            raise ValueError(f"crf must lie in 0 (lossless) to 40, got {self.crf}")
-
-    def encodes(self, start: float | None, end: float | None) -> bool:
-        """Whether a clip with this annotated part (None: the whole file) is re-encoded."""
-        trimmed = self.trim and (start is not None or end is not None)
-        return trimmed or self.short_side is not None or self.fps is not None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from rendering import bit_flipped, faststart, read_numbers, read_rotation, render_clip, truncated
 
-from hf_avfusion.data.preparing.reencoding import ClipSettings, check_clip, even_size, reencode
+from hf_avfusion.data.preparing.reencoding import check_clip, even_size, reencode
+from hf_avfusion.data.preparing.settings import ClipSettings
 from hf_avfusion.media.reader import MediaError, probe, read_clip
 
 TRIM = ClipSettings(trim=True)

@@ -19,7 +19,7 @@ from hf_avfusion.data.benchmarks.records import read_labels
 from hf_avfusion.data.benchmarks.shards import count_rows
 from hf_avfusion.data.preparing import shards as preparing
 from hf_avfusion.data.preparing.coverage import read_reports
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.settings import ClipSettings
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
 from hf_avfusion.media.reader import probe, read_clip
 
@@ -197,7 +197,7 @@ def test_other_settings_or_clips_raise(clips, video, prepared, tmp_path):
 KILLED = """
 import os, signal, sys
 from hf_avfusion.data.preparing import shards as preparing
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.settings import ClipSettings
 write, count = preparing._write_group, 0
 def write_some(*arguments):
     global count
