@@ -75,9 +75,10 @@ class AVCollator:
         self.generator = torch.Generator().manual_seed(seed)
 
     @classmethod
-    def for_model(cls, config: PreTrainedConfig, **options: Any) -> AVCollator:
-        """The collator for batches of a model with this configuration; `options` are more arguments of the class."""
-        return cls(num_labels=config.num_labels, class_splits=getattr(config, "class_splits", None), **options)
+    def for_model(cls, config: PreTrainedConfig | None, **options: Any) -> AVCollator:
+        """The collator for batches of a model with this configuration, if it has one; `options` are more arguments of the class."""
+        fields = {name: getattr(config, name, None) for name in ("num_labels", "class_splits")}
+        return cls(**fields, **options)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not samples:

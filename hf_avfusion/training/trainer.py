@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
@@ -36,7 +35,7 @@ class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
-      default of both is a plain `AVCollator()`.
+      default of both is the collator of the model's task without augmentation (`Task.collator`).
     - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
       on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
       A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
@@ -95,7 +94,7 @@ class AVTrainer(TrainerHooks):
         super().__init__(
             model,
             args,
-            data_collator if data_collator is not None else AVCollator(),
+            data_collator,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
             **kwargs,
@@ -106,8 +105,10 @@ class AVTrainer(TrainerHooks):
                 " on several GPUs with torchrun."
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
-        self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         self.task = task_of(self.model) or DEFAULT_TASK
+        plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
+        self.data_collator = plain if data_collator is None else data_collator
+        self.eval_data_collator = plain if eval_data_collator is None else eval_data_collator
         if (
             compute_metrics is None
             and getattr(self.model, "config", None) is not None
