@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from hf_avfusion.visualization import charts
@@ -18,7 +19,7 @@ def drawn(monkeypatch):
 
     def keep(figure, *arguments, **options):
         save(figure, *arguments, **options)
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
         figures.append(figure)
 
     monkeypatch.setattr(Figure, "savefig", keep)
