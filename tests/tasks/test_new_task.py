@@ -306,7 +306,11 @@ def test_inputs_of_its_collator_reach_the_model(tmp_path, monkeypatch, views):
     monkeypatch.setitem(TASKS, "answers", ANSWERS)
     monkeypatch.setattr(transforms, "QuestionTransform", QuestionTransform, raising=False)
     monkeypatch.setattr(collating, "QuestionCollator", QuestionCollator, raising=False)
-    made, model, processor = Rows(), ToyForAnswers(ToyConfig(architectures=["ToyForAnswers"])), make_processor()
+    made, model, processor = (
+        Rows(),
+        ToyForAnswers(ToyConfig(architectures=["ToyForAnswers"], num_labels=3)),
+        make_processor(),
+    )
     for number, answer in enumerate([2, 0, 1, 1]):
         video = {"bytes": render_clip(seconds=1.0), "path": None}
         made.append({"clip_id": number, "video": video, "question": [1, answer, 0], "answer": answer})
