@@ -83,10 +83,8 @@ from rich.progress import track
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.streaming.in_memory import cache_clips
-from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
@@ -176,7 +174,7 @@ def main() -> int:
         if data.validation is not None:
             rows["validation"] = data.validation
         columns = options.label_columns or [data.trained.record.label_columns[0] if data.trained.record else "label"]
-        task, processor = TASKS["classification"], build_processor(recipe)
+        task, processor = TASKS[recipe.task], build_processor(recipe)
         head = task.config_fields(trained.features, columns, None)
         check_views(
             args.eval_views,
@@ -189,8 +187,8 @@ def main() -> int:
         read = reading_options(task.read_labels(columns, head), config, allow_urls=options.allow_urls)
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
-            "training": ClipTransform(processor, mode="train", augmentation=augmentation, **read),
-            "evaluation": view_transform(processor, args.eval_views, **read),
+            "training": task.transform_class(processor, mode="train", augmentation=augmentation, **read),
+            "evaluation": view_transform(processor, args.eval_views, transform_class=task.transform_class, **read),
         }
         transforms["validation"] = transforms["evaluation"]
         changes = {name: getattr(options, name) for name in CONFIG_FLAGS if name in run.flags}
@@ -209,7 +207,8 @@ def main() -> int:
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants in {options.cost_rounds} rounds on {device}")
         clips = ClipStream(trained, transforms["training"], **failures)
-        batch = lambda: AVCollator()(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
+        collate = task.collator_class.for_model(config)
+        batch = lambda: collate(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
         builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)

@@ -80,8 +80,8 @@ class AVCollator:
         self.generator = torch.Generator().manual_seed(seed)
 
     @classmethod
-    def for_model(cls, config: PreTrainedConfig, **options: Any) -> AVCollator:
-        """The collator for batches of a model with this configuration; `options` are more arguments of the class."""
+    def for_model(cls, config: PreTrainedConfig | None, **options: Any) -> AVCollator:
+        """The collator for batches of a model with this configuration, if it has one; `options` are more arguments of the class."""
         names = ("num_labels", "problem_type", "class_splits")
         return cls(**{name: getattr(config, name, None) for name in names}, **options)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..lazy_registration import load_reference
+
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedConfig
@@ -116,7 +118,9 @@ class Task:
         title: the task's name for people, in lower case.
         describe_labels: (config, source of the names or None) -> what a model card says of the labels.
         transform: `module:Class` inside `data/` that makes a sample of a row: `ClipTransform` or a class derived from it.
-        collator: `module:Class` inside `data/` that makes a training batch of samples: `AVCollator` or a class derived from it.
+        collator: `module:Class` inside `data/` that makes a batch of samples: `AVCollator` or a class derived from it. Its
+            `for_model(config)` is for evaluation, and with augmentations for training. Tensors that it adds, [B, ...], are
+            passed to the model by their names.
         dataset_categories: values of `Benchmark.task` -> the Hub's category of such data sets (`task_categories`).
         plain_recipe: fields of the `Recipe` that training starts from without a published one, where they differ from those for
             classification.
@@ -164,6 +168,16 @@ class Task:
     collator: str = "collating:AVCollator"
     dataset_categories: Mapping[str, str] = field(default_factory=dict)
     plain_recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transform_class(self) -> type:
+        """The class that `transform` names."""
+        return load_reference(f"data.{self.transform}")
+
+    @property
+    def collator_class(self) -> type:
+        """The class that `collator` names."""
+        return load_reference(f"data.{self.collator}")
 
     def solves(self, class_name: str, config: Any) -> bool:
         """Whether a model of this class with this configuration is for this task."""

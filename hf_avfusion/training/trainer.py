@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
@@ -37,7 +36,8 @@ class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
-      default of both only stacks, and checks labels against the model's classes (`AVCollator.for_model`).
+      default of both is the collator of the model's task without augmentation (`Task.collator`). It checks labels against the
+      model's classes.
     - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
       on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
       A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
@@ -96,7 +96,7 @@ class AVTrainer(TrainerHooks):
         super().__init__(
             model,
             args,
-            data_collator if data_collator is not None else _stacking_collator(model),
+            data_collator,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
             **kwargs,
@@ -107,10 +107,10 @@ class AVTrainer(TrainerHooks):
                 " on several GPUs with torchrun."
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
-        self.eval_data_collator = (
-            eval_data_collator if eval_data_collator is not None else _stacking_collator(self.model)
-        )
         self.task = task_of(self.model) or DEFAULT_TASK
+        plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
+        self.data_collator = plain if data_collator is None else data_collator
+        self.eval_data_collator = plain if eval_data_collator is None else eval_data_collator
         if (
             compute_metrics is None
             and getattr(self.model, "config", None) is not None
@@ -464,12 +464,6 @@ class AVTrainer(TrainerHooks):
             weights = self.accelerator.get_state_dict(self.model)  # every process must take part
             if self.args.should_save:
                 self._save(output_dir, state_dict=weights)
-
-
-def _stacking_collator(model: Any) -> AVCollator:
-    """A collator without augmentation; of a model whose answers are classes it also checks the labels."""
-    task, config = task_of(model), getattr(model, "config", None)
-    return AVCollator.for_model(config) if task is not None and task.class_heads(config) else AVCollator()
 
 
 def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:

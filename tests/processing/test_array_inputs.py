@@ -144,8 +144,9 @@ def test_frames_of_unknown_scale_are_refused(dtype, processor):
 
 @pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", "float16"])
 def test_floats_of_any_width_and_byte_order_give_the_same(dtype):
-    frames = PICTURES.astype(dtype)
-    torch.testing.assert_close(pixels(frames).float(), pixels(PICTURES.astype(np.float32)), atol=2e-3, rtol=0)
+    found, expected = pixels(PICTURES.astype(dtype)).float(), pixels(PICTURES.astype(np.float32))
+    # float16 frames are resized in float16; measured: 5e-4.
+    torch.testing.assert_close(found, expected, atol=1e-3 if dtype == "float16" else 0, rtol=0)
 
 
 def test_frames_in_reverse_order_are_read():

@@ -11,6 +11,8 @@ import torch
 from equality import assert_same_bits
 from safetensors.torch import load_file
 
+from hf_avfusion import AVPreTrainer
+
 sys.path.insert(0, str(Path(__file__).parent))
 from pretraining_run import make_trainer, run
 
@@ -60,6 +62,15 @@ def test_losses_of_modalities_are_means_over_their_clips(tmp_path):
     (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
     for modality, values in alone.items():
         assert entry[f"loss_{modality}"] == pytest.approx(sum(values) / len(values), rel=1e-5)
+
+
+def test_masks_are_the_default(tmp_path):
+    """Those of the task's collator, so that an evaluation repeats its masks."""
+    made = make_trainer(tmp_path, "made")
+    trainer = AVPreTrainer(made.model, made.args, train_dataset=made.train_dataset)
+    for given, expected in zip(trainer.get_train_dataloader(), made.get_train_dataloader(), strict=True):
+        assert_same_bits(given, expected)
+    assert trainer.eval_data_collator is trainer.data_collator
 
 
 def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):

@@ -20,7 +20,7 @@ from .annotations import MAX_TIME, one_line
 from .loading import clip_features
 from .reading import read as read_now
 from .records import BENCHMARKS
-from .shards import find_shards
+from .shards import find_shards, shards_of
 
 if TYPE_CHECKING:
     import datasets
@@ -188,11 +188,7 @@ def _shards(path: Path) -> dict[str, list[Path]]:
     """Returns the parquet shards of each split; empty for a folder of clips."""
     if not path.is_dir():
         return {}
-    found = {
-        split: sorted([*path.glob(f"{split}-*.parquet"), *path.glob(f"data/{split}-*.parquet")])
-        for split in SPLIT_NAMES
-    }
-    return {split: shards for split, shards in found.items() if shards}
+    return {split: shards for split in SPLIT_NAMES if (shards := shards_of(path, split, ".parquet"))}
 
 
 def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datasets.Dataset:
@@ -330,10 +326,8 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
         raise ValueError(f"{folder} contains no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
     for clip in clips:
         _check_clip(clip)
-    ignored = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
-    if ignored:
-        shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
-        _warn_once(f"{folder}: skipped {len(ignored)} files without a media suffix: {shown}")
+    ignored = [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
+    _warn_skipped(folder, ignored, "without a media suffix", root)
     return clips
 
 
@@ -429,12 +423,15 @@ def _read_classes(folder: Path, root: Path) -> list[_Entry]:
             f"{folder} contains neither CSV files nor class folders with clips{also}; make one folder per class, or list"
             " the clips in a CSV file"
         )
-    for skipped, why in ((ignored, "without a media suffix"), (loose, "outside the class folders")):
-        if skipped:
-            shown = ", ".join(file.relative_to(root).as_posix() for file in skipped[:3])
-            more = ", ..." if len(skipped) > 3 else ""
-            _warn_once(f"{folder}: skipped {len(skipped)} files {why}: {shown}{more}")
+    _warn_skipped(folder, ignored, "without a media suffix", root)
+    _warn_skipped(folder, loose, "outside the class folders", root)
     return entries
+
+
+def _warn_skipped(folder: Path, files: list[Path], why: str, root: Path) -> None:
+    if files:
+        shown = ", ".join(file.relative_to(root).as_posix() for file in files[:3])
+        _warn_once(f"{folder}: skipped {len(files)} files {why}: {shown}{', ...' if len(files) > 3 else ''}")
 
 
 @cache

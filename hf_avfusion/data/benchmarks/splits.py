@@ -156,7 +156,6 @@ def load_validation(
     *,
     labels: bool = True,
     read: Callable[..., Any] | None = None,
-    seed: int = 0,
 ) -> tuple[SplitRows, SplitRows]:
     """The rows to train on and those to choose a checkpoint on, without the clips of the evaluated split.
 
@@ -167,7 +166,6 @@ def load_validation(
         trained: the rows to train on.
         evaluated: the evaluated split, None for none.
         labels, read: as for `load_rows`.
-        seed: seed of the division.
 
     Raises:
         ValueError: the rows are streamed, or no class has more than one file.
@@ -198,7 +196,7 @@ def load_validation(
     for label in sorted(files):
         names = sorted(files[label])
         count = min(max(round(0.2 * len(names)), 1), len(names) - 1)
-        held.update(random.Random(f"{seed}/validation/{label}").sample(names, count))
+        held.update(random.Random(f"0/validation/{label}").sample(names, count))
     if not held:
         raise ValueError(
             f"The best checkpoint is chosen on a part of {trained.split}, but no class of {trained.name} has more than one file"
@@ -209,5 +207,5 @@ def load_validation(
         rows = trained.rows.select([number for number, file in enumerate(file_of) if (file in held) == is_held])
         return replace(trained, rows=rows, num_rows=len(rows), coverage={}, **changes)
 
-    share = f"20 % of the files of each class of `{trained.split}`, at least one, are `validation` (seed {seed})"
+    share = f"20 % of the files of each class of `{trained.split}`, at least one, are `validation` (seed 0)"
     return part(False), part(True, split="validation", division=share)

@@ -419,9 +419,15 @@ def test_only_one_preparation_per_folder(clips, tmp_path, monkeypatch):
     assert prepare(clips, tmp_path, splits=["train"])["train"].present == 2
 
 
-def test_a_dying_process_raises():
+@pytest.mark.skipif(sys.platform != "linux", reason="other processes do not inherit the patch")
+def test_a_dying_process_raises(clips, tmp_path, monkeypatch):
+    def die(*arguments, **options):
+        os._exit(1) if os.getpid() != parent else pytest.fail("the clip was prepared in this process")
+
+    parent = os.getpid()
+    monkeypatch.setattr(preparing, "reencode", die)
     with pytest.raises(RuntimeError, match="a process died while it prepared clips"):
-        list(preparing._in_order(os._exit, [1, 2, 3], 2))
+        prepare(clips, tmp_path, num_proc=2)
 
 
 def test_shard_without_decodable_clips_is_empty(video, tmp_path):
