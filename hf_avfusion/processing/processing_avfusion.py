@@ -29,7 +29,7 @@ from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExt
 from .segment_arrays import split_frames, split_waveforms
 from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
-from .window_rows import fill_missing_rows, join_windows
+from .window_rows import empty_clip_error, fill_missing_rows, join_windows
 
 logger = logging.get_logger(__name__)
 
@@ -311,7 +311,8 @@ class AVFusionProcessor(ProcessorMixin):
                 policy = replace(policy, num_frames=num_frames)
             if fps is not None and policy.num_segments is not None:
                 raise ValueError(
-                    f"fps={fps} has no effect with num_segments={policy.num_segments}, which spreads frames over the clip: leave it out"
+                    f"fps={fps} has no effect with num_segments={policy.num_segments}, which spreads the frames over the clip: "
+                    "leave it out"
                 )
             if fps is not None:
                 policy = replace(policy, frame_rate=fps, span=None)
@@ -369,7 +370,7 @@ class AVFusionProcessor(ProcessorMixin):
                 waveforms[rows] = clip_audio if policy.num_segments is not None else [clip_audio]
                 span[:, 1] = torch.tensor([0.0, lengths[index] or policy.audio_seconds], dtype=torch.float64)
             if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
-                raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
+                raise empty_clip_error(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
         clips = []  # frees frames that `_features` has processed
         # `_mono` has resampled the audio of files to this rate, `split_waveforms` waveforms.
         if audio is None or audio_files or policy.num_segments is not None:
@@ -591,16 +592,6 @@ class AVFusionProcessor(ProcessorMixin):
 @lru_cache(maxsize=16, typed=True)
 def _policy(**fields: Any) -> WindowPolicy:
     return WindowPolicy.from_dict(fields)  # cached: the check of the fields is slow for every clip
-
-
-def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> ValueError:
-    """The error for clip number `index`, which has none of the requested modalities."""
-    if not clips:
-        return ValueError(f"clip {index} has neither video nor audio (None): leave it out")
-    requested = [track for track, wanted in zip(MODALITIES, (video, audio)) if wanted]
-    reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
-    text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
-    return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
 
 
 __all__ = ["AVFusionProcessor", "AVFusionProcessorKwargs"]

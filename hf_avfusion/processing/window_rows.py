@@ -1,9 +1,13 @@
-"""Rows of windows to rows of views, and rows of clips that lack a modality."""
+"""Rows of windows to rows of views, and clips that lack a modality or both."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+
+from ..media.modalities import MODALITIES
+from ..media.reader import Clip, MediaError
 
 
 def join_windows(rows: Any, windows: int, own_axis: bool) -> Any:
@@ -40,4 +44,14 @@ def fill_missing_rows(rows: Any, present: list[bool]) -> Any:
     return [next(left) if has else zeros for has in present]
 
 
-__all__ = ["fill_missing_rows", "join_windows"]
+def empty_clip_error(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> ValueError:
+    """The error for clip number `index`, which has none of the requested modalities."""
+    if not clips:
+        return ValueError(f"clip {index} has neither video nor audio (None): leave it out")
+    requested = [track for track, wanted in zip(MODALITIES, (video, audio)) if wanted]
+    reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
+    text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
+    return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
+
+
+__all__ = ["empty_clip_error", "fill_missing_rows", "join_windows"]
