@@ -229,6 +229,21 @@ def infer_adapter(params: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     return options
 
 
+def infer_backbone(params: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The config of the backbone as a dict, from names and shapes. `given` are its fields that these do not tell.
+
+    Raises:
+        ConversionError: If it is no ViT or Swin-V2 of timm.
+        KeyError: If a tensor is missing.
+    """
+    if "ViT.v.cls_token" in params:
+        return {**_infer_vit(params, given), **given}
+    if "swin.patch_embed.proj.weight" in params:
+        return {**_infer_swin(params), **given}
+    raise ConversionError("It holds neither `ViT.v` nor `swin` tensors. Give a LAVISH checkpoint.")
+
+
 def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoStreamConfig:
     """
     The config of an AVE checkpoint. Names and shapes give the sizes of the backbone, the adapters and the head.
@@ -244,12 +259,7 @@ def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoSt
     """
     given = dict(fields.pop("backbone_config", None) or {})
     try:
-        if "ViT.v.cls_token" in params:
-            backbone = {**_infer_vit(params, given), **given}
-        elif "swin.patch_embed.proj.weight" in params:
-            backbone = {**_infer_swin(params), **given}
-        else:
-            raise ConversionError("It holds neither `ViT.v` nor `swin` tensors. Give a LAVISH checkpoint.")
+        backbone = infer_backbone(params, given)
         hidden, labels = np.shape(params["mlp_class.weight"])[0], np.shape(params["mlp_class_2.weight"])[0]
         adapter = infer_adapter(params)
     except (KeyError, IndexError) as error:

@@ -13,7 +13,7 @@ Steps, with the fields that control each:
     8. a short log-mel gets rows of `padding_value` (`padding="normalized"`)
 
 Steps 3 to 5 are those of Kaldi's filter banks: with Kaldi's constants the result equals torchaudio.compliance.kaldi.fbank.
-Windows and mel banks are cached per set of constants.
+`double_precision` computes steps 1 to 8 in float64. Windows and mel banks are cached per set of constants.
 """
 
 import inspect
@@ -34,137 +34,13 @@ from ..media.limits import check_bytes, check_sizes
 from ..media.resampling import check_rate, resample
 from ..media.tracks import MAX_SAMPLE
 from .array_inputs import native, waveforms_of
+from .audio_presets import PRESETS
 from .spelling import check_spelling
 
 logger = logging.get_logger(__name__)
 
 LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
 MIN_RATE = 100  # Hz of the features; filters that resample to less take too long
-
-# Shared by the Kaldi-style front ends: 25 ms Hann frames every 10 ms at 16 kHz, power, log above float32's epsilon.
-KALDI_FBANK = {
-    "sampling_rate": 16000,  # Hz
-    "window_type": "hann",
-    "window_periodic": False,
-    "win_length": 400,  # samples, 25 ms
-    "hop_length": 160,  # samples, 10 ms
-    "n_fft": 512,
-    "power": 2.0,
-    "num_mel_bins": 128,
-    "mel_scale": "kaldi",
-    "mel_norm": None,
-    "fmin": 20.0,  # Hz
-    "fmax": None,  # Nyquist
-    "log": "ln",
-    "log_offset": 0.0,
-    "log_floor": 1.1920928955078125e-07,
-    "preemphasis": 0.97,
-    "remove_dc_offset": True,
-    "dither": 0.0,
-    "subtract_mean": True,
-    "framing": "snip",
-    "padding_value": 0.0,
-    "truncation": "start",
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # MBT and AV-MAE. Known (papers, scenic's AudioSet configuration): 16 kHz mono, 25 ms Hamming window, 10 ms hop, 128 bins,
-    # 8 s = 800 rows, mean 1.102, std 2.762, windows past the end wrap around, evaluation takes the centred window. The
-    # originals read stored log-mels, so FFT length, mel edges, magnitude, log offset and edge handling are a self-consistent
-    # reconstruction, not a reference.
-    "mbt": {
-        "sampling_rate": 16000,  # Hz
-        "window_type": "hamming",
-        "window_periodic": True,
-        "win_length": 400,  # samples, 25 ms
-        "hop_length": 160,  # samples, 10 ms
-        "n_fft": 512,
-        "power": 1.0,
-        "num_mel_bins": 128,
-        "mel_scale": "kaldi",
-        "mel_norm": None,
-        "fmin": 0.0,  # Hz
-        "fmax": 8000.0,  # Hz
-        "log": "ln",
-        "log_offset": 1e-6,
-        "log_floor": None,
-        "preemphasis": 0.0,
-        "remove_dc_offset": False,
-        "dither": 0.0,
-        "subtract_mean": False,
-        "framing": "pad_end",
-        "spectrogram_length": 800,  # frames, 8 s
-        "padding": "wrap",
-        "padding_value": 0.0,
-        "truncation": "center",
-        "mean": 1.102,
-        "std": 2.762,
-        "divisor": 1.0,
-    },
-    # AST (and MMT's MAT): data loader of YuanGongND/ast; zeros are appended before normalisation, AudioSet statistics.
-    "ast": {
-        **KALDI_FBANK,
-        "spectrogram_length": 1024,  # frames, 10.24 s
-        "padding": "spectrogram",
-        "mean": -4.2677393,
-        "std": 4.5689974,
-        "divisor": 2.0,
-    },
-    # LAVISH on AVE with Swin-V2 (GenjiB/LAVISH): 1 s as a 192 x 192 spectrogram, zeros are appended after normalisation.
-    "lavish": {
-        **KALDI_FBANK,
-        "num_mel_bins": 192,
-        "hop_length": 83,  # samples: int(5.2 ms * 16 kHz)
-        "spectrogram_length": 192,
-        "padding": "normalized",
-        "mean": -4.984795570373535,
-        "std": 3.7079780101776123,
-        "divisor": 2.0,
-    },
-    # LAVISH on AVE with a ViT: 1 s as 102 x 128, of which patches of 16 use 96 rows.
-    "lavish_ave_vit": {
-        **KALDI_FBANK,
-        "spectrogram_length": 102,
-        "padding": "normalized",
-        "mean": -4.1426,
-        "std": 3.2001,
-        "divisor": 2.0,
-    },
-    # LAVISH on MUSIC-AVQA: 1.95 s as 193 rows of 10 ms, the last of which is cut.
-    "lavish_avqa": {
-        **KALDI_FBANK,
-        "num_mel_bins": 192,
-        "spectrogram_length": 192,
-        "padding": "normalized",
-        "mean": -5.385333061218262,
-        "std": 3.5928637981414795,
-        "divisor": 2.0,
-    },
-    # LAVISH on AVSBench-S4: 1 s (the README's command) as 98 rows of 10 ms, and 94 rows of zeros.
-    "lavish_avs": {
-        **KALDI_FBANK,
-        "num_mel_bins": 192,
-        "spectrogram_length": 192,
-        "padding": "normalized",
-        "mean": -5.210531711578369,
-        "std": 3.5918314456939697,
-        "divisor": 2.0,
-    },
-    # CAV-MAE (YuanGongND/cav-mae, AudioSet): as AST, but divided by the standard deviation itself.
-    "cav_mae": {
-        **KALDI_FBANK,
-        "spectrogram_length": 1024,
-        "padding": "spectrogram",
-        "mean": -5.081,
-        "std": 4.4849,
-        "divisor": 1.0,
-    },
-}
-
-# AV-MAE does not normalise in pretraining or on VGGSound; its AudioSet fine-tuning uses MBT's statistics. On AudioSet 10 s are
-# 1000 rows.
-PRESETS["avmae"] = {**PRESETS["mbt"], "mean": 0.0, "std": 1.0}
-PRESETS["lavish_ave_swin"] = PRESETS["lavish"]
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "window_type": ("hamming", "hann", "povey", "blackman", "rectangular"),
@@ -188,20 +64,46 @@ class AVFusionAudioKwargs(AudioKwargs, total=False):
 
 
 @lru_cache(maxsize=16)
-def _window(kind: str, length: int, periodic: bool) -> torch.Tensor:
+def _window(kind: str, length: int, periodic: bool, dtype: torch.dtype) -> torch.Tensor:
     if kind == "rectangular":
-        return torch.ones(length)
+        return torch.ones(length, dtype=dtype)
     if kind == "povey":  # Kaldi's own: Hann to the power of 0.85
-        return torch.hann_window(length, periodic=periodic).pow(0.85)
+        return torch.hann_window(length, periodic=periodic, dtype=dtype).pow(0.85)
     make = {"hamming": torch.hamming_window, "hann": torch.hann_window, "blackman": torch.blackman_window}[kind]
-    return make(length, periodic=periodic)
+    return make(length, periodic=periodic, dtype=dtype)
+
+
+def _kaldi_mel_bank_float64(bins: int, n_fft: int, sampling_rate: int, fmin: float, fmax: float) -> torch.Tensor:
+    """torchaudio's Kaldi bank [n_fft // 2 + 1, bins] in float64; in float32 its small weights are off by up to 4e-4."""
+
+    def mel(hertz: torch.Tensor) -> torch.Tensor:
+        return 1127 * torch.log1p(hertz / 700)
+
+    low, high = mel(torch.tensor([fmin, fmax], dtype=torch.float64)).tolist()
+    edges = low + (high - low) / (bins + 1) * torch.arange(bins + 2, dtype=torch.float64)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    lines = mel(torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sampling_rate / n_fft)[:, None]
+    bank = torch.minimum((lines - left) / (centre - left), (right - lines) / (right - centre)).clamp_min(0)
+    bank[[0, -1]] = 0  # no weight for the constant part and, as in Kaldi, for the Nyquist frequency
+    return bank
 
 
 @lru_cache(maxsize=16)
 def _mel_bank(
-    scale: str, norm: str | None, bins: int, n_fft: int, sampling_rate: int, fmin: float, fmax: float
+    scale: str,
+    norm: str | None,
+    bins: int,
+    n_fft: int,
+    sampling_rate: int,
+    fmin: float,
+    fmax: float,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Weights float32 [n_fft // 2 + 1, bins]. Triangles are linear in mel for "kaldi", linear in Hz for the others."""
+    """Weights [n_fft // 2 + 1, bins]. Triangles are linear in mel for "kaldi", linear in Hz for the others."""
+    if dtype == torch.float64 and scale == "kaldi":
+        return _kaldi_mel_bank_float64(bins, n_fft, sampling_rate, fmin, fmax)
+    if dtype == torch.float64:
+        return _mel_bank(scale, norm, bins, n_fft, sampling_rate, fmin, fmax).double()
     if scale == "kaldi":
         from torchaudio.compliance.kaldi import get_mel_banks
 
@@ -245,6 +147,8 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         truncation (str): how more frames are cut: "start" keeps the first frames, "center" the middle ones (both
             with a warning), "error" raises.
         mean, std, divisor (float): output = (x - mean) / (divisor * std).
+        double_precision (bool): compute in float64 and round the result to float32, where the original does so. In float32 a
+            quiet bin beside a loud one is off by up to 1e-3 after the log. Takes twice the memory.
         do_resample (bool): resample waveforms of another sampling rate (windowed sinc, see `media.resampling`)
             instead of raising.
     """
@@ -281,6 +185,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         mean: float = 1.102,
         std: float = 2.762,
         divisor: float = 1.0,
+        double_precision: bool = False,
         do_resample: bool = False,
         **kwargs,
     ):
@@ -313,6 +218,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean
         self.std = std
         self.divisor = divisor
+        self.double_precision = double_precision
         self.do_resample = do_resample
         self._check_fields()
 
@@ -339,8 +245,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         check_rate(self.sampling_rate, "sampling_rate")
         if self.sampling_rate < MIN_RATE:
             raise ValueError(f"sampling_rate={self.sampling_rate} Hz must be at least {MIN_RATE} Hz")
-        if not isinstance(self.window_periodic, bool):
-            raise ValueError(f"window_periodic={self.window_periodic!r} must be True or False")
+        for name in ("window_periodic", "double_precision"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
         if self.mel_scale == "kaldi" and self.num_mel_bins < 3:
             raise ValueError(f"num_mel_bins={self.num_mel_bins}: a Kaldi mel bank has at least 3 bins")
         if not 1e-6 <= abs(self.std * self.divisor) <= 1e6 or abs(self.mean) > 1e6:
@@ -371,7 +278,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "AVFusionFeatureExtractor":
-        """The published front end `name` ("mbt", "avmae", "ast", "lavish", "cav_mae"). `overrides` replace single fields."""
+        """The published front end `name` (a key of `PRESETS`, such as "mbt" or "ast"). `overrides` replace single fields."""
         if name not in PRESETS:
             raise ValueError(f"name must be a preset, one of {', '.join(PRESETS)}, got {name!r}")
         if unknown := sorted(set(overrides) - set(inspect.signature(cls.__init__).parameters)):
@@ -389,7 +296,8 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         """About the memory that a waveform of this many samples takes, with all intermediates and the mel bank."""
         frames, rows = samples // self.hop_length + 1, self.spectrogram_length or 0
         bank = 24 * (self.n_fft // 2 + 1) * self.num_mel_bins  # its construction holds six of its size
-        return 12 * samples + frames * (16 * self.n_fft + 8 * self.num_mel_bins) + 8 * rows * self.num_mel_bins + bank
+        parts = 12 * samples + frames * (16 * self.n_fft + 8 * self.num_mel_bins) + 8 * rows * self.num_mel_bins + bank
+        return 2 * parts if self.double_precision else parts
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
@@ -477,6 +385,8 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             f"{waveform.shape[-1]:,} samples in frames of n_fft={self.n_fft} at hop_length={self.hop_length}",
             "Pass a shorter waveform, or a larger hop_length.",
         )
+        if self.double_precision:
+            waveform = waveform.double()
         if self.subtract_mean:
             waveform = waveform - waveform.mean()
         lengths = ("sampling_rate", "win_length", "hop_length", "n_fft", "num_mel_bins", "spectrogram_length")
@@ -510,10 +420,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         logmel.sub_(self.mean).div_(self.divisor * self.std)
         if self.padding == "normalized":
             logmel = torch.nn.functional.pad(logmel, pad, value=self.padding_value)
-        return logmel
+        return logmel.float()
 
     def _log_mel(self, waveform: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        window = _window(self.window_type, self.win_length, self.window_periodic)
+        window = _window(self.window_type, self.win_length, self.window_periodic, waveform.dtype)
         plain = not (self.dither or self.remove_dc_offset or self.preemphasis)
         # Plain frames can be as long as the FFT: the zero-padded window replaces a copy with zeros.
         rest = self.n_fft - self.win_length if plain else 0
@@ -521,7 +431,9 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         if not plain:
             frames = padded.unfold(0, self.win_length, self.hop_length)[:count]
             if self.dither:
-                frames = frames + self.dither * torch.randn(frames.shape, generator=generator)
+                frames = frames + self.dither * torch.randn(
+                    frames.shape, generator=generator
+                )  # float32 also in float64
             if self.remove_dc_offset:
                 frames = frames - frames.mean(dim=1, keepdim=True)
             if self.preemphasis:
@@ -541,7 +453,14 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             spectrum.pow_(self.power / 2)
         fmax = self.sampling_rate / 2 if self.fmax is None else float(self.fmax)
         mel = spectrum @ _mel_bank(
-            self.mel_scale, self.mel_norm, self.num_mel_bins, self.n_fft, self.sampling_rate, float(self.fmin), fmax
+            self.mel_scale,
+            self.mel_norm,
+            self.num_mel_bins,
+            self.n_fft,
+            self.sampling_rate,
+            float(self.fmin),
+            fmax,
+            waveform.dtype,
         )
         if self.log_offset:
             mel += self.log_offset

@@ -13,20 +13,39 @@ from hf_avfusion.conversion.lavish import (
     HEAD_RULES,
     adapter_rules,
     adapters_rules,
+    backbone_rules,
     convert_lavish,
+    infer_adapter,
+    infer_backbone,
     infer_config,
     normalize_names,
 )
 from hf_avfusion.media.windows import WindowPolicy, segment_ranges
 from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
 from hf_avfusion.models.lavish.layers_lavish import AdapterOptions, LavishAdapter
-from hf_avfusion.models.lavish.modeling_lavish import LavishForAudioVisualClassification
+from hf_avfusion.models.lavish.modeling_lavish import (
+    LavishForAudioVisualClassification,
+    LavishModelOutput,
+    LavishTwoStreamModel,
+)
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 
-from .mbt import GRADIENTS, close, group, require
+from . import mbt
+from .lavish_parts import question_answering, segmentation, vggish
+from .mbt import GRADIENTS, close, group
 
-STATES = 2e-6  # of the largest reference magnitude, times the blocks that came before
 device = torch.device("cpu")  # of models and inputs; benchmarks/gpu.py sets the accelerator
+STATES = 5e-5  # of the largest reference; the unscaled soft-maxes of the latents amplify rounding
+PARTS = (mbt, segmentation, vggish)  # modules with bars and a device of their own
+
+
+def on_compare(name: str, error: float, magnitude: float) -> None:
+    """Called with every comparison; benchmarks/golden_errors.py puts a recorder here."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Called with every comparison against a bar; benchmarks/gpu.py counts the errors beyond it instead."""
+    assert holds, message
 
 
 def check(folder: Path, record: dict, case: str) -> None:
@@ -38,10 +57,36 @@ def check(folder: Path, record: dict, case: str) -> None:
         "ave_head": check_head,
         "ave_optimizer": check_optimizer,
         "audio_frontend": check_front_end,
+        "avs": check_avs,
+        "avqa": check_avqa,
+    }
+    others = {
+        **dict.fromkeys(("avs_decoder", "avs_losses", "avs_bce", "ave_bce"), segmentation),
+        **dict.fromkeys(("vggish", "vggish_frontend"), vggish),
     }
     kind = record["kind"]
-    assert kind in checks, f"lavish/{case}: no checker for kind {kind!r}"
-    checks[kind](load_file(folder / f"{case}.safetensors"), record)
+    assert kind in {*checks, *others}, f"lavish/{case}: no checker for kind {kind!r}"
+    with shared_settings():
+        if kind in others:
+            others[kind].check(folder, record, case)
+        else:
+            checks[kind](load_file(folder / f"{case}.safetensors"), record)
+
+
+@contextmanager
+def shared_settings() -> Iterator[None]:
+    """Gives the other modules this one's device and bars."""
+    names = ("device", "on_compare", "require")
+    before = [{name: getattr(part, name) for name in names} for part in PARTS]
+    for part in PARTS:
+        for name in names:
+            setattr(part, name, globals()[name])
+    try:
+        yield
+    finally:
+        for part, values in zip(PARTS, before):
+            for name, value in values.items():
+                setattr(part, name, value)
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -146,7 +191,7 @@ def check_ave(tensors: dict[str, np.ndarray], record: dict) -> None:
     model.load_state_dict(convert_lavish(params, config), strict=True)
     inputs = {"pixel_values": tensor(tensors["input/video"]), "input_features": tensor(tensors["input/audio"])}
     expected = group(tensors, "output/")
-    with capture(model) as found:
+    with capture(model.lavish) as found:
         output = model(**inputs)
     logits = output.logits
     found["logits"] = logits.flatten(0, 1)
@@ -161,7 +206,7 @@ def check_ave(tensors: dict[str, np.ndarray], record: dict) -> None:
             require(int((logits.argmax(-1) == labels).sum()) == int(reference[0]), "num_correct")
             continue
         assert name in found, f"no counterpart of output/{name}"
-        close(name, found[name], reference, 1e-5, 1e-5 if name == "logits" else None)
+        close(name, found[name], reference, 1e-5 if name in ("logits", "probs", "loss") else STATES)
     gradients = group(expected, "grad/")
     if gradients:
         loss.backward()
@@ -177,11 +222,11 @@ def published_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def capture(model: LavishForAudioVisualClassification) -> Iterator[dict[str, torch.Tensor]]:
+def capture(model: LavishTwoStreamModel) -> Iterator[dict[str, torch.Tensor]]:
     """What enters each slot and leaves it, and the final norm, under the names of the recorded tensors."""
     found: dict[str, torch.Tensor] = {}
     handles = []
-    for index, block in enumerate(model.lavish.blocks):
+    for index, block in enumerate(model.blocks):
         for part in ("attn", "mlp"):
 
             def slot(module, args, output, prefix=f"block{index}/pre_{part}"):
@@ -196,7 +241,7 @@ def capture(model: LavishForAudioVisualClassification) -> Iterator[dict[str, tor
         stream = next(streams)
         found[f"final_norm_in/{stream}"], found[f"final_norm_out/{stream}"] = args[0], output
 
-    handles.append(model.lavish.backbone.layernorm.register_forward_hook(norm))
+    handles.append(model.backbone.layernorm.register_forward_hook(norm))
     yield found
     for handle in handles:
         handle.remove()
@@ -305,6 +350,62 @@ def check_optimizer(tensors: dict[str, np.ndarray], record: dict) -> None:
         # A step of noise in `ln_before.bias` shifts this mean, which the batch statistics then remove.
         shift = record["lr"] * step if name.endswith("bn1.running_mean") else 0.0
         close(name, state[rules[name][0]], value, 1e-3, magnitude=float(np.abs(value).max()) + 1e3 * shift)
+
+
+# ------------------------------------------------------------------------------------------- segmentation and questions
+
+
+def base_of(tensors: dict[str, np.ndarray], record: dict, variant: str, side: int) -> LavishTwoStreamModel:
+    """The two streams with the recorded parameters, without a head."""
+    params = normalize_names(group(tensors, "param/"))
+    fields = ("image_size", "window_size", "layer_norm_eps")
+    backbone = infer_backbone(params, {name: record["backbone"][name] for name in fields})
+    sizes = {"num_segments": tensors["input/audio"].shape[1], "spectrogram_length": side, "num_mel_bins": side}
+    adapter = {**infer_adapter(params), **VARIANTS[variant]}
+    model = (
+        LavishTwoStreamModel(LavishTwoStreamConfig(backbone_config=backbone, adapter=adapter, **sizes))
+        .to(device)
+        .eval()
+    )
+    rules = {**backbone_rules(model.config), **adapters_rules(params)}
+    load_by_rules(model, rules, params)
+    return model
+
+
+def check_base(
+    model: LavishTwoStreamModel, inputs: dict[str, torch.Tensor], tensors: dict[str, np.ndarray], **options
+) -> LavishModelOutput:
+    """Compares the states of both streams, and returns the output."""
+    with torch.no_grad(), capture(model) as found:
+        output = model(**inputs, **options)
+    for name, reference in group(tensors, "output/").items():
+        if name in found:
+            close(name, found[name], reference, STATES)
+    return output
+
+
+def check_avs(tensors: dict[str, np.ndarray], record: dict) -> None:
+    side = record["backbone"]["image_size"]
+    model = base_of(tensors, record, "AVS", side)
+    frames, resize = tensor(tensors["input/video_small"]).float(), torch.nn.functional.interpolate
+    sizes = frames.shape[:2]
+    frames = resize(frames.flatten(0, 1), size=(224, 224), mode="bilinear", align_corners=False)  # the recorded input
+    frames = resize(frames, size=(side, side), mode="bicubic", align_corners=False)  # in the published model
+    inputs = {"pixel_values": frames.unflatten(0, sizes), "input_features": tensor(tensors["input/audio"]).float()}
+    output = check_base(model, inputs, tensors, output_stage_states=True)
+    tokens = [stage.flatten(0, 1) for stage in output.stage_states]
+    segmentation.check_avs_outputs(record, tensors, tokens, output.audio_hidden_state.flatten(0, 1))
+
+
+def check_avqa(tensors: dict[str, np.ndarray], record: dict) -> None:
+    model = base_of(tensors, record, "AVQA", record["backbone"]["image_size"])
+    inputs = {"pixel_values": tensor(tensors["input/video_positive"]), "input_features": tensor(tensors["input/audio"])}
+    output = check_base(model, inputs, tensors)
+    tokens = {"video_tokens": output.video_hidden_state, "audio_tokens": output.audio_hidden_state}
+    if "input/video_negative" in tensors:
+        tokens["negative_video_tokens"] = model.encode_frozen(tensor(tensors["input/video_negative"]))
+    head = question_answering.build_head(record, tensors)
+    question_answering.check_head(head, tokens, tensors, "avqa")
 
 
 # -------------------------------------------------------------------------------------------------------------- front end

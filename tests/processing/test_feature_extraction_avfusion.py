@@ -178,6 +178,20 @@ def test_magnitudes_to_any_power(power, loudness):
     torch.testing.assert_close(found[nonempty], exact.log()[nonempty].float(), rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", [*PRESETS, "htk", "povey"])
+def test_double_precision_only_rounds_less(name):
+    fields = {"htk": {"mel_scale": "htk"}, "povey": {"window_type": "povey", "power": 1.5}}
+    preset, changes = ("mbt", fields[name]) if name in fields else (name, {})
+    single, double = (
+        logmel(AVFusionFeatureExtractor.from_preset(preset, double_precision=double, **changes), wave(3 * RATE))
+        for double in (False, True)
+    )
+    assert single.dtype == double.dtype == torch.float32
+    difference = (single - double).abs()
+    assert 0 < difference.max() < 1e-3
+    assert difference.mean() < 1e-5
+
+
 def test_log10_offset_and_floor():
     audio = torch.zeros(RATE)
     assert torch.allclose(logmel(AVFusionFeatureExtractor(log="log10", **PLAIN), audio), torch.tensor(-6.0))
@@ -349,6 +363,7 @@ class TestErrors:
             ({"mean": float("nan")}, r"mean=nan must be a finite number"),
             ({"std": "2.7"}, r"std='2\.7' must be a finite number"),
             ({"power": -1.0}, r"power=-1\.0 must be above 0"),
+            ({"double_precision": 1}, r"double_precision=1 must be True or False"),
         ],
     )
     def test_fields(self, fields, message):
@@ -356,8 +371,8 @@ class TestErrors:
             AVFusionFeatureExtractor(**fields)
 
     def test_unknown_preset(self):
-        with pytest.raises(ValueError, match=r"one of mbt, ast, .*got 'vggish'"):
-            AVFusionFeatureExtractor.from_preset("vggish")
+        with pytest.raises(ValueError, match=r"one of mbt, ast, .*got 'clap'"):
+            AVFusionFeatureExtractor.from_preset("clap")
 
     def test_unknown_field_of_a_preset(self):
         with pytest.raises(TypeError, match=r"unknown fields num_mels; the fields are .*num_mel_bins"):

@@ -1,1 +1,1 @@
-"""LAVISH: one frozen backbone for both modalities, with adapters between them."""
+"""LAVISH: Vision Transformers are Parameter-Efficient Audio-Visual Learners."""

@@ -56,6 +56,11 @@ class BackboneSteps:
         rows, columns = (side // step for side, step in zip(size, self.patch_size))
         return [(rows, columns)] * len(self.widths)
 
+    def stage_grids(self, size: Grid) -> list[Grid]:
+        """The grid of the tokens at the end of each stage."""
+        grids = self.grids(size)
+        return [grids[end] for end in self.stage_ends]
+
     def projection(self, model: PreTrainedModel) -> nn.Module:
         """The first convolution."""
         return model.embeddings.patch_embeddings.projection
@@ -245,14 +250,18 @@ class ResNetSteps(BackboneSteps):
     def stage_ends(self) -> list[int]:
         return _last_blocks(self.config.depths)
 
+    def stage_grids(self, size: Grid) -> list[Grid]:
+        grids = [tuple(-(-side // 4) for side in size)]  # the stem halves twice
+        for stage in range(len(self.config.depths)):
+            halves = stage > 0 or self.config.downsample_in_first_stage
+            grids.append(tuple((side + 1) // 2 for side in grids[-1]) if halves else grids[-1])
+        return grids[1:]
+
     def grids(self, size: Grid) -> list[Grid]:
-        grid = tuple(-(-side // 4) for side in size)  # the stem halves twice
-        grids = []
-        for stage, depth in enumerate(self.config.depths):
-            grids.append(grid)  # the first block of a stage may halve it
-            if stage > 0 or self.config.downsample_in_first_stage:
-                grid = tuple((side + 1) // 2 for side in grid)
-            grids += [grid] * (depth - 1)
+        before, grids = tuple(-(-side // 4) for side in size), []
+        for grid, depth in zip(self.stage_grids(size), self.config.depths):
+            grids += [before, *[grid] * (depth - 1)]  # the first block of a stage changes the grid
+            before = grid
         return grids
 
     def projection(self, model: PreTrainedModel) -> nn.Module:

@@ -6,11 +6,12 @@ from transformers.configuration_utils import SubConfigSpec
 
 from ...media.limits import check_bytes, check_num_tokens, check_sizes
 from ...media.modalities import CLIP_AXES
-from ..shared.configuration_shared import ClassifierConfig, check_remainders
+from ..shared.configuration_shared import ClassifierConfig, as_pair, check_remainders
 from .backbones_lavish import BackboneSteps, steps_of
 from .layers_lavish import AdapterOptions
+from .losses_lavish import LOCALIZATION_LOSSES, MASK_LOSSES, MASK_POOLINGS, check_matching_stages
+from .segmentation_lavish import NUM_STAGES, check_tpavi
 
-LOCALIZATION_LOSSES = ("cross_entropy", "bce_of_softmax")
 POSITIONS = ("1d", "2d")
 
 # Swin-V2-Large at 192 pixels, the backbone of the paper's main results (pretrained on ImageNet-21k).
@@ -55,9 +56,33 @@ class LavishTwoStreamConfig(ClassifierConfig):
             default all). `None`: no adapters of its own. `hf_avfusion.adapters.build_in` makes a model with it.
         classifier_hidden_size (`int`, *optional*, defaults to 512): Width between the two linear layers of the head, which have
             no activation between them. `None`: one linear layer.
-        localization_loss (`str`, defaults to `"cross_entropy"`): With segments, `"cross_entropy"`, or `"bce_of_softmax"`, the
-            published binary cross-entropy of the soft-max, whose gradient explodes on wrong rows with saturated logits.
+        localization_loss (`str`, defaults to `"cross_entropy"`): With segments: `"cross_entropy"`; `"bce_of_probabilities"`, the
+            published binary cross-entropy of the soft-max, whose gradient explodes on wrong rows with saturated logits; or
+            `"bce_of_log_probabilities"`, its stable form.
         label_smoothing, class_splits, classifier_bias_init: See [`MBTConfig`].
+        mask_size (`int` or pair, defaults to 224): Height and width of masks, multiples of 32 (this and the next:
+            [`LavishForSegmentation`]).
+        decoder_map_widths (four `int`, defaults to `(64, 128, 320, 512)`): Widths after the projection of each stage.
+        decoder_width (`int`, defaults to 256): Width of the decoder's maps.
+        decoder_head_widths (two `int`, defaults to `(128, 32)`): Widths between its last convolutions.
+        tpavi_stages (`list[int]`, defaults to none): Stages, from 0, whose maps attend to the audio or to themselves (TPAVI).
+        tpavi_video_audio, tpavi_video_video (`bool`, defaults to `True`, `False`): To what they attend.
+        tpavi_audio_width (`int`, defaults to 128): Width of the audio feature for TPAVI.
+        mask_loss (`str`, defaults to `"bce_with_logits"`): Or `"bce_of_probabilities"`, as published, which has no gradient
+            where a wrong background pixel is certain.
+        matching_loss_weight (`float`, defaults to 0): Weight of the audio-visual matching loss. Published: off.
+        matching_stages (`list[int]`, defaults to none): Its stages, which need TPAVI with audio.
+        mask_pooling (`str`, defaults to `"avg"`): How predicted masks are pooled for it, `"avg"` or `"max"`.
+        vocab_size (`int`, defaults to 93): Words of the questions, with the padding (this and the next:
+            [`LavishForQuestionAnswering`]).
+        question_hidden_size (`int`, defaults to 512): Width of the head's features.
+        question_word_size, question_feedforward_size (`int`, *optional*): Widths of the word embeddings and of the feed-forward
+            layers; by default `question_hidden_size`.
+        question_num_attention_heads (`int`, defaults to 4): Heads with which a question attends to the segments.
+        question_dropout (`float`, defaults to 0.1): Dropout in these layers.
+        match_hidden_sizes (`list[int]`, *optional*): Widths of the match head; by default 1, 1/2 and 1/4 of
+            `question_hidden_size`.
+        match_loss_weight (`float`, defaults to 0.5): Weight of the match loss.
 
     Raises:
         ValueError: If fields contradict each other; the message names them.
@@ -73,10 +98,34 @@ class LavishTwoStreamConfig(ClassifierConfig):
         "audio_hidden_states",
         "audio_attentions",
     ]
-    _counts = ("num_segments", "num_frames", "classifier_hidden_size")
-    _bounded = ("image_size", "spectrogram_length", "num_mel_bins")
-    _rates = ("label_smoothing",)
-    _choices = {"audio_positions": POSITIONS, "localization_loss": LOCALIZATION_LOSSES}
+    _counts = (
+        "num_segments",
+        "num_frames",
+        "classifier_hidden_size",
+        "decoder_width",
+        "tpavi_audio_width",
+        "vocab_size",
+        "question_hidden_size",
+        "question_word_size",
+        "question_feedforward_size",
+        "question_num_attention_heads",
+    )
+    _bounded = (
+        "image_size",
+        "spectrogram_length",
+        "num_mel_bins",
+        "mask_size",
+        "decoder_map_widths",
+        "decoder_head_widths",
+        "match_hidden_sizes",
+    )
+    _rates = ("label_smoothing", "question_dropout")
+    _choices = {
+        "audio_positions": POSITIONS,
+        "localization_loss": LOCALIZATION_LOSSES,
+        "mask_loss": MASK_LOSSES,
+        "mask_pooling": MASK_POOLINGS,
+    }
 
     backbone_config: dict | PreTrainedConfig | None = None
     image_size: int | list[int] | tuple[int, ...] | None = None
@@ -91,6 +140,26 @@ class LavishTwoStreamConfig(ClassifierConfig):
     adapter: dict | None = None
     classifier_hidden_size: int | None = 512
     localization_loss: str = "cross_entropy"
+    mask_size: int | list[int] | tuple[int, ...] = 224
+    decoder_map_widths: list[int] | tuple[int, ...] = (64, 128, 320, 512)
+    decoder_width: int = 256
+    decoder_head_widths: list[int] | tuple[int, ...] = (128, 32)
+    tpavi_stages: list[int] | tuple[int, ...] = ()
+    tpavi_video_audio: bool = True
+    tpavi_video_video: bool = False
+    tpavi_audio_width: int = 128
+    mask_loss: str = "bce_with_logits"
+    matching_loss_weight: float | int = 0.0
+    matching_stages: list[int] | tuple[int, ...] = ()
+    mask_pooling: str = "avg"
+    vocab_size: int = 93
+    question_hidden_size: int = 512
+    question_word_size: int | None = None
+    question_feedforward_size: int | None = None
+    question_num_attention_heads: int = 4
+    question_dropout: float | int = 0.1
+    match_hidden_sizes: list[int] | tuple[int, ...] | None = None
+    match_loss_weight: float | int = 0.5
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:
@@ -135,6 +204,25 @@ class LavishTwoStreamConfig(ClassifierConfig):
                 f"`localization_loss={self.localization_loss!r}` is for segments with one label each, got "
                 f"num_segments={self.num_segments}, problem_type={self.problem_type!r}. Set it to 'cross_entropy'."
             )
+
+    def check_segmentation(self) -> None:
+        """Raises ValueError if a model for segmentation cannot be built; the message names the fields."""
+        steps = self.backbone_steps
+        if self.num_segments is None or "video" not in self.modalities:
+            raise ValueError(
+                f"Segmentation needs `num_segments` and the modality video, got num_segments={self.num_segments}, "
+                f"modalities={tuple(self.modalities)}."
+            )
+        if len(steps.stage_ends) != NUM_STAGES:
+            raise ValueError(
+                f"Segmentation needs a backbone with {NUM_STAGES} stages, such as a swinv2, got one of type "
+                f"{self.backbone_config.model_type!r} with {len(steps.stage_ends)}."
+            )
+        check_tpavi(self.tpavi_stages, self.tpavi_video_audio, self.tpavi_video_video)
+        if self.tpavi_stages and self.tpavi_video_audio and "audio" not in self.modalities:
+            raise ValueError("`tpavi_video_audio` needs the modality audio. Set it to False, or add the modality.")
+        if self.matching_loss_weight:
+            check_matching_stages(self.matching_stages, self.tpavi_stages if self.tpavi_video_audio else ())
 
     def _check_frames(self, steps: BackboneSteps) -> None:
         kind = self.backbone_config.model_type
@@ -188,6 +276,11 @@ class LavishTwoStreamConfig(ClassifierConfig):
     def spectrogram_hw(self) -> tuple[int, int]:
         """Rows (time) and columns (mel bands) of one spectrogram."""
         return self.spectrogram_length, self.num_mel_bins
+
+    @property
+    def mask_hw(self) -> tuple[int, int]:
+        """Height and width of a mask, pixels."""
+        return as_pair("mask_size", self.mask_size)
 
     @property
     def num_channels(self) -> int:

@@ -134,29 +134,45 @@ class GroupedLinear(nn.Module):
         return torch.cat([nn.functional.linear(part, weight) for part, weight in parts], dim=-1)
 
 
-class TokenBatchNorm(nn.BatchNorm1d):
+class PresenceBatchNorm(nn.BatchNorm1d):
     """
-    Batch normalisation of tokens [N, n, C] over batch and tokens, channel by channel.
+    Batch normalisation of [rows, C, n] whose statistics in training leave out the rows that are not present.
 
-    Tokens are rows here, since torch's BatchNorm2d on [N, C, n, 1] gives wrong gradients on the CPU (torch 2.14.1).
+    Without `present` it is `nn.BatchNorm1d`. If no row is present, the running statistics stay as they are. BatchNorm1d on
+    [rows, C, n] is used instead of BatchNorm2d, whose gradients are wrong on CPU for some layouts of maps of width 1.
     """
+
+    def forward(self, values: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """values float [rows, C, n], present bool [rows] or None -> the normalised values, same shape."""
+        if present is None or not self.training:
+            return super().forward(values)
+        present = present[:, None, None]
+        inputs = torch.where(present, values, 0.0)
+        inputs = inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
+        count = present.sum() * values.shape[2]
+        total = count.clamp(min=1)
+        mean = inputs.sum(dim=(0, 2)) / total
+        centred = torch.where(present, inputs - mean[:, None], 0.0)
+        variance = centred.square().sum(dim=(0, 2)) / total
+        with torch.no_grad():
+            share = torch.where(count > 0, self.momentum, 0.0).to(self.running_mean.dtype)
+            unbiased = variance * total / (total - 1).clamp(min=1)
+            # Through `.data`, as an earlier nn.BatchNorm1d pass saved these buffers, though its backward does not read them.
+            self.running_mean.data.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.data.lerp_(unbiased.to(self.running_var.dtype), share)
+            self.num_batches_tracked.add_(count > 0)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return (centred * scale[:, None] + self.bias[:, None]).to(values.dtype)
+
+
+class TokenBatchNorm(PresenceBatchNorm):
+    """The same for tokens [N, n, C]."""
 
     def forward(self, hidden_states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-        """`present` bool [N]: rows without it do not count in the statistics. By default all count."""
+        """hidden_states [N, n, C], present bool [N] or None -> the normalised tokens."""
         if present is None or not self.training:
-            return super().forward(hidden_states.flatten(0, 1)).view_as(hidden_states)
-        weight = present.to(hidden_states.dtype)[:, None, None]
-        count = weight.sum() * hidden_states.shape[1]
-        mean = (hidden_states * weight).sum(dim=(0, 1)) / count.clamp(min=1)
-        centred = hidden_states - mean
-        variance = (centred.square() * weight).sum(dim=(0, 1)) / count.clamp(min=1)
-        with torch.no_grad():
-            counts = (count > 0).to(hidden_states.dtype)  # a batch without this modality updates nothing
-            self.num_batches_tracked.add_(counts.to(self.num_batches_tracked.dtype))
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum * counts)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum * counts)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+            return nn.BatchNorm1d.forward(self, hidden_states.flatten(0, 1)).view_as(hidden_states)
+        return super().forward(hidden_states.transpose(1, 2), present).transpose(1, 2)
 
 
 class LavishAdapter(nn.Module):
@@ -320,6 +336,7 @@ __all__ = [
     "CrossModalSlot",
     "GroupedLinear",
     "LavishAdapter",
+    "PresenceBatchNorm",
     "TokenBatchNorm",
     "make_adapters",
     "residuals",

@@ -35,7 +35,11 @@ from ..shared.two_streams import (
 from .backbones_lavish import BackboneSteps, Grid, steps_of
 from .configuration_lavish import LavishTwoStreamConfig
 from .layers_lavish import CrossModalSlot, GroupedLinear, LavishAdapter
+from .losses_lavish import localization_loss
+from .question_answering_lavish import init_question_answering_layer
+from .segmentation_lavish import init_segmentation_layer
 
+BACKBONES_OF_TRANSFORMERS = "a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder"
 BlockOutput = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
@@ -175,6 +179,8 @@ class LavishPreTrainedModel(BoundedPreTrainedModel):
             module.reset_parameters()
         elif hasattr(module, "init_scheme"):
             init_marked_layer(module, head_bias=self.config.classifier_bias_init)
+            init_segmentation_layer(module)
+            init_question_answering_layer(module)
         else:
             super()._init_weights(module)
 
@@ -312,7 +318,7 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
     @classmethod
     def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishTwoStreamModel":
         """A new model around a pretrained backbone; see [`LavishForAudioVisualClassification.from_backbone`]."""
-        return _from_backbone(cls, backbone, fields)
+        return build_from_backbone(cls, backbone, fields)
 
 
 class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel):
@@ -320,7 +326,7 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
 
     # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod("a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder")}
+    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -329,9 +335,9 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         width = len(config.modalities) * config.hidden_size
         self.pre_classifier = None
         if config.classifier_hidden_size is not None:
-            self.pre_classifier = with_init(nn.Linear(width, config.classifier_hidden_size), "pytorch")
+            self.pre_classifier = with_init(nn.Linear(width, config.classifier_hidden_size), "torch_default")
             width = config.classifier_hidden_size
-        self.classifier = with_init(nn.Linear(width, config.num_labels), "pytorch")
+        self.classifier = with_init(nn.Linear(width, config.num_labels), "torch_head")
         self.post_init()
 
     @can_return_tuple
@@ -351,7 +357,12 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         """
         outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         logits = self._head(outputs.pooler_output)
-        loss = None if labels is None else self._loss(logits, labels).mean()
+        loss = None
+        if labels is not None and self.config.localization_loss != "cross_entropy":
+            smoothing = self.config.label_smoothing if self.training else 0.0
+            loss = localization_loss(logits, labels, self.config.localization_loss, smoothing)
+        elif labels is not None:
+            loss = self._loss(logits, labels).mean()
         return AudioVisualClassifierOutput(
             loss=loss,
             logits=logits,
@@ -381,7 +392,7 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         Raises:
             ValueError: If the backbone is of another type or lacks weights; the message names them.
         """
-        return _from_backbone(cls, backbone, fields)
+        return build_from_backbone(cls, backbone, fields)
 
 
 _WITHOUT_POOLER = {"vit": {"add_pooling_layer": False}, "swinv2": {"add_pooling_layer": False}}
@@ -392,9 +403,10 @@ def norms_pooled_features(config: PreTrainedConfig) -> bool:
     return config.model_type == "videomae" and config.use_mean_pooling
 
 
-def _from_backbone(
+def build_from_backbone(
     cls: type[LavishPreTrainedModel], backbone: PreTrainedModel | str, fields: dict
 ) -> LavishPreTrainedModel:
+    """See [`LavishForAudioVisualClassification.from_backbone`]."""
     norm = None
     if not isinstance(backbone, PreTrainedModel):
         config = AutoConfig.from_pretrained(backbone)
@@ -421,4 +433,10 @@ def _from_backbone(
     return model
 
 
-__all__ = ["LavishForAudioVisualClassification", "LavishModelOutput", "LavishPreTrainedModel", "LavishTwoStreamModel"]
+__all__ = [
+    "LavishForAudioVisualClassification",
+    "LavishModelOutput",
+    "LavishPreTrainedModel",
+    "LavishTwoStreamModel",
+    "build_from_backbone",
+]

@@ -287,7 +287,8 @@ def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
 
     Attention and MLP kernels: Xavier-uniform, attention biases 0, MLP biases N(0, 1e-6). Patch projections and pre-logits:
     LeCun-normal, biases 0. Head: kernel 0, bias `head_bias`. Schemes "xavier" and "zero" name the kernel's initialisation,
-    with bias 0. "pytorch": kernel by PyTorch's own rule for dense layers, bias `head_bias`.
+    with bias 0. "torch_default": kernel and bias as torch initialises them;
+    "torch_head": the same kernel, bias `head_bias`.
     """
     scheme = getattr(module, "init_scheme", None)
     if scheme in ("attention", "mlp", "xavier"):
@@ -299,7 +300,7 @@ def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
         init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
     elif scheme in ("head", "zero"):
         init.zeros_(module.weight)
-    elif scheme == "pytorch":
+    elif scheme in ("torch_default", "torch_head"):
         bound = module.weight[0].numel() ** -0.5
         init.uniform_(module.weight, -bound, bound)
     else:
@@ -308,5 +309,7 @@ def init_marked_layer(module: nn.Module, head_bias: float = 0.0) -> None:
         return
     if scheme == "mlp":
         init.normal_(module.bias, std=1e-6)
+    elif scheme == "torch_default":
+        init.uniform_(module.bias, -bound, bound)
     else:
-        init.constant_(module.bias, head_bias if scheme in ("head", "pytorch") else 0.0)
+        init.constant_(module.bias, head_bias if scheme in ("head", "torch_head") else 0.0)

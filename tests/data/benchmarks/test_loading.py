@@ -132,6 +132,7 @@ FROZEN = {
     "moments_in_time_v2": (305, "f7db62c87c30"),
     "music_avqa_answers": (42, "b6d7663a076f"),
     "music_avqa_question_types": (9, "562537be693e"),
+    "music_avqa_words": (93, "2e52607c2e00"),
     "ucf101": (101, "fabeefc51625"),
     "vggsound": (309, "45c537f971c8"),
     "vggsound_stat_order": (309, "e3bd3fabd4d6"),
@@ -146,6 +147,15 @@ def test_label_files_are_frozen():
         assert all(name and name == name.strip() for name in names)
         found[file.stem] = (len(names), hashlib.sha256(file.read_bytes()).hexdigest()[:12])
     assert found == FROZEN
+
+
+def test_words_of_music_avqa_start_with_the_padding():
+    """The words of questions, in the order of first appearance in avqa-train.json; a model's embeddings depend on it."""
+    words = read_labels("music_avqa_words")
+    assert len(words) == 93
+    assert words[:4] == ("<pad>", "How", "many", "instruments")
+    assert words[-2:] == ("heard", "throughout")
+    assert {"How", "Which", "right", "rightest", "acoustic_guitar", "voiceover"} < set(words)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Tiny two-stream models, one per backbone, for the tests of models and adapters."""
+
+from typing import Any
+
+import torch
+from transformers import Dinov2Config, PreTrainedConfig, ResNetConfig, Swinv2Config, VideoMAEConfig, ViTConfig
+
+from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
+from hf_avfusion.models.lavish.modeling_lavish import LavishForAudioVisualClassification
+
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+SEGMENTS = {"num_segments": 2, "spectrogram_length": 24, "num_mel_bins": 40}
+
+# Name -> config of the backbone, fields of the two-stream config.
+BACKBONES: dict[str, tuple[PreTrainedConfig, dict[str, Any]]] = {
+    "vit": (
+        ViTConfig(**VIT, intermediate_size=48, layer_norm_eps=1e-6),
+        {**SEGMENTS, "spectrogram_length": 26, "drop_remainder": True},
+    ),
+    "swinv2": (
+        Swinv2Config(
+            image_size=32,
+            patch_size=4,
+            embed_dim=16,
+            depths=[2, 1],
+            num_heads=[2, 4],
+            window_size=4,
+            drop_path_rate=0.0,
+        ),
+        {**SEGMENTS, "spectrogram_length": 32, "num_mel_bins": 32},
+    ),
+    "dinov2": (Dinov2Config(**VIT, mlp_ratio=2), {**SEGMENTS, "audio_positions": "2d"}),
+    "videomae": (
+        VideoMAEConfig(**VIT, intermediate_size=48, num_frames=4),
+        {**SEGMENTS, "num_segments": None},
+    ),
+    "resnet": (
+        ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2]),
+        {**SEGMENTS, "image_size": 32, "spectrogram_length": 33},
+    ),
+}
+ADAPTER = {"num_tokens": 2, "reduction": 4}
+
+
+def tiny_config(backbone: str = "vit", **fields: Any) -> LavishTwoStreamConfig:
+    config, own = BACKBONES[backbone]
+    config = type(config)(**config.to_dict())
+    sizes = {"backbone_config": config, "num_labels": 5, "classifier_hidden_size": 6}
+    return LavishTwoStreamConfig(**{**sizes, **own, **fields})
+
+
+def tiny_model(
+    backbone: str = "vit", kind: type = LavishForAudioVisualClassification, perturbed: bool = True, **fields: Any
+) -> LavishForAudioVisualClassification:
+    """In evaluation mode. `perturbed`: with gates and BatchNorm that are not at their initial values."""
+    torch.manual_seed(0)
+    model = kind(tiny_config(backbone, **fields)).eval()
+    if perturbed:
+        perturb(model)
+    return model
+
+
+@torch.no_grad()
+def perturb(model: torch.nn.Module, names: tuple[str, ...] = ("",)) -> None:
+    """Adds noise to the parameters, and moves the statistics of BatchNorm, whose names contain one of `names`."""
+    for name, parameter in model.named_parameters():
+        if any(each in name for each in names):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    for name, buffer in model.named_buffers():
+        if any(each in name for each in names) and name.endswith(("running_mean", "running_var")):
+            buffer.add_(0.2 * torch.rand_like(buffer))
+
+
+def tiny_inputs(model: torch.nn.Module, batch: int = 2, seed: int = 1) -> dict[str, torch.Tensor]:
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+    shapes = {"pixel_values": (config.num_frames, 3, *config.image_hw), "input_features": config.spectrogram_hw}
+    if config.num_segments is not None:
+        shapes["input_features"] = (config.num_segments, *config.spectrogram_hw)
+    names = {"pixel_values": "video", "input_features": "audio"}
+    return {
+        name: torch.randn(batch, *shape, generator=generator)
+        for name, shape in shapes.items()
+        if names[name] in config.modalities
+    }
