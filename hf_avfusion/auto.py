@@ -18,6 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .lazy_registration import ModelOnDemand, load_reference, when_imported
 from .models.avmae.configuration_avmae import AVMAEConfig
+from .models.lavish.configuration_lavish import LavishTwoStreamConfig
 from .models.mbt.configuration_mbt import MBTConfig
 
 AUDIO_VISUAL_CLASSIFICATION_MAPPING = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
@@ -53,6 +54,15 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
             AutoModelForPreTraining: "models.avmae.modeling_avmae:AVMAEForPreTraining",
             AutoModelForVideoClassification: "models.avmae.modeling_avmae:AVMAEForAudioVisualClassification",
             AutoModelForAudioVisualClassification: "models.avmae.modeling_avmae:AVMAEForAudioVisualClassification",
+        },
+    ),
+    (
+        LavishTwoStreamConfig,
+        "models.lavish.processing_lavish:LavishProcessor",
+        {
+            AutoModel: "models.lavish.modeling_lavish:LavishTwoStreamModel",
+            AutoModelForVideoClassification: "models.lavish.modeling_lavish:LavishForAudioVisualClassification",
+            AutoModelForAudioVisualClassification: "models.lavish.modeling_lavish:LavishForAudioVisualClassification",
         },
     ),
 )

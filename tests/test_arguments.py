@@ -131,6 +131,7 @@ EXAMPLES = {
 CONVERT = ["--checkpoint", "clip.mp4"]
 MODULES = {
     "hf_avfusion.conversion.avmae": [(CONVERT, "the following arguments are required: --output")],
+    "hf_avfusion.conversion.lavish": [(["--checkpoint", "gone", "--output", "x"], "--checkpoint gone: no such file")],
     "hf_avfusion.conversion.mbt": [
         ([*CONVERT, "--outptu", "x"], "did you mean --output?"),
         (["--checkpoint", "gone", "--output", "x"], "--checkpoint gone: no such file"),

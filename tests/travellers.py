@@ -12,10 +12,14 @@ from hf_avfusion import (
     AVMAEForAudioVisualClassification,
     AVMAEForPreTraining,
     AVMAEProcessor,
+    LavishForAudioVisualClassification,
+    LavishProcessor,
+    LavishTwoStreamConfig,
     MBTConfig,
     MBTForAudioVisualClassification,
     MBTProcessor,
 )
+from hf_avfusion.models.lavish.processing_lavish import frame_processor
 
 SIDE, ROWS, MELS, FRAMES = 16, 32, 16, 4
 LABELS = ("a dog", "a | bar", "{{ curly }}", "`tick`", "rain")
@@ -48,11 +52,26 @@ def avmae(kind: type = AVMAEForAudioVisualClassification, **fields) -> PreTraine
     return kind(AVMAEConfig(**SIZES, **decoder, **INPUTS, **label_fields(fields)))
 
 
+def lavish_processor() -> ProcessorMixin:
+    """2 segments of a frame of 16 x 16 pixels, and of 0.3 s of sound as a spectrogram, 32 x 16."""
+    audio = AVFusionFeatureExtractor.from_preset("lavish_ave_vit", num_mel_bins=MELS, spectrogram_length=ROWS)
+    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, segment_seconds=0.3)
+
+
+def lavish(**fields) -> PreTrainedModel:
+    backbone = {"model_type": "vit", **SIZES, "image_size": SIDE, "patch_size": 8}
+    sizes = {"num_segments": 2, "spectrogram_length": ROWS, "num_mel_bins": MELS, "classifier_hidden_size": 8}
+    config = LavishTwoStreamConfig(backbone_config=backbone, **sizes, **label_fields(fields))
+    return LavishForAudioVisualClassification(config)
+
+
 # Name -> what makes the model and its processor. The model is saved from, and compared under, its own Auto class.
 TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], ProcessorMixin]]] = {
     "mbt": (mbt, processor),
     "avmae": (avmae, lambda: processor(AVMAEProcessor)),
     "avmae-pretraining": (lambda: avmae(AVMAEForPreTraining), lambda: processor(AVMAEProcessor)),
+    "lavish": (lavish, lavish_processor),
+    "lavish-built-in": (lambda: lavish(adapter={"num_tokens": 2, "reduction": 4}), lavish_processor),
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from ..models.lavish.layers_lavish import AdapterOptions
+from ..models.lavish.options_lavish import AdapterOptions
 from .peft_type import add_peft_type
 
 add_peft_type("LAVISH")
@@ -16,7 +16,7 @@ DEFAULT_TARGETS = r"(.*\.)?blocks\.\d+\.fusion_\w+"
 class LavishConfig(AdapterOptions, PeftConfig):
     """
     Config of LAVISH adapters (Lin et al., CVPR 2023) for peft. The options of the adapters are those of
-    [`~hf_avfusion.models.lavish.layers_lavish.AdapterOptions`].
+    [`~hf_avfusion.models.lavish.options_lavish.AdapterOptions`].
 
         config = LavishConfig(num_tokens=2, reduction=8, groups=2, modules_to_save=["pre_classifier", "classifier"])
         model = get_peft_model(LavishForAudioVisualClassification.from_backbone(...), config)

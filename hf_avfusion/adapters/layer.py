@@ -6,7 +6,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ..models.lavish.layers_lavish import AdapterOptions, CrossModalSlot, make_adapters, residuals
+from ..models.lavish.layers_lavish import CrossModalSlot, make_adapters, residuals
+from ..models.lavish.options_lavish import AdapterOptions
 
 NO_MERGE = (
     "LAVISH adapters read the other stream, so they cannot be merged into weights. hf_avfusion.adapters.build_in(model) makes a "

@@ -3,6 +3,8 @@
 The defaults are the published MBT pipeline (google-research/scenic, projects/mbt). It treats clips as 25 frames and 100
 spectrogram rows per second and takes 32 frames at stride 2 (2.56 s) and 8 s of audio. Starts on these two grids are random,
 centred or evenly spread. Windows that run past the end wrap to the start of the clip.
+
+A policy with `num_segments` is that of LAVISH (GenjiB/LAVISH): frames and short pieces of audio spread over the whole clip.
 """
 
 import math
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from .limits import MAX_SECONDS, check_sizes
@@ -39,6 +42,13 @@ class WindowPolicy:
         frame repeats and the audio ends with its track, so that the feature extractor pads it.
     video_grid, audio_grid: positions per second on which windows start (25 frames and 100 rows as published); None
         for no grid.
+    num_segments: number of segments, each a window of its own: `num_frames` frames and `segment_seconds` of audio. All
+        segments together are the one view of a clip, the same in training and evaluation (`segment_frames`,
+        `segment_ranges`). The fields above other than `num_frames` then have no effect and keep their defaults. None: no
+        segments.
+    segment_seconds: length of the audio of a segment in s.
+    segment_margin: seconds at the end of the clip that no segment reaches (published: 0.1). A clip that is not longer than
+        segment_seconds + segment_margin is heard whole in every segment.
     """
 
     num_frames: int = 32
@@ -50,24 +60,66 @@ class WindowPolicy:
     short: Literal["wrap", "hold"] = "wrap"
     video_grid: float | None = 25.0
     audio_grid: float | None = 100.0
+    num_segments: int | None = None
+    segment_seconds: float = 1.0
+    segment_margin: float = 0.1
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_frames, int) or self.num_frames < 1:
             raise ValueError(f"num_frames must be a positive integer, got {self.num_frames!r}")
-        check_sizes({"num_frames": self.num_frames})
-        for name in ("frame_rate", "span", "audio_seconds", "video_grid", "audio_grid"):
+        if self.num_segments is not None and (
+            isinstance(self.num_segments, bool) or not isinstance(self.num_segments, int) or self.num_segments < 1
+        ):
+            raise ValueError(f"num_segments must be a positive integer or None, got {self.num_segments!r}")
+        check_sizes({"num_frames": self.num_frames, "num_segments": self.num_segments})
+        for name in ("frame_rate", "span", "audio_seconds", "video_grid", "audio_grid", "segment_seconds"):
             value = getattr(self, name)
             optional = name in ("span", "video_grid", "audio_grid")
             if not (optional and value is None) and not (_is_number(value) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a positive number{' or None' if optional else ''}, got {value!r}")
-        if self.audio_seconds > MAX_SECONDS:
-            raise ValueError(
-                f"audio_seconds={self.audio_seconds} exceeds the supported maximum of {MAX_SECONDS:,} (one day)"
-            )
+        margin = self.segment_margin
+        if not (_is_number(margin) and math.isfinite(margin) and margin >= 0):
+            raise ValueError(f"segment_margin must be a number of at least 0, got {margin!r}")
+        for name in ("audio_seconds", "segment_seconds", "segment_margin"):
+            if getattr(self, name) > MAX_SECONDS:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} exceeds the supported maximum of {MAX_SECONDS:,} (one day)"
+                )
         if self.shared_start not in ("proportion", "seconds"):
             raise ValueError(f"shared_start must be 'proportion' or 'seconds', got {self.shared_start!r}")
         if self.short not in ("wrap", "hold"):
             raise ValueError(f"short must be 'wrap' or 'hold', got {self.short!r}")
+        self._refuse_idle_fields()
+
+    def _refuse_idle_fields(self) -> None:
+        """Raises ValueError for fields that have another value than their default, but no effect."""
+        with_segments = self.num_segments is not None
+        for entry in fields(self):
+            of_segments = entry.name.startswith("segment_")
+            if entry.name in ("num_frames", "num_segments") or of_segments is with_segments:
+                continue
+            if (value := getattr(self, entry.name)) != entry.default:
+                reason = (
+                    f"with num_segments={self.num_segments}, which spreads frames and audio over the whole clip: leave it "
+                    "out, or pass num_segments=None"
+                    if with_segments
+                    else f"without num_segments: pass num_segments, or {entry.name}={entry.default!r}"
+                )
+                raise ValueError(f"{entry.name}={value!r} has no effect {reason}")
+
+    @property
+    def longest_audio(self) -> float:
+        """The most seconds of audio that one window has."""
+        return self.audio_seconds if self.num_segments is None else self.segment_seconds + self.segment_margin
+
+    def seconds_of(self, num_frames: int) -> float:
+        """The seconds that this many frames of a window stand for; with segments, those of the audio of all segments."""
+        return num_frames * self.stride if self.num_segments is None else self.num_segments * self.segment_seconds
+
+    @property
+    def wraps(self) -> bool:
+        """Whether windows continue at the start of a track after its end."""
+        return self.short == "wrap" and self.num_segments is None
 
     @property
     def stride(self) -> float:
@@ -95,7 +147,8 @@ class Window:
 
     frame_times: times of the frames, after wrapping or holding. audio_pieces: the audio after wrapping, as pieces to
     concatenate in order. A track that would wrap more than MAX_REPEATS times is there once, from the start of the window on.
-    video_window, audio_window: [start, end) before wrapping, so an end may lie after that of the track.
+    video_window, audio_window: [start, end) before wrapping, so an end may lie after that of the track. Of a segment: the part
+    of the track that its label names, such as the fourth of ten equal parts. Its frames and its audio lie in that part or near.
     """
 
     frame_times: tuple[float, ...] | None
@@ -178,17 +231,24 @@ def sample_windows(
         info: starts and durations of the tracks; a missing track gives None.
         mode: "train" draws random starts. "eval" takes the centred window, or with several views windows whose starts are
             spread evenly from the first to the last possible position (published: validation and test).
-        num_views: number of windows.
+        num_views: number of windows; 1 for a policy with segments.
         generator: source of the draws; None uses torch's global one.
 
     Returns:
-        num_views Windows. Frame times lie inside the extent of the video track, audio pieces inside that of the audio
-        track.
+        num_views Windows, or num_segments of them. Frame times lie inside the extent of the video track, audio pieces inside
+        that of the audio track.
     """
     if mode not in ("train", "eval"):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
     if not isinstance(num_views, int) or num_views < 1:
         raise ValueError(f"num_views must be a positive integer, got {num_views!r}")
+    if policy.num_segments is not None:
+        if num_views > 1:
+            raise ValueError(
+                f"num_views={num_views}: the {policy.num_segments} segments (num_segments) are spread over the whole clip, so it "
+                "has one view: pass num_views=1, or a processor with num_segments=None"
+            )
+        return _segment_windows(policy, info)
     video = audio = None
     if info.has_video:
         stride, count = policy.stride, policy.num_frames
@@ -282,6 +342,66 @@ def _audio_pieces(
     return tuple(pieces)
 
 
+def segment_frames(policy: WindowPolicy, total: int) -> list[list[int]]:
+    """The frames of each segment of a clip of `total` frames, counted from 0.
+
+    All frames together lie evenly from the first to the last frame of the clip. As published, the k-th of n frames is number
+    int(linspace(1, total, n)[k]), counted from 1 (GenjiB/LAVISH, AVE and AVQA data loaders). One frame alone is the first.
+
+    Returns:
+        num_segments lists of num_frames numbers in [0, total).
+    """
+    numbers = np.linspace(1, total, policy.num_segments * policy.num_frames).astype(int) - 1
+    return numbers.reshape(policy.num_segments, policy.num_frames).tolist()
+
+
+def segment_ranges(policy: WindowPolicy, total: int, rate: int) -> list[tuple[int, int]]:
+    """The samples [first, last) of each segment of a waveform of `total` samples at `rate` Hz.
+
+    As published, segment i of n starts at int(linspace(0, total - (segment_seconds + segment_margin) * rate, n)[i]), and a
+    waveform that is not longer than segment_seconds + segment_margin is used whole in every segment (GenjiB/LAVISH, data
+    loaders). One segment alone starts at 0.
+
+    Returns:
+        num_segments pairs, in order. They overlap if the clip is short.
+    """
+    room = total - _exact_steps((policy.segment_seconds + policy.segment_margin) * rate)
+    if room <= 0:
+        return [(0, total)] * policy.num_segments
+    length = max(int(_exact_steps(policy.segment_seconds * rate)), 1)
+    starts = np.linspace(0, room, policy.num_segments).astype(int).tolist()
+    return [(start, start + length) for start in starts]
+
+
+def _segment_windows(policy: WindowPolicy, info: MediaInfo) -> list[Window]:
+    """The segments of a clip in order. Frames are counted by the track's average rate (25 per second if it states none)."""
+    count = policy.num_segments
+    times: list[tuple[float, ...] | None] = [None] * count
+    pieces: list[tuple[tuple[float, float], ...] | None] = [None] * count
+    if info.has_video:
+        fps = info.fps or 25.0
+        total = max(round(info.video_duration * fps), 1)
+        # The middle of a frame's time: rounding, and an average rate that is slightly off, then choose the same frame.
+        last = info.video_duration * (1 - 1e-9)
+        times = [
+            tuple(info.video_start + min((number + 0.5) / fps, last) for number in numbers)
+            for numbers in segment_frames(policy, total)
+        ]
+    if info.has_audio:
+        rate = info.sampling_rate or 1_000_000
+        first, total = round(info.audio_start * rate), max(round(info.audio_duration * rate), 1)
+        pieces = [
+            (((first + start) / rate, (first + stop) / rate),) for start, stop in segment_ranges(policy, total, rate)
+        ]
+    video = _equal_parts(info.video_start, info.video_duration, count) if info.has_video else [None] * count
+    audio = _equal_parts(info.audio_start, info.audio_duration, count) if info.has_audio else [None] * count
+    return [Window(*values) for values in zip(times, audio, pieces, video)]
+
+
+def _equal_parts(start: float, duration: float, count: int) -> list[tuple[float, float]]:
+    return [(start + index * duration / count, start + (index + 1) * duration / count) for index in range(count)]
+
+
 def load_window(
     source: MediaSource,
     policy: WindowPolicy,
@@ -310,9 +430,10 @@ def load_window(
         reduce: makes frames smaller as they are decoded, see `ClipReader.read`.
 
     Returns:
-        num_views Clips. `frames` has num_frames frames. If the policy wraps, `waveform` has audio_seconds of audio. A track
-        that is missing from the file, or between `start` and `end`, is None. If damage was kept (on_decode_error="keep"),
-        the decoded part is wrapped, or its last frame held, to the full length, and `Clip.warnings` reports it.
+        num_views Clips, or one per segment. `frames` has num_frames frames. If the policy wraps, `waveform` has audio_seconds of
+        audio. A track that is missing from the file, or between `start` and `end`, is None. If damage was kept
+        (on_decode_error="keep"), the decoded part is wrapped, or its last frame held, to the full length, and `Clip.warnings`
+        reports it.
 
     Raises:
         MediaError: see ClipReader.
@@ -368,7 +489,7 @@ def _fill_to_length(clip: Clip, policy: WindowPolicy) -> None:
     if clip.frames is not None and 0 < len(clip.frames) < policy.num_frames:
         wanted = torch.arange(policy.num_frames)
         count = len(clip.frames)
-        places = wanted % count if policy.short == "wrap" else wanted.clamp(max=count - 1)
+        places = wanted % count if policy.wraps else wanted.clamp(max=count - 1)
         clip.frames, clip.frame_times = clip.frames[places], clip.frame_times[places]
         clip.warnings.append(f"only {count} of {policy.num_frames} frames could be decoded; the others repeat these")
     elif clip.frames is not None and len(clip.frames) == 0:
@@ -380,5 +501,5 @@ def _fill_to_length(clip: Clip, policy: WindowPolicy) -> None:
     if count == 0:
         clip.waveform = clip.sampling_rate = clip.audio_start = None
         clip.warnings.append("no audio of the window could be decoded; the audio track counts as missing")
-    elif policy.short == "wrap" and count < wanted:
+    elif policy.wraps and count < wanted:
         clip.waveform = clip.waveform.repeat(1, -(-wanted // count))[:, :wanted]

@@ -330,11 +330,7 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: a wrong sampling rate, NaN or infinite values, no samples, integer samples, several channels.
         """
-        wanted = self.do_resample if do_resample is None else do_resample
-        waveforms = [
-            self._at_rate(self._check(waveform, name), rate, wanted)
-            for waveform, rate, name in waveforms_of(audio, sampling_rate)
-        ]
+        waveforms = self.waveforms(audio, sampling_rate, do_resample)
         if self.dither and generator is None:
             raise ValueError(f"dither={self.dither} draws noise: pass generator=torch.Generator().manual_seed(...)")
 
@@ -348,6 +344,14 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
                 )
             return BatchFeature({"input_features": torch.stack(features) if len(features) > 1 else features[0][None]})
         return BatchFeature({"input_features": [f.numpy() for f in features]}, tensor_type=return_tensors)
+
+    def waveforms(self, audio: Any, sampling_rate: int | None, do_resample: bool | None = None) -> list[torch.Tensor]:
+        """The waveforms of a call, checked and resampled: float32 [samples] at `self.sampling_rate` each."""
+        wanted = self.do_resample if do_resample is None else do_resample
+        return [
+            self._at_rate(self._check(waveform, name), rate, wanted)
+            for waveform, rate, name in waveforms_of(audio, sampling_rate)
+        ]
 
     def _at_rate(self, waveform: torch.Tensor, rate: int | None, do_resample: bool) -> torch.Tensor:
         """The waveform at `self.sampling_rate`. Raises ValueError if it has another rate and `do_resample` is False."""

@@ -26,8 +26,10 @@ from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
 from .array_inputs import as_audio, as_videos, check_options_of_files, checked_frames, clip_bounds, encoded, is_media
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
+from .segment_arrays import split_frames, split_waveforms
 from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
+from .window_rows import empty_clip_error, fill_missing_rows, join_windows
 
 logger = logging.get_logger(__name__)
 
@@ -98,6 +100,7 @@ class AVFusionProcessor(ProcessorMixin):
     audio_preset = "mbt"
     input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES
     windows_per_view = 1
+    takes_segments = False  # whether the window may have `num_segments`
     # arguments of `process_clips` for frames that were resized and cropped as they were decoded
     reduced_frames: ClassVar[dict[str, Any]] = {"do_resize": False, "do_center_crop": False}
 
@@ -112,11 +115,16 @@ class AVFusionProcessor(ProcessorMixin):
         single = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         given = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
         given = {**given, **single}
-        if getattr(feature_extractor, "seconds", None) is not None:
+        segments = given.get("num_segments", self.default_window.num_segments)
+        if segments is None and getattr(feature_extractor, "seconds", None) is not None:
             given.setdefault("audio_seconds", feature_extractor.seconds)
         if channel_mix not in TO_MONO:
             raise ValueError(f"channel_mix must be one of {', '.join(TO_MONO)}, got {channel_mix!r}")
         policy = WindowPolicy.from_dict({**self.default_window.to_dict(), **given})
+        if segments is not None and not self.takes_segments:
+            raise ValueError(
+                f"num_segments={segments}: {type(self).__name__} gives one window of a clip, not segments: leave it out"
+            )
         if video_processor is None:
             video_processor = AVFusionVideoProcessor()
         if feature_extractor is None:
@@ -127,7 +135,7 @@ class AVFusionProcessor(ProcessorMixin):
         self.window = policy.to_dict()
         self.channel_mix = channel_mix
         self._check_lengths()
-        self._check_bytes(policy)
+        self._check_bytes(policy, windows=self.windows_per_view)
 
     def _check_bytes(self, policy: WindowPolicy, views: int = 1, windows: int = 1) -> None:
         """Raises ValueError if the windows of one clip, with their intermediates, take too much memory."""
@@ -141,10 +149,11 @@ class AVFusionProcessor(ProcessorMixin):
         extractor = self.feature_extractor
         if not hasattr(extractor, "bytes_of"):  # one of another package
             return
-        samples = math.ceil(policy.audio_seconds * extractor.sampling_rate)
+        samples = math.ceil(policy.longest_audio * extractor.sampling_rate)
+        length = "audio_seconds" if policy.num_segments is None else "segment_seconds"
         check_bytes(
             extractor.bytes_of(samples) + 4 * samples * (views - 1),
-            f"{counted}, audio_seconds={policy.audio_seconds} and n_fft={extractor.n_fft}, hop_length="
+            f"{counted}, {length}={getattr(policy, length)} and n_fft={extractor.n_fft}, hop_length="
             f"{extractor.hop_length}, num_mel_bins={extractor.num_mel_bins} of the feature extractor",
         )
 
@@ -222,10 +231,12 @@ class AVFusionProcessor(ProcessorMixin):
             clip has a modality, its key is absent. If some clips lack a modality, their rows hold zeros, and
             `modality_mask`, bool [B, 2] with columns (video, audio), is False there. With num_views=n, B is n times the
             number of files; the n views of a file are adjacent, in temporal order. A processor with several windows per view
-            has an axis of windows after B, or more frames (`input_axes`).
+            has an axis of windows after B, or more frames (`input_axes`). A processor whose window has `num_segments` spreads
+            them over the whole clip, and cuts a waveform that is passed as an array in the same way.
             With return_windows=True also `windows`, float64 [B, 2, 2]: start and end of the (video, audio) of each row in s
             from the start of the clip, NaN for a missing modality. A window that runs past the end of the clip, where it
-            wraps or holds, ends after it. Arrays start at 0 and count as long as the processor's window.
+            wraps or holds, ends after it. Arrays start at 0 and count as long as the processor's window, or as the waveform if the
+            processor cuts it into segments.
 
         Raises:
             TypeError: an unknown keyword argument.
@@ -276,8 +287,8 @@ class AVFusionProcessor(ProcessorMixin):
         views = merged["num_views"] if merged["num_views"] is not None else 1
         if views < 1:
             raise ValueError(f"num_views must be a positive integer, got {views!r}")
-        windows = self.windows_per_view
-        if windows != 1 and arrays:
+        windows, policy = self.windows_per_view, self.window_policy
+        if windows != 1 and arrays and policy.num_segments is None:
             raise ValueError(
                 f"videos or audio holds arrays, but this processor loads {windows} windows a clip from a media file: pass files"
             )
@@ -294,11 +305,15 @@ class AVFusionProcessor(ProcessorMixin):
         frames: list[Any] = [None] * count * views * windows
         waveforms: list[Any] = [None] * count * views * windows
         spans = torch.full((count * views, len(MODALITIES), 2), math.nan, dtype=torch.float64)
-        policy = self.window_policy
         if video_files or audio_files:
             num_frames, fps = video_kwargs.pop("num_frames", None), video_kwargs.pop("fps", None)
             if num_frames is not None:
                 policy = replace(policy, num_frames=num_frames)
+            if fps is not None and policy.num_segments is not None:
+                raise ValueError(
+                    f"fps={fps} has no effect with num_segments={policy.num_segments}, which spreads the frames over the clip: "
+                    "leave it out"
+                )
             if fps is not None:
                 policy = replace(policy, frame_rate=fps, span=None)
             self._check_bytes(policy, views, windows)
@@ -315,6 +330,12 @@ class AVFusionProcessor(ProcessorMixin):
             check_options_of_files(video_kwargs, "videos holds media files")
             video_kwargs.pop("do_sample_frames", None)
             reduce = self.video_processor.reducer(**video_kwargs)
+        elif videos is not None:
+            videos = split_frames(policy, videos)
+        lengths: list[float | None] = [None] * count  # of waveforms that are cut into segments, s
+        if policy.num_segments is not None and audio is not None and not audio_files:
+            options = {name: audio_kwargs.pop(name, None) for name in ("sampling_rate", "do_resample")}
+            audio, lengths = split_waveforms(policy, audio, self.feature_extractor, **options)
         use_track = merged["use_audio_in_video"] is not False
         for index in range(count):
             rows = slice(index * views * windows, (index + 1) * views * windows)
@@ -334,8 +355,9 @@ class AVFusionProcessor(ProcessorMixin):
                 span[:, 0], span[:, 1] = (self._spans(clips, modality, begin) for modality in MODALITIES)
                 self._warn_damage(clips, wanted)
             elif video is not None:
-                frames[rows] = [video]
-                span[:, 0] = torch.tensor([0.0, len(video) * policy.stride], dtype=torch.float64)
+                frames[rows] = video
+                seconds = lengths[index] or policy.seconds_of(len(video[0]))
+                span[:, 0] = torch.tensor([0.0, seconds], dtype=torch.float64)
             if clip_audio is not None and audio_files:
                 if video_files and state is not None:
                     generator.set_state(state)  # draws the same position in the audio file as in the video file
@@ -346,12 +368,13 @@ class AVFusionProcessor(ProcessorMixin):
                 span[:, 1] = self._spans(clips, "audio", begin)
                 self._warn_damage(clips, MODALITIES[1:])
             elif clip_audio is not None:
-                waveforms[rows] = [clip_audio]
-                span[:, 1] = torch.tensor([0.0, policy.audio_seconds], dtype=torch.float64)
+                waveforms[rows] = clip_audio if policy.num_segments is not None else [clip_audio]
+                span[:, 1] = torch.tensor([0.0, lengths[index] or policy.audio_seconds], dtype=torch.float64)
             if any(view is None and waveform is None for view, waveform in zip(frames[rows], waveforms[rows])):
-                raise _empty_clip(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
+                raise empty_clip_error(index, clips, video=video is not None, audio=clip_audio is not None or use_track)
         clips = []  # frees frames that `_features` has processed
-        if audio is None or audio_files:  # `_mono` has resampled the audio of files to this rate
+        # `_mono` has resampled the audio of files to this rate, `split_waveforms` waveforms.
+        if audio is None or audio_files or policy.num_segments is not None:
             audio_kwargs["sampling_rate"] = self.feature_extractor.sampling_rate
         if video_files:
             video_kwargs.update(self.reduced_frames, input_data_format="channels_first")
@@ -479,30 +502,17 @@ class AVFusionProcessor(ProcessorMixin):
         if any(present[0]):
             videos = [item for item in frames if item is not None]
             frames.clear()
-            data["pixel_values"] = _fill_missing_rows(self._pixels(videos, part_tensors, video_kwargs), present[0])
+            data["pixel_values"] = fill_missing_rows(self._pixels(videos, part_tensors, video_kwargs), present[0])
         if any(present[1]):
             given = [item for item in waveforms if item is not None]
             out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
-            data["input_features"] = _fill_missing_rows(out["input_features"], present[1])
-        data = {name: self._join_windows(name, rows) for name, rows in data.items()}
+            data["input_features"] = fill_missing_rows(out["input_features"], present[1])
+        axes = {name: self.input_axes[name][0] in WINDOW_AXES for name in data}
+        data = {name: join_windows(rows, self.windows_per_view, axes[name]) for name, rows in data.items()}
         if any(any(row) and not all(row) for row in present):
             mask = list(map(list, zip(*present)))[:: self.windows_per_view]  # equal in all windows of a view
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
         return BatchFeature({**data, **(extra or {})}, tensor_type=return_tensors)
-
-    def _join_windows(self, name: str, rows: Any) -> Any:
-        """The rows of windows as rows of views: [views x windows, ...] (or a list) to [views, windows, ...], or to
-        [views, windows x frames, ...] if `input_axes` has no axis of windows.
-        """
-        windows, own_axis = self.windows_per_view, self.input_axes[name][0] in WINDOW_AXES
-        if windows == 1 and not own_axis:
-            return rows
-        if torch.is_tensor(rows):
-            rows = rows.unflatten(0, (-1, windows))
-            return rows if own_axis else rows.flatten(1, 2)
-        library = torch if torch.is_tensor(rows[0]) else np
-        join = library.stack if own_axis else library.concatenate
-        return [join(rows[start : start + windows]) for start in range(0, len(rows), windows)]
 
     def _spans(self, clips: Sequence[Clip], modality: str, begin: float) -> torch.Tensor:
         """Start and end of each view in s, counted from `begin`: float64 [views, 2], NaN without this modality."""
@@ -584,29 +594,6 @@ class AVFusionProcessor(ProcessorMixin):
 @lru_cache(maxsize=16, typed=True)
 def _policy(**fields: Any) -> WindowPolicy:
     return WindowPolicy.from_dict(fields)  # cached: the check of the fields is slow for every clip
-
-
-def _empty_clip(index: int, clips: Sequence[Clip], video: bool, audio: bool) -> ValueError:
-    """The error for clip number `index`, which has none of the requested modalities."""
-    if not clips:
-        return ValueError(f"clip {index} has neither video nor audio (None): leave it out")
-    requested = [track for track, wanted in zip(MODALITIES, (video, audio)) if wanted]
-    reasons = list(dict.fromkeys(text for clip in clips for text in clip.warnings))
-    text = f"has no readable {' and no readable '.join(requested)} track: leave the clip out"
-    return MediaError(clips[0].info.name, "; ".join([text, *reasons]))
-
-
-def _fill_missing_rows(rows: Any, present: list[bool]) -> Any:
-    """Inserts rows of zeros where a modality is missing: [n, ...] (or a list) to [len(present), ...]."""
-    if all(present):
-        return rows
-    if torch.is_tensor(rows):
-        full = rows.new_zeros(len(present), *rows.shape[1:])
-        full[torch.tensor(present)] = rows
-        return full
-    left = iter(rows)
-    zeros = torch.zeros_like(rows[0]) if torch.is_tensor(rows[0]) else np.zeros_like(rows[0])
-    return [next(left) if has else zeros for has in present]
 
 
 __all__ = ["AVFusionProcessor", "AVFusionProcessorKwargs"]

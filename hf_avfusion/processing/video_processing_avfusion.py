@@ -26,16 +26,27 @@ from .spelling import check_spelling
 logger = logging.get_logger(__name__)
 
 # Fields of the steps that `reducer` and `normalizer` apply.
-_REDUCTION = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "antialias", "truncate")
+_REDUCTION = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "antialias",
+    "truncate",
+    "resize_as_float",
+)
 _NORMALIZATION = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 class AVFusionVideoProcessorKwargs(VideosKwargs, total=False):
     """`VideosKwargs` and: antialias (bool): smooth before shrinking; truncate (bool): truncate resized uint8 values, as in the
-    originals, instead of rounding them (bilinear without antialiasing only)."""
+    originals, instead of rounding them (bilinear without antialiasing only); resize_as_float (bool): resize uint8 values as
+    float32 and keep fractions and the overshoot of bicubic, as originals do that divide by 255 before they resize (LAVISH)."""
 
     antialias: bool | None
     truncate: bool | None
+    resize_as_float: bool | None
 
 
 class AVFusionVideoProcessor(BaseVideoProcessor):
@@ -49,14 +60,20 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     PIL pictures of other modes are converted to RGB (`do_convert_rgb`).
 
+    Frames are stretched to another aspect if `size` has `height` and `width` and `do_center_crop` is False. With `resample=3`
+    (bicubic), `antialias=False`, `truncate=False` and `resize_as_float=True` the pixels are those of torchvision's
+    `resize(frames / 255, interpolation=BICUBIC, antialias=False)`, up to rounding.
+
     Raises ValueError for videos that are empty, hold NaN or infinite values, integers other than uint8 or transparent pixels, or
-    are smaller than the crop; for `num_frames` and `fps` without `do_sample_frames`; and for `image_mean`, `image_std` and
-    `rescale_factor` that are not finite, or a deviation of 0.
+    are smaller than the crop; for `num_frames` and `fps` without `do_sample_frames`; for `image_mean`, `image_std` and
+    `rescale_factor` that are not finite, or a deviation of 0; and for `truncate` together with `resize_as_float`, antialiasing or
+    another interpolation than bilinear.
     """
 
     resample = PILImageResampling.BILINEAR
     antialias = False
     truncate = True
+    resize_as_float = False
     size = {"shortest_edge": 256}
     default_to_square = False
     crop_size = {"height": 224, "width": 224}
@@ -78,6 +95,12 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         _check_sampling(kwargs, self.do_sample_frames)
         _check_statistics(self.image_mean, self.image_std, self.rescale_factor)
         _check_lengths(size=self.size, crop_size=self.crop_size)
+        if not isinstance(self.resize_as_float, bool):
+            raise ValueError(f"resize_as_float must be True or False, got {self.resize_as_float!r}")
+        if self.resize_as_float and self.truncate:
+            raise ValueError(
+                "truncate=True and resize_as_float=True exclude each other: pass truncate=False to keep fractions"
+            )
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
@@ -112,10 +135,11 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         with do_resize=False and do_center_crop=False does, to the bit. `kwargs` override fields, as in `preprocess`.
         """
         steps, device = self._fields(_NORMALIZATION, kwargs), kwargs.get("device")
+        resized = self.resize_as_float if kwargs.get("resize_as_float") is None else kwargs["resize_as_float"]
 
         def normalize(frames: torch.Tensor) -> torch.Tensor:
             _check_finite(frames, "the clip")
-            self._check_scale(frames, steps["do_rescale"], steps["do_normalize"])
+            self._check_scale(frames, steps["do_rescale"], steps["do_normalize"], resized)
             return self.rescale_and_normalize(frames if device is None else frames.to(device), **steps)
 
         return normalize
@@ -159,6 +183,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         image_std: float | list[float] | None,
         antialias: bool,
         truncate: bool,
+        resize_as_float: bool,
         return_tensors: str | TensorType | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -168,10 +193,9 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         cropped = []
         for index, video in enumerate(videos):
             name = f"videos[{index}]"
-            self._check_scale(video, do_rescale, do_normalize)
-            cropped.append(
-                self._reduce(video, name, do_resize, size, resample, do_center_crop, crop_size, antialias, truncate)
-            )
+            self._check_scale(video, do_rescale, do_normalize, resize_as_float and not do_resize)
+            steps = (do_resize, size, resample, do_center_crop, crop_size, antialias, truncate, resize_as_float)
+            cropped.append(self._reduce(video, name, *steps))
 
         def normalize(pixels: torch.Tensor) -> torch.Tensor:
             return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
@@ -206,14 +230,20 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         crop_size: SizeDict,
         antialias: bool,
         truncate: bool,
+        resize_as_float: bool,
     ) -> torch.Tensor:
-        """[..., H, W] after resizing and cropping. Only the pixels inside the crop are computed."""
+        """[..., H, W] after resizing and cropping. With `truncate`, only the pixels inside the crop are computed."""
         target = self._target_size(video, size) if do_resize else tuple(video.shape[-2:])
         window = self._crop_window(target, crop_size, name) if do_center_crop else (0, 0, *target)
-        return self._resize_window(video, target, window, resample, antialias, truncate)
+        return self._resize_window(video, target, window, resample, antialias, truncate, resize_as_float)
 
-    def _check_scale(self, frames: torch.Tensor, do_rescale: bool, do_normalize: bool) -> None:
-        """Warns, once for each kind, of frames whose values are probably not on the scale that the steps expect."""
+    def _check_scale(self, frames: torch.Tensor, do_rescale: bool, do_normalize: bool, resized: bool = False) -> None:
+        """Warns, once for each kind, of frames whose values are probably not on the scale that the steps expect.
+
+        `resized`: the frames may be uint8 frames that were resized as floats, so that black ones and overshoots are right.
+        """
+        if resized:
+            return
         if not frames.is_floating_point():
             if do_normalize and not do_rescale:
                 logger.warning_once(
@@ -238,7 +268,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         if not isinstance(size, dict):
             size = {"shortest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]}
         target = self._target_size(frames, SizeDict(**size))
-        return self._resize_window(frames, target, (0, 0, *target), self.resample, self.antialias, self.truncate)
+        steps = self.resample, self.antialias, self.truncate, self.resize_as_float
+        return self._resize_window(frames, target, (0, 0, *target), *steps)
 
     def _target_size(self, video: torch.Tensor, size: SizeDict) -> tuple[int, int]:
         height, width = video.shape[-2:]
@@ -267,16 +298,18 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
         resample: Any,
         antialias: bool,
         truncate: bool,
+        resize_as_float: bool,
     ) -> torch.Tensor:
         """The part `window` (top, left, height, width) of `video` [..., H, W] after resizing to `target` (height, width)."""
         top, left, height, width = window
+        video = video.float() if resize_as_float else video
         if tuple(video.shape[-2:]) == target:
             return video[..., top : top + height, left : left + width]
         bilinear = resample is None or resample in (PILImageResampling.BILINEAR, "bilinear")
-        if truncate and not (bilinear and not antialias):
+        if truncate and (not bilinear or antialias or resize_as_float):
             raise ValueError(
                 f"truncate=True needs resample=bilinear and antialias=False, got resample={resample!r} and "
-                f"antialias={antialias}: pass truncate=False"
+                f"antialias={antialias}{', resize_as_float=True' if resize_as_float else ''}: pass truncate=False"
             )
         if truncate:
             return resize_window(video, target, window)

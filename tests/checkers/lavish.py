@@ -20,6 +20,7 @@ from hf_avfusion.conversion.lavish import (
     infer_config,
     normalize_names,
 )
+from hf_avfusion.media.windows import WindowPolicy, segment_ranges
 from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
 from hf_avfusion.models.lavish.layers_lavish import AdapterOptions, LavishAdapter
 from hf_avfusion.models.lavish.modeling_lavish import (
@@ -423,9 +424,9 @@ def check_front_end(tensors: dict[str, np.ndarray], record: dict) -> None:
         kind, source, index = name.split("/")
         preset, seconds, count = CLIPS[kind]
         waveform = tensors[f"input/waveform_{source}"][0] / np.float32(32768)
-        if len(waveform) > (seconds + 0.1) * rate:  # a shorter one is used whole in every clip
-            start = int(np.linspace(0, len(waveform) - (seconds + 0.1) * rate, count)[int(index)])
-            waveform = waveform[start : start + int(seconds * rate)]
+        policy = WindowPolicy(num_segments=count, segment_seconds=seconds)
+        first, last = segment_ranges(policy, len(waveform), rate)[int(index)]
+        waveform = waveform[first:last]
         extractor = AVFusionFeatureExtractor.from_preset(preset)
         features = extractor(waveform, sampling_rate=rate, return_tensors="pt").input_features[0]
         assert tuple(features.shape) == (rows, mels)

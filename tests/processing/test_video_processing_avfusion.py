@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_avfusion.processing import video_processing_avfusion
 from hf_avfusion.processing.video_processing_avfusion import AVFusionVideoProcessor
 
 
@@ -233,3 +234,54 @@ def test_saved_and_loaded(tmp_path):
     assert again.to_dict() == processor.to_dict()
     assert (again.antialias, again.truncate) == (True, False)
     assert torch.equal(pixels(again, noise(2, 3, 40, 60)), pixels(processor, noise(2, 3, 40, 60)))
+
+
+STRETCHED = {
+    "size": {"height": 24, "width": 24},
+    "do_center_crop": False,
+    "resample": 3,
+    "antialias": False,
+    "truncate": False,
+    "resize_as_float": True,
+}
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 70), (16, 20), (24, 24), (9, 100)])
+def test_bicubic_frames_are_those_of_float_images(height, width):
+    """As torchvision's `resize(frames / 255, interpolation=BICUBIC, antialias=False)`: no rounding, no clamping (LAVISH)."""
+    processor = AVFusionVideoProcessor(**STRETCHED, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    video = noise(3, 3, height, width)
+    resized = torch.nn.functional.interpolate(video / 255, size=(24, 24), mode="bicubic", align_corners=False)
+    assert resized.max() > 1 or height == 24  # overshoots stay
+    scaled = pixels(processor, video, do_normalize=False)[0]
+    assert torch.allclose(scaled, resized, rtol=0, atol=1e-5)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    assert torch.allclose(pixels(processor, video)[0], (resized - mean) / std, rtol=0, atol=1e-5)
+    assert torch.allclose(processor.resize_frames(video, (24, 24)) / 255, resized, rtol=0, atol=1e-5)
+    reduced = processor.reducer()(video)
+    assert reduced.dtype == torch.float32
+    assert torch.equal(processor.normalizer()(reduced), pixels(processor, video)[0])
+    assert torch.equal(pixels(processor, reduced, do_resize=False)[0], pixels(processor, video)[0])
+
+
+def test_frames_resized_as_floats_give_no_warning_about_their_scale(monkeypatch):
+    warned = []
+    monkeypatch.setattr(video_processing_avfusion.logger, "warning_once", warned.append)
+    processor = AVFusionVideoProcessor(**STRETCHED)
+    for video in (torch.zeros(1, 3, 40, 40, dtype=torch.uint8), noise(1, 3, 40, 40)):
+        processor.normalizer()(processor.reducer()(video))
+    assert not warned
+    pixels(processor, noise(1, 3, 40, 40) / 255)
+    assert "are divided by 255" in warned[0]
+
+
+def test_resizing_as_floats_is_saved_and_checked(tmp_path):
+    processor = AVFusionVideoProcessor(**STRETCHED)
+    processor.save_pretrained(tmp_path)
+    assert AVFusionVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+    with pytest.raises(ValueError, match="truncate=True and resize_as_float=True exclude each other"):
+        AVFusionVideoProcessor(resize_as_float=True)
+    with pytest.raises(ValueError, match="resize_as_float must be True or False, got 1"):
+        AVFusionVideoProcessor(resize_as_float=1, truncate=False)
+    with pytest.raises(ValueError, match="resize_as_float=True: pass truncate=False"):
+        pixels(AVFusionVideoProcessor(), noise(1, 3, 300, 300), resize_as_float=True)

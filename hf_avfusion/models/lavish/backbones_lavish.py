@@ -5,14 +5,19 @@ The classes hold no parameters. The backbone is transformers' own model, with it
 by one. Without adapters the result is that of the model's own forward, to the bit.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..shared.configuration_shared import as_pair
+
+if TYPE_CHECKING:  # the config imports this file, and importing models would take seconds
+    from transformers import PreTrainedModel
 
 Grid = tuple[int, int]  # rows and columns of tokens
 Step = tuple[torch.Tensor, torch.Tensor | None]  # new tokens, attention weights

@@ -8,9 +8,15 @@ from ...media.limits import check_bytes, check_num_tokens, check_sizes
 from ...media.modalities import CLIP_AXES
 from ..shared.configuration_shared import ClassifierConfig, as_pair, check_remainders
 from .backbones_lavish import BackboneSteps, steps_of
-from .layers_lavish import AdapterOptions
-from .losses_lavish import LOCALIZATION_LOSSES, MASK_LOSSES, MASK_POOLINGS, check_matching_stages
-from .segmentation_lavish import NUM_STAGES, check_tpavi
+from .options_lavish import (
+    LOCALIZATION_LOSSES,
+    MASK_LOSSES,
+    MASK_POOLINGS,
+    NUM_STAGES,
+    AdapterOptions,
+    check_matching_stages,
+    check_tpavi,
+)
 
 POSITIONS = ("1d", "2d")
 
@@ -52,7 +58,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         use_stochastic_depth (`bool`, defaults to `True`): Whether the backbone's stochastic depth and dropout act in training,
             as published although the backbone is frozen.
         adapter (`dict`, *optional*): Options of adapters that are part of the model, see
-            [`~hf_avfusion.models.lavish.layers_lavish.AdapterOptions`], and `slots`, the names of the slots that have them (by
+            [`~hf_avfusion.models.lavish.options_lavish.AdapterOptions`], and `slots`, the names of the slots that have them (by
             default all). `None`: no adapters of its own. `hf_avfusion.adapters.build_in` makes a model with it.
         classifier_hidden_size (`int`, *optional*, defaults to 512): Width between the two linear layers of the head, which have
             no activation between them. `None`: one linear layer.

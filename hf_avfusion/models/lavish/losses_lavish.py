@@ -18,10 +18,8 @@ import torch
 from torch import nn
 
 from ..shared.losses_classification import IGNORED_LABEL, classification_loss
+from .options_lavish import LOCALIZATION_LOSSES, MASK_LOSSES, MASK_POOLINGS, check_matching_stages
 
-MASK_LOSSES = ("bce_of_probabilities", "bce_with_logits")
-MASK_POOLINGS = ("avg", "max")
-LOCALIZATION_LOSSES = ("cross_entropy", "bce_of_probabilities", "bce_of_log_probabilities")
 NO_MASK = 255  # value of all pixels of a second without a mask
 MATCHING_EPSILON = 1e-6
 
@@ -154,24 +152,6 @@ def pooled_masks(logits: torch.Tensor, size: Sequence[int], pooling: str) -> tor
     probabilities = logits.detach().float().sigmoid()
     pool = nn.functional.adaptive_avg_pool2d if pooling == "avg" else nn.functional.adaptive_max_pool2d
     return pool(probabilities, tuple(size)) > 0.5
-
-
-def check_matching_stages(stages: Sequence[int], with_audio: Sequence[int]) -> None:
-    """
-    Check the stages of the matching loss, also for a config.
-
-    Args:
-        stages: Stages of the loss.
-        with_audio: Stages with TPAVI video-audio attention.
-
-    Raises:
-        ValueError: If there is no stage, or one without TPAVI video-audio attention. The original crashes on these.
-    """
-    if not stages or not set(stages) <= set(with_audio):
-        raise ValueError(
-            f"The matching loss needs stages with TPAVI video-audio attention, which this decoder has at {sorted(with_audio)}, "
-            f"got {list(stages)}. List stages that have it, or switch the matching loss off."
-        )
 
 
 def localization_loss(

@@ -20,8 +20,8 @@ from transformers import initialization as init
 
 from ..shared.layers_vit import with_init
 from .layers_lavish import PresenceBatchNorm
+from .options_lavish import NUM_STAGES, check_tpavi
 
-NUM_STAGES = 4
 DILATIONS = (3, 6, 12, 18)  # of the four convolutions of a stage, and their padding
 MAP_REDUCTIONS = (4, 8, 16, 32)  # a stage's map is smaller than the mask by these factors
 DILATED_STD = 0.01
@@ -372,23 +372,6 @@ class LavishMaskDecoder(nn.Module):
                 f"{tuple(audio.shape)}."
             )
         return clips
-
-
-def check_tpavi(tpavi_stages: Sequence[int], video_audio: bool, video_video: bool) -> None:
-    """
-    Check the TPAVI options of a decoder, also for a config.
-
-    Raises:
-        ValueError: On unknown or repeated stages, and stages without attention.
-    """
-    stages = list(tpavi_stages)
-    if len(set(stages)) != len(stages) or not set(stages) <= set(range(NUM_STAGES)):
-        raise ValueError(f"`tpavi_stages` must be different numbers from 0 to {NUM_STAGES - 1}, got {stages}.")
-    if stages and not (video_audio or video_video):
-        raise ValueError(
-            f"`tpavi_stages` {stages} need video-audio or video-video attention, but both are off. Switch one on, or leave "
-            "`tpavi_stages` empty."
-        )
 
 
 def init_segmentation_layer(module: nn.Module) -> None:

@@ -1,0 +1,115 @@
+"""The LAVISH processor: converts a video file, or frames and a waveform, to the segments of a clip, as published for each task."""
+
+from typing import Any
+
+from ...media.modalities import CLIP_AXES
+from ...media.windows import WindowPolicy
+from ...processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from ...processing.processing_avfusion import AVFusionProcessor, AVFusionProcessorKwargs
+from ...processing.video_processing_avfusion import AVFusionVideoProcessor
+
+# Name -> segments, seconds of audio in each, side of the frames (pixels). The front end of the audio has the same name. Source:
+# the data loaders of GenjiB/LAVISH, except what a comment calls CHOICE.
+PRESETS: dict[str, tuple[int, float, int]] = {
+    "lavish_ave_swin": (10, 1.0, 192),
+    "lavish_ave_vit": (10, 1.0, 224),
+    # 1 s is that of the README's command; the code's default is 1.95 s. The published loader reads stored 224 x 224 frames, one
+    # for each second; taking them from the first to the last of the clip, and resizing as for AVE, is a CHOICE. The model itself
+    # resizes them to 192. A clip of at most 1.1 s, which the original cuts at negative positions, is heard whole (CHOICE).
+    "lavish_avs": (5, 1.0, 224),
+    "lavish_avqa": (10, 1.95, 192),
+}
+SEGMENT_MARGIN = 0.1  # s; published, the same in all loaders
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+class LavishProcessorKwargs(AVFusionProcessorKwargs, total=False):
+    """Keyword arguments of a call; LAVISH adds none."""
+
+
+class LavishProcessor(AVFusionProcessor):
+    """Prepares clips for LAVISH; the defaults are those of AVE with Swin-V2 (GenjiB/LAVISH).
+
+    Ten frames from the first to the last of the clip, stretched to 192 x 192 (bicubic, no antialiasing), ImageNet mean and
+    deviation. Ten pieces of 1 s of the left audio channel at 16 kHz, spread from the start to 0.1 s before the end, as 192 x 192
+    log-mels each. Training and evaluation take the same. Other published settings are presets:
+
+        LavishProcessor.from_preset("lavish_ave_vit")     # frames of 224 x 224, log-mels of 102 x 128
+        LavishProcessor.from_preset("lavish_avs")         # AVSBench-S4: 5 segments of 1 s
+        LavishProcessor.from_preset("lavish_avqa")        # MUSIC-AVQA: 10 segments of 1.95 s
+
+        processor = LavishProcessor()
+        inputs = processor(videos="clip.mp4", return_tensors="pt")
+        inputs["pixel_values"].shape, inputs["input_features"].shape    # [1, 10, 3, 192, 192], [1, 10, 192, 192]
+
+    A clip passed as arrays is one frame per segment, uint8 [10, H, W, 3], and the waveform of the whole clip, which is cut into
+    the same segments. With `num_segments=None` a clip has one window as in the other processors, and `input_features` [B, time,
+    mel], for a backbone that takes clips (VideoMAE).
+
+    Takes the arguments of `AVFusionProcessor`. `window` has `num_segments`, `segment_seconds`, `segment_margin`, and `num_frames`,
+    the frames of each segment (1).
+
+    Raises:
+        ValueError: in a call, `num_views` other than 1 with segments, or arrays with another number of frames; see also
+            `AVFusionProcessor`.
+    """
+
+    valid_processor_kwargs = LavishProcessorKwargs
+    default_window = WindowPolicy(num_frames=1, num_segments=10, segment_seconds=1.0, segment_margin=SEGMENT_MARGIN)
+    audio_preset = "lavish_ave_swin"
+    takes_segments = True
+
+    def __init__(self, video_processor=None, feature_extractor=None, window=None, channel_mix="left", **kwargs):
+        if video_processor is None:
+            video_processor = frame_processor(PRESETS[self.audio_preset][2])
+        if feature_extractor is None:
+            feature_extractor = AVFusionFeatureExtractor.from_preset(self.audio_preset)
+        super().__init__(video_processor, feature_extractor, window=window, channel_mix=channel_mix, **kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "LavishProcessor":
+        """The published processor of a task: "lavish_ave_swin", "lavish_ave_vit", "lavish_avs" or "lavish_avqa".
+
+        `overrides` are arguments of the constructor, such as `num_segments=5` or `feature_extractor=...`.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"name must be a preset, one of {', '.join(PRESETS)}, got {name!r}")
+        segments, seconds, side = PRESETS[name]
+        overrides.setdefault("video_processor", frame_processor(side))
+        overrides.setdefault("feature_extractor", AVFusionFeatureExtractor.from_preset(name))
+        window = overrides.pop("window", None)
+        given = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
+        fields = {"num_segments": segments, "segment_seconds": seconds, "segment_margin": SEGMENT_MARGIN, **given}
+        return cls(window=fields, **overrides)
+
+    @property
+    def windows_per_view(self) -> int:
+        """Segments of a clip; 1 without segments."""
+        return self.window["num_segments"] or 1
+
+    @property
+    def input_axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of one view of each input, as `LavishTwoStreamConfig.input_axes`."""
+        segments = () if self.window["num_segments"] is None else ("segments",)
+        return {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+
+
+def frame_processor(side: int) -> AVFusionVideoProcessor:
+    """The published frames: divided by 255, stretched to side x side (bicubic, no antialiasing), ImageNet mean and deviation."""
+    size = {"height": side, "width": side}
+    return AVFusionVideoProcessor(
+        size=size,
+        crop_size=size,  # not used; equal to the size, since sizes of models are taken from it
+        do_center_crop=False,
+        resample=3,  # bicubic
+        antialias=False,
+        truncate=False,
+        resize_as_float=True,
+        **IMAGENET,
+    )
+
+
+__all__ = ["LavishProcessor", "LavishProcessorKwargs"]
