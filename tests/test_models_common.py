@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_net import SegmentNetConfig
+from tiny_lavish import ADAPTER, tiny_config
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModel,
@@ -61,6 +62,11 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "avmae": AVMAEConfig(**AVMAE_TINY),
     "avmae-early": AVMAEConfig(**AVMAE_TINY, encoder_strategy="early", position_embeddings="learned", pooled_norm=True),
     "avmae-mid-fusion": AVMAEConfig(**AVMAE_TINY, encoder_strategy="mid_fusion", use_modality_tokens=True),
+    "lavish": tiny_config("vit"),
+    "lavish-built-in": tiny_config("vit", adapter=ADAPTER),
+    "lavish-swin": tiny_config("swinv2", adapter={**ADAPTER, "use_bn": False}),
+    "lavish-videomae": tiny_config("videomae", adapter=ADAPTER),
+    "lavish-audio-only": tiny_config("dinov2", adapter=ADAPTER, modalities=("audio",)),
     "segment-net": SegmentNetConfig(num_labels=5),
     "segment-net-audio-only": SegmentNetConfig(num_labels=5, modalities=("audio",)),
 }
