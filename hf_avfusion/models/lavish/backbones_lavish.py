@@ -110,13 +110,7 @@ class ViTSteps(BackboneSteps):
         return model.layers
 
     def embed(self, model: PreTrainedModel, values: torch.Tensor, positions: str | None) -> torch.Tensor:
-        embeddings = model.embeddings
-        if positions is None:
-            return embeddings(values)
-        patches = embeddings.patch_embeddings(values)
-        tokens = torch.cat([embeddings.cls_token.expand(values.shape[0], -1, -1), patches], dim=1)
-        own, wanted = self.grids(self.image_size)[0], self.grids(tuple(values.shape[-2:]))[0]
-        return embeddings.dropout(tokens + resample_positions(embeddings.position_embeddings, own, wanted, positions))
+        return model.embeddings(values, positions=positions)
 
     def step(self, layer: nn.Module, part: str, tokens: torch.Tensor, grid: Grid, **kwargs) -> Step:
         if part == "attn":

@@ -6,7 +6,9 @@ Equal to the authors' code (recorded cases in tests/goldens/lavish). Not in that
 fusion, and the backbones DINOv2, VideoMAE and ResNet.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -32,7 +34,8 @@ from ..shared.two_streams import (
     record_both_streams,
     zero_missing,
 )
-from .backbones_lavish import BackboneSteps, Grid, steps_of
+from .backbone_models_lavish import make_backbone, without_unused_parts
+from .backbones_lavish import Grid, Step, steps_of
 from .configuration_lavish import LavishTwoStreamConfig
 from .layers_lavish import CrossModalSlot, GroupedLinear, LavishAdapter
 from .losses_lavish import localization_loss
@@ -40,6 +43,7 @@ from .question_answering_lavish import init_question_answering_layer
 from .segmentation_lavish import init_segmentation_layer
 
 BACKBONES_OF_TRANSFORMERS = "a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder"
+RunPart = Callable[..., Step]
 BlockOutput = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
@@ -68,14 +72,16 @@ class LavishEmbeddings(nn.Module):
         super().__init__()
         self.config, self.modality, self.steps = config, modality, config.backbone_steps
 
-    def forward(self, values: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
-        """Frames [B, T, C, H, W]; spectrograms [B, S, time, mel], or [B, time, mel] without segments."""
+    def forward(self, values: torch.Tensor, embed: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """
+        Frames [B, T, C, H, W]; spectrograms [B, S, time, mel], or [B, time, mel] without segments. `embed` is that of
+        [`BackboneSteps`] for the backbone.
+        """
         config = self.config
-        values = values.to(self.steps.projection(model).weight.dtype)
         if self.modality == "video":
             check_frames(config, values)
             values = values if self.steps.takes_clips else values.flatten(0, 1)
-            return self.steps.embed(model, values, None)
+            return embed(values, None)
         segments = () if config.num_segments is None else (config.num_segments,)
         expected = (*segments, *config.spectrogram_hw)
         if tuple(values.shape[1:]) != expected:
@@ -86,7 +92,7 @@ class LavishEmbeddings(nn.Module):
                 "`num_segments`, `spectrogram_length` and `num_mel_bins`."
             )
         values = values.reshape(-1, 1, *config.spectrogram_hw).expand(-1, config.num_channels, -1, -1)
-        return self.steps.embed(model, values, config.audio_positions)
+        return embed(values, config.audio_positions)
 
 
 class BackboneStep(GradientCheckpointingLayer):
@@ -97,22 +103,21 @@ class BackboneStep(GradientCheckpointingLayer):
     twice.
     """
 
-    def __init__(self, steps: BackboneSteps, part: str):
+    def __init__(self, part: str):
         super().__init__()
-        self.steps, self.part = steps, part
+        self.part = part
 
-    def forward(
-        self, tokens: torch.Tensor, layer: nn.Module, grid: Grid, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, tokens: torch.Tensor, run: RunPart, grid: Grid, **kwargs) -> Step:
         """tokens [N, n, d] -> tokens and attention weights."""
-        return self.steps.step(layer, self.part, tokens, grid, **kwargs)
+        return run(self.part, tokens, grid, **kwargs)
 
 
 class LavishBlock(nn.Module):
     """
     A layer of the backbone for both streams, with a slot for adapters beside each of its parts (figure 2 of the paper).
 
-    The layer itself belongs to the backbone and is an argument, so that its weights keep transformers' names.
+    The layer itself belongs to the backbone, so that its weights keep transformers' names. `run` runs one of its parts. It is a
+    function and not the layer, since hooks of accelerate move modules among the arguments to another device.
     """
 
     def __init__(self, config: LavishTwoStreamConfig, index: int):
@@ -120,14 +125,14 @@ class LavishBlock(nn.Module):
         self.steps = config.backbone_steps
         for part in self.steps.parts:
             options = config.adapter_options if f"blocks.{index}.fusion_{part}" in config.adapter_slots else None
-            setattr(self, part, BackboneStep(self.steps, part))
+            setattr(self, part, BackboneStep(part))
             setattr(self, f"fusion_{part}", CrossModalSlot(self.steps.widths[index], config.modalities, options))
 
     def forward(
         self,
         video: torch.Tensor | None,
         audio: torch.Tensor | None,
-        layer: nn.Module,
+        run: RunPart,
         grids: dict[str, Grid],
         presence: torch.Tensor | None = None,
         **kwargs,
@@ -138,10 +143,10 @@ class LavishBlock(nn.Module):
             step, slot = getattr(self, part), getattr(self, f"fusion_{part}")
             before = None if self.steps.slot_reads_output else slot(audio, video, presence)
             if video is not None:
-                video, weights = step(video, layer, grids["video"], **kwargs)
+                video, weights = step(video, run, grids["video"], **kwargs)
                 maps["video"] = maps["video"] if weights is None else weights
             if audio is not None:
-                audio, weights = step(audio, layer, grids["audio"], **kwargs)
+                audio, weights = step(audio, run, grids["audio"], **kwargs)
                 maps["audio"] = maps["audio"] if weights is None else weights
             from_video, from_audio = slot(audio, video, presence) if before is None else before
             audio = audio if from_video is None else audio + from_video
@@ -201,9 +206,7 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
         self.steps = config.backbone_steps
-        self.backbone = AutoModel.from_config(
-            config.backbone_config, **_WITHOUT_POOLER.get(config.backbone_config.model_type, {})
-        )
+        self.backbone = make_backbone(config.backbone_config)
         self.video_embeddings, self.audio_embeddings = (
             LavishEmbeddings(config, modality) if modality in config.modalities else None
             for modality in ("video", "audio")
@@ -253,13 +256,13 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             input_features = zero_missing(input_features, modality_mask[:, 1].bool())
         presence = modality_presence(pixel_values, input_features, modality_mask)
         rows = None if presence is None else presence.repeat_interleave(config.num_segments or 1, dim=0)
-        video = None if pixel_values is None else self.video_embeddings(pixel_values, self.backbone)
-        audio = None if input_features is None else self.audio_embeddings(input_features, self.backbone)
+        video = None if pixel_values is None else self._embed(self.video_embeddings, pixel_values)
+        audio = None if input_features is None else self._embed(self.audio_embeddings, input_features)
         grids = {"video": self.steps.grids(config.image_hw), "audio": self.steps.grids(config.spectrogram_hw)}
         ends, stages = self.steps.stage_ends, []
         for index, (block, layer) in enumerate(zip(self.blocks, self.steps.layers(self.backbone))):
             sizes = {modality: each[index] for modality, each in grids.items()}
-            video, audio, _, _ = block(video, audio, layer, sizes, rows, **kwargs)
+            video, audio, _, _ = block(video, audio, partial(self.steps.step, layer), sizes, rows, **kwargs)
             if output_stage_states and index in ends and video is not None:
                 stages.append(video)
             video, audio = (
@@ -280,6 +283,10 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             pooler_output=self._by_segment(self._join_features(features, rows)),
             stage_states=tuple(map(self._by_segment, [*stages[:-1], video])) if stages else None,
         )
+
+    def _embed(self, embeddings: LavishEmbeddings, values: torch.Tensor) -> torch.Tensor:
+        values = values.to(self.steps.projection(self.backbone).weight.dtype)
+        return embeddings(values, partial(self.steps.embed, self.backbone))
 
     def _feature(self, tokens: torch.Tensor) -> torch.Tensor:
         """Normalised tokens [N, n, D] -> [N, D]."""
@@ -313,7 +320,7 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             Normalised tokens [B, S, n, D], or [B, n, D] without segments.
         """
         check_inputs(self.config, pixel_values, None, None)
-        tokens, grids = self.video_embeddings(pixel_values, self.backbone), self.steps.grids(self.config.image_hw)
+        tokens, grids = self._embed(self.video_embeddings, pixel_values), self.steps.grids(self.config.image_hw)
         for index, layer in enumerate(self.steps.layers(self.backbone)):
             for part in self.steps.parts:
                 tokens, _ = self.steps.step(layer, part, tokens, grids[index])
@@ -400,6 +407,7 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         return build_from_backbone(cls, backbone, fields)
 
 
+# Arguments of transformers' models that do not load pooling layers, which checkpoints may lack.
 _WITHOUT_POOLER = {"vit": {"add_pooling_layer": False}, "swinv2": {"add_pooling_layer": False}}
 
 
@@ -426,13 +434,7 @@ def build_from_backbone(
     norm = getattr(backbone, "fc_norm", None)
     model = cls(cls.config_class(backbone_config=backbone.config, **fields))
     base = model.base_model
-    state = backbone.base_model.state_dict()
-    wanted = base.backbone.state_dict()
-    dropped = [name for name in state if name not in wanted and name.split(".")[0] not in ("pooler",)]
-    missing = [name for name in wanted if name not in state]
-    if dropped or missing:
-        raise ValueError(f"The backbone has no tensors for {missing}, and the model has no parameters for {dropped}.")
-    base.backbone.load_state_dict({name: state[name] for name in wanted})
+    base.backbone.load_state_dict(without_unused_parts(base.backbone, backbone.base_model.state_dict()))
     if norm is not None and base.fc_norm is not None:
         base.fc_norm.load_state_dict(norm.state_dict())
     return model

@@ -52,12 +52,12 @@ def test_positions_of_a_spectrogram():
     table = model.backbone.embeddings.position_embeddings
     expected = torch.nn.functional.interpolate(table.transpose(1, 2), size=16, mode="linear").transpose(1, 2)
     silence = torch.zeros(1, 2, 26, 40)
-    embedded = model.audio_embeddings(silence, model.backbone)
+    embedded = model._embed(model.audio_embeddings, silence)
     kernel_bias = model.backbone.embeddings.patch_embeddings.projection.bias
     torch.testing.assert_close(embedded[0, 1:], (expected[0, 1:] + kernel_bias), atol=1e-6, rtol=0)
     torch.testing.assert_close(embedded[0, 0], expected[0, 0] + model.backbone.embeddings.cls_token[0, 0])
     model.config.audio_positions = "2d"
-    two = model.audio_embeddings(silence, model.backbone)
+    two = model._embed(model.audio_embeddings, silence)
     torch.testing.assert_close(two[0, 0], table[0, 0] + model.backbone.embeddings.cls_token[0, 0])
     assert not torch.allclose(two[0, 1:], embedded[0, 1:], atol=1e-3)
 
