@@ -126,6 +126,22 @@ class WindowPolicy:
         """Seconds from one frame to the next."""
         return 1 / self.frame_rate if self.span is None else self.span / self.num_frames
 
+    def describe(self) -> dict[str, str]:
+        """What it takes of a clip, in the words of a model card: "frames", "audio", and what happens to "short clips"."""
+        if self.num_segments is None:
+            rate = f"{self.frame_rate:g} per second" if self.span is None else f"spread over {self.span:g} s"
+            return {
+                "frames": f"{self.num_frames} RGB frames, {rate}",
+                "audio": f"{self.audio_seconds:g} s of audio",
+                "short clips": "wrap to their start" if self.wraps else "repeat the last frame",
+            }
+        return {
+            "frames": f"{self.num_frames * self.num_segments} RGB frames from the first to the last of the clip",
+            "audio": f"{self.num_segments} segments of {self.segment_seconds:g} s of audio, spread from the start of the clip to "
+            f"{self.segment_margin:g} s before its end",
+            "short clips": "are heard whole in every segment",
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Its fields as plain values, for processor_config.json."""
         return asdict(self)
