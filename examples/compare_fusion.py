@@ -26,6 +26,8 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+from hf_avfusion.arguments import check_at_least, check_one_of
+from hf_avfusion.training.recipes.fusions import FUSIONS
 from hf_avfusion.training.recipes.options import ClassificationOptions, check_arguments
 
 
@@ -50,6 +52,16 @@ class Options(ClassificationOptions):
     costs_only: bool = field(default=False, metadata={"help": "Only measure the costs again; train nothing."})
     cost_rounds: int = field(default=10, metadata={"help": "Rounds over all variants when measuring times."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, cost_rounds=self.cost_rounds)
+        for fusion in self.fusions or ():  # of any architecture; `check_flags` knows which one
+            check_one_of("--fusions", fusion, [name for variants in FUSIONS.values() for name in variants])
+        if wrong := [seed for seed in self.seeds if not 0 <= seed < 2**32]:
+            raise ValueError(f"--seeds {wrong[0]}: a seed is a whole number from 0 to {2**32 - 1:,}")
+        if (self.eval_split or "").lower() == "none":
+            raise ValueError("--eval_split none: every run is evaluated; leave it out or name a split")
+
 
 def command_line() -> list[str]:
     """The arguments from the file that `--args_file` names, followed by those on the command line."""
@@ -71,10 +83,8 @@ from rich.progress import track
 from transformers import set_seed
 
 from hf_avfusion.data import LabelBalance
-from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.data.streaming.clip_stream import ClipStream
 from hf_avfusion.data.streaming.in_memory import cache_clips
-from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.evaluation.comparison import Comparison, scores_of
 from hf_avfusion.evaluation.costs import compare_costs
 from hf_avfusion.evaluation.views import check_views, view_transform
@@ -90,7 +100,7 @@ from hf_avfusion.training.recipes.building import (
 )
 from hf_avfusion.training.recipes.building_runs import RunData
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
-from hf_avfusion.training.recipes.variants import FUSIONS, variant_fields
+from hf_avfusion.training.recipes.variants import variant_fields
 from hf_avfusion.training.trainer import AVTrainer
 
 CONFIG_FLAGS = {"fusion_layer", "num_bottleneck_tokens"}  # flags that are fields of the model's configuration
@@ -133,8 +143,6 @@ def check_flags(run, options: Options) -> None:
             f"--config: --fusions or the flag of the same name already sets {', '.join(sorted(twice))}; leave it out of"
             " --config"
         )
-    if (options.eval_split or "").lower() == "none":
-        raise ValueError("--eval_split none: every run is evaluated; leave it out or name a split")
     if options.decode_once and recipe.frame_augmentation is not None:
         raise ValueError("--decode_once does not allow frame augmentation: add --augment False")
 
@@ -166,7 +174,7 @@ def main() -> int:
         if data.validation is not None:
             rows["validation"] = data.validation
         columns = options.label_columns or [data.trained.record.label_columns[0] if data.trained.record else "label"]
-        task, processor = TASKS["classification"], build_processor(recipe)
+        task, processor = TASKS[recipe.task], build_processor(recipe)
         head = task.config_fields(trained.features, columns, None)
         check_views(
             args.eval_views,
@@ -179,8 +187,8 @@ def main() -> int:
         read = reading_options(task.read_labels(columns, head), config, allow_urls=options.allow_urls)
         augmentation = build_frame_augmentation(recipe, processor)
         transforms = {
-            "training": ClipTransform(processor, mode="train", augmentation=augmentation, **read),
-            "evaluation": view_transform(processor, args.eval_views, **read),
+            "training": task.transform_class(processor, mode="train", augmentation=augmentation, **read),
+            "evaluation": view_transform(processor, args.eval_views, transform_class=task.transform_class, **read),
         }
         transforms["validation"] = transforms["evaluation"]
         changes = {name: getattr(options, name) for name in CONFIG_FLAGS if name in run.flags}
@@ -199,7 +207,8 @@ def main() -> int:
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants in {options.cost_rounds} rounds on {device}")
         clips = ClipStream(trained, transforms["training"], **failures)
-        batch = lambda: AVCollator()(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
+        collate = task.collator_class.for_model(config)
+        batch = lambda: collate(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
         builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)
         comparison.keep_costs(costs, measured)

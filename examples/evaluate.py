@@ -31,6 +31,7 @@ from pathlib import Path
 from hf_avfusion.arguments import argument_parser, check_at_least, check_checkpoint, check_device, check_output_folder
 from hf_avfusion.data.benchmarks.folders import check_exists
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import check_selection
 
 # Those of hf_avfusion.evaluation, which takes seconds to import.
 AGGREGATIONS = ("mean_logits", "mean_probabilities", "max_logits")
@@ -143,6 +144,7 @@ def check_names(options: Options) -> None:
     """Checks that the named clips and checkpoints exist."""
     if options.benchmark not in BENCHMARKS:
         check_exists(options.benchmark)
+    check_selection(options.benchmark, options.split, source=options.source, variant=options.variant)
     for flag, names in {"--checkpoint": [options.checkpoint], "--runs": options.runs}.items():
         for name in names:
             if name is not None and not name.endswith(".json") and not (Path(name) / "results.json").is_file():

@@ -21,9 +21,11 @@ import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from hf_avfusion.arguments import argument_parser
-from hf_avfusion.data.benchmarks.folders import check_exists
+from hf_avfusion.arguments import argument_parser, check_at_least
+from hf_avfusion.data.benchmarks.folders import check_exists, check_holdout
 from hf_avfusion.data.benchmarks.records import BENCHMARKS
+from hf_avfusion.data.benchmarks.splits import check_selection
+from hf_avfusion.data.preparing.settings import ClipSettings, check_repo_id
 
 
 @dataclass
@@ -70,6 +72,16 @@ class Options:
         metadata={"help": "Make a repository that --push creates private, since most videos are not yours to publish."},
     )
 
+    def __post_init__(self) -> None:
+        check_at_least(1, rows_per_shard=self.rows_per_shard, num_proc=self.num_proc)
+        check_holdout(self.holdout)
+        self.clip_settings()
+        if self.push is not None:
+            check_repo_id(self.push)
+
+    def clip_settings(self) -> ClipSettings:
+        return ClipSettings(self.trim, self.short_side, self.fps, self.crf, self.check)
+
 
 def parse() -> tuple[Options, str, bool]:
     """The options, the benchmark or folder, and whether existing shards are only pushed."""
@@ -101,7 +113,8 @@ def parse() -> tuple[Options, str, bool]:
             check_exists(positional.data)
         elif options.source is not None and not Path(options.source).is_dir():
             raise FileNotFoundError(f"--source {options.source}: no such folder; give the folder of the clips")
-    except OSError as error:
+        check_selection(positional.data, *(options.splits or ()), variant=options.variant, flag="--splits")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return options, positional.data, only_push
 
@@ -109,8 +122,7 @@ def parse() -> tuple[Options, str, bool]:
 if __name__ == "__main__":
     parse()  # wrong arguments are answered before the imports below, which take seconds
 
-from hf_avfusion.data.preparing.pushing import check_repo_id, push_shards
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.pushing import push_shards
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
 
 
@@ -122,12 +134,10 @@ def main() -> int:
         "rows_per_shard": options.rows_per_shard,
         "num_proc": options.num_proc,
         "overwrite": options.overwrite,
+        "settings": options.clip_settings(),
     }
     reports = {}
     try:
-        if options.push is not None:
-            check_repo_id(options.push)
-        work["settings"] = ClipSettings(options.trim, options.short_side, options.fps, options.crf, options.check)
         if known and not only_push:
             where = {"variant": options.variant, "annotations": options.annotations, "trimmed": options.trimmed}
             reports = prepare_benchmark(data, options.source, options.output, **where, **work)

@@ -279,13 +279,14 @@ def _relative_imports(file: Path) -> Iterator[tuple[ast.ImportFrom, Path]]:
             yield node, file.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
 
 
-def _with_imports(files: set[Path]) -> set[Path]:
-    """The files and all files that they import by relative imports, directly or indirectly."""
+def _with_imports(files: set[Path], is_code: Callable[[Path], bool] = lambda file: True) -> set[Path]:
+    """The files and all files that they import by relative imports, directly or indirectly, if they are code."""
     found, waiting = set(), set(files)
     while waiting:
         file = waiting.pop()
-        found.add(file)
-        waiting |= {imported for _, imported in _relative_imports(file)} - found
+        if is_code(file):
+            found.add(file)
+            waiting |= {imported for _, imported in _relative_imports(file)} - found
     return found
 
 
@@ -316,13 +317,7 @@ def _exported_code(folder: Path) -> set[str]:
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
             continue
     files = {folder / f"{module}.py" for module in modules}
-    found: set[Path] = set()
-    while files:
-        file = files.pop()
-        if file not in found and file.parent == folder and file.is_file():
-            found.add(file)
-            files |= {imported for _, imported in _relative_imports(file)}
-    return {file.name for file in found}
+    return {file.name for file in _with_imports(files, lambda file: file.parent == folder and file.is_file())}
 
 
 def _add_to_json(path: Path, entries: dict[str, Any]) -> None:
@@ -376,17 +371,14 @@ def _check_repo_id(repo_id: str) -> None:
         raise ValueError(f"{repo_id!r} is not a valid repository id: pass 'name' or 'org/name' ({error})") from error
 
 
-def _from_http(error: BaseException) -> bool:
-    """Whether the HTTP library of huggingface_hub raised the error: a lost connection or a timeout."""
-    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
-
-
 def _is_temporary(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in RETRIED
     if isinstance(error, OfflineModeIsEnabled):  # a subclass of ConnectionError
         return False
-    return _from_http(error) or isinstance(error, (ConnectionError, TimeoutError))
+    # The HTTP library of huggingface_hub raises its own errors for a lost connection or a timeout.
+    from_http = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+    return from_http or isinstance(error, (ConnectionError, TimeoutError))
 
 
 def _retried(action: Callable[[], Any], attempts: int) -> Any:

@@ -77,7 +77,7 @@ def audio(value: Any, **options: Any) -> Call:
     return lambda: PROCESSOR(audio=value, return_tensors="pt", **options)
 
 
-def model(**inputs: torch.Tensor) -> Call:
+def model(**inputs: Any) -> Call:
     def run() -> None:
         net, prepare = traveller("mbt")
         whole = prepare(videos=FRAMES, audio=WAVE, sampling_rate=16000, return_tensors="pt")
@@ -170,6 +170,7 @@ TABLES: dict[str, dict[str, Call]] = {
         "`num_frames=2`": file(PLAIN, num_frames=2),
         "`start=1.0, end=1.5`": file(PLAIN, start=1.0, end=1.5),
         "`start=10.0` in 2 s": file(PLAIN, start=10.0),
+        "`input_data_format='channels_last'`": file(PLAIN, input_data_format="channels_last"),
         "misspelt `strat=1.0`": file(PLAIN, strat=1.0),
     },
     "Frames": {
@@ -189,6 +190,8 @@ TABLES: dict[str, dict[str, Call]] = {
         "PIL pictures RGBA, opaque": frames(lambda: pictures("RGBA")),
         "PIL pictures RGBA, transparent": frames(transparent),
         "PIL pictures I;16": frames([Image.fromarray(FRAMES[0, ..., 0].astype(np.uint16))] * 4),
+        "a numpy masked array": frames(np.ma.masked_greater(FRAMES, 100)),
+        "nested lists of numbers": frames(FRAMES.tolist()),
         "no frames": frames(FRAMES[:0]),
         "`start=1.0` with frames": frames(FRAMES, start=1.0),
     },
@@ -210,6 +213,7 @@ TABLES: dict[str, dict[str, Call]] = {
     "Inputs of a model": {
         "those of its processor": model(),
         "uint8 `pixel_values`": model(pixel_values=torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8)),
+        "numpy `pixel_values`": model(pixel_values=np.zeros((1, 4, 3, 16, 16), np.float32)),
         "frames of another size": model(pixel_values=torch.zeros(1, 4, 3, 32, 32)),
         "another number of frames": model(pixel_values=torch.zeros(1, 8, 3, 16, 16)),
         "unequal batches": model(pixel_values=torch.zeros(2, 4, 3, 16, 16)),

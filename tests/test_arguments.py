@@ -35,6 +35,10 @@ EXAMPLES = {
     "compare_fusion.py": [
         (["--data", "clips", "--fusion", "x", "--sedes", "1"], "unknown option --sedes; did you mean --seeds?"),
         (["--args_file", "gone.args"], "gone.args: no such file"),
+        (["--data", "clips", *TRAIN, "--fusions", "erly"], "--fusions erly: is not one of bottleneck, "),
+        (["--data", "clips", *TRAIN, "--seeds", "0", "-1"], "--seeds -1: a seed is a whole number from 0 to"),
+        (["--data", "clips", *TRAIN, "--cost_rounds", "0"], "--cost_rounds must be at least 1, got 0"),
+        (["--data", "clips", *TRAIN, "--eval_split", "none"], "--eval_split none: every run is evaluated"),
     ],
     "evaluate.py": [
         (["--benchmark", "clips", "--topclasses", "3"], "unknown option --topclasses; did you mean --top_classes?"),
@@ -44,6 +48,10 @@ EXAMPLES = {
         (
             ["--benchmark", "clips", "--checkpoint", "model", "--spans", "2,0"],
             "a span (--spans) must be a positive number of seconds, got 0.0",
+        ),
+        (
+            ["--benchmark", "clips", "--checkpoint", "model", "--split", "tset"],
+            "--split tset: a folder of clips has no such",
         ),
         (["--benchmark", "clips"], "no checkpoint to evaluate: give --checkpoint X"),
         (["--benchmark", "clips", "--checkpoint", "model", "--output", "clip.mp4"], "clip.mp4 is a file"),
@@ -68,6 +76,12 @@ EXAMPLES = {
         (["--data", "clips", *TRAIN, "--size", "hugee"], "--size hugee: is not one of small, base, large"),
         (["--data", "clips", *TRAIN, "--config", "{bad"], "--config {bad: is not JSON"),
         (["--data", "clips", *TRAIN, "--config", "[1]"], "--config [1]: must be a JSON object"),
+        (["--data", "clips", *TRAIN, "--eval_split", "tset"], "--eval_split tset: a folder of clips has no such split"),
+        (["--data", "audioset", *TRAIN, "--eval_split", "tset"], "its splits are: train, eval"),
+        (["--data", "vggsound", *TRAIN, "--train_split", "trian"], "did you mean train?"),
+        (["--data", "esc50", *TRAIN, "--variant", "fold6"], "no variant 'fold6'; its variants are: fold1, "),
+        (["--data", "clips", *TRAIN, "--source", "x"], "source= (--source): allowed only for the benchmarks"),
+        (["--data", "clips", *TRAIN, "--modality_dropout", "2"], "--modality_dropout must be at most 1, got 2.0"),
         (["--data", "clips", *TRAIN, "--num_frames", "-5"], "--num_frames must be at least 1, got -5"),
         (["--data", "clips", *TRAIN, "--span", "0"], "--span must be above 0 s, got 0.0"),
         (["--data", "clips", *TRAIN, "--gradient_accumulation_steps", "0"], "must be at least 1, got 0"),
@@ -93,6 +107,11 @@ EXAMPLES = {
         (["clips", "--output", "new", "--shortside", "3"], "did you mean --short_side?"),
         (["clip", "--output", "new"], "clip is neither a file, a folder nor the name of a benchmark"),
         (["vggsound", "--output", "new", "--source", "gone"], "--source gone: no such folder"),
+        (["clips", "--output", "new", "--holdout", "5"], "holdout (--holdout) must lie between 0 and 1, got 5.0"),
+        (["clips", "--output", "new", "--short_side", "3"], "short_side must be at least 16 pixels, got 3"),
+        (["clips", "--output", "new", "--num_proc", "0"], "--num_proc must be at least 1, got 0"),
+        (["clips", "--output", "new", "--splits", "tset"], "--splits tset: a folder of clips has no such split"),
+        (["clips", "--output", "new", "--push", "me"], "repo_id must be like org/name, got 'me'"),
     ],
     "pretrain_avmae.py": [
         (["--data", "clips", *TRAIN, "--picture_step", "1", "--picturestep", "1"], "did you mean --picture_steps?"),

@@ -37,12 +37,13 @@ class LavishLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, options, device)
 
     def update_layer(self, adapter_name: str, options: AdapterOptions, device: torch.device | None = None) -> None:
-        """Adds an adapter with fresh weights, on `device` unless it is on the meta device."""
+        """Adds an adapter with fresh weights, on `device` unless it is on the meta device, and in the mode of the slot."""
         slot = self.get_base_layer()
         pair = make_adapters(slot.width, slot.modalities, options)
         for adapters, adapter in zip((self.lavish_audio, self.lavish_video), pair):
             if adapter is None:
                 continue
+            adapter.train(slot.training)  # else BatchNorm would train in a model that evaluates
             is_meta = any(parameter.is_meta for parameter in adapter.parameters())
             adapters[adapter_name] = adapter if device is None or is_meta else adapter.to(device)
         self.set_adapter(self.active_adapters)

@@ -51,7 +51,8 @@ class FrameAugmentation:
 
     def __post_init__(self):
         for name in ("flip", "color", "grayscale"):
-            _check_probability(name, getattr(self, name))
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be a probability in 0..1, got {getattr(self, name)}")
         smallest = self.shortest_edge * (self.scale[0] if self.scale else 1.0)
         if int(smallest) < self.crop:
             raise ValueError(
@@ -253,8 +254,3 @@ def mix(values: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
     if isinstance(weight, torch.Tensor):
         weight = weight.to(values).view(-1, *[1] * (values.dim() - 1))
     return weight * values + (1 - weight) * values.flip(0)
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be a probability in 0..1, got {value}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..media.modalities import MODEL_INPUTS
+from ..models.shared.losses_classification import check_label_values, infer_problem_type
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class AVCollator:
             with the same lambda, so integer labels become class probabilities along a last axis, concatenated over heads. Pairs
             with different modalities are not mixed, so that filler cannot leak in.
         mixup_per_modality: draw a lambda for each modality (MBT's `mixmod`); `audio_labels` then holds the labels of the audio.
-        num_labels: number of classes, required for mixup with integer labels.
+        num_labels: number of classes, required for mixup with integer labels. With it, wrong labels raise a ValueError here; a
+            loss on a GPU cannot check them.
+        problem_type: that of the model's configuration, which decides what labels are wrong.
         class_splits: head -> number of classes in the order of the label columns, required for mixup with several heads.
         modality_dropout: probability that a clip with both modalities loses one of them, never both. One number is divided
             equally; two numbers are (video, audio).
@@ -51,6 +54,7 @@ class AVCollator:
         mixup_alpha: float = 0.0,
         mixup_per_modality: bool = False,
         num_labels: int | None = None,
+        problem_type: str | None = None,
         class_splits: Mapping[str, int] | None = None,
         modality_dropout: float | tuple[float, float] = 0.0,
         mask_always: bool = False,
@@ -69,15 +73,17 @@ class AVCollator:
         self.mixup_alpha = mixup_alpha
         self.mixup_per_modality = mixup_per_modality
         self.num_labels = num_labels
+        self.problem_type = problem_type
         self.class_splits = dict(class_splits) if class_splits else None
         self.modality_dropout = drop
         self.mask_always = mask_always
         self.generator = torch.Generator().manual_seed(seed)
 
     @classmethod
-    def for_model(cls, config: PreTrainedConfig, **options: Any) -> AVCollator:
-        """The collator for batches of a model with this configuration; `options` are more arguments of the class."""
-        return cls(num_labels=config.num_labels, class_splits=getattr(config, "class_splits", None), **options)
+    def for_model(cls, config: PreTrainedConfig | None, **options: Any) -> AVCollator:
+        """The collator for batches of a model with this configuration, if it has one; `options` are more arguments of the class."""
+        names = ("num_labels", "problem_type", "class_splits")
+        return cls(**{name: getattr(config, name, None) for name in names}, **options)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not samples:
@@ -98,7 +104,7 @@ class AVCollator:
             if present[:, column].any():
                 batch[name] = _stack(samples, name, present[:, column])
         if "labels" in samples[0]:
-            batch["labels"] = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
+            batch["labels"] = self._labels(samples)
 
         if "input_features" in batch and (self.time_shift or self.spec_augment is not None):
             features = batch["input_features"]
@@ -123,6 +129,15 @@ class AVCollator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, generator=torch.Generator())
         self.generator.set_state(torch.frombuffer(bytearray(state["generator"]), dtype=torch.uint8))
+
+    def _labels(self, samples: Sequence[dict[str, Any]]) -> torch.Tensor:
+        labels = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
+        if not labels.is_floating_point():
+            labels = labels.long()
+        if self.num_labels is not None:
+            problem_type = infer_problem_type(self.problem_type, self.num_labels, labels)
+            check_label_values(labels, problem_type, self.num_labels, self.class_splits)
+        return labels
 
     def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
         if not all("seed" in sample for sample in samples):

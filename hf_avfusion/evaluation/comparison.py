@@ -155,9 +155,9 @@ class Comparison:
         return printed
 
 
-def scores_of(metrics: Mapping[str, float], prefix: str = "eval_") -> dict[str, float]:
-    """The scores in the result of `Trainer.evaluate`, without their prefix."""
-    named = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+def scores_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The scores in the result of `Trainer.evaluate`, without their prefix "eval_"."""
+    named = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
     return {name: value for name, value in named.items() if name not in NON_SCORES}
 
 

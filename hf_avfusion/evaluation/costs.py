@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+FORK_SECONDS = 30.0  # in which a forked process that can run parallel torch code has added a few numbers
 LABELS = ("labels", "audio_labels")  # inputs of training only
 
 
@@ -152,18 +153,33 @@ class PeakMemory:
             self.mib = peak - self.baseline
 
 
+def _parallel_sum() -> None:
+    torch.ones(2**22).sum()  # large enough for several threads
+
+
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function in a forked process without the heap of earlier calls; without fork, in this process.
 
     This process must not have run parallel torch code before: a forked process has no OpenMP threads and would wait for
-    them forever.
+    them forever. A first process finds that out.
 
     Raises:
-        RuntimeError: the process ended without a result. Exceptions of the function are raised here again.
+        RuntimeError: parallel torch code would wait forever, or the process ended without a result. Exceptions of the function
+            are raised here again.
     """
     if "fork" not in multiprocessing.get_all_start_methods():
         return function(*arguments)
     context = multiprocessing.get_context("fork")
+    probe = context.Process(target=_parallel_sum, daemon=True)
+    probe.start()
+    probe.join(FORK_SECONDS)
+    if probe.is_alive():
+        probe.kill()
+        probe.join()
+        raise RuntimeError(
+            f"{function.__name__} cannot run in a forked process: parallel torch code ran in this process before, so that a forked"
+            " one waits forever for its threads. Call it before other torch code, or start Python with OMP_NUM_THREADS=1."
+        )
     receiver, sender = context.Pipe(duplex=False)
 
     def child() -> None:

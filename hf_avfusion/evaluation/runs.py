@@ -13,7 +13,6 @@ import torch
 
 from ..data.benchmarks.loading import BENCHMARKS
 from ..data.streaming.clip_stream import ClipStream
-from ..lazy_registration import load_reference
 from ..media.modalities import MODALITIES
 from ..models.shared.loaded_weights import check_whole
 from ..tasks import task_of_config
@@ -240,7 +239,7 @@ def plan_passes(
             sampler,
             protocol,
             clips.task.read_labels(clips.columns, clips.fields),
-            transform_class=load_reference(f"data.{clips.task.transform}"),
+            transform_class=clips.task.transform_class,
             mode="eval" if condition.sampling == "spread" else "train",
             modalities=tuple(sorted({modality for each in given for modality in MODALITY_SETS[each]})),
             allow_urls=clips.allow_urls,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
@@ -130,6 +129,35 @@ def check_views(
         task.check_aggregation(protocol.aggregation, config, labels_decide)
     except ValueError as error:
         raise ValueError(f"{flags[2]}: {error}.") from error
+
+
+def check_sample_views(dataset: Any, views: int) -> None:
+    """Checks that the samples of a dataset without `transform.num_views` have several views, before any model runs.
+
+    It reads the first sample of a dataset with numbered samples. Other streams than a `ClipStream` are not checked.
+
+    Raises:
+        ValueError: a `ClipStream` whose transform does not state its views, or a first sample with another number of views.
+    """
+    remedy = (
+        "build the evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)"
+    )
+    asked = f"The arguments ask for {views} views per clip in evaluation, but"
+    if isinstance(dataset, ClipStream):
+        raise ValueError(
+            f"{asked} the evaluation set's transform does not state how many it makes (num_views): {remedy}, or set"
+            f" num_views={views} on your own transform if its samples have that many views."
+        )
+    if isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__getitem__") or not len(dataset):
+        return
+    sample = dataset[0]
+    inputs = {name: sample.get(name) for name in MODEL_INPUTS.values()} if isinstance(sample, Mapping) else {}
+    shapes = {name: tuple(values.shape) for name, values in inputs.items() if hasattr(values, "shape")}
+    if any(shape[:1] != (views,) for shape in shapes.values()):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{asked} the first sample of the evaluation set has {found} instead of [{views}, ...]: {remedy}."
+        )
 
 
 def view_transform(
@@ -274,9 +302,10 @@ def view_logits(
 
     Args:
         model: returns `.logits`. Call `model.eval()` before.
-        batch: output of `AVCollator` for samples with views: `pixel_values` `[B, views, T, C, H, W]`, `input_features`
-            `[B, views, time, mel]`, or both, and `modality_mask` `[B, 2]`. Inputs of one view have no axis of views. Chunks are
-            moved to the model's device and floating-point type.
+        batch: output of a collator for samples with views: `pixel_values` `[B, views, T, C, H, W]`, `input_features`
+            `[B, views, time, mel]`, or both. Inputs of one view have no axis of views. Other tensors, such as `modality_mask`
+            `[B, 2]`, hold for all views of a clip; `labels` are not used. Chunks are moved to the model's device and
+            floating-point type.
         views: views of each clip, as the transform of the samples makes them (`num_views`). The shapes of the inputs do not
             decide it, since models take inputs with other axes too, such as MBT's three planes of a spectrogram.
         views_per_step: rows of one forward pass.
@@ -302,8 +331,9 @@ def view_logits(
         )
     clips = len(next(iter(inputs.values())))
     rows = {name: tensor.flatten(0, 1) if views > 1 else tensor for name, tensor in inputs.items()}
-    if batch.get("modality_mask") is not None:
-        rows["modality_mask"] = batch["modality_mask"].repeat_interleave(views, dim=0)
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor) and name not in (*rows, "labels"):
+            rows[name] = value.repeat_interleave(views, dim=0)
 
     weight = next(model.parameters())
     logits = []
@@ -344,7 +374,7 @@ def predict_views(
         batch_size: clips per batch of the loader.
         views_per_step: see `view_logits`.
         num_workers: decoding processes.
-        collator: default `AVCollator()`.
+        collator: default: that of the model's task.
         progress: show a progress bar.
         ranks: `Ranks(rank, world_size)` divides the clips among several processes. One process decodes and scores each
             clip, and all processes return all predictions. Each process holds the whole model.
@@ -401,9 +431,8 @@ def predict_modalities(
     config = getattr(model, "config", None)
     task = task_of(model) or DEFAULT_TASK
     rank, world_size = (ranks.rank, ranks.world_size) if ranks is not None else (0, 1)
-    loader = _loader(
-        samples, batch_size, num_workers, _WithIds(collator if collator is not None else AVCollator()), rank, world_size
-    )
+    collator = task.collator_class.for_model(config) if collator is None else collator
+    loader = _loader(samples, batch_size, num_workers, _WithIds(collator), rank, world_size)
     if num_views is None:
         num_views = getattr(getattr(samples, "transform", None), "num_views", 1)
     collected = {name: _Collected() for name in modalities}
@@ -462,7 +491,7 @@ def _loader(samples: Any, batch_size: int, num_workers: int, collator: Callable,
 def _select_modalities(
     batch: Mapping[str, torch.Tensor], key: str, clips: int
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
-    """The part of a batch with the modalities of `MODALITY_SETS[key]`, and the indices of its rows in the batch."""
+    """The part of a batch without the modalities that are not in `MODALITY_SETS[key]`, and the indices of its rows in the batch."""
     if key == "av":
         return dict(batch), list(range(clips))
     (modality,) = MODALITY_SETS[key]
@@ -472,7 +501,8 @@ def _select_modalities(
     mask = batch.get("modality_mask")
     column = MODALITIES.index(modality)
     keep = torch.ones(clips, dtype=torch.bool) if mask is None else mask[:, column].bool()
-    part = {key: batch[key][keep] for key in (name, "labels") if batch.get(key) is not None}
+    absent = {*MODEL_INPUTS.values(), "modality_mask"} - {name}
+    part = {key: value[keep] for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in absent}
     return part, keep.nonzero().flatten().tolist()
 
 

@@ -1,7 +1,7 @@
 """Classification metrics as plain functions.
 
-Scores are logits or probabilities, `float [clips, classes]`; a function that needs one of the two says so. scikit-learn is
-imported when a function that needs it is first called.
+Scores are logits or probabilities, `float [clips, classes]`; a function that needs one of the two says so. Labels of -100
+count in no metric, as in no loss. scikit-learn is imported when a function that needs it is first called.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .checks import check_scores, check_scores_and_labels, check_scores_and_targets, rank_of_label
+from .checks import IGNORED_LABEL, check_scores, check_scores_and_labels, check_scores_and_targets, rank_of_label
 
 # Cells of the joint table [clips, product of all head sizes] in memory at once: Epic-Kitchens has 97 x 300 actions per clip.
 _JOINT_TABLE_CELLS = 16_000_000
@@ -34,7 +34,7 @@ def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
 
     Args:
         scores: float `[clips, classes]`, logits or probabilities.
-        labels: integer `[clips]`, each in `[0, classes)`.
+        labels: integer `[clips]`, each in `[0, classes)`, or -100 for a clip that does not count.
         k: number of guesses, at least 1. `k >= classes` gives 1.0.
 
     Raises:
@@ -60,7 +60,7 @@ def average_precision_per_class(scores: ArrayLike, targets: ArrayLike) -> NDArra
 
     Args:
         scores: float `[clips, classes]`; only their order within a class matters.
-        targets: `[clips, classes]` of 0 and 1.
+        targets: `[clips, classes]` of 0 and 1; an entry of -100 does not count.
 
     Returns:
         float64 `[classes]`; NaN for a class without positive clips, where average precision is undefined.
@@ -70,10 +70,11 @@ def average_precision_per_class(scores: ArrayLike, targets: ArrayLike) -> NDArra
     """
     from sklearn.metrics import average_precision_score
 
-    scores, targets = check_scores_and_targets(scores, targets)
+    scores, positive, negative = check_scores_and_targets(scores, targets)
     values = np.full(scores.shape[1], np.nan)
-    for index in np.flatnonzero(targets.any(axis=0)):
-        values[index] = average_precision_score(targets[:, index], scores[:, index])
+    for index in np.flatnonzero(positive.any(axis=0)):
+        counted = positive[:, index] | negative[:, index]
+        values[index] = average_precision_score(positive[counted, index], scores[counted, index])
     return values
 
 
@@ -97,10 +98,11 @@ def roc_auc_per_class(scores: ArrayLike, targets: ArrayLike) -> NDArray[np.float
     """
     from sklearn.metrics import roc_auc_score
 
-    scores, targets = check_scores_and_targets(scores, targets)
+    scores, positive, negative = check_scores_and_targets(scores, targets)
     values = np.full(scores.shape[1], np.nan)
-    for index in np.flatnonzero(targets.any(axis=0) & ~targets.all(axis=0)):
-        values[index] = roc_auc_score(targets[:, index], scores[:, index])
+    for index in np.flatnonzero(positive.any(axis=0) & negative.any(axis=0)):
+        counted = positive[:, index] | negative[:, index]
+        values[index] = roc_auc_score(positive[counted, index], scores[counted, index])
     return values
 
 
@@ -164,12 +166,13 @@ def multi_head_accuracies(
 
     Args:
         logits: float `[clips, sum of head sizes]`, heads concatenated in the order of `class_splits`; not probabilities.
-        labels: integer `[clips, heads]`.
+        labels: integer `[clips, heads]`; a head of -100 does not count, nor its clip in the joint accuracies.
         class_splits: head name to number of classes.
         k: values of k; a k above 1 is left out for a head (or the joint table) with at most k classes.
 
     Returns:
-        `{"top1_<head>": ..., "top5_<head>": ..., "top1_joint": ..., ...}`.
+        `{"top1_<head>": ..., "top5_<head>": ..., "top1_joint": ..., ...}`, without joint accuracies if no clip has a label of
+        every head.
 
     Raises:
         ValueError: the errors of `split_heads` and `top_k_accuracy`; labels of another shape; or logits without a softmax,
@@ -195,7 +198,10 @@ def multi_head_accuracies(
                 f"Logits of the head {name} are infinite for {wrong} of {len(head)} clips, so they have no softmax; compute "
                 "them in float32 or bfloat16."
             )
-    ranks = _joint_ranks(list(log_probabilities.values()), labels)
+    complete = (labels != IGNORED_LABEL).all(axis=1)
+    if not complete.any():
+        return results
+    ranks = _joint_ranks([head[complete] for head in log_probabilities.values()], labels[complete])
     for each in k:
         if each == 1 or each < math.prod(class_splits.values()):
             results[f"top{each}_joint"] = float((ranks < each).mean())
@@ -210,7 +216,8 @@ def event_localization_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
 
     Args:
         scores: float `[clips, seconds, classes]`, logits or probabilities.
-        labels: integer `[clips, seconds]`, each in `[0, classes)`. For AVE's one-hot labels, pass `argmax(axis=-1)`.
+        labels: integer `[clips, seconds]`, each in `[0, classes)`, or -100 for a second that does not count. For AVE's
+            one-hot labels, pass `argmax(axis=-1)`.
 
     Raises:
         ValueError: wrong shapes, no clips, labels out of range, or scores that are NaN.

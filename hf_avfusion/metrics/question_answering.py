@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checks import check_scores_and_labels, rank_of_label
+from .checks import IGNORED_LABEL, check_scores_and_labels, rank_of_label
 
 
 def question_answering_accuracy(
@@ -19,7 +19,7 @@ def question_answering_accuracy(
 
     Args:
         scores: float `[questions, answers]`, logits or probabilities.
-        answers: integer `[questions]`, index of the right answer.
+        answers: integer `[questions]`, index of the right answer, or -100 for a question that does not count.
         question_types: one per question: a pair such as `("Audio-Visual", "Counting")`, its JSON text as in the official
             files (`'["Audio-Visual", "Counting"]'`), or a plain name for questions of one level.
 
@@ -31,9 +31,11 @@ def question_answering_accuracy(
         ValueError: wrong shapes, no questions, answers out of range, scores that are NaN, a wrong number of types, or an
             invalid type.
     """
+    counted = np.asarray(answers) != IGNORED_LABEL
     scores, answers = check_scores_and_labels(scores, answers)
-    if len(question_types) != len(answers):
-        raise ValueError(f"Expected a type for each of {len(answers)} questions, got {len(question_types)}.")
+    if len(question_types) != len(counted):
+        raise ValueError(f"Expected a type for each of {len(counted)} questions, got {len(question_types)}.")
+    question_types = [question_type for question_type, counts in zip(question_types, counted) if counts]
     right = rank_of_label(scores, answers) == 0
     groups: dict[str, list[bool]] = {}
     for question_type, hit in zip(question_types, right):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,13 @@ def checked_frames(videos: Any, convert: bool = True, name: str = "videos") -> A
     Raises:
         ValueError: a picture of a mode that has no right conversion, with transparent pixels, or not in RGB without `convert`;
             integers other than uint8 and booleans, whose scale is unknown; frames of a list of several dtypes, which numpy would
-            convert to one.
+            convert to one; a masked array; a list of numbers.
     """
     if isinstance(videos, (list, tuple)):
+        if videos and isinstance(videos[0], (int, float, np.number)):
+            raise ValueError(
+                f"{name} is a list of numbers: pass frames as numpy or torch arrays, such as np.array(frames, dtype=np.uint8)"
+            )
         items = [checked_frames(each, convert, f"{name}[{index}]") for index, each in enumerate(videos)]
         arrays = [each for each in items if isinstance(each, (np.ndarray, torch.Tensor))]
         dtypes = {str(each.dtype).removeprefix("torch.") for each in arrays if each.ndim < 4}
@@ -81,8 +85,9 @@ def _frames_of(video: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torc
     """Frames, of any shape, as uint8 or float values that torch reads. `name` is theirs in messages.
 
     Raises:
-        ValueError: integers other than uint8, or booleans, whose scale is unknown.
+        ValueError: integers other than uint8, or booleans, whose scale is unknown; a masked array.
     """
+    _check_unmasked(video, name)
     if isinstance(video, np.ndarray):
         right = video.dtype.newbyteorder("=") in (np.uint8, np.float16, np.float32, np.float64)
     else:
@@ -96,6 +101,14 @@ def _frames_of(video: np.ndarray | torch.Tensor, name: str) -> np.ndarray | torc
     return native(video) if isinstance(video, np.ndarray) else video
 
 
+def _check_unmasked(array: Any, name: str) -> None:
+    """Raises ValueError for a masked array: torch would read the values under the mask."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array, but masks are not supported: fill it first, such as array.filled(0)"
+        )
+
+
 def waveforms_of(audio: Any, sampling_rate: int | None = None) -> list[tuple[Any, int | None, str]]:
     """One or several waveforms as [(samples, rate in Hz or None, name for messages)].
 
@@ -105,7 +118,7 @@ def waveforms_of(audio: Any, sampling_rate: int | None = None) -> list[tuple[Any
 
     Raises:
         TypeError: a row with other keys than `array`, `sampling_rate`, `path` and `bytes`.
-        ValueError: no waveforms, or a row of another rate than `sampling_rate`.
+        ValueError: no waveforms, a masked array, or a row of another rate than `sampling_rate`.
     """
     if isinstance(audio, dict):
         return [_row(audio, sampling_rate, "audio")]
@@ -119,11 +132,13 @@ def waveforms_of(audio: Any, sampling_rate: int | None = None) -> list[tuple[Any
             f"audio is a {type(audio).__name__}: pass numpy or torch waveforms, lists of floats, rows of datasets' Audio, or a "
             "list of these"
         )
+    _check_unmasked(audio, "audio")
     return [(audio, sampling_rate, "audio")]
 
 
 def _row(item: Any, given: int | None, name: str) -> tuple[Any, int | None, str]:
     if not isinstance(item, dict):
+        _check_unmasked(item, name)
         return item, given, name
     unknown = sorted(set(item) - {"array", "sampling_rate", "path", "bytes"}, key=str)
     if "array" not in item or unknown:
@@ -135,6 +150,7 @@ def _row(item: Any, given: int | None, name: str) -> tuple[Any, int | None, str]
         raise ValueError(
             f"{name} has sampling_rate {own} in its row, but sampling_rate={given} was passed: leave that out"
         )
+    _check_unmasked(item["array"], name)
     return item["array"], given if own is None else own, name
 
 
@@ -163,6 +179,13 @@ def clip_bounds(count: int, **given: Any) -> list[dict[str, float]]:
     return bounds
 
 
+def check_options_of_files(options: Mapping[str, Any], given: str) -> None:
+    """Raises ValueError for options of arrays: of files, the layout is known, and the window selects the frames."""
+    for name in ("input_data_format", "do_sample_frames"):
+        if options.get(name):
+            raise ValueError(f"{name}={options[name]!r} applies to arrays only, but {given}: leave it out")
+
+
 def _all_media(values: Sequence[Any], name: str) -> bool:
     """Whether the entries of a list are media files. Raises ValueError for a mixture of files and arrays."""
     media = [is_media(value) for value in values if value is not None]
@@ -183,8 +206,6 @@ def as_videos(videos: Any) -> list[Any]:
     if isinstance(videos, (list, tuple)):
         if _all_media(videos, "videos"):
             return list(videos)
-        if isinstance(videos[0], (int, float)):
-            raise ValueError(f"videos holds a {type(videos[0]).__name__}: {_VIDEOS}")
         if any(video is None for video in videos):
             return [None if video is None else _one_video(video, i) for i, video in enumerate(videos)]
     elif not torch.is_tensor(videos) and not isinstance(videos, np.ndarray):
@@ -219,6 +240,7 @@ def as_audio(audio: Any) -> list[Any]:
 __all__ = [
     "as_audio",
     "as_videos",
+    "check_options_of_files",
     "checked_frames",
     "clip_bounds",
     "encoded",

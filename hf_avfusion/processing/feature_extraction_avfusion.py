@@ -40,7 +40,7 @@ from .spelling import check_spelling
 logger = logging.get_logger(__name__)
 
 LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
-MIN_RATE = 100  # Hz of the features; filters that resample to less take too long
+MIN_RATE = 100  # Hz of the features; the filter from 767,999 Hz to 1 Hz takes 970 MiB, that to 100 Hz 45 MiB
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "window_type": ("hamming", "hann", "povey", "blackman", "rectangular"),

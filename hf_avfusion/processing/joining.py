@@ -18,11 +18,6 @@ def check_aggregation_name(name: str) -> None:
         raise ValueError(f"aggregation must be one of {', '.join(get_args(Aggregation))}, got {name!r}.")
 
 
-def mean_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Mean over views, before any softmax or sigmoid (MBT and AV-MAE, 4 views). `[clips, views, classes]` -> `[clips, classes]`"""
-    return logits.mean(dim=1)
-
-
 def mean_probabilities(
     logits: torch.Tensor, *, multi_label: bool = False, class_splits: Mapping[str, int] | None = None
 ) -> torch.Tensor:
@@ -59,14 +54,6 @@ def mean_probabilities(
     return logits.log_softmax(dim=-1).logsumexp(dim=1) - views
 
 
-def max_logits(logits: torch.Tensor) -> torch.Tensor:
-    """Best view of each class (Charades). `[clips, views, classes]` -> `[clips, classes]`
-
-    For classes with a sigmoid each this is the maximum of the probabilities too; for a softmax it is not.
-    """
-    return logits.amax(dim=1)
-
-
 def aggregate_views(
     logits: torch.Tensor,
     aggregation: Aggregation = "mean_logits",
@@ -74,7 +61,13 @@ def aggregate_views(
     multi_label: bool = False,
     class_splits: Mapping[str, int] | None = None,
 ) -> torch.Tensor:
-    """`mean_logits`, `mean_probabilities` or `max_logits` by name. float `[clips, views, classes]` -> `[clips, classes]`
+    """Joins the logits of views, float `[clips, views, classes]` -> `[clips, classes]`.
+
+    Args:
+        aggregation: "mean_logits", before any softmax or sigmoid (MBT and AV-MAE, 4 views); "mean_probabilities" (see the
+            function); "max_logits", the best view of each class (Charades). For classes with a sigmoid each, the last is the
+            maximum of the probabilities too; for a softmax it is not.
+        multi_label, class_splits: see `mean_probabilities`.
 
     Raises:
         ValueError: an unknown name, another shape, no views, or the maximum over views of anything but multi-label
@@ -84,11 +77,11 @@ def aggregate_views(
     if logits.dim() != 3 or logits.shape[1] == 0:
         raise ValueError(f"Expected logits [clips, views, classes] with at least one view, got {tuple(logits.shape)}.")
     if aggregation == "mean_logits":
-        return mean_logits(logits)
+        return logits.mean(dim=1)
     if aggregation == "mean_probabilities":
         return mean_probabilities(logits, multi_label=multi_label, class_splits=class_splits)
     if not multi_label:
         raise ValueError(
             "aggregation='max_logits' is for multi-label scores (sigmoids); views of single-label clips are averaged."
         )
-    return max_logits(logits)
+    return logits.amax(dim=1)

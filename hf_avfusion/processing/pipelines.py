@@ -73,6 +73,7 @@ class AudioVisualClassificationPipeline(Pipeline):
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         if hasattr(model, "check_weights"):
             model.check_weights()  # a pretraining checkpoint would answer from a random head
+        _check_loading(kwargs)
         super().__init__(model, *args, **kwargs)
 
     def _sanitize_parameters(
@@ -111,6 +112,7 @@ class AudioVisualClassificationPipeline(Pipeline):
         return preprocess, forward, postprocess
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
+        _check_loading(kwargs)  # transformers ignores them for a single clip
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         many = _as_many(inputs)
@@ -259,6 +261,14 @@ def _as_many(inputs: Any) -> Any:
         f"got a {type(inputs).__name__}: pass a path, URL, bytes, file object or dict, or a list, generator or datasets column "
         "of these (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
     )
+
+
+def _check_loading(given: dict[str, Any]) -> None:
+    """Raises ValueError for a `batch_size` below 1 or `num_workers` below 0."""
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        value = given.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 _FILES = ("video", "videos", "audio")  # keys of a clip that may hold a path

@@ -24,7 +24,7 @@ from ..media.reader import Clip, MediaError, MediaSource
 from ..media.resampling import resample
 from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
-from .array_inputs import as_audio, as_videos, checked_frames, clip_bounds, encoded, is_media
+from .array_inputs import as_audio, as_videos, check_options_of_files, checked_frames, clip_bounds, encoded, is_media
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .segment_arrays import split_frames, split_waveforms
 from .spelling import check_spelling
@@ -327,7 +327,8 @@ class AVFusionProcessor(ProcessorMixin):
                         "select frames before the call (frames[::2])"
                     )
         if video_files:
-            video_kwargs.pop("do_sample_frames", None)  # the window already selects the frames
+            check_options_of_files(video_kwargs, "videos holds media files")
+            video_kwargs.pop("do_sample_frames", None)
             reduce = self.video_processor.reducer(**video_kwargs)
         elif videos is not None:
             videos = split_frames(policy, videos)
@@ -441,13 +442,14 @@ class AVFusionProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Turns decoded (and possibly augmented) clips into what `__call__` returns, one row per view.
 
-        `kwargs` are fields of the video processor. Pass do_resize=False, do_center_crop=False or do_rescale=False if the
-        augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and resampled
-        (`media.resampling`) if their rate is not that of the feature extractor.
+        `kwargs` are fields of the video processor that apply to files. Pass do_resize=False, do_center_crop=False or
+        do_rescale=False if the augmentation has resized, cropped or scaled the frames to [0, 1]. Waveforms are mixed to mono, and
+        resampled (`media.resampling`) if their rate is not that of the feature extractor.
         """
         self._refuse_unknown(kwargs)
         if not kwargs.keys() <= self.video_processor.valid_kwargs.__annotations__.keys():
             kwargs = self._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)["videos_kwargs"]
+        check_options_of_files(kwargs, "these are clips of files, with frames [T, C, H, W]")
         self.check_windows(clips)
         video_kwargs = {**kwargs, "input_data_format": "channels_first"}
         audio_kwargs = {"sampling_rate": self.feature_extractor.sampling_rate}

@@ -65,8 +65,9 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     `resize(frames / 255, interpolation=BICUBIC, antialias=False)`, up to rounding.
 
     Raises ValueError for videos that are empty, hold NaN or infinite values, integers other than uint8 or transparent pixels, or
-    are smaller than the crop; for `image_mean`, `image_std` and `rescale_factor` that are not finite, or a deviation of 0; and for
-    `truncate` together with `resize_as_float`, antialiasing or another interpolation than bilinear.
+    are smaller than the crop; for `num_frames` and `fps` without `do_sample_frames`; for `image_mean`, `image_std` and
+    `rescale_factor` that are not finite, or a deviation of 0; and for `truncate` together with `resize_as_float`, antialiasing or
+    another interpolation than bilinear.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -91,6 +92,7 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
     def __init__(self, **kwargs: Unpack[AVFusionVideoProcessorKwargs]):
         check_spelling(type(self).__name__, kwargs, self.valid_kwargs.__annotations__)
         super().__init__(**kwargs)
+        _check_sampling(kwargs, self.do_sample_frames)
         _check_statistics(self.image_mean, self.image_std, self.rescale_factor)
         _check_lengths(size=self.size, crop_size=self.crop_size)
         if not isinstance(self.resize_as_float, bool):
@@ -102,6 +104,8 @@ class AVFusionVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos: VideoInput, **kwargs: Unpack[AVFusionVideoProcessorKwargs]) -> BatchFeature:
         """Converts videos to `pixel_values`, float32 [B, T, C, H, W] (a list without return_tensors). kwargs override fields."""
+        sampled = kwargs.get("do_sample_frames")
+        _check_sampling(kwargs, self.do_sample_frames if sampled is None else sampled)
         given = kwargs.get("do_convert_rgb")
         videos = checked_frames(videos, self.do_convert_rgb if given is None else given)
         arrays = [videos] if torch.is_tensor(videos) or isinstance(videos, np.ndarray) else videos
@@ -323,6 +327,17 @@ def _check_statistics(mean: Any, std: Any, factor: Any) -> None:
             raise ValueError(f"{name}={value} must be finite numbers{'' if name == 'image_mean' else ' other than 0'}")
         if len(numbers) not in (0, 1, 3):
             raise ValueError(f"{name}={value} must be one number, or one for each of the 3 colours")
+
+
+def _check_sampling(given: Mapping[str, Any], sampled: bool | None) -> None:
+    """Raises ValueError for a number or rate of frames where all given frames are used."""
+    for name, field in (("num_frames", "num_frames"), ("fps", "frame_rate")):
+        if given.get(name) is not None and not sampled:
+            raise ValueError(
+                f"{name}={given[name]} changes nothing: the video processor uses all frames that it gets. The processor selects the"
+                f" frames of a file: pass {field}= to the processor (MBTProcessor({field}=...)) or {name}= to its call, or select"
+                " frames before the call (frames[::2])"
+            )
 
 
 def _check_lengths(**sizes: Any) -> None:

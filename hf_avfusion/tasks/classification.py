@@ -17,7 +17,7 @@ from ..metrics.classification import (
     multi_label_metrics,
     top_k_accuracies,
 )
-from ..models.shared.losses_classification import classification_loss, infer_problem_type
+from ..models.shared.losses_classification import IGNORED_LABEL, classification_loss, infer_problem_type
 from ..processing.answers import classify, head_slices
 from ..processing.joining import aggregate_views
 from .task import RowLabels, ShownMetric, Task, check_equal_fields
@@ -205,6 +205,17 @@ def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> di
     return top_k_accuracies(scores, targets)
 
 
+def class_metric_names(config: Any) -> set[str] | None:
+    """The names that `class_metrics` returns; None for regression, whose targets it does not score."""
+    classes, problem_type = config.num_labels, getattr(config, "problem_type", None)
+    logits, splits = torch.zeros(2, classes), getattr(config, "class_splits", None)
+    one = torch.zeros(2, len(splits), dtype=torch.long) if splits else torch.zeros(2, dtype=torch.long)
+    several = torch.eye(2, classes)
+    labels = {None: (one,) if splits else (one, several), "multi_label_classification": (several,), "regression": ()}
+    found = [class_metrics(logits, each, config).keys() for each in labels.get(problem_type, (one,))]
+    return set().union(*found) or None
+
+
 def name_actions(metrics: Mapping[str, float], config: Any) -> dict[str, float]:
     """Names the joint accuracy of a verb and a noun that of the action, as EPIC-KITCHENS does."""
     if list(class_heads(config)) != ["verb", "noun"]:
@@ -251,11 +262,13 @@ def class_precision(
         if is_multi_label(config, labels):
             targets = labels.numpy()
         else:
-            scores = scores.log_softmax(dim=1)  # comparable between clips, as a single logit is not
-            targets = np.eye(scores.shape[1], dtype=np.int64)[labels.reshape(len(rows), -1)[:, number].numpy()]
+            numbers = labels.reshape(len(rows), -1)[:, number]
+            counted = numbers != IGNORED_LABEL
+            scores = scores[counted].log_softmax(dim=1)  # comparable between clips, as a single logit is not
+            targets = np.eye(scores.shape[1], dtype=np.int64)[numbers[counted].numpy()]
         found[head] = {
             "average_precision": average_precision_per_class(scores.numpy(), targets).tolist(),
-            "positives": targets.sum(axis=0).astype(int).tolist(),
+            "positives": (targets == 1).sum(axis=0).tolist(),
         }
     return found
 
@@ -300,6 +313,7 @@ CLASSIFICATION = Task(
     join_views=join_class_views,
     loss=class_loss,
     metrics=class_metrics,
+    metric_names=class_metric_names,
     report_names=name_actions,
     headline=("map", "top1_action", "top1_joint", "top1"),
     show_metric=show_class_metric,

@@ -119,6 +119,7 @@ EVENT_LOCALIZATION = replace(
     whole_clip=True,
     join_views=whole_clip_logits,
     metrics=segment_metrics,
+    metric_names=lambda config: {"accuracy"},
     headline=("accuracy",),
     show_metric=show_segment_metric,
     per_class=class_precision,

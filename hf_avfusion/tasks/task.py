@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..lazy_registration import load_reference
+
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedConfig
@@ -103,6 +105,7 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        metric_names: (config) -> the names that `metrics` can return, to check a name before any evaluation; None if unknown.
         report_names: (metrics, config) -> the same values under the names that reports use. The trainer uses the names of
             `metrics`.
         headline: names of the main metrics, in order of preference. Figures show the first that an evaluation has, or else the
@@ -115,7 +118,9 @@ class Task:
         title: the task's name for people, in lower case.
         describe_labels: (config, source of the names or None) -> what a model card says of the labels.
         transform: `module:Class` inside `data/` that makes a sample of a row: `ClipTransform` or a class derived from it.
-        collator: `module:Class` inside `data/` that makes a training batch of samples: `AVCollator` or a class derived from it.
+        collator: `module:Class` inside `data/` that makes a batch of samples: `AVCollator` or a class derived from it. Its
+            `for_model(config)` is for evaluation, and with augmentations for training. Tensors that it adds, [B, ...], are
+            passed to the model by their names.
         dataset_categories: values of `Benchmark.task` -> the Hub's category of such data sets (`task_categories`).
         plain_recipe: fields of the `Recipe` that training starts from without a published one, where they differ from those for
             classification.
@@ -146,6 +151,7 @@ class Task:
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    metric_names: Callable[[PreTrainedConfig], set[str] | None] = lambda config: None
     report_names: Callable[[Mapping[str, float], PreTrainedConfig], dict[str, float]] = lambda metrics, config: dict(
         metrics
     )
@@ -162,6 +168,16 @@ class Task:
     collator: str = "collating:AVCollator"
     dataset_categories: Mapping[str, str] = field(default_factory=dict)
     plain_recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transform_class(self) -> type:
+        """The class that `transform` names."""
+        return load_reference(f"data.{self.transform}")
+
+    @property
+    def collator_class(self) -> type:
+        """The class that `collator` names."""
+        return load_reference(f"data.{self.collator}")
 
     def solves(self, class_name: str, config: Any) -> bool:
         """Whether a model of this class with this configuration is for this task."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ..arguments import did_you_mean
 from ..data.streaming.clip_stream import ClipStream
 
 if TYPE_CHECKING:
@@ -121,6 +122,25 @@ def check_trainer(trainer: AVTrainer, own_metrics: bool) -> None:
         _check_stream(args, trainer.train_dataset)
     if any(isinstance(dataset, ClipStream) for dataset in (trainer.train_dataset, *evaluated)):
         _check_reading(trainer)
+
+
+def check_best_metric(trainer: AVTrainer) -> None:
+    """Checks that evaluations during training have the metric that selects the best checkpoint.
+
+    Raises:
+        ValueError: they have not; the message lists all metrics.
+    """
+    wanted, names = trainer.args.metric_for_best_model, trainer.metric_names()
+    if wanted is None or names is None:
+        return
+    sets = trainer.eval_dataset if trainer.validation_dataset is None else trainer.validation_dataset
+    if isinstance(sets, dict):
+        names = {f"{key}_{name}" for key in sets for name in names}
+    if wanted.removeprefix("eval_") not in names:
+        raise ValueError(
+            f"metric_for_best_model={wanted!r}: an evaluation of this model has no such metric"
+            f"{did_you_mean(wanted.removeprefix('eval_'), sorted(names))}; its metrics are {', '.join(sorted(names))}."
+        )
 
 
 def _check_stream(args: AVTrainingArguments, stream: ClipStream) -> None:

@@ -60,6 +60,11 @@ class AVPreTrainer(AVTrainer):
             self._sums = training_sums
         return output
 
+    def metric_names(self) -> set[str] | None:
+        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        # Only outputs of the model name the parts of the loss.
+        return super().metric_names() | ({wanted} if wanted.startswith("loss_") else set())
+
     @torch.no_grad()
     def _add_losses(self, outputs: ModelOutput, rows: int) -> None:
         for name, value in outputs.items():

@@ -14,17 +14,17 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from ..data.collating import AVCollator
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
-from ..evaluation.views import ViewProtocol, check_views, view_logits
+from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
 from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
-from .option_checks import check_trainer
+from .option_checks import check_best_metric, check_trainer
 from .trainer_hooks import TrainerHooks
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
-      default of both is a plain `AVCollator()`.
+      default of both is the collator of the model's task without augmentation (`Task.collator`). It checks labels against the
+      model's classes.
     - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
       on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
       A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
@@ -52,7 +53,7 @@ class AVTrainer(TrainerHooks):
       during training it only logs an error. Skipped clips shorten an epoch; with `max_steps` the next epoch starts earlier.
     - Metrics of the model's task (`tasks.task_of`), computed on the model's `logits` only. Large outputs such as masks are reduced
       after each batch to the values that the metrics need (`Task.reduce`). The evaluation loss is the mean over clips, while the
-      Trainer's own gives a smaller last batch the weight of a full one.
+      Trainer's own gives a smaller last batch the weight of a full one. Clips whose labels are -100 count in neither.
     - Several views per clip in evaluation and prediction, if the arguments (`eval_num_views`, `eval_protocol`, ...) or the
       transform of the evaluated `ClipStream` (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
       Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
@@ -95,7 +96,7 @@ class AVTrainer(TrainerHooks):
         super().__init__(
             model,
             args,
-            data_collator if data_collator is not None else AVCollator(),
+            data_collator,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics or _only_logits,
             **kwargs,
@@ -106,8 +107,10 @@ class AVTrainer(TrainerHooks):
                 " on several GPUs with torchrun."
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
-        self.eval_data_collator = eval_data_collator if eval_data_collator is not None else AVCollator()
         self.task = task_of(self.model) or DEFAULT_TASK
+        plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
+        self.data_collator = plain if data_collator is None else data_collator
+        self.eval_data_collator = plain if eval_data_collator is None else eval_data_collator
         if (
             compute_metrics is None
             and getattr(self.model, "config", None) is not None
@@ -143,8 +146,9 @@ class AVTrainer(TrainerHooks):
         Raises:
             ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
                 differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
-                DeepSpeed's ZeRO-3 would not save the model.
+                no evaluation has `metric_for_best_model`; DeepSpeed's ZeRO-3 would not save the model.
         """
+        check_best_metric(self)
         if (
             self.args.deepspeed
             and is_deepspeed_zero3_enabled()
@@ -360,8 +364,21 @@ class AVTrainer(TrainerHooks):
             output = output._replace(num_samples=clips)
         return output
 
+    def metric_names(self) -> set[str] | None:
+        """Names of the metrics of one evaluation set, without "eval_"; None if they are known only after an evaluation."""
+        names = {"loss", "clips", "skipped_clips", "views", "runtime", "samples_per_second", "steps_per_second"}
+        if self.compute_metrics is None or self.args.prediction_loss_only:
+            return names
+        config = getattr(self.model, "config", None)
+        known = self.task.metric_names(config) if self.compute_metrics == self._task_metrics else None
+        return known and names | known
+
     def _views_of(self, dataset: Any) -> ViewProtocol | None:
-        """The views of an evaluation set; None if its clips have a single view."""
+        """The views of an evaluation set; None if its clips have a single view.
+
+        Raises:
+            ValueError: the set cannot give these views, or the model cannot be scored with them.
+        """
         protocol = self.args.eval_views
         num_views = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
         if protocol is None:
@@ -373,6 +390,8 @@ class AVTrainer(TrainerHooks):
             )
         flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
         check_views(protocol, self.task, getattr(self.model, "config", None), flags)
+        if protocol.total > 1 and num_views is None:
+            check_sample_views(dataset, protocol.total)
         return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -387,6 +406,9 @@ class AVTrainer(TrainerHooks):
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
+            given = inputs.get("labels")
+            if given is not None:  # the model's loss is the mean over the clips that have a label
+                clips = int((given != IGNORED_LABEL).reshape(len(given), -1).any(dim=1).sum())
             self._loss_sum += loss.item() * clips
             self._loss_clips += clips
         return loss, logits, labels

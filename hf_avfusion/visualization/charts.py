@@ -19,6 +19,7 @@ BETTER, WORSE = COLOURS[0], COLOURS[4]
 GREY = "#555555"
 LINE = 34  # characters per line of a class name
 WIDTH = 9.5  # inches
+DPI = 110  # dots per inch
 MIN_TICK_DISTANCE = 0.05  # of the axis; closer ticks of a line chart would overlap
 
 # A number and its deviation; None if unknown.
@@ -32,7 +33,6 @@ def draw_bars(
     label: str,
     *,
     title: str = "",
-    dpi: int = 110,
 ) -> None:
     """Horizontal bars: a group per name from top to bottom, one bar per series, its deviation as a line.
 
@@ -41,7 +41,7 @@ def draw_bars(
         names: names of the groups; long names are wrapped.
         series: name -> one (value, deviation) per group. A value of None draws no bar, a deviation of None no line.
         label: label of the value axis, with its unit.
-        title: heading, one or more lines; dpi: dots per inch.
+        title: heading, one or more lines.
 
     Raises:
         ValueError: no groups, no series, or a series with another length than the names.
@@ -64,7 +64,7 @@ def draw_bars(
     _style_axis(axis, "x")
     axis.set_xlabel(label)
     _legend(figure, axis, series)
-    _save(figure, path, dpi)
+    figure.savefig(os.fspath(path), dpi=DPI, format="png")
 
 
 def draw_ranked_bars(
@@ -73,7 +73,6 @@ def draw_ranked_bars(
     label: str,
     *,
     title: str = "",
-    dpi: int = 110,
 ) -> None:
     """Panels side by side with horizontal bars from top to bottom, each with its number; negative bars have another colour.
 
@@ -107,7 +106,7 @@ def draw_ranked_bars(
         _style_axis(axis, "x")
         axis.set_xlabel(label)
         axis.set_title(heading, fontsize=10, loc="left")
-    _save(figure, path, dpi)
+    figure.savefig(os.fspath(path), dpi=DPI, format="png")
 
 
 def draw_lines(
@@ -118,7 +117,6 @@ def draw_lines(
     *,
     title: str = "",
     ticks: Mapping[float, str] | None = None,
-    dpi: int = 110,
 ) -> None:
     """Lines through the points of each series, with deviations. Ticks are at the points. If they would overlap, the points are
     placed at equal distances, and the axis label states it.
@@ -159,7 +157,7 @@ def draw_lines(
     axis.set_xlabel(xlabel if to_scale else f"{xlabel}, not to scale")
     axis.set_ylabel(ylabel)
     _legend(figure, axis, series)
-    _save(figure, path, dpi)
+    figure.savefig(os.fspath(path), dpi=DPI, format="png")
 
 
 def draw_columns(
@@ -170,7 +168,6 @@ def draw_columns(
     ylabel: str,
     *,
     title: str = "",
-    dpi: int = 110,
 ) -> None:
     """Vertical columns: a group per name from left to right, one column per series, with its number above.
 
@@ -201,7 +198,7 @@ def draw_columns(
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     _legend(figure, axis, series)
-    _save(figure, path, dpi)
+    figure.savefig(os.fspath(path), dpi=DPI, format="png")
 
 
 def _check_groups(names: Sequence[str], series: Mapping[str, Sequence[Value]]) -> None:
@@ -216,12 +213,10 @@ def _figure(width: float, height: float, title: str, legend: bool = False) -> Fi
     """A figure with space for its heading, which is wrapped."""
     # Imported here, because importing the package must not need matplotlib. No pyplot: it would change the caller's
     # global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = [line for part in title.split("\n") for line in textwrap.wrap(part, int(width * 11.5))]
     figure = Figure(figsize=(width, height + 0.2 * len(lines) + 0.3 * legend), layout="constrained")
-    FigureCanvasAgg(figure)
     if lines:
         figure.suptitle(_escape_dollars("\n".join(lines)), fontsize=11, x=0.01, ha="left")
     return figure
@@ -267,7 +262,3 @@ def _legend(figure: Figure, axis: Axes, series: Mapping) -> None:
             frameon=False,
             fontsize=9,
         )
-
-
-def _save(figure: Figure, path: str | os.PathLike, dpi: int) -> None:
-    figure.savefig(os.fspath(path), dpi=dpi, format="png")

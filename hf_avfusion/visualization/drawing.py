@@ -61,7 +61,6 @@ def draw_attention(
     _check(frames, video_map, times, spectrogram, audio_map)
     # Imported here, because importing the package must not need matplotlib. No pyplot: it would change the caller's
     # global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     heights = []
@@ -74,7 +73,6 @@ def draw_attention(
         heights.append(SPECTROGRAM_HEIGHT)
     heading = 0.27 * (title.count("\n") + 1) + 0.1 if title else 0.0
     figure = Figure(figsize=(WIDTH, sum(heights) + heading), layout="constrained")
-    FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=13, fontweight="bold")
     share = {}

@@ -12,6 +12,7 @@ import numpy as np
 from ..files import atomic_path
 
 WIDTH, HEIGHT = 11.0, 5.2  # inches
+DPI = 130  # dots per inch
 COLOURS = ("#9aa5b1", "#d1495b", "#30638e", "#edae49")  # of the selections, in order
 NUM_NAMED = 5  # classes listed at each end
 MAX_NAME_LENGTH = 26
@@ -24,7 +25,6 @@ def class_histogram(
     *,
     cap: int | None = None,
     title: str = "",
-    dpi: int = 130,
 ) -> Path:
     """Writes a PNG with the number of clips per class, on a logarithmic scale, and the numbers to `<stem>.csv` next to it.
 
@@ -38,7 +38,6 @@ def class_histogram(
         class_names: one per class.
         cap: maximum number of clips per class; drawn as a line.
         title: heading.
-        dpi: dots per inch.
 
     Returns:
         the path of the CSV: the class and one column per selection, in the order of the figure.
@@ -54,14 +53,12 @@ def class_histogram(
             raise ValueError(f"counts[{name!r}] must be {len(class_names)} numbers of clips, one per class")
     # Imported here, because importing the package must not need matplotlib. No pyplot: it would change the caller's
     # global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     first = next(iter(numbers.values()))
     order = np.argsort(-first, kind="stable")
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     places = np.arange(len(order) + 1) - 0.5
     for number, (name, values) in enumerate(numbers.items()):
@@ -96,7 +93,7 @@ def class_histogram(
         axis.set_title(title, fontsize=12, fontweight="bold", loc="left")
     path = Path(path)
     with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+        figure.savefig(partial, dpi=DPI, format="png")
     table = path.with_suffix(".csv")
     with atomic_path(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

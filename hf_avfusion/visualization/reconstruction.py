@@ -152,7 +152,6 @@ def draw_reconstruction(
     Masked patches are grey. The three spectrograms have one scale, that of the original.
     """
     # No pyplot: it would change the caller's global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = reconstruction
@@ -170,7 +169,6 @@ def draw_reconstruction(
     lines = [text for text in (title, made.note) if text]
     height = (max(sizes) if side_by_side else sum(sizes)) + 0.26 * len(lines) + 0.1
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle("\n".join(lines), fontsize=11)
     if side_by_side:
         parts = figure.subfigures(1, 2, squeeze=False)[0]
@@ -190,16 +188,14 @@ def draw_file_reconstruction(
     source: MediaSource,
     path: str | os.PathLike,
     *,
-    title: str | None = None,
     reading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Reconstruction:
-    """Reads a media file, reconstructs its window and draws it.
+    """Reads a media file, reconstructs its window and draws it, with the file's name as title.
 
     Args:
         source: path, URL, bytes, binary file object, or a dict with `bytes` and `path`.
         path: file to write as PNG.
-        title: by default the file's name.
         reading: arguments of `processor.load_clip`, such as start=, end=, backend=, or tracks=("audio",), which skips the video.
         options: arguments of [`reconstruct`].
 
@@ -208,7 +204,7 @@ def draw_file_reconstruction(
     """
     (clip,) = processor.load_clip(source, **{"tracks": tuple(model.config.modalities), **(reading or {})})
     made = reconstruct(model, processor, clip, **options)
-    _draw_clip(path, made, processor, clip, Path(clip.info.name).name if title is None else title)
+    _draw_clip(path, made, processor, clip, Path(clip.info.name).name)
     return made
 
 

@@ -1,6 +1,8 @@
 """Costs: counts against formulas, the order of calls, memory of a forked process. No test depends on real times."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,6 +103,27 @@ def test_in_own_process_returns_and_raises():
         costs.in_own_process(_fail, "what")
     with pytest.raises(RuntimeError, match=r"_die.*ended with code 7"):
         costs.in_own_process(_die, "what")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked processes on this system")
+def test_a_fork_that_would_wait_forever_is_refused():
+    code = """
+import os, torch
+from hf_avfusion.evaluation import costs
+costs.FORK_SECONDS = 20.0
+assert costs.in_own_process(os.getpid) != os.getpid()
+torch.set_num_threads(2)
+torch.ones(2**22).sum()
+costs.FORK_SECONDS = 2.0
+try:
+    costs.in_own_process(os.getpid)
+    print("it ran")  # with another library of threads than GNU's
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "getpid cannot run in a forked process" in done.stdout or "it ran" in done.stdout
 
 
 def _peak_of(mib):

@@ -250,7 +250,7 @@ WRONG = [
     ("--recipe avmae/pretrain-vggsound", "--recipe avmae/pretrain-vggsound is for pretraining"),
     ("--source gone", "source 'gone' is neither a folder nor"),
     ("--eval_split nope", "--eval_split nope: SoundingShapes has no such split"),
-    ("--fusions middle", "--fusions middle: the variants of mbt are bottleneck,"),
+    ("--fusions middle", "--fusions middle: is not one of bottleneck,"),
     ("--model avmae", "--model avmae: only these architectures have fusion variants: mbt"),
     ("--augment True", "--decode_once does not allow frame augmentation: add --augment False"),
     ("--set audio.hopp=3", "audio has no field hopp"),

@@ -56,3 +56,10 @@ def test_official_question_types_are_read(shared):
 def test_invalid_inputs_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_questions_without_an_answer_do_not_count():
+    scores = np.eye(3)[[0, 1, 2, 0]]
+    types = ["Audio", "Audio", "Visual", "Visual"]
+    found = question_answering_accuracy(scores, [0, -100, 1, 0], types)
+    assert found == question_answering_accuracy(scores[[0, 2, 3]], [0, 1, 0], ["Audio", "Visual", "Visual"])

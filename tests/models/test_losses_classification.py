@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from equality import assert_same_bits
 
 from hf_avfusion import MBTConfig, MBTForAudioVisualClassification
+from hf_avfusion.data.collating import AVCollator
 from hf_avfusion.models.shared.losses_classification import classification_loss
 
 SPLITS = {"verb": 3, "noun": 2}
@@ -73,3 +75,44 @@ def test_a_model_averages_over_the_clips_that_count():
         model.train(training)
         alone = model(**{name: value[:1] for name, value in inputs.items()}, labels=torch.tensor([1])).loss
         torch.testing.assert_close(model(**inputs, labels=torch.tensor([1, -100, -100])).loss, alone)
+
+
+SINGLE, MULTI, HEADS = "single_label_classification", "multi_label_classification", "multi_head_classification"
+NO_SUCH_CLASS = "`labels` hold {}, but its class numbers are 0..4 .* `config.num_labels`"
+WRONG = [
+    (SINGLE, [0, 5, -100], NO_SUCH_CLASS.format(5)),
+    (SINGLE, [0, -1, -100], NO_SUCH_CLASS.format(-1)),
+    (SINGLE, [[0.5, 1.5, 0, 0, 0]], r"hold 1.5, but targets of single_label_classification lie in \[0, 1\]"),
+    (MULTI, [[0.0, 1, 2, 0, 0]], r"hold 2, but targets of multi_label_classification lie in \[0, 1\]"),
+    (MULTI, [[0, 1, -1, 0, 0]], "hold -1, but targets"),
+    (MULTI, [[0, 1, float("nan"), 0, 0]], "hold nan, but targets"),
+    (HEADS, [[2, 1], [0, 2]], "of the head noun hold 2, but its class numbers are 0..1 .* `config.class_splits`"),
+]
+
+
+@pytest.mark.parametrize(("problem_type", "labels", "message"), WRONG)
+def test_wrong_values_raise_in_the_loss_and_in_the_collator(problem_type, labels, message):
+    labels, splits = torch.tensor(labels), SPLITS if problem_type == HEADS else None
+    with pytest.raises(ValueError, match=message):
+        classification_loss(torch.zeros(len(labels), 5), labels, problem_type, 0.0, splits)
+    config = MBTConfig(num_labels=5, problem_type=problem_type, **({"class_splits": splits} if splits else {}))
+    samples = [{"pixel_values": torch.zeros(1), "labels": row} for row in labels]
+    with pytest.raises(ValueError, match=message):
+        AVCollator.for_model(config)(samples)
+    with pytest.raises(ValueError, match=message):
+        AVCollator.for_model(config, mixup_alpha=0.5)(samples)
+
+
+@pytest.mark.parametrize("problem_type", [SINGLE, HEADS, MULTI])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8])
+def test_integers_of_any_type_are_labels(problem_type, dtype):
+    labels, logits = LABELS[problem_type], torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    expected = classification_loss(logits, labels, problem_type, 0.1, SPLITS)
+    assert_same_bits(classification_loss(logits, labels.to(dtype), problem_type, 0.1, SPLITS), expected)
+    batch = AVCollator()([{"pixel_values": torch.zeros(1), "labels": row} for row in labels.to(dtype)])
+    assert batch["labels"].dtype == torch.int64
+
+
+def test_targets_of_a_regression_are_not_checked():
+    samples = [{"pixel_values": torch.zeros(1), "labels": labels} for labels in (7, -3)]
+    assert AVCollator(num_labels=1)(samples)["labels"].tolist() == [7, -3]

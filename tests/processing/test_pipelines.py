@@ -410,3 +410,19 @@ def test_several_views_of_an_event_localiser_are_refused(clips):
     with pytest.raises(ValueError, match=r"views=2: the model localises events"):
         pipeline(TASK, **options, views=2)
     assert len(pipeline(TASK, **options)(clips[0], views=1)) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": "2"}, "batch_size must be an integer of at least 1, got '2'"),
+        ({"num_workers": -1}, "num_workers must be an integer of at least 0, got -1"),
+    ],
+)
+def test_wrong_batches_and_workers_are_refused(classify, clips, option, message):
+    for inputs in (clips[0], clips, (clip for clip in clips), []):
+        with pytest.raises(ValueError, match=message):
+            classify(inputs, **option)
+    with pytest.raises(ValueError, match=message):
+        pipeline(TASK, model=classify.model, processor=classify.processor, device="cpu", **option)

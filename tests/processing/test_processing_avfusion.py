@@ -62,6 +62,27 @@ def test_arguments_without_effect_are_refused(clips, argument):
             processor()(videos=videos, **argument)
 
 
+@pytest.mark.parametrize("argument", [{"input_data_format": "channels_last"}, {"do_sample_frames": True}])
+def test_arguments_of_arrays_are_refused_for_files(clips, argument):
+    for options in (argument, {"videos_kwargs": argument}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(argument))}=.* applies to arrays only, but videos holds media files"
+        ):
+            processor()(videos=clips[0], **options)
+    frames = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    assert processor()(videos=frames, **argument, return_tensors="pt")["pixel_values"].shape == (1, 4, 3, 16, 16)
+
+
+def test_layout_of_decoded_clips_is_known(clips):
+    prepare = processor()
+    window = prepare.load_clip(clips[0])
+    with pytest.raises(
+        ValueError,
+        match=r"input_data_format='channels_last' applies to arrays only, .* frames \[T, C, H, W\]: leave it",
+    ):
+        prepare.process_clips(window, input_data_format="channels_last")
+
+
 def test_bounds_of_arrays_are_refused(clips):
     frames = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     for inputs in ({"videos": frames}, {"videos": [clips[0]], "audio": [np.zeros(16000)], "sampling_rate": 16000}):

@@ -36,6 +36,22 @@ def resized_by_hand(channel: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
+@pytest.mark.parametrize(("name", "field"), [("num_frames", "num_frames"), ("fps", "frame_rate")])
+def test_sampling_without_effect_is_refused(name, field):
+    message = rf"{name}=3 changes nothing: .* pass {field}= to the processor \(MBTProcessor\({field}=...\)\) or {name}= to its call"
+    with pytest.raises(ValueError, match=message):
+        AVFusionVideoProcessor(**{name: 3})
+    with pytest.raises(ValueError, match=message):
+        AVFusionVideoProcessor()(noise(4, 3, 256, 256), **{name: 3})
+
+
+def test_sampling_of_arrays_that_is_asked_for():
+    video = noise(4, 3, 256, 256)
+    expected = pixels(AVFusionVideoProcessor(), video[::2])
+    assert pixels(AVFusionVideoProcessor(), video, do_sample_frames=True, num_frames=2).shape == expected.shape
+    assert pixels(AVFusionVideoProcessor(do_sample_frames=True, num_frames=2), video).shape == expected.shape
+
+
 @pytest.mark.parametrize(("height", "width"), [(30, 44), (44, 30), (9, 17), (100, 61)])
 def test_resize_is_as_published(height, width):
     video = noise(2, 3, height, width)

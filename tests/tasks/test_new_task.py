@@ -1,10 +1,12 @@
 """A task that the package does not know fits by one `Task`: trainer, evaluation, checkpoints and card take it as it is.
 
-It stands for segmentation: logits are masks, too large to be kept until the end of an evaluation.
+One stands for segmentation: logits are masks, too large to be kept until the end of an evaluation. Another stands for question
+answering: its transform and its collator add a text to the inputs.
 """
 
 import ast
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from hf_avfusion.evaluation.clips import EvaluationSet, label_rows
 from hf_avfusion.evaluation.costs import PeakMemory
 from hf_avfusion.evaluation.reports import make_results, read_results, write_report
 from hf_avfusion.evaluation.runs import Condition, evaluate_checkpoint, load_checkpoint, protocol_for
+from hf_avfusion.evaluation.views import ViewProtocol
 from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.tasks import TASKS, task_of, task_of_config
 from hf_avfusion.tasks.task import RowLabels, ShownMetric, Task
@@ -255,6 +258,78 @@ def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, m
     assert isinstance(trainer.eval_dataset.transform, MaskTransform)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+class ToyForAnswers(ToyForSegmentation):
+    """The second word of the question is the answer."""
+
+    def forward(self, pixel_values, question, labels=None, modality_mask=None):
+        words = torch.nn.functional.one_hot(question[:, 1], 3) * (1 + self.threshold)
+        logits = words + pixel_values.mean(dim=(1, 2, 3, 4))[:, None]
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
+class Answer(RowLabels):
+    def __call__(self, row):
+        return torch.tensor(row[self.columns[0]])
+
+
+class QuestionTransform(ClipTransform):
+    def __call__(self, row, generator=None):
+        return {**super().__call__(row, generator), "question": torch.tensor(row["question"])}
+
+
+class QuestionCollator(AVCollator):
+    def __call__(self, samples):
+        return {**super().__call__(samples), "question": torch.stack([sample["question"] for sample in samples])}
+
+
+ANSWERS = Task(
+    name="answers",
+    heads=("ForAnswers",),
+    auto_class=AutoModelForSemanticSegmentation,
+    title="question answering",
+    choose_columns=lambda config, kinds, features: ("answer",),
+    read_labels=lambda columns, fields: Answer(columns),
+    join_views=lambda logits, labels, aggregation, config: logits.mean(dim=1),
+    loss=lambda logits, labels, config: torch.nn.functional.cross_entropy(logits, labels, reduction="none"),
+    metrics=lambda logits, labels, config: {"right": (logits.argmax(1) == labels).float().mean().item()},
+    transform="transforms:QuestionTransform",
+    collator="collating:QuestionCollator",
+)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_inputs_of_its_collator_reach_the_model(tmp_path, monkeypatch, views):
+    """In training, in evaluation with one view and with several, in prediction and in the score of a checkpoint."""
+    monkeypatch.setitem(TASKS, "answers", ANSWERS)
+    monkeypatch.setattr(transforms, "QuestionTransform", QuestionTransform, raising=False)
+    monkeypatch.setattr(collating, "QuestionCollator", QuestionCollator, raising=False)
+    made, model, processor = (
+        Rows(),
+        ToyForAnswers(ToyConfig(architectures=["ToyForAnswers"], num_labels=3)),
+        make_processor(),
+    )
+    for number, answer in enumerate([2, 0, 1, 1]):
+        video = {"bytes": render_clip(seconds=1.0), "path": None}
+        made.append({"clip_id": number, "video": video, "question": [1, answer, 0], "answer": answer})
+    protocol = ViewProtocol(views, 1, "mean_logits", "test")
+    make = partial(ANSWERS.transform_class, processor, Answer("answer"), modalities=("video",))
+    args = AVTrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, per_device_eval_batch_size=3, max_steps=1, use_cpu=True,
+        report_to="none", disable_tqdm=True, save_strategy="no", eval_num_views=views,
+    )  # fmt: skip
+    evaluated = ClipStream(made, make(num_views=views))
+    trainer = AVTrainer(model, args, train_dataset=ClipStream(made, make(mode="train")), eval_dataset=evaluated)
+    trainer.train()
+    assert trainer.evaluate()["eval_right"] == 1.0
+    assert trainer.predict(evaluated).metrics["test_right"] == 1.0
+
+    split = SplitRows(name="mine", title="mine", split="test", rows=made, num_rows=4)
+    clips = label_rows(split, model.config)
+    found = evaluate_checkpoint("toy", model, processor, clips, given=("v",), protocol=protocol, batch_size=3)
+    assert [each["metrics"] for each in found] == [{"right": 1.0}]
 
 
 class Rows(list):

@@ -52,3 +52,43 @@ def test_metrics_follow_the_configuration():
     seconds = SimpleNamespace(num_segments=3, class_splits=None)
     logits = logits.reshape(8, 3, 8)
     assert metrics(logits, logits.argmax(-1), seconds) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize("kind", ["single", "heads", "segments", "multi"])
+def test_labels_of_minus_100_count_in_no_metric(kind):
+    generator = np.random.default_rng(5)
+    logits, absent = generator.normal(size=(24, 8)), np.arange(24) % 3 == 0
+    labels, config = generator.integers(0, 8, 24), SimpleNamespace(problem_type=None, class_splits=None, num_labels=8)
+    classes = {"label": [str(number) for number in range(8)]}
+    if kind == "heads":
+        labels, config.class_splits = np.stack([labels % 4, labels // 2], axis=1), {"shape": 4, "sound": 4}
+        classes = {"shape": classes["label"][:4], "sound": classes["label"][:4]}
+    elif kind == "segments":
+        logits, labels, config.num_segments = logits[:, None].repeat(2, axis=1), labels[:, None].repeat(2, axis=1), 2
+    elif kind == "multi":
+        labels, config.problem_type = np.eye(8)[labels] + np.eye(8)[::-1][labels], "multi_label_classification"
+    ignored = labels.copy()
+    ignored[absent] = -100
+    task = task_of_class("MBTForAudioVisualClassification", config)
+    assert metrics(logits, ignored, config) == metrics(logits[~absent], labels[~absent], config)
+    found, expected = (
+        task.per_class(torch.from_numpy(scores), torch.from_numpy(targets), classes, config)
+        for scores, targets in ((logits, ignored), (logits[~absent], labels[~absent]))
+    )
+    assert str(found) == str(expected)  # as text, since NaN is not equal to NaN
+    with pytest.raises(ValueError, match=r"-100|no class has a positive clip"):
+        metrics(logits, np.full_like(ignored, -100), config)
+
+
+def test_a_head_without_a_label_leaves_the_joint_accuracy_without_its_clip():
+    logits, labels = (
+        np.random.default_rng(3).normal(size=(24, 8)),
+        np.stack([np.arange(24) % 4, np.arange(24) // 6], axis=1),
+    )
+    heads = SimpleNamespace(class_splits={"shape": 4, "sound": 4})
+    labels[::2, 0] = -100
+    found, complete = metrics(logits, labels, heads), metrics(logits[1::2], labels[1::2], heads)
+    sound = top_k_accuracy(logits[:, 4:], labels[:, 1])
+    assert found == {**complete, "top1_sound": sound}
+    labels[1::2, 1] = -100
+    assert set(metrics(logits, labels, heads)) == {"top1_shape", "top1_sound"}

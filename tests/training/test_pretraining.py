@@ -11,6 +11,8 @@ import torch
 from equality import assert_same_bits
 from safetensors.torch import load_file
 
+from hf_avfusion import AVPreTrainer
+
 sys.path.insert(0, str(Path(__file__).parent))
 from pretraining_run import make_trainer, run
 
@@ -62,6 +64,15 @@ def test_losses_of_modalities_are_means_over_their_clips(tmp_path):
         assert entry[f"loss_{modality}"] == pytest.approx(sum(values) / len(values), rel=1e-5)
 
 
+def test_masks_are_the_default(tmp_path):
+    """Those of the task's collator, so that an evaluation repeats its masks."""
+    made = make_trainer(tmp_path, "made")
+    trainer = AVPreTrainer(made.model, made.args, train_dataset=made.train_dataset)
+    for given, expected in zip(trainer.get_train_dataloader(), made.get_train_dataloader(), strict=True):
+        assert_same_bits(given, expected)
+    assert trainer.eval_data_collator is trainer.data_collator
+
+
 def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):
     trainer = make_trainer(tmp_path, "eval", eval_rows=7)
     torch.manual_seed(1)
@@ -78,6 +89,12 @@ def test_evaluation_is_repeatable_and_does_not_disturb_the_log(tmp_path):
     for name in PARTS:
         assert logged(plain, name) == logged(evaluated, name)
         assert len(logged(evaluated, f"eval_{name}")) == 5 + 1  # plus once at the end
+
+
+def test_misspelt_best_metric_raises_before_the_first_step(tmp_path):
+    make_trainer(tmp_path, "right", metric_for_best_model="loss_video").check_start()
+    with pytest.raises(ValueError, match=r"metric_for_best_model='los': .* no such metric; did you mean loss"):
+        make_trainer(tmp_path, "wrong", metric_for_best_model="los").check_start()
 
 
 def test_logged_loss_is_the_weighted_sum_of_its_parts(tmp_path):

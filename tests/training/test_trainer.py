@@ -325,9 +325,27 @@ def test_views_of_audio_only(tmp_path):
 
 
 def test_wrong_number_of_views_raises(tmp_path):
-    trainer = AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset=with_views(5, 2))
-    with pytest.raises(ValueError, match=r"Expected 4 views per clip .* got pixel_values \(\d, 2,.*view_transform"):
-        trainer.evaluate()
+    trainer, wrong = AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4)), with_views(5, 2)
+    for evaluated in (wrong, MemoryStream().samples):
+        for give in (trainer.evaluate, trainer.predict):
+            with pytest.raises(
+                ValueError, match=r"ask for 4 views per clip.* first sample.* pixel_values \(2,.*view_transform"
+            ):
+                give(evaluated)
+    with pytest.raises(ValueError, match=r"ask for 4 views per clip.* first sample .*view_transform"):
+        AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset=wrong)
+
+    def undeclared(row, generator):
+        raise AssertionError("the check must fail before anything is decoded")
+
+    with pytest.raises(
+        ValueError, match=r"ask for 4 views per clip.* does not state how many .* set num_views=4 on your own"
+    ):
+        AVTrainer(
+            tiny_model(),
+            arguments(tmp_path, eval_num_views=4),
+            validation_dataset=ClipStream([{"clip_id": "clip", "video": None}], undeclared),
+        )
 
     def transform(row, generator):
         raise AssertionError("the check must fail before anything is decoded")
@@ -367,6 +385,53 @@ def test_views_that_do_not_fit_the_model_raise_before_training(tmp_path, made, v
         setattr(model.config, name, value)
     with pytest.raises(ValueError, match=message):
         AVTrainer(model, arguments(tmp_path, **views), eval_dataset=MemoryStream())
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("top1_shap", {}, "='top1_shap': .* no such metric; did you mean top1_shape.* are clips, loss, .*top1_joint"),
+        ("eval_los", {}, "did you mean loss"),
+        ("mpa", MULTI_LABEL, "did you mean map"),
+        ("top1", {"class_splits": None, "num_segments": 2, "num_labels": 4}, "no such metric.* are accuracy, "),
+    ],
+)  # fmt: skip
+def test_misspelt_best_metric_raises_before_the_first_step(tmp_path, name, model, message):
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = AVTrainer(
+        tiny_model(**model), arguments(tmp_path, metric_for_best_model=name, **options),
+        train_dataset=MemoryStream(), eval_dataset=MemoryStream(),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["top1_shape", "eval_loss", "mine_top1_joint", "own"])
+def test_best_metrics_that_exist(tmp_path, name):
+    evaluated = {"mine": MemoryStream()} if name.startswith("mine") else MemoryStream()
+    own = (lambda prediction: {"own": 1.0}) if name == "own" else None
+    trainer = AVTrainer(
+        tiny_model(), arguments(tmp_path, metric_for_best_model=name), train_dataset=MemoryStream(), eval_dataset=evaluated,
+        compute_metrics=own,
+    )  # fmt: skip
+    trainer.check_start()
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_clips_without_labels_count_neither_in_loss_nor_in_metrics(tmp_path, views):
+    """Six clips in batches of 4 and 2, of which the first has one label and the second two."""
+    model, numbers = tiny_model(class_splits=None, num_labels=4), [3, -100, -100, -100, 1, 0]
+    samples = with_views(6, views, torch.tensor(numbers))
+    if views == 1:
+        for sample in samples:
+            sample |= {name: sample[name][0] for name in ("pixel_values", "input_features")}
+    args = arguments(tmp_path, eval_num_views=views)
+    found = AVTrainer(model, args, eval_dataset=samples).evaluate()
+    labelled = [sample for sample, number in zip(samples, numbers) if number >= 0]
+    expected = AVTrainer(model, args, eval_dataset=labelled).evaluate()
+    for name in ("eval_loss", "eval_top1"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
 def test_training_and_evaluation_use_their_own_collators(tmp_path):

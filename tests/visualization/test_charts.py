@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from hf_avfusion.visualization import charts
 
@@ -13,14 +15,14 @@ LONG = [f"a rather long name of a class, number {number}, with a comma and a $ s
 def drawn(monkeypatch):
     """The figures, with their layout, that the functions save."""
     figures = []
-    save = charts._save
+    save = Figure.savefig
 
-    def keep(figure, path, dpi):
-        save(figure, path, dpi)
-        figure.canvas.draw()
+    def keep(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        FigureCanvasAgg(figure).draw()
         figures.append(figure)
 
-    monkeypatch.setattr(charts, "_save", keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     return figures
 
 

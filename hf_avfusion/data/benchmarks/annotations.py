@@ -90,7 +90,11 @@ def _quoted(reader: Iterator[list[str]], file: Path) -> Iterator[list[str]]:
 
 
 def one_line(field: str, what: str) -> str:
-    """The field. Raises ValueError for several lines: an unclosed quote takes all rows up to the next quote for one field."""
+    """The field. Raises ValueError for several lines, since an unclosed quote takes all rows up to the next quote for one field,
+    and for a NUL.
+    """
+    if "\0" in field:
+        raise ValueError(f"{what} holds a NUL character, {field!r}: remove it, or save the file as text in UTF-8")
     if len(lines := field.splitlines()) > 1:
         raise ValueError(
             f"{what} holds {len(lines)} lines, starting with {lines[0]!r}: labels and names have one line; in a CSV file, check "

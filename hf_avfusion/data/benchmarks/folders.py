@@ -20,7 +20,7 @@ from .annotations import MAX_TIME, one_line
 from .loading import clip_features
 from .reading import read as read_now
 from .records import BENCHMARKS
-from .shards import find_shards
+from .shards import find_shards, shards_of
 
 if TYPE_CHECKING:
     import datasets
@@ -90,8 +90,7 @@ def load_folder(
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
-    if not 0 < holdout < 1:
-        raise ValueError(f"holdout must lie between 0 and 1, got {holdout}")
+    check_holdout(holdout)
     if found := _shards(Path(path)):
         return _load_shards(Path(path), found, split)
     splits = read(_read, Path(path))
@@ -189,11 +188,7 @@ def _shards(path: Path) -> dict[str, list[Path]]:
     """Returns the parquet shards of each split; empty for a folder of clips."""
     if not path.is_dir():
         return {}
-    found = {
-        split: sorted([*path.glob(f"{split}-*.parquet"), *path.glob(f"data/{split}-*.parquet")])
-        for split in SPLIT_NAMES
-    }
-    return {split: shards for split, shards in found.items() if shards}
+    return {split: shards for split in SPLIT_NAMES if (shards := shards_of(path, split, ".parquet"))}
 
 
 def _load_shards(path: Path, found: dict[str, list[Path]], split: str) -> datasets.Dataset:
@@ -235,6 +230,7 @@ def load_unlabelled(
     """
     if split not in SPLIT_NAMES:
         raise ValueError(f"split must be one of {', '.join(SPLIT_NAMES)}, got {split!r}")
+    check_holdout(holdout)
     folder = Path(path)
     if _is_table(folder):
         return load_folder(folder, split, seed=seed, allow_urls=allow_urls, read=read).remove_columns("label")
@@ -301,6 +297,12 @@ def check_exists(path: str | os.PathLike) -> None:
         raise ValueError(f"{path} is a pipe or a device; pass a folder or a CSV file")
 
 
+def check_holdout(holdout: float) -> None:
+    """Raises ValueError unless the share of clips in the test split lies between 0 and 1."""
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout (--holdout) must lie between 0 and 1, got {holdout}")
+
+
 def _no_split(path: str | os.PathLike, split: str, found: Iterable[str]) -> str:
     remedy = "" if split == "train" else "; choose one with split= (--split; for training, --eval_split)"
     return f"{path} has no split {split!r}; its splits are: {', '.join(sorted(found))}{remedy}"
@@ -324,10 +326,8 @@ def _clips_below(folder: Path, root: Path) -> list[Path]:
         raise ValueError(f"{folder} contains no clips (known suffixes: {VIDEO_SUFFIXES} {AUDIO_SUFFIXES})")
     for clip in clips:
         _check_clip(clip)
-    ignored = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
-    if ignored:
-        shown = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
-        _warn_once(f"{folder}: skipped {len(ignored)} files without a media suffix: {shown}")
+    ignored = [file for file in files if file.suffix.lower() not in MEDIA_SUFFIXES]
+    _warn_skipped(folder, ignored, "without a media suffix", root)
     return clips
 
 
@@ -423,12 +423,15 @@ def _read_classes(folder: Path, root: Path) -> list[_Entry]:
             f"{folder} contains neither CSV files nor class folders with clips{also}; make one folder per class, or list"
             " the clips in a CSV file"
         )
-    for skipped, why in ((ignored, "without a media suffix"), (loose, "outside the class folders")):
-        if skipped:
-            shown = ", ".join(file.relative_to(root).as_posix() for file in skipped[:3])
-            more = ", ..." if len(skipped) > 3 else ""
-            _warn_once(f"{folder}: skipped {len(skipped)} files {why}: {shown}{more}")
+    _warn_skipped(folder, ignored, "without a media suffix", root)
+    _warn_skipped(folder, loose, "outside the class folders", root)
     return entries
+
+
+def _warn_skipped(folder: Path, files: list[Path], why: str, root: Path) -> None:
+    if files:
+        shown = ", ".join(file.relative_to(root).as_posix() for file in files[:3])
+        _warn_once(f"{folder}: skipped {len(files)} files {why}: {shown}{', ...' if len(files) > 3 else ''}")
 
 
 @cache

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folders import describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
+from ...arguments import did_you_mean
+from .folders import SPLIT_NAMES, describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
 from .reading import read_once
 from .records import BENCHMARKS, Benchmark
@@ -45,6 +46,40 @@ class SplitRows:
     record: Benchmark | None = None
     division: str | None = None
     allow_urls: bool = False
+
+
+def check_selection(
+    data: str,
+    *splits: str | None,
+    source: str | None = None,
+    variant: str | None = None,
+    flag: str = "--split",
+) -> None:
+    """Checks the names that select rows, without reading any clip or importing anything slow.
+
+    A benchmark's splits are those of the variant, or of any variant without one. A folder can have the splits of `SPLIT_NAMES`.
+
+    Raises:
+        ValueError: an unknown split or variant, or `source` or `variant` for a folder.
+    """
+    if data in BENCHMARKS:
+        variants = [variant] if variant is not None else [None, *BENCHMARKS[data].variants]
+        known = dict.fromkeys(split for each in variants for split in get_record(data, each).splits)
+    else:
+        if unused := [
+            f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
+        ]:
+            raise ValueError(
+                f"{' and '.join(unused)}: allowed only for the benchmarks {', '.join(BENCHMARKS)}; {data} is not one of them, so"
+                " leave this out"
+            )
+        known = dict.fromkeys(SPLIT_NAMES)
+    for split in splits:
+        if split is not None and split not in known:
+            title = BENCHMARKS[data].title if data in BENCHMARKS else "a folder of clips"
+            raise ValueError(
+                f"{flag} {split}: {title} has no such split; its splits are: {', '.join(known)}{did_you_mean(split, known)}"
+            )
 
 
 def load_rows(
@@ -98,13 +133,7 @@ def load_rows(
             record=record,
             allow_urls=allow_urls,
         )
-    if unused := [
-        f"{name}= (--{name})" for name, given in (("source", source), ("variant", variant)) if given is not None
-    ]:
-        raise ValueError(
-            f"{' and '.join(unused)}: allowed only for the benchmarks {', '.join(BENCHMARKS)}; {data} is not one of them, so"
-            " leave this out"
-        )
+    check_selection(data, source=source, variant=variant)
     split = split or find_evaluation_split(data, labels=labels, read=read)
     load = load_folder if labels else load_unlabelled
     rows = load(data, split, allow_urls=allow_urls, read=read)
@@ -127,7 +156,6 @@ def load_validation(
     *,
     labels: bool = True,
     read: Callable[..., Any] | None = None,
-    seed: int = 0,
 ) -> tuple[SplitRows, SplitRows]:
     """The rows to train on and those to choose a checkpoint on, without the clips of the evaluated split.
 
@@ -138,7 +166,6 @@ def load_validation(
         trained: the rows to train on.
         evaluated: the evaluated split, None for none.
         labels, read: as for `load_rows`.
-        seed: seed of the division.
 
     Raises:
         ValueError: the rows are streamed, or no class has more than one file.
@@ -169,7 +196,7 @@ def load_validation(
     for label in sorted(files):
         names = sorted(files[label])
         count = min(max(round(0.2 * len(names)), 1), len(names) - 1)
-        held.update(random.Random(f"{seed}/validation/{label}").sample(names, count))
+        held.update(random.Random(f"0/validation/{label}").sample(names, count))
     if not held:
         raise ValueError(
             f"The best checkpoint is chosen on a part of {trained.split}, but no class of {trained.name} has more than one file"
@@ -180,5 +207,5 @@ def load_validation(
         rows = trained.rows.select([number for number, file in enumerate(file_of) if (file in held) == is_held])
         return replace(trained, rows=rows, num_rows=len(rows), coverage={}, **changes)
 
-    share = f"20 % of the files of each class of `{trained.split}`, at least one, are `validation` (seed {seed})"
+    share = f"20 % of the files of each class of `{trained.split}`, at least one, are `validation` (seed 0)"
     return part(False), part(True, split="validation", division=share)

@@ -18,6 +18,7 @@ from ..benchmarks.loading import get_record
 from ..benchmarks.records import Benchmark
 from ..benchmarks.shards import count_rows, find_shards
 from .coverage import REPORT, read_reports
+from .settings import check_repo_id
 from .shards import MANIFEST
 
 if TYPE_CHECKING:
@@ -106,16 +107,6 @@ def push_shards(
             bar.update(sum(shard.stat().st_size for shard in batch.values()))
     _with_retries(lambda: _commit(api, repo_id, {path.name: path for path in extras}, "Card and coverage"), wait)
     return f"{api.endpoint}/datasets/{repo_id}"
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Checks the form of a repository id; call it before long work that ends with a push.
-
-    Raises:
-        ValueError: the id is not like "org/name".
-    """
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) is None:
-        raise ValueError(f"repo_id must be like org/name, got {repo_id!r} (prepare_benchmark.py: --push)")
 
 
 def folder_shards(folder: Path) -> dict[str, list[Path]]:

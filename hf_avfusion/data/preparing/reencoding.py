@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
+import torch
 
 from ...media.reader import ClipReader, MediaError, MediaInfo, MediaSource
+from ...media.resampling import resample
 from ...media.windows import segment_of
-
-if TYPE_CHECKING:
-    import torch
+from .settings import ClipSettings
 
 # Sampling rates of AAC (Hz); audio at another rate is resampled to the next higher one.
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -27,40 +26,6 @@ CHECK_STEP = (
     1.0  # s between the requested frames when a file is only checked (all frames between them are decoded, too)
 )
 END_TOLERANCE = 0.5  # s; a clip that ends earlier than this before its annotated end gets a note
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """How clips are changed for a shard.
-
-    A clip is re-encoded if it is trimmed, or if `short_side` or `fps` is set; otherwise its bytes do not change.
-
-    Args:
-        trim: trim to the annotated [start, end); a file that is the clip itself is not trimmed.
-        short_side: pixels of the shorter side; larger frames are resized, smaller ones are not.
-        fps: frames per second; None keeps the file's (average) rate.
-        crf: x264's constant rate factor, 0 (lossless) to 40.
-        check: for clips that are not re-encoded: True decodes each once to find broken files, False only copies them.
-    """
-
-    trim: bool = False
-    short_side: int | None = None
-    fps: float | None = None
-    crf: int = 20
-    check: bool = True
-
-    def __post_init__(self):
-        if self.short_side is not None and self.short_side < 16:
-            raise ValueError(f"short_side must be at least 16 pixels, got {self.short_side}")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps must lie in 0 (excluded) to 1000, got {self.fps}")
-        if not 0 <= self.crf <= 40:
-            raise ValueError(f"crf must lie in 0 (lossless) to 40, got {self.crf}")
-
-    def encodes(self, start: float | None, end: float | None) -> bool:
-        """Whether a clip with this annotated part (None: the whole file) is re-encoded."""
-        trimmed = self.trim and (start is not None or end is not None)
-        return trimmed or self.short_side is not None or self.fps is not None
 
 
 @dataclass(frozen=True)
@@ -186,7 +151,7 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
                 raise MediaError(
                     info.name, f"its audio has {info.channels} channels; AAC allows {', '.join(map(str, AAC_LAYOUTS))}"
                 )
-            sampling_rate = _aac_rate(info.sampling_rate)
+            sampling_rate = next((rate for rate in AAC_RATES if rate >= info.sampling_rate), AAC_RATES[-1])
             audio = container.add_stream("aac", rate=sampling_rate, layout=AAC_LAYOUTS[info.channels])
             audio.options = {"aac_coder": "fast"}
             audio.bit_rate = info.channels * min(AAC_BITS[0] * sampling_rate, AAC_BITS[1])
@@ -203,7 +168,7 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
             container.mux(video.encode(frame))
             number += 1
 
-        clip = reader.stream(times, window, write, fit=_fit(settings.short_side))
+        clip = reader.stream(times, window, write, fit=partial(even_size, short_side=settings.short_side))
         container.mux(video.encode())
         notes = list(clip.warnings)
         if audio is not None:
@@ -211,7 +176,8 @@ def _mp4(reader: ClipReader, info: MediaInfo, begin: float, settings: ClipSettin
             if waveform.shape[1] == 0:
                 raise MediaError(info.name, "no audio of the clip could be decoded")
             if sampling_rate != info.sampling_rate:
-                waveform = _resample(waveform, info.sampling_rate, sampling_rate)
+                channels = [resample(channel, info.sampling_rate, sampling_rate) for channel in waveform]
+                waveform = torch.stack(channels)
                 notes.append(f"its audio was resampled from {info.sampling_rate} to {sampling_rate} Hz for AAC")
             samples = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(waveform.numpy()), format="fltp", layout=AAC_LAYOUTS[info.channels]
@@ -244,17 +210,3 @@ def _flac(reader: ClipReader, info: MediaInfo) -> tuple[bytes, list[str]]:
         container.mux(stream.encode(samples))
         container.mux(stream.encode())
     return buffer.getvalue(), list(clip.warnings)
-
-
-def _fit(short_side: int | None) -> Callable[[int, int], tuple[int, int]]:
-    return lambda height, width: even_size(height, width, short_side)
-
-
-def _aac_rate(rate: int) -> int:
-    return next((known for known in AAC_RATES if known >= rate), AAC_RATES[-1])
-
-
-def _resample(waveform: torch.Tensor, old: int, new: int) -> torch.Tensor:
-    from torchaudio.functional import resample
-
-    return resample(waveform, old, new)

@@ -41,7 +41,8 @@ from ..benchmarks.reading import read_once
 from ..benchmarks.records import Benchmark
 from ..synthetic.sounding_shapes import usable_cores
 from .coverage import SplitReport, count_classes, drop_reports, write_reports
-from .reencoding import ClipSettings, check_clip, reencode
+from .reencoding import check_clip, reencode
+from .settings import ClipSettings
 
 if TYPE_CHECKING:
     import datasets

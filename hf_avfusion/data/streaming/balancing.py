@@ -89,7 +89,13 @@ class LabelBalance:
 
     def factor(self, row: Mapping[str, Any]) -> float:
         """Expected number of times that a row appears in an epoch."""
-        return self._factor(row[self.column])
+        labels = _as_list(row[self.column], self.column)
+        if wrong := [label for label in labels if not 0 <= label < len(self.counts)]:
+            raise ValueError(
+                f"the column {self.column!r} contains the classes {wrong}, but the balance counted {len(self.counts)}"
+                " classes; count the labels of these rows again"
+            )
+        return float(sum(self._weights[label] for label in labels))
 
     def factors(self, rows: Any) -> np.ndarray:
         """Factors of all rows of a dataset with random access, float64 [rows]."""
@@ -106,15 +112,6 @@ class LabelBalance:
     def layout(self) -> dict[str, Any]:
         """The settings that a position in a balanced stream depends on, as JSON values."""
         return {"balanced": self.column, "counts": list(self.counts)}
-
-    def _factor(self, value: int | Sequence[int]) -> float:
-        labels = _as_list(value, self.column)
-        if wrong := [label for label in labels if not 0 <= label < len(self.counts)]:
-            raise ValueError(
-                f"the column {self.column!r} contains the classes {wrong}, but the balance counted {len(self.counts)}"
-                " classes; count the labels of these rows again"
-            )
-        return float(sum(self._weights[label] for label in labels))
 
 
 def _as_list(value: Any, column: str) -> list[int]:

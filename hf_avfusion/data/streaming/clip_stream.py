@@ -79,16 +79,17 @@ class ClipStream(IterableDataset):
                 raise ValueError(
                     f"got num_rows={num_rows} with interleaved rows; pass num_rows to interleave, one number for each source"
                 )
-            self._order: RowOrder | InterleavedRows = rows.shuffled(seed, shuffle_buffer) if shuffle_buffer else rows
+            # The rows of an epoch and their order.
+            self.order: RowOrder | InterleavedRows = rows.shuffled(seed, shuffle_buffer) if shuffle_buffer else rows
         else:
-            self._order = RowOrder(rows, seed=seed, shuffle_buffer=shuffle_buffer, num_rows=num_rows, balance=balance)
-            rows = self._order.rows
+            self.order = RowOrder(rows, seed=seed, shuffle_buffer=shuffle_buffer, num_rows=num_rows, balance=balance)
+            rows = self.order.rows
         self.rows = rows
         self.transform = transform
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.on_error = on_error
-        self.num_rows = self._order.num_rows
+        self.num_rows = self.order.num_rows
         # In shared memory, since workers are other processes and may outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._skipped = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
@@ -108,14 +109,9 @@ class ClipStream(IterableDataset):
         return int(self._epoch)
 
     @property
-    def order(self) -> RowOrder | InterleavedRows:
-        """The rows of an epoch and their order."""
-        return self._order
-
-    @property
     def has_each_row_once(self) -> bool:
         """Whether every row appears exactly once per epoch."""
-        return self._order.layout() is None
+        return self.order.layout() is None
 
     @property
     def skipped(self) -> int:
@@ -159,19 +155,15 @@ class ClipStream(IterableDataset):
                     ) from error
             yield sample
 
-    def rows_at(self, epoch: int, positions: Iterable[int]) -> Iterator[Mapping[str, Any]]:
-        """Yields the undecoded rows at ascending positions in an epoch's order over *all* rows.
-
-        That order is the same in every process and worker, whatever their number. With random access, only these rows are
-        read; a streamed dataset is read from its beginning, undecoded, and the other rows are skipped.
-        """
-        return (draw.row() for draw in self.draws_at(epoch, positions))
-
     def draws_at(self, epoch: int, positions: Iterable[int]) -> Iterator[Draw]:
-        """Like `rows_at`, but yields draws, which have counters and are not read yet."""
-        if isinstance(self._order, RowOrder) and not self._order.streamed:
-            return self._order.draws_at(epoch, positions)
-        return select_positions(self._warn_of_more_rows(self._order.draws(epoch)), positions)
+        """Yields the draws at ascending positions in an epoch's order over *all* rows. Their undecoded rows are not read yet.
+
+        That order is the same in every process and worker, whatever their number. With random access, the other rows are never
+        read; a streamed dataset is read from its beginning, undecoded.
+        """
+        if isinstance(self.order, RowOrder) and not self.order.streamed:
+            return self.order.draws_at(epoch, positions)
+        return select_positions(self._warn_of_more_rows(self.order.draws(epoch)), positions)
 
     def _warn_of_more_rows(self, draws: Iterator[Draw]) -> Iterator[Draw]:
         """Yields all draws; warns if there are more than `num_rows`."""
@@ -184,11 +176,9 @@ class ClipStream(IterableDataset):
         """Yields this worker's rows of an epoch, in order."""
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        order = self._order
-        if not isinstance(order, RowOrder) or order.balance is not None:
+        order = self.order
+        if not isinstance(order, RowOrder) or not order.streamed or order.balance is not None:
             yield from (draw.row() for draw in islice(order.draws(epoch), first, None, step))
-        elif not order.streamed:
-            yield from (self.rows[index] for index in order.indices((self.seed, epoch))[first::step])
         else:
             rows = with_epoch(self.rows, epoch)
             # In a worker, iterating over the dataset yields that worker's shards.

@@ -28,6 +28,7 @@ from ..shared.two_streams import (
     StreamClassifier,
     average_streams,
     check_inputs,
+    check_tensors,
     modality_presence,
     record_both_streams,
     spectrogram_planes,
@@ -260,6 +261,10 @@ class AVMAEForPreTraining(AVMAEPreTrainedModel):
         """
         config = self.config
         check_inputs(config, pixel_values, input_features, modality_mask)
+        check_tensors(
+            video_mask=video_mask, audio_mask=audio_mask, video_visible=video_visible, audio_visible=audio_visible
+        )
+        check_tensors(sample_mask=sample_mask)
         given = {"video": pixel_values, "audio": input_features}
         if config.objective == "modality_inpainting" and None in (pixel_values, input_features):
             absent = "pixel_values" if pixel_values is None else "input_features"

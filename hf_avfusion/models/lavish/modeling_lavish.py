@@ -17,7 +17,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from ..shared.bounded_model import BoundedPreTrainedModel
+from ..shared.bounded_model import BoundedPreTrainedModel, require_grads
 from ..shared.layers_vit import init_marked_layer, with_init
 from ..shared.loaded_weights import load_whole
 from ..shared.start_methods import StartMethod
@@ -183,6 +183,11 @@ class LavishPreTrainedModel(BoundedPreTrainedModel):
             init_question_answering_layer(module)
         else:
             super()._init_weights(module)
+
+    def enable_input_require_grads(self) -> None:
+        """As in transformers, but for the tokens of each stream. Those of the backbone alone may be a tuple."""
+        hooks = [module.register_forward_hook(require_grads) for module in self.input_embeddings()]
+        self._require_grads_hooks, self._require_grads_hook = hooks, hooks[0]
 
     def input_embeddings(self) -> list[nn.Module]:
         """The modules that make the first tokens of each stream, video first."""

@@ -37,7 +37,8 @@ class _CountFirst(type(PreTrainedModel)):
             _COUNTED.reset(token)
 
 
-def _require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+def require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    """A forward hook by which the output requires gradients, although nothing before it does."""
     output.requires_grad_(True)
 
 
@@ -66,7 +67,7 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
         """As in transformers, but for both streams. A batch without video would otherwise have no gradient to pass on."""
         super().enable_input_require_grads()
         for embeddings in self.input_embeddings()[1:]:
-            self._require_grads_hooks.append(embeddings.register_forward_hook(_require_grads))
+            self._require_grads_hooks.append(embeddings.register_forward_hook(require_grads))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -92,4 +93,4 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
         check_bytes(count, f"The parameters by the sizes in {type(self.config).__name__}")
 
 
-__all__ = ["BoundedPreTrainedModel"]
+__all__ = ["BoundedPreTrainedModel", "require_grads"]

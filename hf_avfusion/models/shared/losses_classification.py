@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 IGNORED_LABEL = -100  # as in PyTorch's cross-entropy
+ROUNDING = 1e-3  # by which mixed targets in low precision may leave [0, 1]
 
 
 def infer_problem_type(problem_type: str | None, num_labels: int, labels: torch.Tensor) -> str:
@@ -17,6 +18,42 @@ def infer_problem_type(problem_type: str | None, num_labels: int, labels: torch.
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def check_label_values(
+    labels: torch.Tensor, problem_type: str, num_labels: int, class_splits: dict[str, int] | None = None
+) -> None:
+    """
+    Check that class numbers exist and that targets lie in [0, 1]; -100 passes. Targets of a regression are not checked.
+
+    It reads values, which waits for a GPU and breaks a graph. So losses check labels on the CPU only, and not while they are
+    compiled; `AVCollator.for_model` checks the labels of a batch before it goes to a GPU.
+
+    Raises:
+        ValueError: If they do not; the message names the value.
+    """
+    if problem_type == "regression":
+        return
+    counted = labels != IGNORED_LABEL
+    if labels.is_floating_point() or problem_type == "multi_label_classification":
+        wrong = counted & ~((labels >= -ROUNDING) & (labels <= 1 + ROUNDING))
+        if wrong.any():
+            raise ValueError(
+                f"`labels` hold {labels[wrong][0].item():g}, but targets of {problem_type} lie in [0, 1] (-100: no label). Give"
+                " multi-hot labels or probabilities, or set `config.problem_type` for labels of another kind."
+            )
+        return
+    heads = class_splits or {None: num_labels}
+    if class_splits and labels.shape[-1:] != (len(class_splits),):
+        return  # `classification_loss` names the shape
+    for (head, size), numbers in zip(heads.items(), labels.unbind(-1) if class_splits else [labels]):
+        wrong = (numbers != IGNORED_LABEL) & ((numbers < 0) | (numbers >= size))
+        if wrong.any():
+            where, field = (f" of the head {head}", "class_splits") if class_splits else ("", "num_labels")
+            raise ValueError(
+                f"`labels`{where} hold {numbers[wrong][0].item()}, but its class numbers are 0..{size - 1} (-100: no label)."
+                f" Number the classes from 0, or load a model with a matching `config.{field}`."
+            )
 
 
 def classification_loss(
@@ -35,21 +72,25 @@ def classification_loss(
 
     Args:
         logits: [B, C], any float dtype; computed in float32.
-        labels: by `problem_type`:
-            `"single_label_classification"`: class indices, long [B], or class probabilities, float [B, C] (mixup);
+        labels: by `problem_type`; integers of any type:
+            `"single_label_classification"`: class indices [B], or class probabilities, float [B, C] (mixup);
             `"multi_label_classification"`: multi-hot (or mixed) targets, float [B, C]; the loss is **summed over
             classes** as in scenic (transformers averages);
-            `"multi_head_classification"`: one index per head, long [B, heads], in the order of `class_splits`, or the
+            `"multi_head_classification"`: one index per head, integer [B, heads], in the order of `class_splits`, or the
             concatenated class probabilities of the heads, float [B, C] (mixup); the loss is the mean over heads;
             `"regression"`: targets, float [B] or [B, C]; squared error averaged over outputs.
         label_smoothing: s in `y <- y (1 - s) + s / C`, applied to soft and multi-hot targets alike (not to regression).
         class_splits: head name -> number of classes; logits are the concatenated logits of the heads.
 
     Raises:
-        ValueError: If the shape of `labels` does not fit.
+        ValueError: If the shape of `labels` does not fit; on the CPU also if their values do not (`check_label_values`).
     """
     logits = logits.float()
     batch, classes = logits.shape
+    if not labels.is_floating_point():
+        labels = labels.long()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_label_values(labels, problem_type, classes, class_splits)
     if problem_type == "regression":
         targets = labels.float().reshape(batch, -1)
         _check(targets.shape == logits.shape, problem_type, f"[{batch}, {classes}]", labels)

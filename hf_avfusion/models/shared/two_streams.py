@@ -113,6 +113,21 @@ def _unknown_input(name: str, inputs: list[str]) -> str:
     return f"The model has no input `{name}`. {hint}Its inputs are {', '.join(inputs)}, and `labels` of a head."
 
 
+def check_tensors(**inputs: torch.Tensor | None) -> None:
+    """
+    Check that inputs are torch tensors.
+
+    Raises:
+        TypeError: If one is not; the message names the argument.
+    """
+    for name, value in inputs.items():
+        if value is not None and not isinstance(value, torch.Tensor):
+            raise TypeError(
+                f"`{name}` is a {type(value).__name__}, but the model takes torch tensors. The processor makes them with"
+                ' return_tensors="pt".'
+            )
+
+
 def check_inputs(
     config: PreTrainedConfig,
     pixel_values: torch.Tensor | None,
@@ -124,7 +139,9 @@ def check_inputs(
 
     Raises:
         ValueError: If they do not; the message names the argument.
+        TypeError: If they are no torch tensors.
     """
+    check_tensors(pixel_values=pixel_values, input_features=input_features, modality_mask=modality_mask)
     given = {"video": pixel_values, "audio": input_features}
     if pixel_values is None and input_features is None:
         raise ValueError("Give `pixel_values` (video), `input_features` (audio) or both; got neither.")
@@ -275,6 +292,7 @@ class StreamClassifier:
 
         In training, the losses of the streams' logits are averaged. In evaluation, the loss is that of the clip's logits.
         """
+        check_tensors(labels=labels, audio_labels=audio_labels)
         has_stream_logits = logits["video"] is not None or logits["audio"] is not None
         if audio_labels is not None and not (has_stream_logits and self.training):
             raise ValueError(

@@ -15,7 +15,6 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
-from ...lazy_registration import load_reference
 from ...media.windows import WindowPolicy
 from ...models.shared.configuration_shared import as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
@@ -220,8 +219,7 @@ def build_collator(recipe: Recipe, config: Any, seed: int, *, task: Task | None 
     Args:
         task: by default the recipe's.
     """
-    collator_class = load_reference(f"data.{(task or TASKS[recipe.task]).collator}")
-    return collator_class.for_model(
+    return (task or TASKS[recipe.task]).collator_class.for_model(
         config,
         spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
         seed=seed,

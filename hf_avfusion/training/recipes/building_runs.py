@@ -14,7 +14,6 @@ from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...evaluation.views import view_transform
-from ...lazy_registration import load_reference
 from ...tasks import Task
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
@@ -103,7 +102,6 @@ def build_run(
         processor, model = load_checkpoint(run, fields, task.auto_class)
     augmentation = build_frame_augmentation(run.recipe, processor)
     read = reading_options(task.read_labels(columns, fields), model.config, allow_urls=options.allow_urls)
-    transform_class = load_reference(f"data.{task.transform}")
 
     def stream(split: SplitRows, transform: Callable, **shuffling: Any) -> ClipStream:
         return ClipStream(
@@ -118,7 +116,7 @@ def build_run(
     def evaluated(split: SplitRows | None) -> ClipStream | None:
         if split is None:
             return None
-        return stream(split, view_transform(processor, args.eval_views, transform_class=transform_class, **read))
+        return stream(split, view_transform(processor, args.eval_views, transform_class=task.transform_class, **read))
 
     collating = {"modality_dropout": modality_dropout} if modality_dropout else {}
     trainer = trainer_class(
@@ -127,7 +125,7 @@ def build_run(
         build_collator(run.recipe, model.config, seed=args.seed, task=task, **collating),
         train_dataset=stream(
             data.trained,
-            transform_class(processor, mode="train", augmentation=augmentation, **read),
+            task.transform_class(processor, mode="train", augmentation=augmentation, **read),
             shuffle_buffer=options.shuffle_buffer,
             balance=LabelBalance.of(data.trained.rows, columns[0]) if balance else None,
         ),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ...arguments import check_at_least, check_training
+from ...arguments import check_at_least, check_at_most, check_training
 from ...data.benchmarks.folders import check_exists
 from ...data.benchmarks.records import BENCHMARKS
+from ...data.benchmarks.splits import check_selection
 from . import get_recipe
 
 SETTABLE = ("window", "audio", "video", "frame_augmentation", "spec_augment", "collator")
@@ -76,6 +77,7 @@ class RecipeOptions:
     )
 
     def __post_init__(self) -> None:
+        check_at_least(0, mixup_alpha=self.mixup_alpha)
         if self.recipe is not None:
             get_recipe(self.recipe)
 
@@ -122,6 +124,9 @@ class DataOptions:
         check_at_least(1, shuffle_buffer=self.shuffle_buffer)
         if self.data not in BENCHMARKS:
             check_exists(self.data)
+        check_selection(self.data, self.train_split, source=self.source, variant=self.variant, flag="--train_split")
+        if (self.eval_split or "").lower() != "none":
+            check_selection(self.data, self.eval_split, variant=self.variant, flag="--eval_split")
 
 
 @dataclass
@@ -145,6 +150,11 @@ class ClassificationOptions(DataOptions):
         default=0.0,
         metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, modality_dropout=self.modality_dropout)
+        check_at_most(1, modality_dropout=self.modality_dropout)
 
 
 def check_arguments(options: type, args: Callable[[], list[str]] | None = None) -> None:

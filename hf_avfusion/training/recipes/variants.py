@@ -8,21 +8,8 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .building import config_values
+from .fusions import FUSIONS, LAST
 from .recipe import Recipe
-
-LAST = "num_hidden_layers"
-
-# Architecture -> variant -> fields of its configuration.
-FUSIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "mbt": {
-        "bottleneck": {"fusion": "bottleneck"},
-        "bottleneck_shared": {"fusion": "bottleneck", "share_encoder": True},
-        "self_attention": {"fusion": "self_attention"},
-        "self_attention_shared": {"fusion": "self_attention", "share_encoder": True},
-        "early": {"fusion": "self_attention", "share_encoder": True, "fusion_layer": 0},  # one encoder over all tokens
-        "late": {"fusion": "bottleneck", "fusion_layer": LAST},  # the streams' logits are averaged
-    },
-}
 
 
 def variant_fields(recipe: Recipe, fusion: str, head: dict[str, Any], processor: Any) -> dict[str, Any]:

@@ -150,6 +150,9 @@ def test_clip_ids_do_not_leak_absolute_paths(tmp_path):
         ("file,label,start,end\na.mp4,x,3,2\n", ValueError, r"list.csv:2: end \(2.0 s\) must be after start"),
         ("file,label,start,end\na.mp4,x,nan,2\n", ValueError, r"list.csv:2: start"),
         ("file,label\na.mp4,x\na.mp4,y\n", ValueError, "rows 1 and 2 list the same clip a.mp4"),
+        ("file,label\na.mp4,x\0y\n", ValueError, r"list.csv:2: the column 'label' holds a NUL character, 'x\\x00y'"),
+        ("file,label\na\0.mp4,x\n", ValueError, r"list.csv:2: the column 'file' holds a NUL character"),
+        ("file,label\0\na.mp4,x\n", ValueError, r"list.csv:1"),
         ("file,label,split\na.mp4,x,holdout\n", ValueError, r"list.csv:2: unknown split 'holdout'"),
     ],
 )

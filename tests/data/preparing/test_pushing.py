@@ -9,7 +9,7 @@ from rendering import render_clip
 from hf_avfusion.data.benchmarks.loading import BENCHMARKS, get_record, load_benchmark
 from hf_avfusion.data.preparing import pushing
 from hf_avfusion.data.preparing.pushing import OTHER_CATEGORIES, folder_shards, push_shards, write_card
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.settings import ClipSettings
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
 from hf_avfusion.tasks import task_of_benchmark
 

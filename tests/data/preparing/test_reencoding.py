@@ -1,6 +1,7 @@
 """Re-encoded clips: frames and audio keep their times, and equal input gives equal bytes."""
 
 import io
+import time
 
 import av
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 import torch
 from rendering import bit_flipped, faststart, read_numbers, read_rotation, render_clip, truncated
 
-from hf_avfusion.data.preparing.reencoding import ClipSettings, check_clip, even_size, reencode
+from hf_avfusion.data.preparing.reencoding import check_clip, even_size, reencode
+from hf_avfusion.data.preparing.settings import ClipSettings
+from hf_avfusion.evaluation.costs import PeakMemory
 from hf_avfusion.media.reader import MediaError, probe, read_clip
 
 TRIM = ClipSettings(trim=True)
@@ -111,6 +114,21 @@ def test_video_only_and_audio_only():
                    ClipSettings(fps=25))  # fmt: skip
     assert probe(odd.data).sampling_rate == 44100
     assert "resampled from 37800 to 44100 Hz" in odd.notes[0]
+
+
+def test_audio_at_an_odd_rate_takes_little_time_and_memory():
+    """torchaudio's filter from 44,056 Hz to 44,100 Hz has 120 million values."""
+    options = {"audio": "sine", "audio_codec": "flac", "container": "matroska", "sampling_rate": 44056, "channels": 2}
+    data = render_clip(num_frames=25, **options)
+    start = time.process_time()
+    with PeakMemory("cpu", PeakMemory.now("cpu")) as peak:
+        clip = reencode(data, None, None, ClipSettings(fps=25))
+    assert time.process_time() - start < 5
+    assert peak.mib is None or peak.mib < 100
+    assert "resampled from 44056 to 44100 Hz" in clip.notes[0]
+    sound = read_clip(clip.data, audio_window=(0.0, 1.0)).waveform
+    assert sound.shape == (2, 44100)
+    assert np.abs(np.fft.rfft(sound[1].numpy())).argmax() == 440  # 1 s: bins of 1 Hz
 
 
 def test_early_end_gives_a_note_and_a_missing_part_raises(clip):

@@ -19,7 +19,7 @@ from hf_avfusion.data.benchmarks.records import read_labels
 from hf_avfusion.data.benchmarks.shards import count_rows
 from hf_avfusion.data.preparing import shards as preparing
 from hf_avfusion.data.preparing.coverage import read_reports
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.settings import ClipSettings
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
 from hf_avfusion.media.reader import probe, read_clip
 
@@ -197,7 +197,7 @@ def test_other_settings_or_clips_raise(clips, video, prepared, tmp_path):
 KILLED = """
 import os, signal, sys
 from hf_avfusion.data.preparing import shards as preparing
-from hf_avfusion.data.preparing.reencoding import ClipSettings
+from hf_avfusion.data.preparing.settings import ClipSettings
 write, count = preparing._write_group, 0
 def write_some(*arguments):
     global count
@@ -419,9 +419,15 @@ def test_only_one_preparation_per_folder(clips, tmp_path, monkeypatch):
     assert prepare(clips, tmp_path, splits=["train"])["train"].present == 2
 
 
-def test_a_dying_process_raises():
+@pytest.mark.skipif(sys.platform != "linux", reason="other processes do not inherit the patch")
+def test_a_dying_process_raises(clips, tmp_path, monkeypatch):
+    def die(*arguments, **options):
+        os._exit(1) if os.getpid() != parent else pytest.fail("the clip was prepared in this process")
+
+    parent = os.getpid()
+    monkeypatch.setattr(preparing, "reencode", die)
     with pytest.raises(RuntimeError, match="a process died while it prepared clips"):
-        list(preparing._in_order(os._exit, [1, 2, 3], 2))
+        prepare(clips, tmp_path, num_proc=2)
 
 
 def test_shard_without_decodable_clips_is_empty(video, tmp_path):

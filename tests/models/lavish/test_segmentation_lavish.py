@@ -33,6 +33,7 @@ from hf_avfusion.models.lavish.segmentation_lavish import (
     attend,
     init_segmentation_layer,
 )
+from hf_avfusion.models.shared.layers_vit import init_marked_layer
 
 TESTS = Path(__file__).parents[2]
 COPIED = TESTS / "goldens" / "lavish"
@@ -284,7 +285,9 @@ def test_a_fresh_tpavi_is_a_layer_norm_and_initialisation_is_as_published():
                 nn.init.constant_(module.bias, 3.0)
             elif isinstance(module, nn.BatchNorm1d):
                 nn.init.ones_(module.weight)
-        decoder.apply(init_segmentation_layer)
+        for rule in (init_marked_layer, init_segmentation_layer):
+            with torch.no_grad():
+                decoder.apply(rule)
     assert all(not parameter.eq(3.0).any() for parameter in decoder.parameters())
 
 

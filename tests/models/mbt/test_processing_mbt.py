@@ -283,7 +283,7 @@ class TestErrors:
             ({"videos": VIDEO, "mode": "train"}, ValueError, r"mode='train' applies to media files only"),
             ({"videos": VIDEO, "num_frames": 2}, ValueError, r"num_frames applies to media files only"),
             ({"videos": VIDEO, "videos_kwargs": {"fps": 2}}, ValueError, r"fps applies to media files only"),
-            ({"videos": [1, 2]}, ValueError, r"videos holds a int"),
+            ({"videos": [1, 2]}, ValueError, "videos is a list of numbers: pass frames"),
             ({"videos": VIDEO, "images": VIDEO}, TypeError, r"unknown keyword argument images=.{1,60}; known"),
             (
                 {"videos": [VIDEO, None], "audio": [WAVE, None], "sampling_rate": RATE},
