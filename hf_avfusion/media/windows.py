@@ -397,10 +397,11 @@ def _segment_windows(policy: WindowPolicy, info: MediaInfo) -> list[Window]:
     if info.has_video:
         fps = info.fps or 25.0
         total = max(round(info.video_duration * fps), 1)
-        # The middle of a frame's time: rounding, and an average rate that is slightly off, then choose the same frame.
-        last = info.video_duration * (1 - 1e-9)
+        # The middle of a frame's time: rounding, and an average rate that is slightly off, then choose the same frame. The last
+        # frame is the one shown at the end, also if frames are not equally long; the reader rounds times by up to 0.5 ms.
+        end = max(info.video_duration - 1e-3, info.video_duration / 2)
         times = [
-            tuple(info.video_start + min((number + 0.5) / fps, last) for number in numbers)
+            tuple(info.video_start + (end if number == total - 1 else (number + 0.5) / fps) for number in numbers)
             for numbers in segment_frames(policy, total)
         ]
     if info.has_audio:
