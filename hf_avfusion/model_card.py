@@ -354,8 +354,7 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
 
 
 def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
-    window, video, audio = processor.window, processor.video_processor, processor.feature_extractor
-    rate = f"{window['frame_rate']:g} per second" if window["span"] is None else f"spread over {window['span']:g} s"
+    words, video, audio = processor.window_policy.describe(), processor.video_processor, processor.feature_extractor
     steps = []
     if video.do_resize:
         steps.append(f"resized to {_size(video.size)}")
@@ -366,14 +365,14 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
     milliseconds = 1000 / audio.sampling_rate
     rows = f", {audio.spectrogram_length} rows" if audio.spectrogram_length else ""
     return [
-        ("`pixel_values`", f"{window['num_frames']} RGB frames, {rate}; {', '.join(steps)}"),
+        ("`pixel_values`", f"{words['frames']}; {', '.join(steps)}"),
         (
             "`input_features`",
-            f"{window['audio_seconds']:g} s of audio, {audio.sampling_rate} Hz mono ({processor.channel_mix} of the channels); "
+            f"{words['audio']}, {audio.sampling_rate} Hz mono ({processor.channel_mix} of the channels); "
             f"window {audio.win_length * milliseconds:g} ms, hop {audio.hop_length * milliseconds:g} ms, FFT {audio.n_fft}, "
             f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
         ),
-        ("short clips", "wrap to their start" if window["short"] == "wrap" else "repeat the last frame"),
+        ("short clips", words["short clips"]),
     ]
 
 

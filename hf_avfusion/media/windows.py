@@ -126,6 +126,22 @@ class WindowPolicy:
         """Seconds from one frame to the next."""
         return 1 / self.frame_rate if self.span is None else self.span / self.num_frames
 
+    def describe(self) -> dict[str, str]:
+        """What it takes of a clip, in the words of a model card: "frames", "audio", and what happens to "short clips"."""
+        if self.num_segments is None:
+            rate = f"{self.frame_rate:g} per second" if self.span is None else f"spread over {self.span:g} s"
+            return {
+                "frames": f"{self.num_frames} RGB frames, {rate}",
+                "audio": f"{self.audio_seconds:g} s of audio",
+                "short clips": "wrap to their start" if self.wraps else "repeat the last frame",
+            }
+        return {
+            "frames": f"{self.num_frames * self.num_segments} RGB frames from the first to the last of the clip",
+            "audio": f"{self.num_segments} segments of {self.segment_seconds:g} s of audio, spread from the start of the clip to "
+            f"{self.segment_margin:g} s before its end",
+            "short clips": "are heard whole in every segment",
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Its fields as plain values, for processor_config.json."""
         return asdict(self)
@@ -381,10 +397,11 @@ def _segment_windows(policy: WindowPolicy, info: MediaInfo) -> list[Window]:
     if info.has_video:
         fps = info.fps or 25.0
         total = max(round(info.video_duration * fps), 1)
-        # The middle of a frame's time: rounding, and an average rate that is slightly off, then choose the same frame.
-        last = info.video_duration * (1 - 1e-9)
+        # The middle of a frame's time: rounding, and an average rate that is slightly off, then choose the same frame. The last
+        # frame is the one shown at the end, also if frames are not equally long; the reader rounds times by up to 0.5 ms.
+        end = max(info.video_duration - 1e-3, info.video_duration / 2)
         times = [
-            tuple(info.video_start + min((number + 0.5) / fps, last) for number in numbers)
+            tuple(info.video_start + (end if number == total - 1 else (number + 0.5) / fps) for number in numbers)
             for numbers in segment_frames(policy, total)
         ]
     if info.has_audio:

@@ -45,6 +45,13 @@ class SegmentLabels(ClassLabels):
 
     def check_window(self, row: Mapping[str, Any], processor: Any, modalities: Sequence[str], seconds: float) -> None:
         window = processor.window
+        if window["num_segments"] is not None:  # its segments are spread over the whole clip, however long it is
+            if window["num_segments"] != self.num_segments:
+                raise ValueError(
+                    f"clip {row['clip_id']} has labels of {self.num_segments} segments, but the processor cuts clips into "
+                    f"num_segments={window['num_segments']}: give both the same number"
+                )
+            return
         video = window["span"] if window["span"] is not None else window["num_frames"] / window["frame_rate"]
         for modality, length, field in (("video", video, "span"), ("audio", window["audio_seconds"], "audio_seconds")):
             if modality in modalities and abs(length - seconds) > WINDOW_TOLERANCE * seconds:

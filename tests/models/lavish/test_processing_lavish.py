@@ -7,15 +7,18 @@ import pytest
 import torch
 from rendering import read_numbers, render_clip
 from torch.nn.functional import interpolate
-from transformers import AutoProcessor
+from transformers import AutoProcessor, pipeline
+from travellers import traveller
 
 from hf_avfusion.data.transforms import ClipTransform
 from hf_avfusion.media.modalities import WINDOW_AXES
 from hf_avfusion.media.windows import WindowPolicy, load_window
+from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
 from hf_avfusion.models.lavish.processing_lavish import PRESETS, LavishProcessor, frame_processor
 from hf_avfusion.models.mbt.processing_mbt import MBTProcessor
 from hf_avfusion.processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from hf_avfusion.tasks.event_localization import SegmentLabels
 
 RATE = 16_000
 
@@ -241,3 +244,45 @@ def test_the_auto_class_finds_it(tmp_path):
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is LavishProcessor
     assert loaded.to_dict() == tiny().to_dict()
+
+
+# --------------------------------------------------------------------------------------------------------- what it is part of
+
+
+def test_event_localisation_takes_labels_of_as_many_segments(clips):
+    labels = [SegmentLabels("events", number) for number in (3, 4)]
+    row = {"clip_id": "a", "video": clips[0], "events": [0, 1, 0]}
+    sample = ClipTransform(tiny(), labels=labels[0])(row)
+    assert sample["labels"].tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match=r"labels of 4 segments, but the processor cuts clips into num_segments=3"):
+        ClipTransform(tiny(), labels=labels[1])({**row, "events": [0, 1, 0, 1]})
+
+
+def test_the_pipeline_names_equal_parts_of_the_clip(clips):
+    model, processor = traveller("lavish-built-in")
+    classify = pipeline("audio-visual-classification", model=model, processor=processor, device="cpu", top_k=1)
+    frames = np.zeros((2, 20, 20, 3), np.uint8)
+    wave = np.zeros(3 * RATE, np.float32)
+    for clip, seconds in (
+        (clips[0], 2.0),
+        (clips[1], 2.0),
+        ({"video": frames, "audio": wave, "sampling_rate": RATE}, 3.0),
+    ):
+        answer = classify(clip)
+        times = [time for segment in answer for time in (segment["start"], segment["end"])]
+        assert times == pytest.approx([0.0, seconds / 2, seconds / 2, seconds], abs=1e-3)
+    batched = classify([*clips, {"path": clips[0], "start": 0.5, "end": 1.5}], batch_size=3)
+    for clip, answer in zip(clips, batched):  # the second clip has no audio
+        for one, other in zip(classify(clip), answer, strict=True):
+            assert one["labels"][0]["label"] == other["labels"][0]["label"]
+            assert one["labels"][0]["score"] == pytest.approx(other["labels"][0]["score"], abs=1e-5)
+    assert batched[2][1]["end"] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="num_segments"):
+        classify(clips[0], views=2)
+
+
+def test_a_card_states_the_segments():
+    card = str(build_card(*traveller("lavish"), CardDetails(), "org/lavish"))
+    assert "2 RGB frames from the first to the last of the clip; resized to 16 x 16" in card
+    assert "2 segments of 0.3 s of audio, spread from the start of the clip to 0.1 s before its end" in card
+    assert "| short clips | are heard whole in every segment |" in card
