@@ -16,9 +16,11 @@ from transformers import (
     ViTModel,
 )
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Encoder
+from transformers.models.swinv2.modeling_swinv2 import Swinv2SelfAttention
 from transformers.models.vit.modeling_vit import ViTEmbeddings
 
 from ..shared.configuration_shared import as_pair
+from ..shared.layers_vit import refill_buffer
 from .backbones_lavish import resample_positions
 
 
@@ -82,6 +84,17 @@ class StreamSwinv2Model(Swinv2Model):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config, add_pooling_layer=False)
+        for module in self.modules():
+            if isinstance(module, Swinv2SelfAttention):
+                module.register_load_state_dict_post_hook(_compute_coordinates)
+
+
+def _compute_coordinates(module: Swinv2SelfAttention, _) -> None:
+    """Fills the tables of relative positions, which a state dict does not hold, after it was loaded."""
+    with torch.device("cpu"):
+        table, index = module.create_coords_table_and_index()
+    refill_buffer(module, "relative_coords_table", table)
+    refill_buffer(module, "relative_position_index", index)
 
 
 class StreamVideoMAEModel(VideoMAEModel):
