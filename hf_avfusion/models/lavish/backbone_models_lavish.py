@@ -4,6 +4,8 @@ The backbones of LAVISH: transformers' own models, without pooling layers, whose
 They record no hidden states and attentions of their own, since each of their layers runs once per stream.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -27,10 +29,12 @@ from .backbones_lavish import resample_positions
 class _StreamEmbeddings:
     """Mixin for the embeddings of a ViT: with `positions`, they take a spectrogram, whose grid of patches may be another."""
 
-    def forward(self, pixel_values: torch.Tensor, positions: str | None = None) -> torch.Tensor:
+    def forward(
+        self, pixel_values: torch.Tensor, *args: Any, positions: str | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         """[N, C, H, W] -> tokens [N, n, d], CLS first. `positions`: None for frames, or how positions are resampled."""
         if positions is None:
-            return super().forward(pixel_values)
+            return super().forward(pixel_values, *args, **kwargs)
         kernel = as_pair("patch_size", self.patch_embeddings.patch_size)
         own = tuple(side // step for side, step in zip(self.patch_embeddings.image_size, kernel))
         wanted = tuple(side // step for side, step in zip(pixel_values.shape[-2:], kernel))
