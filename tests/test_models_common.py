@@ -337,6 +337,12 @@ def test_gradient_checkpointing_changes_nothing(name, use_reentrant):
             torch.testing.assert_close(checkpointed[key], value, rtol=1e-5, atol=1e-6)
 
 
+def test_a_config_can_switch_gradient_checkpointing_on(name):
+    config = type(ARCHITECTURES[name])(**ARCHITECTURES[name].to_dict())
+    config.gradient_checkpointing = True
+    assert auto_class(config).from_config(config).is_activation_checkpointing
+
+
 @torch.no_grad()
 def test_saves_and_loads_the_same_weights(name, tmp_path):
     model = build(name)

@@ -206,12 +206,13 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
         self.steps = config.backbone_steps
-        self.backbone = make_backbone(config.backbone_config)
         self.video_embeddings, self.audio_embeddings = (
             LavishEmbeddings(config, modality) if modality in config.modalities else None
             for modality in ("video", "audio")
         )
         self.blocks = nn.ModuleList([LavishBlock(config, index) for index in range(config.num_hidden_layers)])
+        # After the blocks: transformers takes the first checkpointing layer for one that runs, but the backbone's own do not.
+        self.backbone = make_backbone(config.backbone_config)
         self.fc_norm = nn.LayerNorm(config.hidden_size) if norms_pooled_features(config.backbone_config) else None
         self.post_init()
 

@@ -1,5 +1,6 @@
 """Base class of the models: checks the config and the size of the parameters, and knows weights that no checkpoint gave."""
 
+import copy
 import warnings
 from contextvars import ContextVar
 from itertools import chain
@@ -29,12 +30,17 @@ class _CountFirst(type(PreTrainedModel)):
             return super().__call__(*args, **kwargs)
         with torch.device("meta"), init.meta_device_safe_creation_ops(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the real model gives the same warnings
-            super().__call__(*args, **kwargs)
+            # A copy, since building a model can change its config: `gradient_checkpointing` is used once and deleted.
+            super().__call__(*map(_copy, args), **{name: _copy(value) for name, value in kwargs.items()})
         token = _COUNTED.set(True)
         try:
             return super().__call__(*args, **kwargs)
         finally:
             _COUNTED.reset(token)
+
+
+def _copy(value: Any) -> Any:
+    return copy.deepcopy(value) if isinstance(value, PreTrainedConfig) else value
 
 
 def require_grads(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
