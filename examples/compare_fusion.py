@@ -207,7 +207,7 @@ def main() -> int:
     if costs is None:
         print(f"measuring the costs of {len(fusions)} variants in {options.cost_rounds} rounds on {device}")
         clips = ClipStream(trained, transforms["training"], **failures)
-        collate = task.collator_class.for_model(config)
+        collate = task.collator_class.for_model(getattr(type(config), recipe.size)(**head))
         batch = lambda: collate(list(islice(clips, args.per_device_train_batch_size)))  # noqa: E731
         builders = {f: lambda f=f: make_model(recipe, head, configs[f], 0) for f in fusions}
         costs = compare_costs(builders, batch, device=args.device, rounds=options.cost_rounds)

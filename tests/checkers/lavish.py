@@ -196,7 +196,7 @@ def check_ave(tensors: dict[str, np.ndarray], record: dict) -> None:
     logits = output.logits
     found["logits"] = logits.flatten(0, 1)
     found["probs"] = found["logits"].softmax(dim=-1)
-    labels = tensor(tensors["input/labels"])
+    labels = tensor(tensors["input/labels"]).long()
     loss = published_loss(found["logits"], labels.flatten())
     found["loss"] = loss[None]
     for name, reference in expected.items():
@@ -262,7 +262,7 @@ def check_head(tensors: dict[str, np.ndarray], record: dict) -> None:
     )
     rules = HEAD_RULES
     video, audio = (tensor(tensors[f"input/{stream}_tokens"]).requires_grad_() for stream in ("video", "audio"))
-    labels = tensor(tensors["input/labels"]).flatten()
+    labels = tensor(tensors["input/labels"]).long().flatten()
     for prefix, gain in (("", 1.0), ("saturated/", record["saturated_gain"])):
         load_by_rules(head, rules, params, strict=False)
         with torch.no_grad():
@@ -329,7 +329,7 @@ def check_optimizer(tensors: dict[str, np.ndarray], record: dict) -> None:
             index = batch % record["num_batches"]
             video, audio, labels = (tensor(tensors[f"input/{name}"][index]) for name in ("video", "audio", "labels"))
             logits = model(pixel_values=video.float(), input_features=audio.float()).logits
-            loss = published_loss(logits.flatten(0, 1), labels.flatten())
+            loss = published_loss(logits.flatten(0, 1), labels.long().flatten())
             loss.backward()
             losses.append(loss.detach())
             batch += 1

@@ -352,13 +352,13 @@ def check_mask_bce(record: dict, tensors: dict[str, np.ndarray]) -> None:
     loss.backward()
     compare_gradients({"pred": first.grad}, group(tensors, "grad/"), ROUNDING)
     if "input/special_pixels" in tensors:
-        saturated = tensor(tensors["input/special_pixels"])[:2].flatten()
+        saturated = tensor(tensors["input/special_pixels"])[:2].flatten().long()
         require(not first.grad.flatten()[saturated].any(), "saturated wrong pixels have a gradient")
 
 
 def check_event_bce(record: dict, tensors: dict[str, np.ndarray]) -> None:
     """The published loss of event localisation where the softmax saturates, with its gradient, and its stable form."""
-    labels = tensor(tensors["input/labels"])
+    labels = tensor(tensors["input/labels"]).long()  # a test puts a dtype of floats in the place of the device
     found, ours = {}, {}
     for kind, suffix in (("bce_of_probabilities", ""), ("bce_of_log_probabilities", "_stable")):
         logits = tensor(tensors["input/logits"]).requires_grad_()

@@ -126,5 +126,5 @@ def test_row_counts_match_the_collected_facts(facts):
 
 def test_every_label_file_is_compared_or_made_here():
     compared = {file for files in LABEL_FILES.values() for file in files.values()}
-    made = {"ave_events", "avdigits", "esc10", "kinetics_sounds_ogmge", "music_avqa_question_types"}
+    made = {"ave_events", "avdigits", "esc10", "kinetics_sounds_ogmge", "music_avqa_question_types", "music_avqa_words"}
     assert {file.stem for file in LABELS.glob("*.txt")} == compared | made
