@@ -50,7 +50,8 @@ BlockOutput = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | Non
 @dataclass
 class LavishModelOutput(AudioVisualModelOutput):
     """
-    Output of the base model. B batch, S segments (1 without segments), D `hidden_size`, n / m tokens of a segment per stream.
+    Output of the base model. B batch, S segments, D `hidden_size`, n / m tokens of a segment per stream. Without segments (a
+    VideoMAE) there is no axis S.
 
     Args:
         last_hidden_state (float [B, S, n + m, D]): Normalised tokens of both streams, in the order of `config.modalities`.
