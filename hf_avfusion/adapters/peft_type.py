@@ -5,7 +5,7 @@ from peft.utils import PeftType
 
 def add_peft_type(name: str) -> None:
     """
-    Makes `PeftType.<name>` exist. Does nothing if it does. Proved with Python 3.11 to 3.13 and peft 0.21.
+    Makes `PeftType.<name>` exist. Does nothing if it does. Proved with Python 3.11 and peft 0.21.
 
     An Enum class refuses new members, so the member is made and entered by hand.
     """
