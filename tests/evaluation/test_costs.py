@@ -96,8 +96,17 @@ def _die(value):
     os._exit(7)
 
 
+@pytest.fixture
+def one_thread():
+    """Earlier tests of this process may have run parallel code, whose threads a forked process does not have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked processes on this system")
-def test_in_own_process_returns_and_raises():
+def test_in_own_process_returns_and_raises(one_thread):
     assert costs.in_own_process(os.getpid) != os.getpid()
     with pytest.raises(KeyError, match="what"):
         costs.in_own_process(_fail, "what")
@@ -135,7 +144,7 @@ def _peak_of(mib):
 
 
 @pytest.mark.skipif(costs.resident_mib("VmHWM") is None, reason="the kernel has no high-water mark")
-def test_peak_memory_includes_freed_memory():
+def test_peak_memory_includes_freed_memory(one_thread):
     small, large = costs.in_own_process(_peak_of, 1), costs.in_own_process(_peak_of, 200)
     if small is None:
         pytest.skip("this system cannot reset the high-water mark")
