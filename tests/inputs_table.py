@@ -245,7 +245,7 @@ def shortened(message: str) -> str:
     message = re.sub(r"/tmp\S*/", "", " ".join(message.split()))
     message = re.sub(r"media of \d+ bytes", "media of N bytes", re.sub(r"at byte \d+", "at byte N", message))
     message = re.sub(r"returned .*? up to [\d.]+ s, but [\d.]+ s", "returned N s, but N s", message)
-    return re.split(r"(?<=[a-z0-9)])(?:\. |; )", message)[0].rstrip(".").replace("|", "\\|")
+    return re.split(r"(?<=[a-z0-9)])(?:\. |; )", message)[0].rstrip(".").replace("|", "\\|").replace("][", "]\\[")
 
 
 def outcome(call: Call) -> str:
