@@ -253,7 +253,7 @@ def test_bf16_follows_float32(name):
     logits = model(**inputs).logits  # float32 inputs are taken as they come from the processor
     assert logits.dtype == torch.bfloat16
     scale = expected.abs().max()
-    # measured: at most 0.0144, and 0.0272 with the unscaled soft-maxes of LAVISH's adapters in bfloat16
+    # measured: at most 0.0144, and 0.0371 with the unscaled soft-maxes of LAVISH's adapters in bfloat16
     assert (logits.float() - expected).abs().max() < (0.05 if "lavish" in name else 0.025) * scale
 
 

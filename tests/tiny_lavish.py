@@ -9,6 +9,7 @@ from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
 from hf_avfusion.models.lavish.modeling_lavish import LavishForAudioVisualClassification
 
 VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+SPREAD = 0.5  # of initial weights: with less, tokens are so alike that latents and queries change next to nothing
 SEGMENTS = {"num_segments": 2, "spectrogram_length": 24, "num_mel_bins": 40}
 
 # Name -> config of the backbone, fields of the two-stream config.
@@ -26,12 +27,13 @@ BACKBONES: dict[str, tuple[PreTrainedConfig, dict[str, Any]]] = {
             num_heads=[2, 4],
             window_size=4,
             drop_path_rate=0.0,
+            initializer_range=SPREAD,
         ),
         {**SEGMENTS, "spectrogram_length": 32, "num_mel_bins": 32},
     ),
     "dinov2": (Dinov2Config(**VIT, mlp_ratio=2), {**SEGMENTS, "audio_positions": "2d"}),
     "videomae": (
-        VideoMAEConfig(**VIT, intermediate_size=48, num_frames=4),
+        VideoMAEConfig(**VIT, intermediate_size=48, num_frames=4, initializer_range=SPREAD),
         {**SEGMENTS, "num_segments": None},
     ),
     "resnet": (

@@ -3,8 +3,8 @@ Converts checkpoints of the authors' LAVISH (GenjiB/LAVISH, PyTorch with timm 0.
 
     python -m hf_avfusion.conversion.lavish --checkpoint AVE.pt --output lavish-ave --config fields.json
 
-No checkpoint was ever released; whoever has trained one with that code can convert it. Of its tensors, what the original builds
-and never uses is dropped: the backbone's head, `adapter_token_downsampler`, `gate_tk`, and `attn_mask` buffers.
+The authors released no checkpoint, so this converts checkpoints that were trained with their code. Tensors that the original builds
+but never uses are dropped: the backbone's head, `adapter_token_downsampler`, `gate_tk`, and `attn_mask` buffers.
 """
 
 from .command_line import check_arguments, convert_file

@@ -35,7 +35,7 @@ from .lavish_parts import question_answering, segmentation, vggish
 from .mbt import GRADIENTS, close, group
 
 device = torch.device("cpu")  # of models and inputs; benchmarks/gpu.py sets the accelerator
-STATES = 5e-5  # of the largest reference; the unscaled soft-maxes of the latents amplify rounding
+STATES = 5e-5  # of the largest reference, measured: 3.9e-5; the unscaled soft-maxes of the latents amplify rounding
 PARTS = (mbt, segmentation, vggish)  # modules with bars and a device of their own
 
 
@@ -97,7 +97,7 @@ def load_by_rules(module: torch.nn.Module, rules: dict, params: dict[str, np.nda
     state = {target: tensor(np.array(layout(params[source]))) for source, (target, layout) in rules.items()}
     missing, unexpected = module.load_state_dict(state, strict=False)
     assert not unexpected
-    assert strict is False or not missing
+    assert not (strict and missing)
 
 
 def check_gradients(
@@ -314,10 +314,7 @@ def check_optimizer(tensors: dict[str, np.ndarray], record: dict) -> None:
     optimizer = torch.optim.Adam(groups, weight_decay=record["adam"]["weight_decay"], **settings)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, record.get("decay_epoch", 10**6), record.get("decay", 1.0))
     counted = np.concatenate(
-        [
-            np.full(parameter.numel(), record["adam"]["eps"] > 0 and not name.endswith("ln_before.bias"))
-            for name, parameter in order
-        ]
+        [np.full(parameter.numel(), not name.endswith("ln_before.bias")) for name, parameter in order]
     )
     counted &= (np.abs(tensors["output/gradients"]) > 1e-5).all(axis=0)  # Adam makes full steps of rounding noise
     rates = np.concatenate([np.full(each.numel(), group["lr"]) for (_, each), group in zip(order, groups)])

@@ -200,6 +200,42 @@ class LavishPreTrainedModel(BoundedPreTrainedModel):
         streams = (self.base_model.video_embeddings, self.base_model.audio_embeddings)
         return [stream for stream in streams if stream is not None]
 
+    @classmethod
+    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishPreTrainedModel":
+        """
+        A new model around a pretrained backbone of transformers. Only a head is random.
+
+            backbone = "microsoft/swinv2-large-patch4-window12-192-22k"
+            model = LavishForAudioVisualClassification.from_backbone(backbone, num_labels=29)
+
+        Args:
+            backbone: A model of transformers of type ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, with or without a head, or the Hub
+                id or folder of one. Its head is dropped.
+            **fields: Fields of [`LavishTwoStreamConfig`], such as `num_labels`, `num_segments` or `spectrogram_length`.
+
+        Raises:
+            ValueError: If the backbone is of another type or lacks weights; the message names them.
+        """
+        if not isinstance(backbone, PreTrainedModel):
+            config = AutoConfig.from_pretrained(backbone)
+            steps_of(config)  # another type is refused before its weights are read
+            if norms_pooled_features(config) and "VideoMAEForVideoClassification" in (config.architectures or ()):
+                backbone = load_whole(AutoModelForVideoClassification, backbone)
+            else:
+                backbone = load_whole(AutoModel, backbone, **_WITHOUT_POOLER.get(config.model_type, {}))
+        steps_of(backbone.config)
+        if "backbone_config" in fields:
+            raise ValueError(
+                "`backbone_config` is that of the backbone. Omit it, or build the model from a config alone."
+            )
+        norm = getattr(backbone, "fc_norm", None)
+        model = cls(cls.config_class(backbone_config=backbone.config, **fields))
+        base = model.base_model
+        base.backbone.load_state_dict(without_unused_parts(base.backbone, backbone.base_model.state_dict()))
+        if norm is not None and base.fc_norm is not None:
+            base.fc_norm.load_state_dict(norm.state_dict())
+        return model
+
 
 class LavishTwoStreamModel(LavishPreTrainedModel):
     """Both streams through one backbone, block by block, with slots for adapters."""
@@ -329,11 +365,6 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             tokens = self.steps.downsample(self.backbone, index, tokens, grids[index])
         return self._by_segment(self.steps.norm(self.backbone, tokens))
 
-    @classmethod
-    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishTwoStreamModel":
-        """A new model around a pretrained backbone; see [`LavishForAudioVisualClassification.from_backbone`]."""
-        return build_from_backbone(cls, backbone, fields)
-
 
 class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel):
     """LAVISH with the head of AVE (a label per segment), or of a recogniser if `num_segments` is None."""
@@ -390,24 +421,6 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         """Features [..., width] -> logits. As published, no activation stands between the two layers."""
         return self.classifier(features if self.pre_classifier is None else self.pre_classifier(features))
 
-    @classmethod
-    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishForAudioVisualClassification":
-        """
-        A new model around a pretrained backbone of transformers. Only its head is random.
-
-            backbone = "microsoft/swinv2-large-patch4-window12-192-22k"
-            model = LavishForAudioVisualClassification.from_backbone(backbone, num_labels=29)
-
-        Args:
-            backbone: A model of transformers of type ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, with or without a head, or the Hub
-                id or folder of one. Its head is dropped.
-            **fields: Fields of [`LavishTwoStreamConfig`], such as `num_labels`, `num_segments` or `spectrogram_length`.
-
-        Raises:
-            ValueError: If the backbone is of another type or lacks weights; the message names them.
-        """
-        return build_from_backbone(cls, backbone, fields)
-
 
 # Arguments of transformers' models that do not load pooling layers, which checkpoints may lack.
 _WITHOUT_POOLER = {"vit": {"add_pooling_layer": False}, "swinv2": {"add_pooling_layer": False}}
@@ -418,34 +431,9 @@ def norms_pooled_features(config: PreTrainedConfig) -> bool:
     return config.model_type == "videomae" and config.use_mean_pooling
 
 
-def build_from_backbone(
-    cls: type[LavishPreTrainedModel], backbone: PreTrainedModel | str, fields: dict
-) -> LavishPreTrainedModel:
-    """See [`LavishForAudioVisualClassification.from_backbone`]."""
-    norm = None
-    if not isinstance(backbone, PreTrainedModel):
-        config = AutoConfig.from_pretrained(backbone)
-        steps_of(config)  # another type is refused before its weights are read
-        if norms_pooled_features(config) and "VideoMAEForVideoClassification" in (config.architectures or ()):
-            backbone = load_whole(AutoModelForVideoClassification, backbone)
-        else:
-            backbone = load_whole(AutoModel, backbone, **_WITHOUT_POOLER.get(config.model_type, {}))
-    steps_of(backbone.config)
-    if "backbone_config" in fields:
-        raise ValueError("`backbone_config` is that of the backbone. Omit it, or build the model from a config alone.")
-    norm = getattr(backbone, "fc_norm", None)
-    model = cls(cls.config_class(backbone_config=backbone.config, **fields))
-    base = model.base_model
-    base.backbone.load_state_dict(without_unused_parts(base.backbone, backbone.base_model.state_dict()))
-    if norm is not None and base.fc_norm is not None:
-        base.fc_norm.load_state_dict(norm.state_dict())
-    return model
-
-
 __all__ = [
     "LavishForAudioVisualClassification",
     "LavishModelOutput",
     "LavishPreTrainedModel",
     "LavishTwoStreamModel",
-    "build_from_backbone",
 ]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
@@ -11,7 +10,7 @@ from transformers.utils.generic import can_return_tuple
 from ..shared.start_methods import StartMethod
 from .configuration_lavish import LavishTwoStreamConfig
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
-from .modeling_lavish import BACKBONES_OF_TRANSFORMERS, LavishPreTrainedModel, LavishTwoStreamModel, build_from_backbone
+from .modeling_lavish import BACKBONES_OF_TRANSFORMERS, LavishPreTrainedModel, LavishTwoStreamModel
 from .question_answering_lavish import LavishQuestionAnsweringHead, question_answering_loss
 from .segmentation_lavish import LavishMaskDecoder
 
@@ -142,11 +141,6 @@ class LavishForSegmentation(LavishPreTrainedModel):
             loss=loss, logits=decoded.logits, **{name: outputs.get(name) for name in RECORDED}
         )
 
-    @classmethod
-    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishForSegmentation":
-        """A new model around a pretrained backbone; see [`LavishForAudioVisualClassification.from_backbone`]."""
-        return build_from_backbone(cls, backbone, fields)
-
 
 class LavishForQuestionAnswering(LavishPreTrainedModel):
     """LAVISH with the question-answering head of MUSIC-AVQA. It needs segments; their order does not count for it."""
@@ -227,11 +221,6 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             grounding_weights=answered.grounding_weights,
             **{name: outputs.get(name) for name in RECORDED},
         )
-
-    @classmethod
-    def from_backbone(cls, backbone: PreTrainedModel | str, **fields) -> "LavishForQuestionAnswering":
-        """A new model around a pretrained backbone; see [`LavishForAudioVisualClassification.from_backbone`]."""
-        return build_from_backbone(cls, backbone, fields)
 
 
 __all__ = [

@@ -250,8 +250,8 @@ def check_avs(record: dict, tensors: dict[str, np.ndarray]) -> None:
     """
     Of a whole model: names and shapes of the decoder's parameters, and losses and scores of the recorded prediction.
 
-    Where the case holds the tokens of the stages, the decoder's outputs too. Otherwise they need the backbone, and whoever has
-    its tokens calls `check_avs_outputs`.
+    If the case holds the tokens of the stages, also the decoder's outputs. Otherwise the backbone makes the tokens, and
+    `checkers.lavish.check_avs` passes them to `check_avs_outputs`.
     """
     frames = record["frames"] if "frames" in record else tensors["input/audio"].shape[1]
     if all(f"input/tokens{i}" in tensors for i in range(1, 5)):

@@ -349,8 +349,8 @@ def test_clips_without_a_negative_stay_out_of_the_match_loss(head, inputs):
     assert output.match_logits[1].any()  # the scores of its own frames are still given
     singles = [question_answering_loss(head(**rows(inputs, i)), labels[i : i + 1]).match for i in (0, 2)]
     torch.testing.assert_close(losses.match, sum(singles) / 2)
-    nobody = head(**inputs, negative_mask=torch.zeros(B, dtype=torch.bool))
-    assert question_answering_loss(nobody, labels).match == 0
+    without_negatives = head(**inputs, negative_mask=torch.zeros(B, dtype=torch.bool))
+    assert question_answering_loss(without_negatives, labels).match == 0
 
 
 def test_without_negatives_there_is_no_match_loss(head, inputs):
