@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
+from ..evaluation.adapter_checkpoints import check_adapter_weights
 from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
 from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
@@ -162,6 +163,8 @@ class AVTrainer(TrainerHooks):
         if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             if isinstance(self.model, PreTrainedModel):
                 check_weights(self.model, checkpoint)
+            elif hasattr(self.model, "peft_config"):
+                check_adapter_weights(self.model, checkpoint)
             check_optimizer(self.create_optimizer(), checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
