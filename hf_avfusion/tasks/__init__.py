@@ -6,13 +6,16 @@ from typing import Any
 from .classification import CLASSIFICATION
 from .event_localization import EVENT_LOCALIZATION
 from .pretraining import PRETRAINING
+from .question_answering import QUESTION_ANSWERING
 from .task import Task
 
 # Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
-TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, QUESTION_ANSWERING, PRETRAINING)
+}
 
 # Values of `Benchmark.task` that no task of this package solves, and what a model has to give for them.
-OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
+OTHER_NEEDS = {"segmentation": "a mask for every frame"}
 
 DEFAULT_TASK = CLASSIFICATION  # of models whose class names none
 
