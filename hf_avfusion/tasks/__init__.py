@@ -6,13 +6,14 @@ from typing import Any
 from .classification import CLASSIFICATION
 from .event_localization import EVENT_LOCALIZATION
 from .pretraining import PRETRAINING
+from .segmentation import SEGMENTATION
 from .task import Task
 
 # Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
-TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
+TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, SEGMENTATION, PRETRAINING)}
 
 # Values of `Benchmark.task` that no task of this package solves, and what a model has to give for them.
-OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
+OTHER_NEEDS = {"question answering": "an answer to a question"}
 
 DEFAULT_TASK = CLASSIFICATION  # of models whose class names none
 
