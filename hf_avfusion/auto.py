@@ -129,8 +129,17 @@ AUDIO_VISUAL_QUESTION_ANSWERING = PipelineEntry(
     "processing.question_pipeline:AudioVisualQuestionAnsweringPipeline",
     AutoModelForAudioVisualQuestionAnswering,
 )
+AUDIO_VISUAL_SEGMENTATION = PipelineEntry(
+    "audio-visual-segmentation",
+    "processing.segmentation_pipeline:AudioVisualSegmentationPipeline",
+    AutoModelForAudioVisualSegmentation,
+)
 # One entry per pipeline. The tasks refer to these entries.
-PIPELINES: tuple[PipelineEntry, ...] = (AUDIO_VISUAL_CLASSIFICATION, AUDIO_VISUAL_QUESTION_ANSWERING)
+PIPELINES: tuple[PipelineEntry, ...] = (
+    AUDIO_VISUAL_CLASSIFICATION,
+    AUDIO_VISUAL_QUESTION_ANSWERING,
+    AUDIO_VISUAL_SEGMENTATION,
+)
 
 
 def _register_processors() -> None:

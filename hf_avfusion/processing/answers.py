@@ -102,6 +102,25 @@ def name_segments(config: PreTrainedConfig, logits: torch.Tensor, **options: Any
     }
 
 
+def mask_shares(config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = None) -> dict[str, Labels]:
+    """The share of the frame that the mask of each segment covers (segmentation), in the order of time.
+
+    Args:
+        logits: float [1 view, segments, height, width] of one clip.
+        top_k: not used; a segment has one mask.
+
+    Returns:
+        `{"part 1": [{"label": "sounding object", "score": share of the pixels}], ...}`. For a segment with an empty mask the label
+        is "nothing", and the score 1.
+    """
+    shares = (logits[0] > 0).flatten(1).float().mean(dim=1).tolist()
+    parts = [
+        {"label": "sounding object", "score": share} if share else {"label": "nothing", "score": 1.0}
+        for share in shares
+    ]
+    return {f"part {number}": [part] for number, part in enumerate(parts, start=1)}
+
+
 def answer_clip(config: PreTrainedConfig, logits: torch.Tensor, window: Sequence[float], **options: Any) -> Any:
     """The answer of a pipeline for one clip.
 

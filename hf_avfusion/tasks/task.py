@@ -96,6 +96,7 @@ class Task:
         borrowed_kinds: kinds of label columns that a model can also be scored on in benchmarks of other tasks.
         read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
         class_heads: (config) -> head of the model -> number of classes; {} where its answers are not classes.
+        needed_modalities: modalities without which a model gives no answer, such as the video for masks of frames.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are not classes.
         whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
         check_aggregation: (aggregation, config, labels_decide) raises ValueError where views cannot be joined so. With
@@ -149,6 +150,7 @@ class Task:
     read_labels: Callable[[Sequence[str], Mapping[str, Any]], RowLabels] = lambda columns, fields: RowLabels()
     class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
+    needed_modalities: tuple[str, ...] = ()
     whole_clip: bool = False
     check_aggregation: Callable[[str, PreTrainedConfig, bool], None] = lambda aggregation, config, labels_decide: None
     join_views: Callable[..., torch.Tensor] | None = None

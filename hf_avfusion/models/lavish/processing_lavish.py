@@ -22,12 +22,15 @@ from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 PRESETS: dict[str, tuple[int, float, int]] = {
     "lavish_ave_swin": (10, 1.0, 192),
     "lavish_ave_vit": (10, 1.0, 224),
-    # 1 s is that of the README's command; the code's default is 1.95 s. The published loader reads stored 224 x 224 frames, one
-    # for each second; taking them from the first to the last of the clip, and resizing as for AVE, is a CHOICE. The model itself
+    # 1 s is that of the README's command; the code's default is 1.95 s. The published loader reads stored frames of 224 x 224,
+    # which AVSBench took from videos (`AVS_FRAME`) and resized bilinearly. Here they are resized as for AVE (CHOICE). The model
     # resizes them to 192. A clip of at most 1.1 s, which the original cuts at negative positions, is heard whole (CHOICE).
     "lavish_avs": (5, 1.0, 224),
     "lavish_avqa": (10, 1.95, 192),
 }
+# Place of a segment's frame in the segment, as a share of it: the last of 16 frames of each second (OpenNLPLab/AVSBench,
+# preprocess_scripts/preprocess_s4.py).
+AVS_FRAME = 15 / 16
 SEGMENT_MARGIN = 0.1  # s; published, the same in all loaders
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
@@ -128,6 +131,8 @@ class LavishProcessor(AVFusionProcessor):
         window = overrides.pop("window", None)
         given = window.to_dict() if isinstance(window, WindowPolicy) else dict(window or {})
         fields = {"num_segments": segments, "segment_seconds": seconds, "segment_margin": SEGMENT_MARGIN, **given}
+        if name == "lavish_avs":
+            fields.setdefault("segment_frame", AVS_FRAME)
         return cls(window=fields, **overrides)
 
     def __call__(
@@ -192,6 +197,43 @@ class LavishProcessor(AVFusionProcessor):
     def model_input_names(self) -> list[str]:
         """Names of the inputs of a model that the processor makes."""
         return [*super().model_input_names, *([] if self._words is None else ["input_ids"])]
+
+    def post_process_masks(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Masks of what sounds, at the size of the clips' own frames.
+
+        Args:
+            outputs: of `LavishForSegmentation`, or its `logits`, float [B, S, H, W].
+            target_sizes: height and width of each clip's frames in pixels. Default: masks keep their size.
+
+        Returns:
+            For each clip bool [S, height, width]: the pixels above 0, after a bilinear resize of the logits to the size that the
+            frames had before they were stretched.
+
+        Raises:
+            ValueError: another number of sizes than clips, or a processor that crops frames, so that masks do not cover them.
+        """
+        logits = getattr(outputs, "logits", outputs)
+        if logits.dim() != 4:
+            raise ValueError(f"masks need logits [clips, segments, height, width], got {tuple(logits.shape)}")
+        if target_sizes is None:
+            return list(logits > 0)
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"target_sizes holds {len(target_sizes)} sizes for {len(logits)} clips: pass one for each")
+        video = self.video_processor
+        if video.do_center_crop and dict(video.crop_size) != dict(video.size):
+            raise ValueError(
+                f"the processor crops frames to {dict(video.crop_size)}, so the masks do not cover the frames of the file: "
+                "leave target_sizes out"
+            )
+        sizes = [tuple(int(side) for side in size) for size in target_sizes]
+        resize = torch.nn.functional.interpolate
+        # Segment by segment, since the floats of a clip at the size of its file may be large.
+        return [
+            torch.stack([resize(each[None, None].float(), size, mode="bilinear")[0, 0] > 0 for each in clip])
+            for clip, size in zip(logits, sizes)
+        ]
 
     @property
     def windows_per_view(self) -> int:
