@@ -118,7 +118,7 @@ def build(name: str, attn_implementation: str = "sdpa", auto: type | None = None
     model = auto.from_config(config, attn_implementation=attn_implementation).eval()
     with torch.no_grad():  # some published heads start at zero, which would make logits prove nothing
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_((0.1 if name in HEADS else 0.05) * torch.randn_like(parameter))  # decoders start near 0, too
     return model
 
 
@@ -274,8 +274,10 @@ def test_bf16_follows_float32(name):
     logits = model(**inputs).logits  # float32 inputs are taken as they come from the processor
     assert logits.dtype == torch.bfloat16
     scale = expected.abs().max()
-    # measured: at most 0.0144, and 0.0371 with the unscaled soft-maxes of LAVISH's adapters in bfloat16
-    assert (logits.float() - expected).abs().max() < (0.05 if "lavish" in name else 0.025) * scale
+    # measured: at most 0.0144, 0.0371 with the unscaled soft-maxes of LAVISH's adapters, and 0.058 of 4,096 pixels after the
+    # convolutions of its decoder, all in bfloat16
+    bound = 0.08 if name in HEADS else 0.05 if "lavish" in name else 0.025
+    assert (logits.float() - expected).abs().max() < bound * scale
 
 
 @torch.no_grad()
@@ -391,12 +393,12 @@ def test_every_parameter_has_a_meta_safe_initialisation(name, tmp_path):
     }
     assert not info["unexpected_keys"]
     assert all(torch.isfinite(value).all() for value in loaded.state_dict().values())
-    fresh = auto_class(name).from_config(model.config).state_dict()
+    fresh, other = (auto_class(name).from_config(model.config).state_dict() for _ in range(2))
     for key in info["missing_keys"]:
         found, expected = loaded.state_dict()[key], fresh[key]
-        if (expected == expected.flatten()[0]).all():
+        if torch.equal(expected, other[key]):  # a constant
             assert torch.equal(found, expected), key
-        else:
+        elif expected.numel() > 1:
             torch.testing.assert_close(found.std(), expected.std(), rtol=0.5, atol=0, msg=key)
 
 
@@ -459,6 +461,7 @@ def test_adapters_on_every_layer_train_and_merge(name, use_dora):
             key
             for key, module in model.named_modules()
             if isinstance(module, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d))
+            and set(getattr(module, "dilation", ())) <= {1}  # peft's LoRA ignores it
         ]
         inputs = batch(model, 2) if "PreTraining" in type(model).__name__ else labelled(model, 2)
         with torch.no_grad():

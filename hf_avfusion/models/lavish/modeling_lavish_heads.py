@@ -113,13 +113,13 @@ class LavishForSegmentation(LavishPreTrainedModel):
                 a mask, which does not count. S4 trains on the first segment.
         """
         config = self.config
-        if pixel_values is None and input_features is not None:
-            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
         if pixel_values is not None and pixel_values.shape[-2:] == config.mask_hw != config.image_hw:
             pixel_values = self._to_image_size(pixel_values)
         outputs = self.lavish(
             pixel_values, input_features, modality_mask, return_dict=True, output_stage_states=True, **kwargs
         )
+        if pixel_values is None:
+            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
         with_video = with_audio = None
         if modality_mask is not None:
             with_video, with_audio = modality_mask.bool().unbind(dim=1)
