@@ -31,7 +31,7 @@ COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # limits of one commit: few commits,
 ATTEMPTS = 5
 LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # -> names on the Hub; all others: "other"
 # Categories of benchmarks of tasks that are not in `tasks.TASKS`.
-OTHER_CATEGORIES = {"question answering": "visual-question-answering", "segmentation": "image-segmentation"}
+OTHER_CATEGORIES = {"question answering": "visual-question-answering"}
 
 
 def push_shards(

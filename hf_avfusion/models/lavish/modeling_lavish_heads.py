@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
@@ -97,7 +98,7 @@ class LavishForSegmentation(LavishPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -105,16 +106,20 @@ class LavishForSegmentation(LavishPreTrainedModel):
     ) -> LavishSegmentationOutput:
         r"""
         Args:
-            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`].
+            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`]. Frames are needed: a clip that
+                `modality_mask` says has none gets logits without meaning. Frames of `config.mask_size` are resized to
+                `config.image_size` (bicubic), as published.
             labels (integer [B, S, H, W], *optional*): 1 where what sounds is seen, else 0; 255 in all pixels of a segment without
                 a mask, which does not count. S4 trains on the first segment.
         """
         config = self.config
-        if pixel_values is None:
-            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
+        if pixel_values is not None and pixel_values.shape[-2:] == config.mask_hw != config.image_hw:
+            pixel_values = self._to_image_size(pixel_values)
         outputs = self.lavish(
             pixel_values, input_features, modality_mask, return_dict=True, output_stage_states=True, **kwargs
         )
+        if pixel_values is None:
+            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
         with_video = with_audio = None
         if modality_mask is not None:
             with_video, with_audio = modality_mask.bool().unbind(dim=1)
@@ -140,6 +145,13 @@ class LavishForSegmentation(LavishPreTrainedModel):
         return LavishSegmentationOutput(
             loss=loss, logits=decoded.logits, **{name: outputs.get(name) for name in RECORDED}
         )
+
+    def _to_image_size(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Frames [..., C, H, W] resized as published: bicubic, not antialiased, after normalisation."""
+        *rest, channels, height, width = pixel_values.shape
+        flat = pixel_values.reshape(-1, channels, height, width)
+        resized = nn.functional.interpolate(flat, size=self.config.image_hw, mode="bicubic", align_corners=False)
+        return resized.reshape(*rest, channels, *self.config.image_hw)
 
 
 class LavishForQuestionAnswering(LavishPreTrainedModel):
