@@ -96,6 +96,11 @@ class Benchmark:
     partitions: bool = False
     has_video: bool = True
 
+    @property
+    def has_questions(self) -> bool:
+        """Whether a row is a question about a video, of which there may be several. Shards then hold a row for each video."""
+        return self.task == "question answering"
+
     def label_names(self, column: str) -> tuple[str, ...] | None:
         """Returns the names of a class column in index order; None if only the shards store them."""
         return read_labels(self.labels[column]) if column in self.labels else None
