@@ -117,8 +117,9 @@ def build(name: str, attn_implementation: str = "sdpa", auto: type | None = None
     auto = auto_class(name) if auto is None else auto
     model = auto.from_config(config, attn_implementation=attn_implementation).eval()
     with torch.no_grad():  # some published heads start at zero, which would make logits prove nothing
-        for parameter in model.parameters():
-            parameter.add_((0.1 if name in HEADS else 0.05) * torch.randn_like(parameter))  # decoders start near 0, too
+        for key, parameter in model.named_parameters():  # audio reaches masks through norms that start at zero
+            spread = 0.7 if key.endswith("batch_norm.weight") else 0.05
+            parameter.add_(spread * torch.randn_like(parameter))
     return model
 
 
