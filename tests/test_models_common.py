@@ -70,14 +70,15 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "avmae": AVMAEConfig(**AVMAE_TINY),
     "avmae-early": AVMAEConfig(**AVMAE_TINY, encoder_strategy="early", position_embeddings="learned", pooled_norm=True),
     "avmae-mid-fusion": AVMAEConfig(**AVMAE_TINY, encoder_strategy="mid_fusion", use_modality_tokens=True),
-    "lavish": tiny_config("vit"),
-    "lavish-built-in": tiny_config("vit", adapter=ADAPTER),
-    "lavish-swin": tiny_config("swinv2", adapter={**ADAPTER, "use_bn": False}),
-    "lavish-videomae": tiny_config("videomae", adapter=ADAPTER),
-    "lavish-audio-only": tiny_config("dinov2", adapter=ADAPTER, modalities=("audio",)),
-    "lavish-segmentation": tiny_segmentation(),
+    # With a backbone that trains: a frozen one has no gradients to test.
+    "lavish": tiny_config("vit", freeze_backbone=False),
+    "lavish-built-in": tiny_config("vit", adapter=ADAPTER, freeze_backbone=False),
+    "lavish-swin": tiny_config("swinv2", adapter={**ADAPTER, "use_bn": False}, freeze_backbone=False),
+    "lavish-videomae": tiny_config("videomae", adapter=ADAPTER, freeze_backbone=False),
+    "lavish-audio-only": tiny_config("dinov2", adapter=ADAPTER, modalities=("audio",), freeze_backbone=False),
+    "lavish-segmentation": tiny_segmentation(freeze_backbone=False),
     "lavish-segmentation-video-only": tiny_segmentation(
-        modalities=("video",), tpavi_video_audio=False, tpavi_video_video=True
+        freeze_backbone=False, modalities=("video",), tpavi_video_audio=False, tpavi_video_video=True
     ),
     "segment-net": SegmentNetConfig(num_labels=5),
     "segment-net-audio-only": SegmentNetConfig(num_labels=5, modalities=("audio",)),

@@ -8,10 +8,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from ..shared.start_methods import StartMethod
 from .configuration_lavish import LavishTwoStreamConfig
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
-from .modeling_lavish import BACKBONES_OF_TRANSFORMERS, LavishPreTrainedModel, LavishTwoStreamModel
+from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
 from .question_answering_lavish import LavishQuestionAnsweringHead, question_answering_loss
 from .segmentation_lavish import LavishMaskDecoder
 
@@ -73,7 +72,7 @@ class LavishForSegmentation(LavishPreTrainedModel):
     """
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -158,7 +157,7 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
     """LAVISH with the question-answering head of MUSIC-AVQA. It needs segments; their order does not count for it."""
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
