@@ -104,7 +104,7 @@ class _ImportHook(MetaPathFinder):
 _HOOK = _ImportHook()
 sys.meta_path.insert(0, _HOOK)
 
-PIPELINES = ("pipelines", "segmentation_pipeline")  # files of pipelines in `processing/`
+PIPELINES = ("pipelines", "question_pipeline", "segmentation_pipeline")  # files of pipelines in `processing/`
 _MODELING = "transformers.models.auto.modeling_auto"
 
 

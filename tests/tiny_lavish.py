@@ -77,6 +77,11 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
     )
 
 
+def tiny_questions(**fields: Any) -> LavishTwoStreamConfig:
+    """A head for questions of 7 words, on two segments of a ViT."""
+    return tiny_config("vit", adapter=ADAPTER, vocab_size=7, question_hidden_size=16, question_dropout=0.0, **fields)
+
+
 def tiny_model(
     backbone: str = "vit", kind: type = LavishForAudioVisualClassification, perturbed: bool = True, **fields: Any
 ) -> LavishForAudioVisualClassification:

@@ -13,6 +13,7 @@ from hf_avfusion import (
     AVMAEForPreTraining,
     AVMAEProcessor,
     LavishForAudioVisualClassification,
+    LavishForQuestionAnswering,
     LavishProcessor,
     LavishTwoStreamConfig,
     MBTConfig,
@@ -52,17 +53,24 @@ def avmae(kind: type = AVMAEForAudioVisualClassification, **fields) -> PreTraine
     return kind(AVMAEConfig(**SIZES, **decoder, **INPUTS, **label_fields(fields)))
 
 
-def lavish_processor() -> ProcessorMixin:
+def lavish_processor(**fields) -> ProcessorMixin:
     """2 segments of a frame of 16 x 16 pixels, and of 0.3 s of sound as a spectrogram, 32 x 16."""
     audio = AVFusionFeatureExtractor.from_preset("lavish_ave_vit", num_mel_bins=MELS, spectrogram_length=ROWS)
-    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, segment_seconds=0.3)
+    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, segment_seconds=0.3, **fields)
 
 
-def lavish(**fields) -> PreTrainedModel:
+def lavish(kind: type = LavishForAudioVisualClassification, **fields) -> PreTrainedModel:
     backbone = {"model_type": "vit", **SIZES, "image_size": SIDE, "patch_size": 8}
     sizes = {"num_segments": 2, "spectrogram_length": ROWS, "num_mel_bins": MELS, "classifier_hidden_size": 8}
     config = LavishTwoStreamConfig(backbone_config=backbone, **sizes, **label_fields(fields))
-    return LavishForAudioVisualClassification(config)
+    return kind(config)
+
+
+WORDS = ("<pad>", "What", "can", "be", "heard")
+
+
+def lavish_questions() -> PreTrainedModel:
+    return lavish(LavishForQuestionAnswering, vocab_size=len(WORDS), question_hidden_size=16)
 
 
 # Name -> what makes the model and its processor. The model is saved from, and compared under, its own Auto class.
@@ -71,6 +79,7 @@ TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], Processo
     "avmae": (avmae, lambda: processor(AVMAEProcessor)),
     "avmae-pretraining": (lambda: avmae(AVMAEForPreTraining), lambda: processor(AVMAEProcessor)),
     "lavish": (lavish, lavish_processor),
+    "lavish-questions": (lavish_questions, lambda: lavish_processor(vocab=list(WORDS), max_question_length=5)),
     "lavish-built-in": (lambda: lavish(adapter={"num_tokens": 2, "reduction": 4}), lavish_processor),
 }
 

@@ -46,6 +46,9 @@ class AVCollator:
     sample), an axis of views follows B.
     """
 
+    # Arguments that a recipe may set in its section `collator`.
+    RECIPE_FIELDS: tuple[str, ...] = ("time_shift", "mixup_alpha", "mixup_per_modality")
+
     def __init__(
         self,
         *,

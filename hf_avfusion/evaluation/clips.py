@@ -10,6 +10,7 @@ import torch
 
 from ..data.benchmarks.records import BENCHMARKS
 from ..data.benchmarks.splits import SplitRows
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import needs_of_benchmark, task_of_config
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class ModelClasses:
 
         Args:
             labels: long [clips], [clips, heads] or [clips, segments], or multi-hot float [clips, classes]. Labels that are
-                no classes are returned unchanged.
+                no classes are returned unchanged, and so is -100 (no label) of a model with one head.
         """
         if not self.numbers:
             return labels
@@ -159,7 +160,8 @@ class ModelClasses:
             own[:, list(self.numbers[0])] = labels
             return own
         if len(self.numbers) == 1:  # one head, for clips or for segments
-            return torch.tensor(self.numbers[0])[labels]
+            numbers = torch.tensor(self.numbers[0])
+            return torch.where(labels == IGNORED_LABEL, labels, numbers[labels.clamp(min=0)])
         columns = labels.unbind(dim=1)
         return torch.stack([torch.tensor(table)[column] for table, column in zip(self.numbers, columns)], dim=1)
 

@@ -233,8 +233,8 @@ def plan_passes(
         whole = clips.task.whole_clip or processor.window_policy.num_segments is not None
         if whole and condition != Condition():
             raise ValueError(
-                f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model takes "
-                "segments of the whole clip, so its window is the whole clip; leave them out"
+                f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model sees the "
+                "whole clip, so its window is the whole clip; leave them out"
             )
         wanted = ("av",) if condition.sampling != "spread" and "av" in given else given
         window = {**processor.window, "synchronous": condition.sampling != "async"}
@@ -331,7 +331,7 @@ def _scores(
     predictions: ViewPredictions, classes: ModelClasses, task: Task, config: PreTrainedConfig
 ) -> dict[str, Any]:
     logits, labels = predictions.logits, classes.to_model_labels(predictions.labels)
-    metrics = task.report_names(task.metrics(logits, labels, config), config)
+    metrics = task.report_names(task.metrics(logits, labels, config, **predictions.metric_inputs), config)
     counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.missing_modality}
     return {**counts, "metrics": metrics, "per_class": task.per_class(logits, labels, classes.names, config)}
 

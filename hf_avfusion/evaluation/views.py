@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..processing.joining import Aggregation, check_aggregation_name
 from ..tasks import DEFAULT_TASK, Task, task_of
 from ..tasks.task import RowLabels
@@ -121,10 +123,7 @@ def check_views(
     if task.join_views is None and protocol.total > 1:
         raise ValueError(f"{given}: a model for {task.title} takes one view of each clip; {remedy}.")
     if task.whole_clip and protocol.total > 1:
-        raise ValueError(
-            f"got {given} for a model for {task.title}: it labels segments of the whole clip, so its only view is the whole clip; "
-            f"{remedy}."
-        )
+        raise ValueError(f"got {given} for a model for {task.title}: it sees the whole clip in one view; {remedy}.")
     try:
         task.check_aggregation(protocol.aggregation, config, labels_decide)
     except ValueError as error:
@@ -208,6 +207,7 @@ class ViewPredictions(NamedTuple):
     clip_ids: list[Any]
     skipped: int  # clips that could not be decoded
     missing_modality: int = 0  # decoded clips without the requested modality
+    metric_inputs: Mapping[str, torch.Tensor] = {}  # [clips, ...], those of `Task.metric_inputs` that the clips have
 
 
 def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.Tensor:
@@ -448,13 +448,14 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
+                    scored = {name: part.pop(name) for name in task.metric_inputs if name in part}
                     logits_of_views = view_logits(model, part, views=num_views, views_per_step=views_per_step)
                     labels = part.get("labels")
                     logits = task.join_views(logits_of_views, labels, aggregation, config)
                     if reduce and task.reduce is not None:
                         logits, labels = task.reduce(logits, labels, config)
                     places = [(step, row, rank) for row in rows]
-                    collected[name].add(places, logits, labels, [ids[row] for row in rows])
+                    collected[name].add(places, logits, labels, [ids[row] for row in rows], scored)
                 bar.update(len(ids))
     finally:
         model.train(training)
@@ -506,6 +507,19 @@ def _select_modalities(
     return part, keep.nonzero().flatten().tolist()
 
 
+def join_batches(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All rows of tensors [B, ...]. Batches with fewer questions a clip are padded along the second axis with -100."""
+    width = max((each.shape[1] for each in tensors if each.dim() > 1), default=0)
+    return torch.cat(
+        [
+            each
+            if each.dim() < 2 or each.shape[1] == width
+            else pad(each, (0, 0) * (each.dim() - 2) + (0, width - each.shape[1]), value=IGNORED_LABEL)
+            for each in tensors
+        ]
+    )
+
+
 class _Collected:
     """Predictions of one process, with sort keys that order the rows of all processes."""
 
@@ -514,10 +528,20 @@ class _Collected:
         self.logits: list[torch.Tensor] = []
         self.labels: list[torch.Tensor] = []
         self.clip_ids: list[Any] = []
+        self.scored: dict[str, list[torch.Tensor]] = {}
         self.missing_modality = 0
 
-    def add(self, places: list, logits: torch.Tensor, labels: torch.Tensor | None, clip_ids: list[Any]) -> None:
+    def add(
+        self,
+        places: list,
+        logits: torch.Tensor,
+        labels: torch.Tensor | None,
+        clip_ids: list[Any],
+        scored: Mapping[str, torch.Tensor],
+    ) -> None:
         self.places += places
+        for name, values in scored.items():
+            self.scored.setdefault(name, []).append(values.cpu())
         self.logits.append(logits)
         if labels is not None:
             self.labels.append(labels.cpu())
@@ -533,12 +557,14 @@ class _Collected:
             without = f", {missing} do not have this modality" if missing else ""
             raise ValueError(f"There are no clips{which} to evaluate ({skipped} could not be decoded{without}).")
         order = sorted(range(len(places)), key=places.__getitem__)
-        logits = torch.cat([logits for part in parts for logits in part.logits])[order]
+        logits = join_batches([logits for part in parts for logits in part.logits])[order]
         labels = [labels for part in parts for labels in part.labels]
+        labels = join_batches(labels)[order] if labels else None
         clip_ids = [clip for part in parts for clip in part.clip_ids]
-        return ViewPredictions(
-            logits, torch.cat(labels)[order] if labels else None, [clip_ids[i] for i in order], skipped, missing
-        )
+        names = dict.fromkeys(name for part in parts for name in part.scored)
+        scored = {name: join_batches([each for part in parts for each in part.scored.get(name, ())]) for name in names}
+        scored = {name: values[order] for name, values in scored.items()}
+        return ViewPredictions(logits, labels, [clip_ids[i] for i in order], skipped, missing, scored)
 
 
 class _WithIds:

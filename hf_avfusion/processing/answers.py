@@ -143,6 +143,31 @@ def answer_clip(config: PreTrainedConfig, logits: torch.Tensor, window: Sequence
     ]
 
 
+def answer_questions(config: PreTrainedConfig, logits: torch.Tensor, **options: Any) -> list[Labels]:
+    """The best answers to each question about a clip, in their order (question answering).
+
+    Args:
+        logits: float [1 view, answers] for one question, or [1 view, questions, answers].
+        options: of `classify`.
+
+    Raises:
+        ValueError: several views.
+    """
+    if len(logits) != 1:
+        raise ValueError(f"Expected one view of the whole clip in question answering, got {len(logits)}.")
+    questions = logits.unbind(dim=1) if logits.dim() == 3 else [logits]
+    return [classify(config, each, **options)["label"] for each in questions]
+
+
+def name_questions(
+    config: PreTrainedConfig, logits: torch.Tensor, texts: Sequence[str] = (), **options: Any
+) -> dict[str, Labels]:
+    """`answer_questions` with a name for each question: its text, or without `texts` "question 1", "question 2", ..."""
+    answers = answer_questions(config, logits, **options)
+    names = texts or [f"question {number}" for number in range(1, len(answers) + 1)]
+    return dict(zip(names, answers, strict=True))
+
+
 def _without_name(heads: dict[str, Labels]) -> Any:
     """The labels of a model with one head, which `head_slices` calls "label"; `{head: labels}` of a model with several."""
     return heads["label"] if list(heads) == ["label"] else heads

@@ -59,8 +59,8 @@ def check_loading(given: dict[str, Any]) -> None:
 _FILES = ("video", "videos", "audio")  # keys of a clip that may hold a path
 
 
-def clip_arguments(clip: Any) -> dict[str, Any]:
-    """The arguments of the processor's call for one clip."""
+def clip_arguments(clip: Any, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The arguments of the processor's call for one clip; `more` are keys that the pipeline itself reads."""
     clip = encoded(clip)
     if not isinstance(clip, dict):
         return {"videos": clip}
@@ -71,13 +71,14 @@ def clip_arguments(clip: Any) -> dict[str, Any]:
         raise TypeError(
             f"a clip passed as a dict must have `bytes` or `path`, or `video` or `audio`; got {', '.join(map(str, clip))}"
         )
-    unknown = [str(key) for key in clip if key not in (*content, "sampling_rate", "start", "end")]
+    known = (*content, "sampling_rate", "start", "end", *more)
+    unknown = [str(key) for key in clip if key not in known]
     if unknown and "clip_id" not in clip:
         raise TypeError(
-            f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(content)}, sampling_rate, "
-            "start and end: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
+            f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(known[:-1])} "
+            f"and {known[-1]}: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
         )
-    check_spelling("a clip", unknown, (*content, "sampling_rate", "start", "end"))
+    check_spelling("a clip", unknown, known)
     given = {key: value for key, value in clip.items() if value is not None}
     if "clip_id" in clip:  # a row, which is untrusted: addresses are not fetched
         given = {

@@ -67,6 +67,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     _load_processor = True
     _load_image_processor = _load_video_processor = _load_feature_extractor = _load_tokenizer = False
+    clip_keys: tuple[str, ...] = ()  # keys of a clip passed as a dict that `preprocess` of a derived class reads
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         if hasattr(model, "check_weights"):
@@ -130,7 +131,9 @@ class AudioVisualClassificationPipeline(Pipeline):
         """
         # Frames and waveforms have one view, and the processor refuses num_views for them.
         options = {"num_views": views} if views > 1 else {}
-        inputs = self.processor(**clip_arguments(clip), **options, return_tensors="pt", return_windows=True)
+        inputs = self.processor(
+            **clip_arguments(clip, self.clip_keys), **options, return_tensors="pt", return_windows=True
+        )
         config = self.model.config
         modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
         names = [MODEL_INPUTS[modality] for modality in modalities]
@@ -143,6 +146,22 @@ class AudioVisualClassificationPipeline(Pipeline):
         return {**used, "windows": windows}
 
     # ------------------------------------------------------------------------------------------------------- a batch
+
+    @staticmethod
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
+        present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
+        views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
+        batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
+        for name in MODEL_INPUTS.values():
+            rows = [sample.get(name) for sample in samples]
+            given = next((row for row in rows if row is not None), None)
+            if given is not None:
+                batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
+        if any(not all(row.values()) for row in present) and all(name in batch for name in MODEL_INPUTS.values()):
+            mask = torch.tensor([list(row.values()) for row in present])
+            batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
+        return batch
 
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
         """Logits [B, views, ...] from both modalities, and from each alone. Logits from a missing modality are undefined."""
@@ -177,7 +196,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         if "views" not in model_inputs:  # a single clip, which no loader has collated
-            model_inputs = _collate([model_inputs])
+            model_inputs = self.collate([model_inputs])
         return super().forward(model_inputs, **forward_params)
 
     def get_iterator(
@@ -197,7 +216,7 @@ class AudioVisualClassificationPipeline(Pipeline):
             if num_workers > 1:
                 logger.warning(f"num_workers={num_workers}: one process reads an iterator of clips, so 1 is used")
                 num_workers = 1
-        loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+        loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=self.collate)
         for batch in loader:
             outputs = self.forward(batch, **forward_params)
             for index, windows in enumerate(outputs["windows"]):
@@ -222,22 +241,6 @@ class _PreparedStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.prepare(clip, **self.options) for clip in self.clips)
-
-
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
-    present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
-    views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
-    batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
-    for name in MODEL_INPUTS.values():
-        rows = [sample.get(name) for sample in samples]
-        given = next((row for row in rows if row is not None), None)
-        if given is not None:
-            batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
-    if any(not all(row.values()) for row in present) and all(name in batch for name in MODEL_INPUTS.values()):
-        mask = torch.tensor([list(row.values()) for row in present])
-        batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
-    return batch
 
 
 __all__ = ["AudioVisualClassificationPipeline"]

@@ -106,6 +106,8 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        metric_inputs: names of tensors of the collator, [B, ...], that `metrics` also takes, as keyword arguments, such as the
+            types of questions. The model does not get them.
         metric_names: (config) -> the names that `metrics` can return, to check a name before any evaluation; None if unknown.
         report_names: (metrics, config) -> the same values under the names that reports use. The trainer uses the names of
             `metrics`.
@@ -113,7 +115,9 @@ class Task:
             first metric of the evaluation.
         show_metric: (name of a metric) -> how tables, figures and cards show it. Default: its name and three decimals.
         per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
-        answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
+        answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it. With
+            `takes_text` it takes `texts=` too, the questions.
+        takes_text: models answer questions about a clip, which the processor takes as `text=`.
         pipeline: its entry in `auto.PIPELINES`; None where the task has no pipeline.
         hub_task: the Hub's name of the task (`pipeline_tag`); None for no tag.
         title: the task's name for people, in lower case.
@@ -153,6 +157,7 @@ class Task:
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    metric_inputs: tuple[str, ...] = ()
     metric_names: Callable[[PreTrainedConfig], set[str] | None] = lambda config: None
     report_names: Callable[[Mapping[str, float], PreTrainedConfig], dict[str, float]] = lambda metrics, config: dict(
         metrics
@@ -161,6 +166,7 @@ class Task:
     show_metric: Callable[[str], ShownMetric] = lambda name: ShownMetric(name.replace("_", " "))
     per_class: Callable[..., dict[str, dict[str, list]]] = lambda logits, labels, classes, config: {}
     answer: Callable[..., dict[str, list[dict[str, Any]]]] | None = None
+    takes_text: bool = False
     pipeline: PipelineEntry | None = None
     hub_task: str | None = None
     describe_labels: Callable[[PreTrainedConfig, str | None], str] = lambda config, source: (

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -17,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
-from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
+from ..evaluation.views import ViewProtocol, check_sample_views, check_views, join_batches, view_logits
 from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
@@ -242,6 +241,7 @@ class AVTrainer(TrainerHooks):
             self._loss_weight = 1.0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if name not in self.task.metric_inputs}
         computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._loss_weight == 1.0:
             return computed
@@ -395,6 +395,8 @@ class AVTrainer(TrainerHooks):
         return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        scored = {name: inputs[name] for name in self.task.metric_inputs if name in inputs}
+        inputs = {name: value for name, value in inputs.items() if name not in scored}
         if self._views is not None:
             loss, logits, labels = self._predict_views(model, inputs)
             if prediction_loss_only:
@@ -403,6 +405,8 @@ class AVTrainer(TrainerHooks):
             loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         if self._reduces and logits is not None and labels is not None:
             logits, labels = self.task.reduce(_only_logits(logits, labels), labels, self.model.config)
+        if scored and labels is not None:
+            labels = (labels, {name: value.to(labels.device) for name, value in scored.items()})
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
@@ -443,13 +447,16 @@ class AVTrainer(TrainerHooks):
     def _task_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
         if not self.args.eval_do_concat_batches:  # lists of batches
-            logits = np.concatenate([_only_logits(batch, None) for batch in logits])
-            labels = np.concatenate(labels)
+            logits = _join_arrays([_only_logits(batch, None) for batch in logits])
+            labels = _join_arrays(labels)
+        labels, scored = labels if isinstance(labels, tuple) else (labels, {})
         logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
         labels, config = torch.as_tensor(labels), self.model.config
         if self.task.reduce is not None and not self._reduces:
             logits, labels = self.task.reduce(logits, labels, config)
-        return self.task.metrics(logits, labels, config)
+        return self.task.metrics(
+            logits, labels, config, **{name: torch.as_tensor(each) for name, each in scored.items()}
+        )
 
     # ---- checkpoints ----
 
@@ -469,6 +476,15 @@ class AVTrainer(TrainerHooks):
 def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
     """Keeps only the logits; other outputs (logits per modality, hidden states) would fill the memory during evaluation."""
     return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _join_arrays(batches: list[Any]) -> Any:
+    """Arrays of batches to tensors of all rows, also in tuples and dictionaries."""
+    if isinstance(batches[0], tuple):
+        return tuple(map(_join_arrays, map(list, zip(*batches))))
+    if isinstance(batches[0], dict):
+        return {name: _join_arrays([batch[name] for batch in batches]) for name in batches[0]}
+    return join_batches([torch.as_tensor(batch) for batch in batches])
 
 
 def _classes_to_shard(model: torch.nn.Module) -> list[str]:

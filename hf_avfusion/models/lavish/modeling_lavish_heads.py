@@ -200,8 +200,11 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             negative_mask (bool [B], *optional*): False where a clip has no negative and its row holds filler.
             labels (integer [B] or [B, Q], *optional*): Indices of the answers.
         """
-        if input_ids is None:
-            raise ValueError("`input_ids` are needed: the words of a question about each clip.")
+        if input_ids is None and (pixel_values is not None or input_features is not None):
+            raise ValueError(
+                "`input_ids` are needed: the words of a question about each clip. Prepare clips with the model's own processor, "
+                "processor(videos=..., text=...)."
+            )
         outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         negative = None
         if negative_pixel_values is not None:
