@@ -78,8 +78,10 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
 
 
 def tiny_questions(**fields: Any) -> LavishTwoStreamConfig:
-    """A head for questions of 7 words, on two segments of a ViT."""
-    return tiny_config("vit", adapter=ADAPTER, vocab_size=7, question_hidden_size=16, question_dropout=0.0, **fields)
+    """A head for questions of 7 words, on two segments of a Swin-V2."""
+    adapter = {**ADAPTER, "use_bn": False}
+    sizes = {"vocab_size": 7, "question_hidden_size": 48, "question_dropout": 0.0}
+    return tiny_config("swinv2", adapter=adapter, **{**sizes, **fields})
 
 
 def tiny_model(

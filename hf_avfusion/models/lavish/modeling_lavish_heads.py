@@ -8,6 +8,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
+from ..shared.two_streams import refuse_unknown_inputs
 from .configuration_lavish import LavishTwoStreamConfig
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
 from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
@@ -60,6 +61,14 @@ class LavishQuestionAnsweringOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+QUESTION_INPUTS = (
+    "pixel_values",
+    "input_features",
+    "modality_mask",
+    "input_ids",
+    "negative_pixel_values",
+    "negative_mask",
+)
 RECORDED = ("hidden_states", "attentions", "audio_hidden_states", "audio_attentions")
 
 
@@ -200,6 +209,7 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             negative_mask (bool [B], *optional*): False where a clip has no negative and its row holds filler.
             labels (integer [B] or [B, Q], *optional*): Indices of the answers.
         """
+        refuse_unknown_inputs(kwargs, QUESTION_INPUTS)
         if input_ids is None and (pixel_values is not None or input_features is not None):
             raise ValueError(
                 "`input_ids` are needed: the words of a question about each clip. Prepare clips with the model's own processor, "
