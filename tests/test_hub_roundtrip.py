@@ -92,7 +92,7 @@ def job_of(name, model, exported):
         "class": type(model).__name__,
         "text": text,
         "pipeline": task.pipeline and task.pipeline.name,
-        "options": {"top_k": None, **(text or {"return_modalities": True})},
+        "options": {} if task.needed_modalities else {"top_k": None, **(text or {"return_modalities": True})},
     }
 
 
