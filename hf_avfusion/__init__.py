@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 # Public name -> module that defines it, loaded on first use: importing the package takes no time.
 _LAZY = {
     "AutoModelForAudioVisualClassification": "auto",
+    "AutoModelForAudioVisualQuestionAnswering": "auto",
+    "AutoModelForAudioVisualSegmentation": "auto",
     "AVMAEConfig": "models.avmae.configuration_avmae",
     "AVMAEForAudioVisualClassification": "models.avmae.modeling_avmae",
     "AVMAEForPreTraining": "models.avmae.modeling_avmae",
@@ -20,6 +22,8 @@ _LAZY = {
     "AVMAEProcessor": "models.avmae.processing_avmae",
     "LavishConfig": "adapters.config",
     "LavishForAudioVisualClassification": "models.lavish.modeling_lavish",
+    "LavishForQuestionAnswering": "models.lavish.modeling_lavish_heads",
+    "LavishForSegmentation": "models.lavish.modeling_lavish_heads",
     "LavishProcessor": "models.lavish.processing_lavish",
     "LavishTwoStreamConfig": "models.lavish.configuration_lavish",
     "LavishTwoStreamModel": "models.lavish.modeling_lavish",

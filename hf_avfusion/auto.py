@@ -1,5 +1,6 @@
 """
-Registers every architecture with the Auto classes when it is imported, and defines `AutoModelForAudioVisualClassification`.
+Registers every architecture with the Auto classes when it is imported, and defines those for which transformers has no class:
+`AutoModelForAudioVisualClassification`, `AutoModelForAudioVisualSegmentation` and `AutoModelForAudioVisualQuestionAnswering`.
 
 `lazy_registration.register_when_used` imports it once transformers' Auto classes are imported.
 
@@ -12,7 +13,14 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
+    AutoModelForVideoClassification,
+    AutoModelForVisualQuestionAnswering,
+)
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -32,6 +40,35 @@ class AutoModelForAudioVisualClassification(_BaseAutoModelClass):
 
 AutoModelForAudioVisualClassification = auto_class_update(
     AutoModelForAudioVisualClassification, head_doc="audio-visual classification"
+)
+
+
+class AutoModelForAudioVisualSegmentation(_BaseAutoModelClass):
+    """Loads any model that gives a mask of what sounds for each segment of a clip, by the `model_type` of its checkpoint."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+AutoModelForAudioVisualSegmentation = auto_class_update(
+    AutoModelForAudioVisualSegmentation, head_doc="audio-visual segmentation"
+)
+
+
+class AutoModelForAudioVisualQuestionAnswering(_BaseAutoModelClass):
+    """Loads any model that answers questions about a clip, by the `model_type` of its checkpoint."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+AutoModelForAudioVisualQuestionAnswering = auto_class_update(
+    AutoModelForAudioVisualQuestionAnswering, head_doc="audio-visual question answering"
+)
+
+# The Auto classes that transformers lacks, so that an exported checkpoint cannot name them.
+OWN_AUTO_CLASSES = (
+    AutoModelForAudioVisualClassification,
+    AutoModelForAudioVisualSegmentation,
+    AutoModelForAudioVisualQuestionAnswering,
 )
 
 # One row per architecture: config, processor, models by Auto class. Processors and models are given as "module:Class". Heads that
@@ -63,6 +100,10 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
             AutoModel: "models.lavish.modeling_lavish:LavishTwoStreamModel",
             AutoModelForVideoClassification: "models.lavish.modeling_lavish:LavishForAudioVisualClassification",
             AutoModelForAudioVisualClassification: "models.lavish.modeling_lavish:LavishForAudioVisualClassification",
+            AutoModelForSemanticSegmentation: "models.lavish.modeling_lavish_heads:LavishForSegmentation",
+            AutoModelForAudioVisualSegmentation: "models.lavish.modeling_lavish_heads:LavishForSegmentation",
+            AutoModelForVisualQuestionAnswering: "models.lavish.modeling_lavish_heads:LavishForQuestionAnswering",
+            AutoModelForAudioVisualQuestionAnswering: "models.lavish.modeling_lavish_heads:LavishForQuestionAnswering",
         },
     ),
 )
@@ -83,8 +124,22 @@ AUDIO_VISUAL_CLASSIFICATION = PipelineEntry(
     "processing.pipelines:AudioVisualClassificationPipeline",
     AutoModelForAudioVisualClassification,
 )
+AUDIO_VISUAL_QUESTION_ANSWERING = PipelineEntry(
+    "audio-visual-question-answering",
+    "processing.question_pipeline:AudioVisualQuestionAnsweringPipeline",
+    AutoModelForAudioVisualQuestionAnswering,
+)
+AUDIO_VISUAL_SEGMENTATION = PipelineEntry(
+    "audio-visual-segmentation",
+    "processing.segmentation_pipeline:AudioVisualSegmentationPipeline",
+    AutoModelForAudioVisualSegmentation,
+)
 # One entry per pipeline. The tasks refer to these entries.
-PIPELINES: tuple[PipelineEntry, ...] = (AUDIO_VISUAL_CLASSIFICATION,)
+PIPELINES: tuple[PipelineEntry, ...] = (
+    AUDIO_VISUAL_CLASSIFICATION,
+    AUDIO_VISUAL_QUESTION_ANSWERING,
+    AUDIO_VISUAL_SEGMENTATION,
+)
 
 
 def _register_processors() -> None:

@@ -36,7 +36,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from .auto import ARCHITECTURES, AutoModelForAudioVisualClassification
+from .auto import ARCHITECTURES, OWN_AUTO_CLASSES
 from .model_card import CardDetails, build_card
 from .tasks import task_of, without_adapter
 
@@ -220,10 +220,11 @@ def _write(
         code_entries = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
         task = task_of(model)
         if task is not None and task.pipeline is not None:
-            names = [
-                auto.__name__ for auto, reference in row[2].items() if reference.endswith(f":{type(model).__name__}")
+            pt = [
+                auto.__name__
+                for auto, reference in row[2].items()
+                if reference.endswith(f":{type(model).__name__}") and auto not in OWN_AUTO_CLASSES
             ]
-            pt = [name for name in names if name != AutoModelForAudioVisualClassification.__name__]
             entry = task.pipeline
             implementation = entry.reference.replace(":", ".")
             code_entries["custom_pipelines"] = {
@@ -261,7 +262,7 @@ def _model_references(row: tuple) -> dict[str, str]:
     config, _, models = row
     references = {"AutoConfig": f"{config.__module__}.{config.__name__}"}
     for auto_class, reference in models.items():
-        if auto_class is not AutoModelForAudioVisualClassification:  # not a class of transformers
+        if auto_class not in OWN_AUTO_CLASSES:
             references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
     return references
 

@@ -104,6 +104,7 @@ class _ImportHook(MetaPathFinder):
 _HOOK = _ImportHook()
 sys.meta_path.insert(0, _HOOK)
 
+PIPELINES = ("pipelines", "question_pipeline", "segmentation_pipeline")  # files of pipelines in `processing/`
 _MODELING = "transformers.models.auto.modeling_auto"
 
 
@@ -120,7 +121,7 @@ def register_when_used() -> None:
     for module in (
         *(f"{auto}.{part}" for part in parts),
         "transformers.pipelines",
-        f"{__package__}.processing.pipelines",
+        *(f"{__package__}.processing.{pipelines}" for pipelines in PIPELINES),
     ):
         when_imported(module, _register)
     when_imported("peft", _register_adapters)

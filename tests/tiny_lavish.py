@@ -51,6 +51,39 @@ def tiny_config(backbone: str = "vit", **fields: Any) -> LavishTwoStreamConfig:
     return LavishTwoStreamConfig(**{**sizes, **own, **fields})
 
 
+def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
+    """Four stages of Swin-V2, masks of 32 x 32, and TPAVI, so that every parameter of both streams has a gradient."""
+    backbone = Swinv2Config(
+        image_size=64,
+        patch_size=4,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 2, 2, 4],
+        window_size=4,
+        drop_path_rate=0.0,
+        initializer_range=SPREAD,
+    )
+    decoder = {
+        "mask_size": 32,
+        "decoder_map_widths": [8, 8, 8, 8],
+        "decoder_width": 40,
+        "decoder_head_widths": [16, 16],
+    }
+    tpavi = {"tpavi_stages": [0, 1, 2, 3], "tpavi_audio_width": 16}
+    adapter = {"num_tokens": 2, "reduction": 4, "use_bn": False}
+    sizes = {"num_segments": 2, "spectrogram_length": 64, "num_mel_bins": 64}
+    return LavishTwoStreamConfig(
+        **{"backbone_config": backbone, "adapter": adapter, **sizes, **decoder, **tpavi, **fields}
+    )
+
+
+def tiny_questions(**fields: Any) -> LavishTwoStreamConfig:
+    """A head for questions of 7 words, on two segments of a Swin-V2."""
+    adapter = {**ADAPTER, "use_bn": False}
+    sizes = {"vocab_size": 7, "question_hidden_size": 48, "question_dropout": 0.0}
+    return tiny_config("swinv2", adapter=adapter, **{**sizes, **fields})
+
+
 def tiny_model(
     backbone: str = "vit", kind: type = LavishForAudioVisualClassification, perturbed: bool = True, **fields: Any
 ) -> LavishForAudioVisualClassification:

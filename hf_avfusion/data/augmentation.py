@@ -81,6 +81,19 @@ class FrameAugmentation:
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """uint8 [T, 3, height, width] -> float32 [T, 3, crop, crop] on the scale 0..255."""
+        return self.with_masks(frames, None, generator)[0]
+
+    def with_masks(
+        self, frames: torch.Tensor, masks: torch.Tensor | None, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As a call, and moves masks of the same field of view with the frames, by the same draws.
+
+        Args:
+            masks: uint8 [n, h, w], of any size, or None.
+
+        Returns:
+            Frames, and masks uint8 [n, crop, crop], whose pixels are the nearest ones of the given masks.
+        """
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1] != 3:
             raise ValueError(f"frames must be uint8 [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
         frames = self.reduce(frames)
@@ -89,16 +102,19 @@ class FrameAugmentation:
             size = tuple(int(side * _uniform(*self.scale, generator)) for side in frames.shape[-2:])
             frames = _resize(frames, size)
         top, left = (torch.randint(side - self.crop + 1, (), generator=generator).item() for side in frames.shape[-2:])
+        if masks is not None:
+            masks = F.interpolate(masks[None], size=frames.shape[-2:], mode="nearest-exact")[0]
+            masks = masks[..., top : top + self.crop, left : left + self.crop]
         frames = frames[..., top : top + self.crop, left : left + self.crop]
         if _uniform(0, 1, generator) < self.flip:
-            frames = frames.flip(-1)
+            frames, masks = frames.flip(-1), None if masks is None else masks.flip(-1)
         frames = frames.float()
         if _uniform(0, 1, generator) < self.color:
             frames = 255 * self._color(frames / 255, generator)
         if _uniform(0, 1, generator) < self.grayscale:
             weights = torch.tensor([0.2989, 0.5870, 0.1140]).view(3, 1, 1)  # the weights of tf.image
             frames = (frames * weights).sum(-3, keepdim=True).expand_as(frames)
-        return frames.contiguous()
+        return frames.contiguous(), None if masks is None else masks.contiguous()
 
     def reduce(self, frames: torch.Tensor) -> torch.Tensor:
         """The first step alone, which draws nothing: uint8 [T, 3, H, W] to `shortest_edge`. Frames of that size are returned."""

@@ -117,7 +117,7 @@ class ClipTransform:
             windows = self.processor.windows_per_view
             for view in (clips[start : start + windows] for start in range(0, len(clips), windows)):
                 frames = [window.frames for window in view]
-                augmented = self.augmentation(torch.cat(frames) if windows > 1 else frames[0], generator)
+                augmented, labels = self.augment(torch.cat(frames) if windows > 1 else frames[0], labels, generator)
                 for window, part in zip(view, augmented.chunk(windows)):
                     window.frames = part
         sample = {"clip_id": row["clip_id"], "has_video": has["video"], "has_audio": has["audio"]}
@@ -128,3 +128,9 @@ class ClipTransform:
         for name, values in inputs.items():
             sample[name] = values if self.num_views > 1 else values[0]
         return sample
+
+    def augment(
+        self, frames: torch.Tensor, labels: torch.Tensor | None, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The frames of a view after `augmentation`, and the clip's labels; a transform of labels in pixels moves them, too."""
+        return self.augmentation(frames, generator), labels

@@ -10,6 +10,7 @@ import torch
 
 from ..data.benchmarks.records import BENCHMARKS
 from ..data.benchmarks.splits import SplitRows
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import needs_of_benchmark, task_of_config
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
     kinds = record.columns if record is not None else {}
     if record is not None and record.task not in task.benchmark_tasks and label_columns is None:
         usable = [column for column in record.label_columns if kinds[column] in task.borrowed_kinds]
+        usable = usable or [name for name, kind in kinds.items() if kind in set(task.borrowed_kinds) - {"class"}]
         remedy = "Use a benchmark or a model of the same task"
         if usable:
             remedy = f"To score {task.needs}, pass label_columns= (--label_columns) {' or '.join(usable)}"
@@ -150,7 +152,7 @@ class ModelClasses:
 
         Args:
             labels: long [clips], [clips, heads] or [clips, segments], or multi-hot float [clips, classes]. Labels that are
-                no classes are returned unchanged.
+                no classes are returned unchanged, and so is -100 (no label) of a model with one head.
         """
         if not self.numbers:
             return labels
@@ -159,7 +161,8 @@ class ModelClasses:
             own[:, list(self.numbers[0])] = labels
             return own
         if len(self.numbers) == 1:  # one head, for clips or for segments
-            return torch.tensor(self.numbers[0])[labels]
+            numbers = torch.tensor(self.numbers[0])
+            return torch.where(labels == IGNORED_LABEL, labels, numbers[labels.clamp(min=0)])
         columns = labels.unbind(dim=1)
         return torch.stack([torch.tensor(table)[column] for table, column in zip(self.numbers, columns)], dim=1)
 

@@ -189,6 +189,10 @@ def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str |
     missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
     if missing:
         return f"the model has no {' and no '.join(sorted(missing))} stream"
+    task = task_of_config(config)
+    needed = set(task.needed_modalities) - set(MODALITY_SETS[name])
+    if needed:
+        return f"a model for {task.title} needs {' and '.join(sorted(needed))}"
     if name != "a" and data in BENCHMARKS and not BENCHMARKS[data].has_video:
         return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
@@ -249,8 +253,8 @@ def plan_passes(
         whole = clips.task.whole_clip or processor.window_policy.num_segments is not None
         if whole and condition != Condition():
             raise ValueError(
-                f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model takes "
-                "segments of the whole clip, so its window is the whole clip; leave them out"
+                f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model sees the "
+                "whole clip, so its window is the whole clip; leave them out"
             )
         wanted = ("av",) if condition.sampling != "spread" and "av" in given else given
         window = {**processor.window, "synchronous": condition.sampling != "async"}
@@ -347,7 +351,7 @@ def _scores(
     predictions: ViewPredictions, classes: ModelClasses, task: Task, config: PreTrainedConfig
 ) -> dict[str, Any]:
     logits, labels = predictions.logits, classes.to_model_labels(predictions.labels)
-    metrics = task.report_names(task.metrics(logits, labels, config), config)
+    metrics = task.report_names(task.metrics(logits, labels, config, **predictions.metric_inputs), config)
     counts = {"clips": len(logits), "skipped": predictions.skipped, "lacking": predictions.missing_modality}
     return {**counts, "metrics": metrics, "per_class": task.per_class(logits, labels, classes.names, config)}
 

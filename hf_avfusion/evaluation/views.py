@@ -16,15 +16,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
 from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..models.shared.losses_classification import IGNORED_LABEL
 from ..processing.joining import Aggregation, check_aggregation_name
 from ..tasks import DEFAULT_TASK, Task, task_of
 from ..tasks.task import RowLabels
+from .view_checks import input_shapes, stated_views, surplus_axes
 
 if TYPE_CHECKING:
     from ..data.streaming.ranks import Ranks
@@ -121,43 +124,11 @@ def check_views(
     if task.join_views is None and protocol.total > 1:
         raise ValueError(f"{given}: a model for {task.title} takes one view of each clip; {remedy}.")
     if task.whole_clip and protocol.total > 1:
-        raise ValueError(
-            f"got {given} for a model for {task.title}: it labels segments of the whole clip, so its only view is the whole clip; "
-            f"{remedy}."
-        )
+        raise ValueError(f"got {given} for a model for {task.title}: it sees the whole clip in one view; {remedy}.")
     try:
         task.check_aggregation(protocol.aggregation, config, labels_decide)
     except ValueError as error:
         raise ValueError(f"{flags[2]}: {error}.") from error
-
-
-def check_sample_views(dataset: Any, views: int) -> None:
-    """Checks that the samples of a dataset without `transform.num_views` have several views, before any model runs.
-
-    It reads the first sample of a dataset with numbered samples. Other streams than a `ClipStream` are not checked.
-
-    Raises:
-        ValueError: a `ClipStream` whose transform does not state its views, or a first sample with another number of views.
-    """
-    remedy = (
-        "build the evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)"
-    )
-    asked = f"The arguments ask for {views} views per clip in evaluation, but"
-    if isinstance(dataset, ClipStream):
-        raise ValueError(
-            f"{asked} the evaluation set's transform does not state how many it makes (num_views): {remedy}, or set"
-            f" num_views={views} on your own transform if its samples have that many views."
-        )
-    if isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__getitem__") or not len(dataset):
-        return
-    sample = dataset[0]
-    inputs = {name: sample.get(name) for name in MODEL_INPUTS.values()} if isinstance(sample, Mapping) else {}
-    shapes = {name: tuple(values.shape) for name, values in inputs.items() if hasattr(values, "shape")}
-    if any(shape[:1] != (views,) for shape in shapes.values()):
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"{asked} the first sample of the evaluation set has {found} instead of [{views}, ...]: {remedy}."
-        )
 
 
 def view_transform(
@@ -208,6 +179,7 @@ class ViewPredictions(NamedTuple):
     clip_ids: list[Any]
     skipped: int  # clips that could not be decoded
     missing_modality: int = 0  # decoded clips without the requested modality
+    metric_inputs: Mapping[str, torch.Tensor] = {}  # [clips, ...], those of `Task.metric_inputs` that the clips have
 
 
 def spatial_crops(frames: torch.Tensor, size: int, num_crops: int = 3) -> torch.Tensor:
@@ -369,8 +341,8 @@ def predict_views(
         samples: a `ClipStream`, or any dataset of a DataLoader, with samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
-        num_views: views of each sample, windows times crops. Default: that of the dataset's `transform` if
-            it states one, otherwise 1.
+        num_views: views of each sample, windows times crops. Default: that of the dataset or its `transform` if
+            they state one, otherwise 1.
         batch_size: clips per batch of the loader.
         views_per_step: see `view_logits`.
         num_workers: decoding processes.
@@ -434,7 +406,7 @@ def predict_modalities(
     collator = task.collator_class.for_model(config) if collator is None else collator
     loader = _loader(samples, batch_size, num_workers, _WithIds(collator), rank, world_size)
     if num_views is None:
-        num_views = getattr(getattr(samples, "transform", None), "num_views", 1)
+        num_views = stated_views(samples) or 1
     collected = {name: _Collected() for name in modalities}
     before = getattr(samples, "skipped", 0)
     number = getattr(samples, "num_rows", None)
@@ -448,13 +420,18 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
+                    if num_views == 1 and (surplus := surplus_axes(input_shapes(part), config)):
+                        raise ValueError(
+                            f"the samples have an axis more than one view of a clip, {surplus}: pass num_views=, the views of each."
+                        )
+                    scored = {name: part.pop(name) for name in task.metric_inputs if name in part}
                     logits_of_views = view_logits(model, part, views=num_views, views_per_step=views_per_step)
                     labels = part.get("labels")
                     logits = task.join_views(logits_of_views, labels, aggregation, config)
                     if reduce and task.reduce is not None:
                         logits, labels = task.reduce(logits, labels, config)
                     places = [(step, row, rank) for row in rows]
-                    collected[name].add(places, logits, labels, [ids[row] for row in rows])
+                    collected[name].add(places, logits, labels, [ids[row] for row in rows], scored)
                 bar.update(len(ids))
     finally:
         model.train(training)
@@ -506,6 +483,19 @@ def _select_modalities(
     return part, keep.nonzero().flatten().tolist()
 
 
+def join_batches(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All rows of tensors [B, ...]. Batches with fewer questions a clip are padded along the second axis with -100."""
+    width = max((each.shape[1] for each in tensors if each.dim() > 1), default=0)
+    return torch.cat(
+        [
+            each
+            if each.dim() < 2 or each.shape[1] == width
+            else pad(each, (0, 0) * (each.dim() - 2) + (0, width - each.shape[1]), value=IGNORED_LABEL)
+            for each in tensors
+        ]
+    )
+
+
 class _Collected:
     """Predictions of one process, with sort keys that order the rows of all processes."""
 
@@ -514,10 +504,20 @@ class _Collected:
         self.logits: list[torch.Tensor] = []
         self.labels: list[torch.Tensor] = []
         self.clip_ids: list[Any] = []
+        self.scored: dict[str, list[torch.Tensor]] = {}
         self.missing_modality = 0
 
-    def add(self, places: list, logits: torch.Tensor, labels: torch.Tensor | None, clip_ids: list[Any]) -> None:
+    def add(
+        self,
+        places: list,
+        logits: torch.Tensor,
+        labels: torch.Tensor | None,
+        clip_ids: list[Any],
+        scored: Mapping[str, torch.Tensor],
+    ) -> None:
         self.places += places
+        for name, values in scored.items():
+            self.scored.setdefault(name, []).append(values.cpu())
         self.logits.append(logits)
         if labels is not None:
             self.labels.append(labels.cpu())
@@ -533,12 +533,14 @@ class _Collected:
             without = f", {missing} do not have this modality" if missing else ""
             raise ValueError(f"There are no clips{which} to evaluate ({skipped} could not be decoded{without}).")
         order = sorted(range(len(places)), key=places.__getitem__)
-        logits = torch.cat([logits for part in parts for logits in part.logits])[order]
+        logits = join_batches([logits for part in parts for logits in part.logits])[order]
         labels = [labels for part in parts for labels in part.labels]
+        labels = join_batches(labels)[order] if labels else None
         clip_ids = [clip for part in parts for clip in part.clip_ids]
-        return ViewPredictions(
-            logits, torch.cat(labels)[order] if labels else None, [clip_ids[i] for i in order], skipped, missing
-        )
+        names = dict.fromkeys(name for part in parts for name in part.scored)
+        scored = {name: join_batches([each for part in parts for each in part.scored.get(name, ())]) for name in names}
+        scored = {name: values[order] for name, values in scored.items()}
+        return ViewPredictions(logits, labels, [clip_ids[i] for i in order], skipped, missing, scored)
 
 
 class _WithIds:

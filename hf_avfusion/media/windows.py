@@ -49,6 +49,9 @@ class WindowPolicy:
     segment_seconds: length of the audio of a segment in s.
     segment_margin: seconds at the end of the clip that no segment reaches (published: 0.1). A clip that is not longer than
         segment_seconds + segment_margin is heard whole in every segment.
+    segment_frame: place of a segment's frame in its part of the clip, from 0 (its start) to below 1 (0.5: its middle). Masks belong
+        to frames at such places: AVSBench's are at 15 / 16. None: the frames of all segments lie evenly from the first to the last
+        frame of the clip (LAVISH on AVE).
     """
 
     num_frames: int = 32
@@ -63,6 +66,7 @@ class WindowPolicy:
     num_segments: int | None = None
     segment_seconds: float = 1.0
     segment_margin: float = 0.1
+    segment_frame: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_frames, int) or self.num_frames < 1:
@@ -80,6 +84,12 @@ class WindowPolicy:
         margin = self.segment_margin
         if not (_is_number(margin) and math.isfinite(margin) and margin >= 0):
             raise ValueError(f"segment_margin must be a number of at least 0, got {margin!r}")
+        place = self.segment_frame
+        if place is not None and not (_is_number(place) and 0 <= place < 1 and self.num_frames == 1):
+            raise ValueError(
+                f"segment_frame must be a number from 0 to below 1 or None, and segments must have one frame, got {place!r} with "
+                f"num_frames={self.num_frames}"
+            )
         for name in ("audio_seconds", "segment_seconds", "segment_margin"):
             if getattr(self, name) > MAX_SECONDS:
                 raise ValueError(
@@ -135,8 +145,11 @@ class WindowPolicy:
                 "audio": f"{self.audio_seconds:g} s of audio",
                 "short clips": "wrap to their start" if self.wraps else "repeat the last frame",
             }
+        place = " from the first to the last of the clip"
+        if self.segment_frame is not None:
+            place = f", one at {100 * self.segment_frame:g} % of each segment"
         return {
-            "frames": f"{self.num_frames * self.num_segments} RGB frames from the first to the last of the clip",
+            "frames": f"{self.num_frames * self.num_segments} RGB frames{place}",
             "audio": f"{self.num_segments} segments of {self.segment_seconds:g} s of audio, spread from the start of the clip to "
             f"{self.segment_margin:g} s before its end",
             "short clips": "are heard whole in every segment",
@@ -362,11 +375,16 @@ def segment_frames(policy: WindowPolicy, total: int) -> list[list[int]]:
     """The frames of each segment of a clip of `total` frames, counted from 0.
 
     All frames together lie evenly from the first to the last frame of the clip. As published, the k-th of n frames is number
-    int(linspace(1, total, n)[k]), counted from 1 (GenjiB/LAVISH, AVE and AVQA data loaders). One frame alone is the first.
+    int(linspace(1, total, n)[k]), counted from 1 (GenjiB/LAVISH, AVE and AVQA data loaders). One frame alone is the first. With
+    `segment_frame`, each segment has the frame at that place of it.
 
     Returns:
         num_segments lists of num_frames numbers in [0, total).
     """
+    if policy.segment_frame is not None:
+        length = total / policy.num_segments
+        places = (int((number + policy.segment_frame) * length) for number in range(policy.num_segments))
+        return [[min(place, total - 1)] for place in places]
     numbers = np.linspace(1, total, policy.num_segments * policy.num_frames).astype(int) - 1
     return numbers.reshape(policy.num_segments, policy.num_frames).tolist()
 

@@ -88,6 +88,37 @@ def video_f_score(logits: ArrayLike, masks: ArrayLike) -> float:
     return float(curves.mean(axis=0).max()) if len(curves) else float("nan")
 
 
+def video_scores(logits: ArrayLike, masks: ArrayLike) -> tuple[float, float]:
+    """Computes mIoU and F-score of one video (the mean of `frame_iou`, and `video_f_score`)."""
+    return float(frame_iou(logits, masks).mean()), video_f_score(logits, masks)
+
+
+def joined_scores(
+    video_iou: ArrayLike, video_f_score: ArrayLike, *, empty_videos: str = "zero", empty_frames: int = 0
+) -> SegmentationScores:
+    """Joins the `video_scores` of at least one video.
+
+    Args:
+        video_iou, video_f_score: float `[videos]`.
+        empty_videos: see `segmentation_scores`.
+        empty_frames: their number, for the result.
+    """
+    if empty_videos not in ("zero", "skip"):
+        raise ValueError(f"empty_videos must be 'zero' or 'skip', got {empty_videos!r}.")
+    overlaps, per_video = np.asarray(video_iou, dtype=np.float64), np.asarray(video_f_score, dtype=np.float64)
+    if not len(overlaps):
+        raise ValueError("Got no videos; pass the logits and masks of at least one.")
+    counted = np.nan_to_num(per_video) if empty_videos == "zero" else per_video[~np.isnan(per_video)]
+    return SegmentationScores(
+        miou=float(overlaps.mean()),
+        f_score=float(counted.mean()) if len(counted) else float("nan"),
+        video_iou=overlaps,
+        video_f_score=per_video,
+        empty_frames=empty_frames,
+        videos_without_object=np.flatnonzero(np.isnan(per_video)).tolist(),
+    )
+
+
 def segmentation_scores(
     logits: Iterable[ArrayLike], masks: Iterable[ArrayLike], *, empty_videos: str = "zero"
 ) -> SegmentationScores:
@@ -114,26 +145,15 @@ def segmentation_scores(
         if video_masks is missing:
             raise ValueError(f"Got masks for {number} videos, but logits for more; pass one of each per video.")
         try:
-            overlaps.append(float(frame_iou(video_logits, video_masks).mean()))
-            scores.append(video_f_score(video_logits, video_masks))
+            overlap, score = video_scores(video_logits, video_masks)
         except ValueError as error:
             raise ValueError(f"Video {number}: {error}") from error
+        overlaps.append(overlap)
+        scores.append(score)
         empty_frames += int((~np.asarray(video_masks).astype(bool).any(axis=(1, 2))).sum())
     if next(remaining, missing) is not missing:
         raise ValueError(f"Got logits for {len(overlaps)} videos, but masks for more; pass one of each per video.")
-    if not overlaps:
-        raise ValueError("Got no videos; pass the logits and masks of at least one.")
-    per_video = np.array(scores)
-    without = np.flatnonzero(np.isnan(per_video)).tolist()
-    counted = np.nan_to_num(per_video) if empty_videos == "zero" else per_video[~np.isnan(per_video)]
-    return SegmentationScores(
-        miou=float(np.mean(overlaps)),
-        f_score=float(counted.mean()) if len(counted) else float("nan"),
-        video_iou=np.array(overlaps),
-        video_f_score=per_video,
-        empty_frames=empty_frames,
-        videos_without_object=without,
-    )
+    return joined_scores(overlaps, scores, empty_videos=empty_videos, empty_frames=empty_frames)
 
 
 def _at_or_above(reached: NDArray[np.int64]) -> NDArray[np.int64]:

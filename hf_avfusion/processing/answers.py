@@ -102,6 +102,25 @@ def name_segments(config: PreTrainedConfig, logits: torch.Tensor, **options: Any
     }
 
 
+def mask_shares(config: PreTrainedConfig, logits: torch.Tensor, *, top_k: int | None = None) -> dict[str, Labels]:
+    """The share of the frame that the mask of each segment covers (segmentation), in the order of time.
+
+    Args:
+        logits: float [1 view, segments, height, width] of one clip.
+        top_k: not used; a segment has one mask.
+
+    Returns:
+        `{"part 1": [{"label": "sounding object", "score": share of the pixels}], ...}`. For a segment with an empty mask the label
+        is "nothing", and the score 1.
+    """
+    shares = (logits[0] > 0).flatten(1).float().mean(dim=1).tolist()
+    parts = [
+        {"label": "sounding object", "score": share} if share else {"label": "nothing", "score": 1.0}
+        for share in shares
+    ]
+    return {f"part {number}": [part] for number, part in enumerate(parts, start=1)}
+
+
 def answer_clip(config: PreTrainedConfig, logits: torch.Tensor, window: Sequence[float], **options: Any) -> Any:
     """The answer of a pipeline for one clip.
 
@@ -122,6 +141,31 @@ def answer_clip(config: PreTrainedConfig, logits: torch.Tensor, window: Sequence
         {"start": start + i * seconds, "end": start + (i + 1) * seconds, "labels": _without_name(heads)}
         for i, heads in enumerate(localize(config, logits, **options))
     ]
+
+
+def answer_questions(config: PreTrainedConfig, logits: torch.Tensor, **options: Any) -> list[Labels]:
+    """The best answers to each question about a clip, in their order (question answering).
+
+    Args:
+        logits: float [1 view, answers] for one question, or [1 view, questions, answers].
+        options: of `classify`.
+
+    Raises:
+        ValueError: several views.
+    """
+    if len(logits) != 1:
+        raise ValueError(f"Expected one view of the whole clip in question answering, got {len(logits)}.")
+    questions = logits.unbind(dim=1) if logits.dim() == 3 else [logits]
+    return [classify(config, each, **options)["label"] for each in questions]
+
+
+def name_questions(
+    config: PreTrainedConfig, logits: torch.Tensor, texts: Sequence[str] = (), **options: Any
+) -> dict[str, Labels]:
+    """`answer_questions` with a name for each question: its text, or without `texts` "question 1", "question 2", ..."""
+    answers = answer_questions(config, logits, **options)
+    names = texts or [f"question {number}" for number in range(1, len(answers) + 1)]
+    return dict(zip(names, answers, strict=True))
 
 
 def _without_name(heads: dict[str, Labels]) -> Any:

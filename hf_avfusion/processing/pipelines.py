@@ -1,7 +1,6 @@
 """pipeline("audio-visual-classification"): labels and scores of media files, from both modalities or from each alone."""
 
 import os
-import types
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -13,8 +12,7 @@ from transformers.utils import logging
 from ..media.modalities import MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
 from .answers import AGGREGATIONS, FUNCTIONS, answer_clip, check_segment_views
-from .array_inputs import encoded
-from .spelling import check_spelling
+from .pipeline_inputs import Clips, as_many, check_loading, clip_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -69,11 +67,12 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     _load_processor = True
     _load_image_processor = _load_video_processor = _load_feature_extractor = _load_tokenizer = False
+    clip_keys: tuple[str, ...] = ()  # keys of a clip passed as a dict that `preprocess` of a derived class reads
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         if hasattr(model, "check_weights"):
             model.check_weights()  # a pretraining checkpoint would answer from a random head
-        _check_loading(kwargs)
+        check_loading(kwargs)
         super().__init__(model, *args, **kwargs)
 
     def _sanitize_parameters(
@@ -112,13 +111,13 @@ class AudioVisualClassificationPipeline(Pipeline):
         return preprocess, forward, postprocess
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
-        _check_loading(kwargs)  # transformers ignores them for a single clip
+        check_loading(kwargs)  # transformers ignores them for a single clip
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
-        many = _as_many(inputs)
+        many = as_many(inputs)
         if many is None:
             return super().__call__(inputs, **kwargs)
-        if not isinstance(many, _Clips):
+        if not isinstance(many, Clips):
             return super().__call__(many, **kwargs)
         answers = super().__call__(many, **kwargs)
         hidden = not progress if progress is not None else (None if len(many) > 1 else True)
@@ -132,7 +131,9 @@ class AudioVisualClassificationPipeline(Pipeline):
         """
         # Frames and waveforms have one view, and the processor refuses num_views for them.
         options = {"num_views": views} if views > 1 else {}
-        inputs = self.processor(**_arguments(clip), **options, return_tensors="pt", return_windows=True)
+        inputs = self.processor(
+            **clip_arguments(clip, self.clip_keys), **options, return_tensors="pt", return_windows=True
+        )
         config = self.model.config
         modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
         names = [MODEL_INPUTS[modality] for modality in modalities]
@@ -145,6 +146,22 @@ class AudioVisualClassificationPipeline(Pipeline):
         return {**used, "windows": windows}
 
     # ------------------------------------------------------------------------------------------------------- a batch
+
+    @staticmethod
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
+        present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
+        views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
+        batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
+        for name in MODEL_INPUTS.values():
+            rows = [sample.get(name) for sample in samples]
+            given = next((row for row in rows if row is not None), None)
+            if given is not None:
+                batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
+        if any(not all(row.values()) for row in present) and all(name in batch for name in MODEL_INPUTS.values()):
+            mask = torch.tensor([list(row.values()) for row in present])
+            batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
+        return batch
 
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
         """Logits [B, views, ...] from both modalities, and from each alone. Logits from a missing modality are undefined."""
@@ -179,7 +196,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def forward(self, model_inputs: dict[str, Any], **forward_params: Any) -> dict[str, Any]:
         if "views" not in model_inputs:  # a single clip, which no loader has collated
-            model_inputs = _collate([model_inputs])
+            model_inputs = self.collate([model_inputs])
         return super().forward(model_inputs, **forward_params)
 
     def get_iterator(
@@ -199,27 +216,12 @@ class AudioVisualClassificationPipeline(Pipeline):
             if num_workers > 1:
                 logger.warning(f"num_workers={num_workers}: one process reads an iterator of clips, so 1 is used")
                 num_workers = 1
-        loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+        loader = DataLoader(clips, batch_size=batch_size, num_workers=num_workers, collate_fn=self.collate)
         for batch in loader:
             outputs = self.forward(batch, **forward_params)
             for index, windows in enumerate(outputs["windows"]):
                 logits = {name: value[index : index + 1] for name, value in outputs["logits"].items()}
                 yield self.postprocess({"logits": logits, "windows": [windows]}, **postprocess_params)
-
-
-class _Clips(Dataset):
-    """Clips whose answers are returned as a list."""
-
-    def __init__(self, clips: Any):
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> Any:
-        clip = self.clips[index]
-        # Of a column, a string is the content of a row, see `_arguments`.
-        return {"path": clip} if isinstance(clip, str) and hasattr(self.clips, "column_name") else clip
 
 
 class _Prepared(Dataset):
@@ -239,100 +241,6 @@ class _PreparedStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self.prepare(clip, **self.options) for clip in self.clips)
-
-
-def _as_many(inputs: Any) -> Any:
-    """`_Clips` if the answers are returned as a list, an iterable if they are yielded one at a time, None for one clip."""
-    if hasattr(inputs, "column_name") and hasattr(inputs, "source"):  # a column of datasets
-        inputs = _undecoded(inputs)
-        if isinstance(inputs, Sized):
-            return _Clips(inputs)
-        return ({"path": clip} if isinstance(clip, str) else clip for clip in inputs)
-    if isinstance(inputs, (list, tuple)):
-        return _Clips(inputs)
-    if isinstance(inputs, (Dataset, types.GeneratorType)):
-        return inputs
-    one = encoded(inputs)  # a clip that datasets decoded
-    if isinstance(one, (str, os.PathLike, bytes, bytearray, memoryview, dict)) or hasattr(one, "read"):
-        return None
-    if isinstance(inputs, Iterator):
-        return (clip for clip in inputs)
-    raise TypeError(
-        f"got a {type(inputs).__name__}: pass a path, URL, bytes, file object or dict, or a list, generator or datasets column "
-        "of these (frames and waveforms: a dict with `video`, `audio` and `sampling_rate`)"
-    )
-
-
-def _check_loading(given: dict[str, Any]) -> None:
-    """Raises ValueError for a `batch_size` below 1 or `num_workers` below 0."""
-    for name, least in (("batch_size", 1), ("num_workers", 0)):
-        value = given.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-_FILES = ("video", "videos", "audio")  # keys of a clip that may hold a path
-
-
-def _arguments(clip: Any) -> dict[str, Any]:
-    """The arguments of the processor's call for one clip."""
-    clip = encoded(clip)
-    if not isinstance(clip, dict):
-        return {"videos": clip}
-    if "array" in clip:  # a row of datasets' `Audio`
-        return {"audio": [clip]}
-    content = ("bytes", "path", "video", "videos", "audio")
-    if not set(content) & set(clip):
-        raise TypeError(
-            f"a clip passed as a dict must have `bytes` or `path`, or `video` or `audio`; got {', '.join(map(str, clip))}"
-        )
-    unknown = [str(key) for key in clip if key not in (*content, "sampling_rate", "start", "end")]
-    if unknown and "clip_id" not in clip:
-        raise TypeError(
-            f"a clip passed as a dict has the unknown keys {', '.join(unknown)}; known are {', '.join(content)}, sampling_rate, "
-            "start and end: leave the others out (only a row of a benchmark, which has a `clip_id`, may have more columns)"
-        )
-    check_spelling("a clip", unknown, (*content, "sampling_rate", "start", "end"))
-    given = {key: value for key, value in clip.items() if value is not None}
-    if "clip_id" in clip:  # a row, which is untrusted: addresses are not fetched
-        given = {
-            key: {"path": value} if isinstance(value, str) and key in _FILES else value for key, value in given.items()
-        }
-    file = {key: clip[key] for key in ("bytes", "path") if key in clip}
-    videos = [value for value in (file or None, given.get("video"), given.get("videos")) if value is not None]
-    if len(videos) > 1:
-        raise TypeError(
-            "a clip passed as a dict has several of `bytes` and `path`, `video` and `videos`: leave only one"
-        )
-    arguments = {key: given[key] for key in ("sampling_rate", "start", "end") if key in given}
-    return {"videos": videos or None, "audio": [given["audio"]] if "audio" in given else None, **arguments}
-
-
-def _undecoded(column: Any) -> Any:
-    """The column with its videos or sounds still encoded; otherwise datasets would decode each with torchcodec first."""
-    from datasets import Audio, Video
-
-    source, name = column.source, column.column_name
-    kind = (getattr(source, "features", None) or {}).get(name)
-    if isinstance(kind, (Audio, Video)) and kind.decode and hasattr(source, "cast_column"):
-        return source.cast_column(name, type(kind)(decode=False))[name]
-    return column
-
-
-def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Collates clips [views, ...] to a batch [clips x views, ...]. Rows of a missing modality hold zeros and are masked."""
-    present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
-    views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
-    batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
-    for name in MODEL_INPUTS.values():
-        rows = [sample.get(name) for sample in samples]
-        given = next((row for row in rows if row is not None), None)
-        if given is not None:
-            batch[name] = torch.cat([torch.zeros_like(given) if row is None else row for row in rows])
-    if any(not all(row.values()) for row in present) and all(name in batch for name in MODEL_INPUTS.values()):
-        mask = torch.tensor([list(row.values()) for row in present])
-        batch["modality_mask"] = mask.repeat_interleave(views, dim=0)
-    return batch
 
 
 __all__ = ["AudioVisualClassificationPipeline"]

@@ -6,13 +6,14 @@ from typing import Any
 from .classification import CLASSIFICATION
 from .event_localization import EVENT_LOCALIZATION
 from .pretraining import PRETRAINING
+from .question_answering import QUESTION_ANSWERING
+from .segmentation import SEGMENTATION
 from .task import Task
 
 # Of tasks with the same heads the first that selects a configuration counts, so the special ones come first.
-TASKS: dict[str, Task] = {task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, PRETRAINING)}
-
-# Values of `Benchmark.task` that no task of this package solves, and what a model has to give for them.
-OTHER_NEEDS = {"segmentation": "a mask for every frame", "question answering": "an answer to a question"}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (EVENT_LOCALIZATION, CLASSIFICATION, QUESTION_ANSWERING, SEGMENTATION, PRETRAINING)
+}
 
 DEFAULT_TASK = CLASSIFICATION  # of models whose class names none
 
@@ -47,8 +48,7 @@ def task_of_config(config: Any) -> Task:
 
 def needs_of_benchmark(benchmark_task: str) -> str:
     """What a model has to give for a benchmark of this task, for messages."""
-    official = task_of_benchmark(benchmark_task)
-    return official.needs if official is not None else OTHER_NEEDS[benchmark_task]
+    return task_of_benchmark(benchmark_task).needs
 
 
 def task_of_results(benchmark: Mapping[str, Any]) -> Task:

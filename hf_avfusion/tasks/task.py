@@ -63,6 +63,7 @@ class ShownMetric:
         percent: whether the values are shares, which are shown in per cent.
         digits: decimals of a value that is not shown in per cent.
         hub: the Hub's name of the metric; "" means that it has none.
+        lowest_is_best: the value is an error.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ShownMetric:
     percent: bool = False
     digits: int = 3
     hub: str = ""
+    lowest_is_best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,11 @@ class Task:
             fit the model, or () for the benchmark's own first one.
         borrowed_kinds: kinds of label columns that a model can also be scored on in benchmarks of other tasks.
         read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
+        processor_fields: (rows of training, a `SplitRows`) -> fields of a new model's processor that the data decide, such as the
+            words of questions.
+        check_rows: (processor, rows, a `SplitRows`) raises ValueError for rows that the processor cannot prepare, before a run.
         class_heads: (config) -> head of the model -> number of classes; {} where its answers are not classes.
+        needed_modalities: modalities without which a model gives no answer, such as the video for masks of frames.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are not classes.
         whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
         check_aggregation: (aggregation, config, labels_decide) raises ValueError where views cannot be joined so. With
@@ -105,6 +111,8 @@ class Task:
         reduce: (logits, labels, config) -> smaller tensors from which `metrics` computes the same, clip by clip, so that large
             answers such as masks are not kept until the end of an evaluation. None: `metrics` takes logits and labels.
         metrics: (logits, labels, config) -> name -> value; given what `reduce` returns, where there is one.
+        metric_inputs: names of tensors of the collator, [B, ...], that `metrics` also takes, as keyword arguments, such as the
+            types of questions. The model does not get them.
         metric_names: (config) -> the names that `metrics` can return, to check a name before any evaluation; None if unknown.
         report_names: (metrics, config) -> the same values under the names that reports use. The trainer uses the names of
             `metrics`.
@@ -112,7 +120,9 @@ class Task:
             first metric of the evaluation.
         show_metric: (name of a metric) -> how tables, figures and cards show it. Default: its name and three decimals.
         per_class: (logits, labels, head -> class names, config) -> head -> {"average_precision", "positives"}.
-        answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it.
+        answer: (config, logits [views, ...], top_k=) -> {name of a row: [{"label", "score"}, ...]}, as predict.py prints it. With
+            `takes_text` it takes `texts=` too, the questions.
+        takes_text: models answer questions about a clip, which the processor takes as `text=`.
         pipeline: its entry in `auto.PIPELINES`; None where the task has no pipeline.
         hub_task: the Hub's name of the task (`pipeline_tag`); None for no tag.
         title: the task's name for people, in lower case.
@@ -143,14 +153,18 @@ class Task:
     )
     borrowed_kinds: tuple[str, ...] = ()
     read_labels: Callable[[Sequence[str], Mapping[str, Any]], RowLabels] = lambda columns, fields: RowLabels()
+    processor_fields: Callable[[Any], dict[str, Any]] = lambda trained: {}
+    check_rows: Callable[[Any, Any], None] = lambda processor, rows: None
     class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
+    needed_modalities: tuple[str, ...] = ()
     whole_clip: bool = False
     check_aggregation: Callable[[str, PreTrainedConfig, bool], None] = lambda aggregation, config, labels_decide: None
     join_views: Callable[..., torch.Tensor] | None = None
     loss: Callable[..., torch.Tensor] | None = None
     reduce: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
     metrics: Callable[..., dict[str, float]] | None = None
+    metric_inputs: tuple[str, ...] = ()
     metric_names: Callable[[PreTrainedConfig], set[str] | None] = lambda config: None
     report_names: Callable[[Mapping[str, float], PreTrainedConfig], dict[str, float]] = lambda metrics, config: dict(
         metrics
@@ -159,6 +173,7 @@ class Task:
     show_metric: Callable[[str], ShownMetric] = lambda name: ShownMetric(name.replace("_", " "))
     per_class: Callable[..., dict[str, dict[str, list]]] = lambda logits, labels, classes, config: {}
     answer: Callable[..., dict[str, list[dict[str, Any]]]] | None = None
+    takes_text: bool = False
     pipeline: PipelineEntry | None = None
     hub_task: str | None = None
     describe_labels: Callable[[PreTrainedConfig, str | None], str] = lambda config, source: (

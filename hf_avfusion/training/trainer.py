@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import find_batch_size
 from torch.optim.lr_scheduler import StepLR
@@ -15,11 +14,13 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
+from ..data.collating import AVCollator, LabelChecks
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
 from ..evaluation.adapter_checkpoints import check_adapter_weights
-from ..evaluation.views import ViewProtocol, check_sample_views, check_views, view_logits
+from ..evaluation.view_checks import check_sample_views, stated_views
+from ..evaluation.views import ViewProtocol, check_views, join_batches, view_logits
 from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
@@ -38,8 +39,8 @@ class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
-      default of both is the collator of the model's task without augmentation (`Task.collator`). It checks labels against the
-      model's classes.
+      default of both is the collator of the model's task without augmentation (`Task.collator`). Labels are checked against the
+      model's classes for every collator, before a batch goes to a device.
     - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
       on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
       A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
@@ -57,7 +58,7 @@ class AVTrainer(TrainerHooks):
       after each batch to the values that the metrics need (`Task.reduce`). The evaluation loss is the mean over clips, while the
       Trainer's own gives a smaller last batch the weight of a full one. Clips whose labels are -100 count in neither.
     - Several views per clip in evaluation and prediction, if the arguments (`eval_num_views`, `eval_protocol`, ...) or the
-      transform of the evaluated `ClipStream` (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
+      evaluated dataset or its transform (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
       Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
       loss is the model's evaluation loss of the joined logits, so that it matches the metrics. It is not the mean of the views'
       losses.
@@ -111,7 +112,7 @@ class AVTrainer(TrainerHooks):
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
         self.task = task_of(self.model) or DEFAULT_TASK
-        plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
+        self._task_collator = plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
         self.data_collator = plain if data_collator is None else data_collator
         self.eval_data_collator = plain if eval_data_collator is None else eval_data_collator
         if (
@@ -130,7 +131,7 @@ class AVTrainer(TrainerHooks):
         self._views: ViewProtocol | None = None  # of the current evaluation
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for dataset in (*sets, validation_dataset):
-            self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
+            self._views_of(dataset, before_training=True)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
         self._save_after_updates_only()
@@ -197,7 +198,7 @@ class AVTrainer(TrainerHooks):
         if self._is_read_here(dataset):
             dataloader = self._stream_loader(dataset, self._train_batch_size, self.data_collator, is_training=True)
         else:
-            dataloader = super().get_train_dataloader()
+            dataloader = self._loader_of_trainer(self.data_collator, super().get_train_dataloader)
         self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
         self._counts = self._counts_earlier = [0] * len(COUNTED)
         return dataloader
@@ -213,11 +214,20 @@ class AVTrainer(TrainerHooks):
     def _evaluation_loader(self, dataset: Dataset, make_loader: Callable[[], DataLoader]) -> DataLoader:
         if self._is_read_here(dataset):
             return self._stream_loader(dataset, self.args.eval_batch_size, self.eval_data_collator, is_training=False)
-        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        return self._loader_of_trainer(self.eval_data_collator, make_loader)
+
+    def _loader_of_trainer(self, collator: Callable, make_loader: Callable[[], DataLoader]) -> DataLoader:
+        """The Trainer's own loader, with a collator."""
+        training_collator, self.data_collator = self.data_collator, self._with_label_checks(collator)
         try:
             return make_loader()
         finally:
             self.data_collator = training_collator
+
+    def _with_label_checks(self, collator: Callable) -> Callable:
+        """A collator whose labels are checked before the batch goes to a device."""
+        checks = isinstance(collator, AVCollator) and collator.num_labels is not None
+        return collator if checks else LabelChecks(collator, self._task_collator)
 
     def _is_read_here(self, dataset: Any) -> bool:
         """Whether `_stream_loader` makes the loader of a dataset, and not the Trainer.
@@ -229,7 +239,7 @@ class AVTrainer(TrainerHooks):
     def _stream_loader(
         self, dataset: IterableDataset, batch_size: int, collator: Callable, is_training: bool
     ) -> DataLoader:
-        workers = self.args.dataloader_num_workers
+        workers, collator = self.args.dataloader_num_workers, self._with_label_checks(collator)
         options = {
             "num_workers": workers,
             "drop_last": is_training and self.args.dataloader_drop_last,
@@ -252,6 +262,7 @@ class AVTrainer(TrainerHooks):
             self._loss_weight = 1.0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if name not in self.task.metric_inputs}
         computed = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self._loss_weight == 1.0:
             return computed
@@ -401,14 +412,17 @@ class AVTrainer(TrainerHooks):
         known = self.task.metric_names(config) if self.compute_metrics == self._task_metrics else None
         return known and names | known
 
-    def _views_of(self, dataset: Any) -> ViewProtocol | None:
+    def _views_of(self, dataset: Any, before_training: bool = False) -> ViewProtocol | None:
         """The views of an evaluation set; None if its clips have a single view.
+
+        Args:
+            before_training: read the first sample also where a single view is expected. Later, the first batch raises as early.
 
         Raises:
             ValueError: the set cannot give these views, or the model cannot be scored with them.
         """
         protocol = self.args.eval_views
-        num_views = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
+        num_views = stated_views(dataset)
         if protocol is None:
             protocol = ViewProtocol(num_views or 1, 1, "mean_logits", "the transform of the evaluation set")
         elif num_views is not None and num_views != protocol.total:
@@ -418,11 +432,13 @@ class AVTrainer(TrainerHooks):
             )
         flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
         check_views(protocol, self.task, getattr(self.model, "config", None), flags)
-        if protocol.total > 1 and num_views is None:
-            check_sample_views(dataset, protocol.total)
+        if num_views is None and (protocol.total > 1 or before_training):
+            check_sample_views(dataset, protocol.total, self.eval_data_collator, getattr(self.model, "config", None))
         return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        scored = {name: inputs[name] for name in self.task.metric_inputs if name in inputs}
+        inputs = {name: value for name, value in inputs.items() if name not in scored}
         if self._views is not None:
             loss, logits, labels = self._predict_views(model, inputs)
             if prediction_loss_only:
@@ -431,6 +447,8 @@ class AVTrainer(TrainerHooks):
             loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         if self._reduces and logits is not None and labels is not None:
             logits, labels = self.task.reduce(_only_logits(logits, labels), labels, self.model.config)
+        if scored and labels is not None:
+            labels = (labels, {name: value.to(labels.device) for name, value in scored.items()})
         clips = self._evaluated.own_rows if self._evaluated is not None else find_batch_size(inputs)
         self._clips += clips
         if loss is not None and clips:
@@ -471,13 +489,16 @@ class AVTrainer(TrainerHooks):
     def _task_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = prediction.predictions, prediction.label_ids
         if not self.args.eval_do_concat_batches:  # lists of batches
-            logits = np.concatenate([_only_logits(batch, None) for batch in logits])
-            labels = np.concatenate(labels)
+            logits = _join_arrays([_only_logits(batch, None) for batch in logits])
+            labels = _join_arrays(labels)
+        labels, scored = labels if isinstance(labels, tuple) else (labels, {})
         logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
         labels, config = torch.as_tensor(labels), self.model.config
         if self.task.reduce is not None and not self._reduces:
             logits, labels = self.task.reduce(logits, labels, config)
-        return self.task.metrics(logits, labels, config)
+        return self.task.metrics(
+            logits, labels, config, **{name: torch.as_tensor(each) for name, each in scored.items()}
+        )
 
     # ---- checkpoints ----
 
@@ -497,6 +518,15 @@ class AVTrainer(TrainerHooks):
 def _only_logits(predictions: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
     """Keeps only the logits; other outputs (logits per modality, hidden states) would fill the memory during evaluation."""
     return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _join_arrays(batches: list[Any]) -> Any:
+    """Arrays of batches to tensors of all rows, also in tuples and dictionaries."""
+    if isinstance(batches[0], tuple):
+        return tuple(map(_join_arrays, map(list, zip(*batches))))
+    if isinstance(batches[0], dict):
+        return {name: _join_arrays([batch[name] for batch in batches]) for name in batches[0]}
+    return join_batches([torch.as_tensor(batch) for batch in batches])
 
 
 def _classes_to_shard(model: torch.nn.Module) -> list[str]:

@@ -122,6 +122,8 @@ class LavishTwoStreamConfig(ClassifierConfig):
         match_hidden_sizes (`list[int]`, *optional*): Widths of the match head; by default 1, 1/2 and 1/4 of
             `question_hidden_size`.
         match_loss_weight (`float`, defaults to 0.5): Weight of the match loss.
+        question_types (`list[str]`, *optional*): Names of the types of questions in the order of their numbers in the training
+            data, for scores by type. " / " stands between levels, as in `"Audio-Visual / Counting"`.
 
     Raises:
         ValueError: If fields contradict each other; the message names them.
@@ -201,6 +203,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
     question_dropout: float | int = 0.1
     match_hidden_sizes: list[int] | tuple[int, ...] | None = None
     match_loss_weight: float | int = 0.5
+    question_types: list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self, **kwargs):
         if self.backbone_config is None:

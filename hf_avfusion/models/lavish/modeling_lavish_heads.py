@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
+from ..shared.two_streams import refuse_unknown_inputs
 from .configuration_lavish import LavishTwoStreamConfig
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
 from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
@@ -59,6 +61,14 @@ class LavishQuestionAnsweringOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+QUESTION_INPUTS = (
+    "pixel_values",
+    "input_features",
+    "modality_mask",
+    "input_ids",
+    "negative_pixel_values",
+    "negative_mask",
+)
 RECORDED = ("hidden_states", "attentions", "audio_hidden_states", "audio_attentions")
 
 
@@ -96,7 +106,7 @@ class LavishForSegmentation(LavishPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -104,16 +114,20 @@ class LavishForSegmentation(LavishPreTrainedModel):
     ) -> LavishSegmentationOutput:
         r"""
         Args:
-            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`].
+            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`]. Frames are needed: a clip that
+                `modality_mask` says has none gets logits without meaning. Frames of `config.mask_size` are resized to
+                `config.image_size` (bicubic), as published.
             labels (integer [B, S, H, W], *optional*): 1 where what sounds is seen, else 0; 255 in all pixels of a segment without
                 a mask, which does not count. S4 trains on the first segment.
         """
         config = self.config
-        if pixel_values is None:
-            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
+        if pixel_values is not None and pixel_values.shape[-2:] == config.mask_hw != config.image_hw:
+            pixel_values = self._to_image_size(pixel_values)
         outputs = self.lavish(
             pixel_values, input_features, modality_mask, return_dict=True, output_stage_states=True, **kwargs
         )
+        if pixel_values is None:
+            raise ValueError("`pixel_values` are needed: masks are of frames. Give the frames of every clip.")
         with_video = with_audio = None
         if modality_mask is not None:
             with_video, with_audio = modality_mask.bool().unbind(dim=1)
@@ -139,6 +153,13 @@ class LavishForSegmentation(LavishPreTrainedModel):
         return LavishSegmentationOutput(
             loss=loss, logits=decoded.logits, **{name: outputs.get(name) for name in RECORDED}
         )
+
+    def _to_image_size(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Frames [..., C, H, W] resized as published: bicubic, not antialiased, after normalisation."""
+        *rest, channels, height, width = pixel_values.shape
+        flat = pixel_values.reshape(-1, channels, height, width)
+        resized = nn.functional.interpolate(flat, size=self.config.image_hw, mode="bicubic", align_corners=False)
+        return resized.reshape(*rest, channels, *self.config.image_hw)
 
 
 class LavishForQuestionAnswering(LavishPreTrainedModel):
@@ -188,8 +209,12 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             negative_mask (bool [B], *optional*): False where a clip has no negative and its row holds filler.
             labels (integer [B] or [B, Q], *optional*): Indices of the answers.
         """
-        if input_ids is None:
-            raise ValueError("`input_ids` are needed: the words of a question about each clip.")
+        refuse_unknown_inputs(kwargs, QUESTION_INPUTS)
+        if input_ids is None and (pixel_values is not None or input_features is not None):
+            raise ValueError(
+                "`input_ids` are needed: the words of a question about each clip. Prepare clips with the model's own processor, "
+                "processor(videos=..., text=...)."
+            )
         outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         negative = None
         if negative_pixel_values is not None:

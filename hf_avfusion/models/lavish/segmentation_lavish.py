@@ -383,8 +383,9 @@ def init_segmentation_layer(module: nn.Module) -> None:
     """
     scheme = getattr(module, "init_scheme", None)
     if scheme == "zero_norm":
-        init.zeros_(module.weight)
-        init.zeros_(module.bias)
+        for values in (module.weight, module.bias, module.running_mean, module.num_batches_tracked):
+            init.zeros_(values)
+        init.ones_(module.running_var)
     elif scheme == "dilated":
         init.normal_(module.weight, std=DILATED_STD)
         bound = module.weight[0].numel() ** -0.5

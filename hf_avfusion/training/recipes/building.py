@@ -46,14 +46,17 @@ def known_fields(section: str, architecture: str) -> set[str]:
     if section == "spec_augment":
         return {field.name for field in fields(SpecAugment)}
     if section == "collator":
-        return {"time_shift", "mixup_alpha", "mixup_per_modality"}
+        return {name for task in TASKS.values() for name in task.collator_class.RECIPE_FIELDS}
     if section == "training":
         return {field.name for field in fields(AVTrainingArguments) if field.init}
     raise ValueError(f"A recipe has no section {section!r}.")
 
 
 def build_processor(
-    recipe: Recipe, head: Mapping[str, Any] | None = None, source: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    head: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
+    decided_by_data: Mapping[str, Any] | None = None,
 ) -> Any:
     """The architecture's processor with the recipe's window, audio and video settings.
 
@@ -63,9 +66,10 @@ def build_processor(
     Args:
         head: as for `build_fresh`. Its `num_segments` is also that of the window, if the processor cuts clips into segments.
         source: as `source_fields` returns it.
+        decided_by_data: more arguments of the processor (`Task.processor_fields`).
 
     Raises:
-        ValueError: fields contradict each other; raised by the parts of the processor.
+        ValueError: the processor has no such arguments, or fields contradict each other; raised by the parts of the processor.
     """
     config_class = CONFIG_MAPPING[recipe.architecture]
     processor_class = PROCESSOR_MAPPING[config_class]
@@ -76,8 +80,13 @@ def build_processor(
     window = WindowPolicy.from_dict({**processor_class.default_window.to_dict(), **decided})
     video = {**processor_class.frames_of_size(*front["image_size"])} if "image_size" in front else {}
     audio = _front_end_of_audio(recipe, processor_class, window, front)
-    extractor = AVFusionFeatureExtractor(**audio)
-    return processor_class(AVFusionVideoProcessor(**{**video, **recipe.video}), extractor, window=window)
+    extractor, more = AVFusionFeatureExtractor(**audio), dict(decided_by_data or {})
+    if absent := more.keys() - inspect.signature(processor_class).parameters.keys():
+        raise ValueError(
+            f"{processor_class.__name__} of {recipe.architecture} takes no {', '.join(sorted(absent))}, which the data need: "
+            "choose another --model."
+        )
+    return processor_class(AVFusionVideoProcessor(**{**video, **recipe.video}), extractor, window=window, **more)
 
 
 def _front_end_of_audio(
@@ -135,6 +144,8 @@ def input_sizes(processor: Any) -> dict[str, Any]:
         "num_mel_bins": processor.feature_extractor.num_mel_bins,
         "spectrogram_length": processor.feature_extractor.spectrogram_length,
     }
+    if getattr(processor, "vocab", None) is not None:
+        sizes["vocab_size"] = len(processor.vocab)
     return {**sizes, "num_segments": segments} if processor.takes_segments else sizes
 
 
@@ -186,7 +197,10 @@ def config_values(
 
 
 def build_fresh(
-    recipe: Recipe, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
+    recipe: Recipe,
+    head: dict[str, Any],
+    auto_class: type = AutoModelForAudioVisualClassification,
+    decided_by_data: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Builds the processor and a new model, with random weights or those of `recipe.init`.
 
@@ -196,6 +210,7 @@ def build_fresh(
         recipe: its `architecture`, `size`, `init`, `init_method` and sections are used. With `init`, that model decides the size.
         head: fields of the configuration that the labels decide (`Task.config_fields`).
         auto_class: selects one of the architecture's models.
+        decided_by_data: see `build_processor`.
 
     Raises:
         ValueError: the architecture has no such model, or its configuration does not accept the fields.
@@ -207,7 +222,7 @@ def build_fresh(
             f"{recipe.architecture} has no model for {auto_class.__name__}: choose an architecture that has one ({known})."
         )
     source = source_fields(recipe, auto_class)
-    processor = build_processor(recipe, head, source)
+    processor = build_processor(recipe, head, source, decided_by_data)
     values = config_values(recipe, head, processor, source)
     if recipe.init is not None:
         start = getattr(auto_class._model_mapping[config_class], recipe.init_method, None)
@@ -218,12 +233,18 @@ def build_fresh(
 
 
 def load_checkpoint(
-    run: Run, head: dict[str, Any], auto_class: type = AutoModelForAudioVisualClassification
+    run: Run,
+    head: dict[str, Any],
+    auto_class: type = AutoModelForAudioVisualClassification,
+    decided_by_data: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """Loads the processor and the model of a run's checkpoint, with the recipe's regularization and the fields of `--config`.
 
     Sizes are the checkpoint's, and so are windows unless flags change them. Only the head may be newly initialised. Of an adapter,
     this is the base model (`adapting.add_adapter` loads the adapter).
+
+    Args:
+        decided_by_data: see `build_processor`; fields that the saved processor has keep their values.
 
     Raises:
         ValueError: the checkpoint has another architecture than the named recipe, or weights outside the head are missing (for
@@ -243,6 +264,7 @@ def load_checkpoint(
     segments = {**head, **given}.get("num_segments", processor.window["num_segments"])
     if processor.takes_segments and segments != processor.window["num_segments"]:
         window["num_segments"] = segments
+    window |= {n: v for n, v in (decided_by_data or {}).items() if getattr(processor, n, None) is None}
     if window:
         before, extractor = input_sizes(processor), processor.feature_extractor
         if "audio_seconds" in window or ("num_segments" in window and segments is None):
@@ -250,7 +272,7 @@ def load_checkpoint(
             rows = round(seconds * extractor.sampling_rate / extractor.hop_length)
             window["spectrogram_length"] = rows
         processor = AutoProcessor.from_pretrained(run.checkpoint, **window)
-        changed = {name: value for name, value in input_sizes(processor).items() if value != before[name]}
+        changed = {name: value for name, value in input_sizes(processor).items() if value != before.get(name)}
         sizes = place_fields(config, allow_broken_row(changed, getattr(config, "patch_hw", 1)))
     if absent := unknown_fields(config, (*head, *given)):
         raise ValueError(
@@ -297,7 +319,10 @@ def build_collator(recipe: Recipe, config: Any, seed: int, *, task: Task | None 
     Args:
         task: by default the recipe's.
     """
-    return (task or TASKS[recipe.task]).collator_class.for_model(
+    task = task or TASKS[recipe.task]
+    if unknown := recipe.collator.keys() - {*task.collator_class.RECIPE_FIELDS}:
+        raise ValueError(f"collator.{min(unknown)}: a run for {task.title} has no such setting: leave it out.")
+    return task.collator_class.for_model(
         config,
         spec_augment=None if recipe.spec_augment is None else SpecAugment(**recipe.spec_augment),
         seed=seed,

@@ -98,9 +98,12 @@ def build_run(
     fields = task.config_fields(data.trained.rows.features, columns, config) if columns else {}
     # The processor's windows and sizes decide the model's input sizes. A checkpoint has its own processor.
     if run.checkpoint is None:
-        processor, model = build_fresh(run.recipe, fields, task.auto_class)
+        processor, model = build_fresh(run.recipe, fields, task.auto_class, task.processor_fields(data.trained))
     else:
-        processor, model = load_checkpoint(run, fields, task.auto_class)
+        processor, model = load_checkpoint(run, fields, task.auto_class, task.processor_fields(data.trained))
+    for part in (data.trained, data.validation, data.evaluated):
+        if part is not None:
+            task.check_rows(processor, part)
     if task_of(model) is not task:
         wanted = " ".join(
             f"{name}={getattr(model.config, name)}" for name in ("num_segments",) if hasattr(model.config, name)

@@ -91,7 +91,8 @@ def parse_with_recipe(
     published = get_recipe(name) if name is not None else None
     base = published
     if published is None:
-        own = PLAIN_FIELDS.get(architecture_of(flags.get("model", PLAIN.architecture)), {})
+        usual = TASKS[task].plain_recipe.get("architecture", PLAIN.architecture)
+        own = PLAIN_FIELDS.get(architecture_of(flags.get("model", usual)), {})
         base = replace(PLAIN, task=task, **{**own, **TASKS[task].plain_recipe})
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")

@@ -286,3 +286,59 @@ def test_a_card_states_the_segments():
     assert "2 RGB frames from the first to the last of the clip; resized to 16 x 16" in card
     assert "2 segments of 0.3 s of audio, spread from the start of the clip to 0.1 s before its end" in card
     assert "| short clips | are heard whole in every segment |" in card
+
+
+# ------------------------------------------------------------------------------------------------------------------ questions
+
+WORDS = ["<pad>", "Where", "is", "the", "piano", "Is", "it", "loud"]
+
+
+def test_questions_become_word_indices_of_each_clip(clips):
+    processor = tiny(vocab=WORDS, max_question_length=5)
+    assert processor.model_input_names == ["pixel_values", "input_features", "input_ids"]
+    where, loud = [1, 2, 3, 4, 0], [5, 6, 7, 0, 0]
+    for text, expected in (
+        ("Where is the piano?", [where, where]),
+        (["Where is the piano?", "Is it loud?"], [where, loud]),
+        ([["Is it loud?", "Where is the piano?"], ["Is it loud?", "Is it loud?"]], [[loud, where], [loud, loud]]),
+    ):
+        inputs = processor(videos=clips, text=text, return_tensors="pt")
+        assert inputs["input_ids"].dtype == torch.int64
+        assert inputs["input_ids"].tolist() == expected
+    alone = processor(videos=clips[0], text=["Where is the piano?", "Is it loud?", "Is it loud?"])
+    assert alone["input_ids"] == [[where, loud, loud]]
+    del inputs["input_ids"]
+    plain = processor(videos=clips, return_tensors="pt")
+    assert inputs.keys() == plain.keys()
+    assert all(torch.equal(inputs[name], plain[name]) for name in plain)
+
+
+def test_the_vocabulary_is_saved_with_the_processor(tmp_path):
+    processor = tiny(vocab=WORDS, max_question_length=5)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert (loaded.vocab, loaded.max_question_length) == (WORDS, 5)
+    longer = AutoProcessor.from_pretrained(tmp_path, max_question_length=6)
+    assert longer.encode_questions("Is it loud?").tolist() == [5, 6, 7, 0, 0, 0]
+    assert tiny(vocab=WORDS).max_question_length == 14
+
+
+def test_wrong_questions_are_refused_by_name(clips):
+    processor = tiny(vocab=WORDS, max_question_length=5)
+    for text, message in (
+        ("Where is the Piano?", r"the word 'Piano'.*Did you mean 'piano'\?"),
+        ("Is the piano loud is it?", r"has 6 words, but at most 5 are allowed \(max_question_length\)"),
+        (["Is it loud?", "?"], "'\\?' has no words"),
+        (["Is it loud?"] * 3, "text holds 3 questions for 2 clips"),
+        ([["Is it loud?"], ["Is it loud?", "Is it loud?"]], "text holds lists of 1, 2 questions"),
+        ([], "at least one question"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            processor(videos=clips, text=text)
+    with pytest.raises(ValueError, match="has no vocabulary, so it takes no questions"):
+        tiny()(videos=clips, text="Is it loud?")
+    with pytest.raises(ValueError, match="max_question_length=5 is for questions"):
+        tiny(max_question_length=5)
+    with pytest.raises(TypeError, match="unknown keyword argument text"):
+        MBTProcessor()(videos=clips, text="Is it loud?")
