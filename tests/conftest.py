@@ -77,8 +77,8 @@ def local_hub(tmp_path_factory) -> LocalHub:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the files: those with most slow tests, then those with most tests. Processes take files in this order, and a long one at
-    the end would leave the others without work.
+    """Sorts the files by their slow tests, then by their tests. The processes take files in this order, and a long one at the end
+    would leave all but one without work.
     """
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     size = Counter(item.path for item in items)
