@@ -31,6 +31,7 @@ from .views import (
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ..media.windows import WindowPolicy
     from ..processing.processing_avfusion import AVFusionProcessor
     from ..tasks import Task
 
@@ -172,6 +173,10 @@ def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str |
     missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
     if missing:
         return f"the model has no {' and no '.join(sorted(missing))} stream"
+    task = task_of_config(config)
+    needed = set(task.needed_modalities) - set(MODALITY_SETS[name])
+    if needed:
+        return f"a model for {task.title} needs {' and '.join(sorted(needed))}"
     if name != "a" and data in BENCHMARKS and not BENCHMARKS[data].has_video:
         return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
@@ -188,9 +193,16 @@ def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[
     }
     if isinstance(settings["modalities"], (list, tuple)):
         settings["modalities"] = sorted(settings["modalities"])
-    settings["trained_span"] = round(window.stride * window.num_frames, 6)
+    settings["trained_span"] = _span_of(window)
     settings["trained_synchronous"] = window.synchronous
-    return settings
+    if window.num_segments is not None:
+        settings |= {"num_segments": window.num_segments, "segment_seconds": window.segment_seconds}
+    return {**settings, **getattr(config, "report_settings", {})}
+
+
+def _span_of(window: WindowPolicy) -> float | None:
+    """The seconds that the frames of a window cover; None for segments, whose frames are those of the whole clip."""
+    return None if window.num_segments is not None else round(window.stride * window.num_frames, 6)
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,8 @@ def plan_passes(
     given = check_modalities(given, config)
     settings, passes = settings_of(config, processor), []
     for condition in conditions:
-        if clips.task.whole_clip and condition != Condition():
+        whole = clips.task.whole_clip or processor.window_policy.num_segments is not None
+        if whole and condition != Condition():
             raise ValueError(
                 f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model sees the "
                 "whole clip, so its window is the whole clip; leave them out"
@@ -251,7 +264,7 @@ def plan_passes(
             "partition": clips.partition,
         }
         how = {
-            "span": round(sampler.window_policy.stride * sampler.window_policy.num_frames, 6),
+            "span": _span_of(sampler.window_policy),
             "sampling": condition.sampling,
             "views": protocol.num_views,
             "crops": protocol.num_crops,
@@ -336,7 +349,7 @@ def conditions_of(
     """
     own = None
     if processor is not None:
-        own = round(processor.window_policy.stride * processor.window_policy.num_frames, 6)
+        own = _span_of(processor.window_policy)
     conditions = [Condition(), *(Condition(span=span) for span in spans), *(Condition(sampling=s) for s in samplings)]
     conditions = [replace(each, span=None) if each.span == own else each for each in conditions]
     return list(dict.fromkeys(conditions))

@@ -420,11 +420,11 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
-                    scored = {name: part.pop(name) for name in task.metric_inputs if name in part}
                     if num_views == 1 and (surplus := surplus_axes(input_shapes(part), config)):
                         raise ValueError(
                             f"the samples have an axis more than one view of a clip, {surplus}: pass num_views=, the views of each."
                         )
+                    scored = {name: part.pop(name) for name in task.metric_inputs if name in part}
                     logits_of_views = view_logits(model, part, views=num_views, views_per_step=views_per_step)
                     labels = part.get("labels")
                     logits = task.join_views(logits_of_views, labels, aggregation, config)

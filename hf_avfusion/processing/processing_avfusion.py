@@ -170,6 +170,12 @@ class AVFusionProcessor(ProcessorMixin):
                 "from_pretrained together with audio_seconds)"
             )
 
+    @classmethod
+    def frames_of_size(cls, height: int, width: int) -> dict[str, Any]:
+        """Fields of a video processor for frames of this size, pixels. The short side before the crop has the published ratio."""
+        short = round(min(height, width) * 256 / 224)
+        return {"size": {"shortest_edge": short}, "crop_size": {"height": height, "width": width}}
+
     @property
     def window_policy(self) -> WindowPolicy:
         return _policy(**self.window)

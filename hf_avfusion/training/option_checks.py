@@ -125,10 +125,10 @@ def check_trainer(trainer: AVTrainer, own_metrics: bool) -> None:
 
 
 def check_best_metric(trainer: AVTrainer) -> None:
-    """Checks that evaluations during training have the metric that selects the best checkpoint.
+    """Checks that evaluations during training have the metric that selects the best checkpoint, and that its best value is known.
 
     Raises:
-        ValueError: they have not; the message lists all metrics.
+        ValueError: they have not, and the message lists all metrics; or the highest value of an error would be chosen.
     """
     wanted, names = trainer.args.metric_for_best_model, trainer.metric_names()
     if wanted is None or names is None:
@@ -140,6 +140,14 @@ def check_best_metric(trainer: AVTrainer) -> None:
         raise ValueError(
             f"metric_for_best_model={wanted!r}: an evaluation of this model has no such metric"
             f"{did_you_mean(wanted.removeprefix('eval_'), sorted(names))}; its metrics are {', '.join(sorted(names))}."
+        )
+    name = wanted.removeprefix("eval_")
+    for key in sets if isinstance(sets, dict) else ():
+        name = name.removeprefix(f"{key}_")
+    if trainer.task.show_metric(name).lowest_is_best and trainer.args.greater_is_better:
+        raise ValueError(
+            f"metric_for_best_model={wanted!r} with greater_is_better=True (transformers' default) would choose the largest error:"
+            " set greater_is_better=False (--greater_is_better false)."
         )
 
 

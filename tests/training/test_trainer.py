@@ -597,3 +597,40 @@ def test_training_on_rendered_clips(tmp_path):
         assert AutoProcessor.from_pretrained(checkpoint).to_dict() == processor.to_dict()
     loaded = AutoModelForAudioVisualClassification.from_pretrained(tmp_path / "run" / "checkpoint-24")
     assert_same_bits(loaded.state_dict(), trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_regression_is_evaluated_by_its_errors(tmp_path, outputs, views):
+    targets = list(torch.randn(14, outputs, generator=torch.Generator().manual_seed(1)).squeeze(-1))
+    targets[3] = torch.full_like(targets[3], -100.0)  # no target
+    fields = {"class_splits": None, "num_labels": outputs, "problem_type": None if outputs == 1 else "regression"}
+    model = tiny_model(**fields)
+    samples = with_views(14, views, targets) if views > 1 else MemoryStream(labels=targets).samples
+    options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "mae"}
+    options |= {"eval_num_views": views, "num_train_epochs": 1, "train_dataset": MemoryStream(labels=targets)}
+    train = options.pop("train_dataset")
+    trainer = AVTrainer(
+        model, arguments(tmp_path, greater_is_better=False, **options), train_dataset=train, eval_dataset=samples
+    )
+    trainer.train()
+    metrics, predicted = trainer.evaluate(), trainer.predict(samples)
+    difference = torch.from_numpy(predicted.predictions) - torch.stack(targets).reshape(14, outputs)
+    difference = difference[[number for number in range(14) if number != 3]]
+    assert metrics["eval_mse"] == pytest.approx(difference.square().mean().item(), rel=1e-5)
+    assert metrics["eval_mse"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+    assert metrics["eval_mae"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
+    assert not {"eval_top1", "eval_map"} & set(metrics)
+    with pytest.raises(ValueError, match=r"'mae' with greater_is_better=True .* largest error"):
+        AVTrainer(model, arguments(tmp_path, **options), train_dataset=train, eval_dataset=samples).train()
+    with pytest.raises(ValueError, match=r"--eval_aggregation: mean_probabilities .* predicts numbers"):
+        AVTrainer(model, arguments(tmp_path, eval_aggregation="mean_probabilities"), eval_dataset=samples)
+
+
+def test_a_regression_is_not_evaluated_on_classes():
+    config = tiny_model(class_splits=None, num_labels=3, problem_type="regression").config
+    fields = {"problem_type": "single_label_classification"}
+    with pytest.raises(
+        ValueError, match=r"predicts numbers \(problem_type=regression, .*the column label holds classes"
+    ):
+        task_of(tiny_model()).check_fields(config, fields, "the column label")

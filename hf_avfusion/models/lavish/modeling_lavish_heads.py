@@ -8,10 +8,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from ..shared.start_methods import StartMethod
+from ..shared.two_streams import refuse_unknown_inputs
 from .configuration_lavish import LavishTwoStreamConfig
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
-from .modeling_lavish import BACKBONES_OF_TRANSFORMERS, LavishPreTrainedModel, LavishTwoStreamModel
+from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
 from .question_answering_lavish import LavishQuestionAnsweringHead, question_answering_loss
 from .segmentation_lavish import LavishMaskDecoder
 
@@ -61,6 +61,14 @@ class LavishQuestionAnsweringOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+QUESTION_INPUTS = (
+    "pixel_values",
+    "input_features",
+    "modality_mask",
+    "input_ids",
+    "negative_pixel_values",
+    "negative_mask",
+)
 RECORDED = ("hidden_states", "attentions", "audio_hidden_states", "audio_attentions")
 
 
@@ -73,7 +81,7 @@ class LavishForSegmentation(LavishPreTrainedModel):
     """
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -158,7 +166,7 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
     """LAVISH with the question-answering head of MUSIC-AVQA. It needs segments; their order does not count for it."""
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -201,8 +209,12 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             negative_mask (bool [B], *optional*): False where a clip has no negative and its row holds filler.
             labels (integer [B] or [B, Q], *optional*): Indices of the answers.
         """
-        if input_ids is None:
-            raise ValueError("`input_ids` are needed: the words of a question about each clip.")
+        refuse_unknown_inputs(kwargs, QUESTION_INPUTS)
+        if input_ids is None and (pixel_values is not None or input_features is not None):
+            raise ValueError(
+                "`input_ids` are needed: the words of a question about each clip. Prepare clips with the model's own processor, "
+                "processor(videos=..., text=...)."
+            )
         outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         negative = None
         if negative_pixel_values is not None:

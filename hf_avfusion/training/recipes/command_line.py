@@ -9,16 +9,17 @@ from dataclasses import field, make_dataclass, replace
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, TrainingArguments
+from transformers import AutoConfig, AutoProcessor, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from ...tasks import TASKS
-from . import get_recipe
+from . import PLAIN_FIELDS, get_recipe
 from .batches import learning_rate_for, share_batch
 from .building import default_config, known_fields, sections_of_processor
 from .nested_fields import flat_fields, unknown_fields
@@ -34,6 +35,16 @@ USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
 
 FRESH_ONLY = ("size", "start", "image_size")
+
+
+def architecture_of(model: str) -> str | None:
+    """The architecture that `--model` names, or that of the checkpoint; None if it cannot be read (loading it fails later)."""
+    if model in CONFIG_MAPPING:
+        return model
+    try:
+        return AutoConfig.from_pretrained(model).model_type
+    except (OSError, ValueError):
+        return None
 
 
 def start_methods() -> dict[str, StartMethod]:
@@ -75,7 +86,11 @@ def parse_with_recipe(
     flags = _explicit_flags(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
-    base = published if published is not None else replace(PLAIN, task=task, **TASKS[task].plain_recipe)
+    base = published
+    if published is None:
+        usual = TASKS[task].plain_recipe.get("architecture", PLAIN.architecture)
+        own = PLAIN_FIELDS.get(architecture_of(flags.get("model", usual)), {})
+        base = replace(PLAIN, task=task, **{**own, **TASKS[task].plain_recipe})
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 
@@ -132,6 +147,9 @@ def parse_with_recipe(
             )
         start = _with_start(start, name, options, flags, methods)
     recipe = _with_flags(start, options, flags)
+    is_cut = checkpoint is None and PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]].takes_segments
+    if is_cut and hasattr(script_options, "num_segments"):
+        recipe = recipe.replace(window={"num_segments": script_options.num_segments})
     recipe = replace(recipe, batch_size=batch)
     if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
         raise ValueError(
@@ -159,7 +177,8 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
-        "eval_protocol": recipe.views,  # skipped if the training arguments lack this field
+        "num_segments": recipe.window.get("num_segments"),  # this and the next: skipped where a script has no such flag
+        "eval_protocol": recipe.views,
         **recipe.training,
     }
 
@@ -227,11 +246,8 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
         "collator": {"mixup_alpha": options.mixup_alpha},
     }
     if "image_size" in flags:
-        side = options.image_size  # keeps the published ratio of short side to crop, 256 : 224
-        changes["video"] = {
-            "size": {"shortest_edge": round(side * 256 / 224)},
-            "crop_size": {"height": side, "width": side},
-        }
+        side = options.image_size
+        changes["video"] = PROCESSOR_MAPPING[config_class].frames_of_size(side, side)
     # These sections can be switched off, and on where the recipe has none.
     for section, on in (("frame_augmentation", options.augment), ("spec_augment", options.spec_augment)):
         changes[section] = None if not on else (getattr(recipe, section) or {})

@@ -157,6 +157,27 @@ class ClassificationOptions(DataOptions):
         check_at_most(1, modality_dropout=self.modality_dropout)
 
 
+@dataclass
+class QuestionOptions(DataOptions):
+    """Flags of the script that trains models to answer questions."""
+
+    num_segments: int | None = field(
+        default=None,
+        metadata={
+            "help": "Segments of a clip: a frame and a piece of sound each (new model: 10; checkpoint: its own)."
+        },
+    )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, modality_dropout=self.modality_dropout)
+        check_at_most(1, modality_dropout=self.modality_dropout)
+
+
 def check_arguments(options: type, args: Callable[[], list[str]] | None = None) -> None:
     """Ends a training script with one line if its arguments are wrong; `options` is its own dataclass of options."""
     check_training(RecipeOptions, options, args=args)

@@ -64,12 +64,7 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "video": processor.video_processor.to_dict(),
         "frame_augmentation": None if augmentation is None else asdict(augmentation),
         "spec_augment": None if collator.spec_augment is None else asdict(collator.spec_augment),
-        "collator": {
-            "time_shift": collator.time_shift,
-            "mixup_alpha": collator.mixup_alpha,
-            "mixup_per_modality": collator.mixup_per_modality,
-            "modality_dropout": collator.modality_dropout,
-        },
+        "collator": {name: getattr(collator, name) for name in (*collator.RECIPE_FIELDS, "modality_dropout")},
         "training": args.to_dict(),
         "batch_size": run.devices * args.per_device_train_batch_size * args.gradient_accumulation_steps,
     }
@@ -154,7 +149,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 # Fields of a configuration that the data or transformers decide, not a recipe.
-_NON_RECIPE_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
+_NON_RECIPE_FIELDS = (
+    "id2label", "label2id", "num_labels", "problem_type", "class_splits", "vocab_size", "question_types", "architectures", "dtype",
+)  # fmt: skip
 
 
 def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
