@@ -106,7 +106,10 @@ def test_resuming_with_various_arguments(tmp_path, options):
     "options",
     [
         {"mix": {"probabilities": [0.6, 0.4], "stopping_strategy": "first_exhausted", "seed": 2}},
-        {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+        pytest.param(
+            {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+            marks=pytest.mark.slow,  # the longest: it has the most checkpoints
+        ),
         {"balanced": True},
     ],
 )
