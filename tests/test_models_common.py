@@ -125,8 +125,9 @@ def build(name: str, attn_implementation: str = "sdpa", auto: type | None = None
     auto = auto_class(name) if auto is None else auto
     model = auto.from_config(config, attn_implementation=attn_implementation).eval()
     with torch.no_grad():  # some published heads start at zero, which would make logits prove nothing
-        for parameter in model.parameters():
-            parameter.add_((0.1 if name in HEADS else 0.05) * torch.randn_like(parameter))  # decoders start near 0, too
+        for key, parameter in model.named_parameters():  # audio reaches masks through norms that start at zero
+            spread = 0.7 if key.endswith("batch_norm.weight") else 0.05
+            parameter.add_(spread * torch.randn_like(parameter))
     return model
 
 
@@ -294,7 +295,7 @@ def test_bf16_follows_float32(name):
     scale = expected.abs().max()
     # measured: at most 0.0144, 0.0371 with the unscaled soft-maxes of LAVISH's adapters, and 0.058 of 4,096 pixels after the
     # convolutions of its decoder, all in bfloat16
-    bound = 0.08 if name in HEADS else 0.05 if "lavish" in name else 0.025
+    bound = 0.08 if "segmentation" in name else 0.05 if "lavish" in name else 0.025
     assert (logits.float() - expected).abs().max() < bound * scale
 
 

@@ -66,7 +66,7 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
     decoder = {
         "mask_size": 32,
         "decoder_map_widths": [8, 8, 8, 8],
-        "decoder_width": 32,
+        "decoder_width": 40,
         "decoder_head_widths": [16, 16],
     }
     tpavi = {"tpavi_stages": [0, 1, 2, 3], "tpavi_audio_width": 16}

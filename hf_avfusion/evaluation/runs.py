@@ -173,6 +173,10 @@ def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str |
     missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
     if missing:
         return f"the model has no {' and no '.join(sorted(missing))} stream"
+    task = task_of_config(config)
+    needed = set(task.needed_modalities) - set(MODALITY_SETS[name])
+    if needed:
+        return f"a model for {task.title} needs {' and '.join(sorted(needed))}"
     if name != "a" and data in BENCHMARKS and not BENCHMARKS[data].has_video:
         return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
