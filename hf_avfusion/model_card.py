@@ -340,10 +340,12 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
         )
     if task is not None:
+        call = task.pipeline.call
+        function = call.partition("(")[0]
         return (
             "from transformers import pipeline\n\n"
-            f"classify = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
-            'answer = classify("clip.mp4", top_k=5)\nprint(answer)'
+            f"{function} = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
+            f"answer = {call}\nprint(answer)"
         )
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"

@@ -56,6 +56,16 @@ for where, source in job["sources"].items():
 assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
 """
 
+QUESTION = {"text": "What can be heard?"}
+# Pipeline -> the arguments of its call; None for a model without one.
+OPTIONS = {
+    None: {},
+    "audio-visual-classification": {"top_k": None, "return_modalities": True},
+    "audio-visual-event-localization": {"return_modalities": True},
+    "audio-visual-question-answering": {"top_k": None, **QUESTION},
+    "audio-visual-segmentation": {},
+}
+
 
 def test_every_architecture_has_a_checkpoint_in_travellers():
     """A new architecture needs one line in travellers.py."""
@@ -74,14 +84,14 @@ def test_loads_without_the_package_from_folder_and_hub(name, local_hub, tmp_path
     (away / "clip.mp4").write_bytes(render_clip(seconds=0.8))
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     task = task_of(model)
-    text = {"text": "What can be heard?"} if task.takes_text else {}
+    text = QUESTION if task.takes_text else {}
     job = {
         "sources": {"folder": str(folder), "hub": f"org/{name}"},
         "auto_classes": [auto_class for auto_class in auto_map if auto_class != "AutoConfig"],
         "class": type(model).__name__,
         "text": text,
         "pipeline": task.pipeline and task.pipeline.name,
-        "options": {} if task.needed_modalities else {"top_k": None, **(text or {"return_modalities": True})},
+        "options": OPTIONS[task.pipeline and task.pipeline.name],
     }
     (away / "job.json").write_text(json.dumps(job))
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE")}
