@@ -9,7 +9,6 @@ It imports the configs only. Models and processors are imported when they are us
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any
 
