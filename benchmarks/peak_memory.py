@@ -3,7 +3,7 @@
     python benchmarks/peak_memory.py [--only NAME]
 
 "beyond" is the peak of resident memory, less that before the call (after another, small call) and less the tensors it returns.
-Linux only.
+"CPU s" is the time of the processor over all threads, which other programs change less than "s". Linux only.
 """
 
 import argparse
@@ -71,11 +71,11 @@ def measure(path: str, small: str, arguments: dict, results: multiprocessing.Que
     else:
         processor(audio=np.zeros(480_000, np.float32), sampling_rate=48_000, do_resample=True, return_tensors="pt")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, start = resident("VmRSS"), time.perf_counter()
+    before, start, cpu_start = resident("VmRSS"), time.perf_counter(), time.process_time()
     tensors = call(path, arguments)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     finished = sum(tensor.nbytes for tensor in tensors.values()) / 2**20
-    results.put((resident("VmHWM") - before, finished, seconds))
+    results.put((resident("VmHWM") - before, finished, seconds, cpu_seconds))
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME", help="cases whose name contains this")
     only = parser.parse_args().only
     context = multiprocessing.get_context("spawn")
-    print(f"{'case':<46} {'peak MiB':>9} {'tensors':>8} {'beyond':>7} {'s':>6}")
+    print(f"{'case':<46} {'peak MiB':>9} {'tensors':>8} {'beyond':>7} {'s':>6} {'CPU s':>6}")
     with tempfile.TemporaryDirectory() as folder:
         small = f"{folder}/small.mp4"
         write_video(small, 64, 64, 3.0)
@@ -96,9 +96,9 @@ def main() -> None:
             results = context.Queue()
             process = context.Process(target=measure, args=(path, small, arguments, results))
             process.start()
-            peak, finished, taken = results.get(timeout=600)
+            peak, finished, taken, cpu = results.get(timeout=600)
             process.join()
-            print(f"{name:<46} {peak:9.0f} {finished:8.0f} {peak - finished:7.0f} {taken:6.1f}", flush=True)
+            print(f"{name:<46} {peak:9.0f} {finished:8.0f} {peak - finished:7.0f} {taken:6.1f} {cpu:6.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,9 @@ TABLES: dict[str, dict[str, Call]] = {
         "written to a pipe, without a duration": clip(container="matroska", live=True),
         "two transport streams joined": twice(container="mpegts"),
         "two chained Ogg files": twice(container="ogg", audio_codec="vorbis", channels=2, **SOUND_ONLY),
+        "two MP3 files joined, each with its tag": twice(
+            container="mp3", audio_codec="libmp3lame", sampling_rate=44100, **SOUND_ONLY
+        ),
         "two MP4 files joined": twice(),
         "two FLAC files joined": twice(container="flac", audio_codec="flac", **SOUND_ONLY),
         "MP4 that is cut off": file(truncated(faststart(), 0.7), start=0.8),

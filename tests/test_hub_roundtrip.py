@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from equality import assert_outputs_of, assert_rounding
+from local_hub import LocalHub
 from rendering import render_clip
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -25,35 +26,52 @@ class Refuse:
             raise ModuleNotFoundError("No module named 'hf_avfusion'", name=name)
 sys.meta_path.insert(0, Refuse())
 
-import json, os, torch, transformers
+import json, os, torch, traceback, transformers, transformers.modeling_utils, transformers.pipelines
 from safetensors.torch import save_file
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))  # as in the tests
-job = json.load(open("job.json"))
 trusted = {"trust_remote_code": True}
-for where, source in job["sources"].items():
-    processor = transformers.AutoProcessor.from_pretrained(source, **trusted)
-    transformers.AutoVideoProcessor.from_pretrained(source, **trusted)
-    transformers.AutoFeatureExtractor.from_pretrained(source, **trusted)
-    inputs = processor(videos="clip.mp4", **job["text"], return_tensors="pt")
-    save_file({name: value.contiguous() for name, value in inputs.items()}, f"{where}-inputs.safetensors")
-    for auto_class in job["auto_classes"]:
-        model, info = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True, **trusted)
-        assert type(model).__module__.startswith("transformers_modules"), type(model)
-        if type(model).__name__ == job["class"]:
-            assert not any(info.values()), info
-            torch.manual_seed(1)
-            with torch.no_grad():
-                outputs = {n: v.clone().contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
-            save_file(outputs, f"{where}-outputs.safetensors")
-    if job["pipeline"]:
-        options = {"model": source, "device": "cpu", **trusted}
-        by_task = transformers.pipeline(job["pipeline"], **options)
-        assert type(by_task).__module__.startswith("transformers_modules"), type(by_task)
-        answers = by_task("clip.mp4", **job["options"])
-        (again,) = transformers.pipeline(**options)(["clip.mp4"], **job["options"])
-        as_lists = {"default": lambda value: value.tolist()}  # masks
-        json.dump([answers, again], open(f"{where}-answers.json", "w"), **as_lists)
-assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
+
+
+def load(job):
+    for where, source in job["sources"].items():
+        processor = transformers.AutoProcessor.from_pretrained(source, **trusted)
+        transformers.AutoVideoProcessor.from_pretrained(source, **trusted)
+        transformers.AutoFeatureExtractor.from_pretrained(source, **trusted)
+        inputs = processor(videos="clip.mp4", **job["text"], return_tensors="pt")
+        save_file({name: value.contiguous() for name, value in inputs.items()}, f"{where}-inputs.safetensors")
+        for auto_class in job["auto_classes"]:
+            model, info = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True, **trusted)
+            assert type(model).__module__.startswith("transformers_modules"), type(model)
+            if type(model).__name__ == job["class"]:
+                assert not any(info.values()), info
+                torch.manual_seed(1)
+                with torch.no_grad():
+                    outputs = {n: v.clone().contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
+                save_file(outputs, f"{where}-outputs.safetensors")
+        if job["pipeline"]:
+            options = {"model": source, "device": "cpu", **trusted}
+            by_task = transformers.pipeline(job["pipeline"], **options)
+            assert type(by_task).__module__.startswith("transformers_modules"), type(by_task)
+            answers = by_task("clip.mp4", **job["options"])
+            (again,) = transformers.pipeline(**options)(["clip.mp4"], **job["options"])
+            as_lists = {"default": lambda value: value.tolist()}  # masks
+            json.dump([answers, again], open(f"{where}-answers.json", "w"), **as_lists)
+    assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
+
+
+# Every checkpoint is loaded in a copy of this process as it is after its imports, so none finds code that another brought.
+for name, job in json.load(open("jobs.json")).items():
+    copy = os.fork()
+    if not copy:
+        try:
+            os.chdir(name)
+            load(job)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(copy, 0)[1]:
+        sys.exit(name)
 """
 
 QUESTION = {"text": "What can be heard?"}
@@ -73,35 +91,53 @@ def test_every_architecture_has_a_checkpoint_in_travellers():
     assert {config for config, *_ in ARCHITECTURES} <= travelling
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TRAVELLERS)
-def test_loads_without_the_package_from_folder_and_hub(name, local_hub, tmp_path):
-    model, processor = traveller(name)
-    folder = hub.export(model, processor, tmp_path / "exported")
-    hub.push(model, processor, f"org/{name}")
-    away = tmp_path / "away"  # a process that starts here does not have this repository in its path
-    away.mkdir()
-    (away / "clip.mp4").write_bytes(render_clip(seconds=0.8))
-    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+def job_of(name, model, exported):
+    """What the other process loads of a traveller, and how."""
+    auto_map = json.loads((exported / "config.json").read_text())["auto_map"]
     task = task_of(model)
     text = QUESTION if task.takes_text else {}
-    job = {
-        "sources": {"folder": str(folder), "hub": f"org/{name}"},
+    return {
+        "sources": {"folder": str(exported), "hub": f"org/{name}"},
         "auto_classes": [auto_class for auto_class in auto_map if auto_class != "AutoConfig"],
         "class": type(model).__name__,
         "text": text,
         "pipeline": task.pipeline and task.pipeline.name,
         "options": OPTIONS[task.pipeline and task.pipeline.name],
     }
-    (away / "job.json").write_text(json.dumps(job))
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE")}
-    environment |= local_hub.environment(tmp_path / "fresh_home")
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ELSEWHERE], cwd=away, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
-    inputs = processor(videos=str(away / "clip.mp4"), **text, return_tensors="pt")
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory):
+    """Exports and pushes all travellers and loads them elsewhere, in one process, since its imports take 10 s.
+
+    Gives the folder with a folder of results per traveller. A process that starts there does not have this repository in its
+    path.
+    """
+    away, exported, homes = (tmp_path_factory.mktemp(name) for name in ("away", "exported", "homes"))
+    jobs = {}
+    with LocalHub() as local_hub, local_hub.connected(homes / "here"):
+        for name in TRAVELLERS:
+            model, processor = traveller(name)
+            jobs[name] = job_of(name, model, hub.export(model, processor, exported / name))
+            hub.push(model, processor, f"org/{name}")
+            (away / name).mkdir()
+            (away / name / "clip.mp4").write_bytes(render_clip(seconds=0.8))
+        (away / "jobs.json").write_text(json.dumps(jobs))
+        not_there = ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE")
+        environment = {key: value for key, value in os.environ.items() if key not in not_there}
+        environment |= local_hub.environment(homes / "fresh")
+        command = [sys.executable, "-I", "-c", ELSEWHERE]
+        done = subprocess.run(command, cwd=away, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return away
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAVELLERS)
+def test_loads_without_the_package_from_folder_and_hub(name, away):
+    model, processor = traveller(name)
+    away, job = away / name, json.loads((away / "jobs.json").read_text())[name]
+    inputs = processor(videos=str(away / "clip.mp4"), **job["text"], return_tensors="pt")
 
     def run():
         torch.manual_seed(1)

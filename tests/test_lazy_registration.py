@@ -115,6 +115,18 @@ def test_threads_that_import_at_once_call_it_once(optional):
     assert calls == [optional]
 
 
+def test_lavish_config_can_be_the_first_import():
+    """Its config needs the Auto classes, whose import registers that config."""
+    code = (
+        "from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig\n"
+        "from transformers import AutoConfig\n"
+        "print(type(AutoConfig.for_model('lavish')) is LavishTwoStreamConfig)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1:] == ["True"]
+
+
 def test_audio_head_is_registered_by_a_row_of_the_table(tmp_path):
     """A toy architecture with an audio-only head, registered and loaded in a process of its own."""
     (tmp_path / "toy.py").write_text(

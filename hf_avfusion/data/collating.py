@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -137,10 +137,18 @@ class AVCollator:
         labels = torch.stack([torch.as_tensor(sample["labels"]) for sample in samples])
         if not labels.is_floating_point():
             labels = labels.long()
+        self.check_labels(labels)
+        return labels
+
+    def check_labels(self, labels: torch.Tensor) -> None:
+        """Checks labels [B, ...] against the number of classes, if it is known.
+
+        Raises:
+            ValueError: a label that is no class of the model, or a target outside of [0, 1].
+        """
         if self.num_labels is not None:
             problem_type = infer_problem_type(self.problem_type, self.num_labels, labels)
             check_label_values(labels, problem_type, self.num_labels, self.class_splits)
-        return labels
 
     def _generator(self, samples: Sequence[dict[str, Any]]) -> torch.Generator:
         if not all("seed" in sample for sample in samples):
@@ -198,6 +206,27 @@ class AVCollator:
         both = present.all(dim=1)
         drop = torch.stack([draws < video, (draws >= video) & (draws < video + audio)], dim=1)
         return present & ~(drop & both.unsqueeze(1))
+
+
+class LabelChecks:
+    """Checks the labels of the batches of a user's own collator, since a loss on a GPU cannot check them.
+
+    Args:
+        collator: makes the batches.
+        task_collator: that of the model's task (`AVCollator.for_model`), which knows the classes.
+    """
+
+    def __init__(self, collator: Callable[[Sequence[Any]], Any], task_collator: AVCollator):
+        self.collator = collator
+        self.task_collator = task_collator
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        batch = self.collator(samples)
+        for name in ("labels", "audio_labels"):
+            labels = batch.get(name) if isinstance(batch, Mapping) else None
+            if isinstance(labels, torch.Tensor) and labels.device.type == "cpu":
+                self.task_collator.check_labels(labels)
+        return batch
 
 
 def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from ..models.shared.losses_classification import IGNORED_LABEL
 from ..processing.joining import Aggregation, check_aggregation_name
 from ..tasks import DEFAULT_TASK, Task, task_of
 from ..tasks.task import RowLabels
+from .view_checks import input_shapes, stated_views, surplus_axes
 
 if TYPE_CHECKING:
     from ..data.streaming.ranks import Ranks
@@ -128,35 +129,6 @@ def check_views(
         task.check_aggregation(protocol.aggregation, config, labels_decide)
     except ValueError as error:
         raise ValueError(f"{flags[2]}: {error}.") from error
-
-
-def check_sample_views(dataset: Any, views: int) -> None:
-    """Checks that the samples of a dataset without `transform.num_views` have several views, before any model runs.
-
-    It reads the first sample of a dataset with numbered samples. Other streams than a `ClipStream` are not checked.
-
-    Raises:
-        ValueError: a `ClipStream` whose transform does not state its views, or a first sample with another number of views.
-    """
-    remedy = (
-        "build the evaluation set with hf_avfusion.evaluation.views.view_transform(processor, args.eval_views, ...)"
-    )
-    asked = f"The arguments ask for {views} views per clip in evaluation, but"
-    if isinstance(dataset, ClipStream):
-        raise ValueError(
-            f"{asked} the evaluation set's transform does not state how many it makes (num_views): {remedy}, or set"
-            f" num_views={views} on your own transform if its samples have that many views."
-        )
-    if isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__getitem__") or not len(dataset):
-        return
-    sample = dataset[0]
-    inputs = {name: sample.get(name) for name in MODEL_INPUTS.values()} if isinstance(sample, Mapping) else {}
-    shapes = {name: tuple(values.shape) for name, values in inputs.items() if hasattr(values, "shape")}
-    if any(shape[:1] != (views,) for shape in shapes.values()):
-        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(
-            f"{asked} the first sample of the evaluation set has {found} instead of [{views}, ...]: {remedy}."
-        )
 
 
 def view_transform(
@@ -369,8 +341,8 @@ def predict_views(
         samples: a `ClipStream`, or any dataset of a DataLoader, with samples of `view_transform`, `ClipTransform` or
             `CropViews`.
         aggregation: "mean_logits", "mean_probabilities" or "max_logits".
-        num_views: views of each sample, windows times crops. Default: that of the dataset's `transform` if
-            it states one, otherwise 1.
+        num_views: views of each sample, windows times crops. Default: that of the dataset or its `transform` if
+            they state one, otherwise 1.
         batch_size: clips per batch of the loader.
         views_per_step: see `view_logits`.
         num_workers: decoding processes.
@@ -434,7 +406,7 @@ def predict_modalities(
     collator = task.collator_class.for_model(config) if collator is None else collator
     loader = _loader(samples, batch_size, num_workers, _WithIds(collator), rank, world_size)
     if num_views is None:
-        num_views = getattr(getattr(samples, "transform", None), "num_views", 1)
+        num_views = stated_views(samples) or 1
     collected = {name: _Collected() for name in modalities}
     before = getattr(samples, "skipped", 0)
     number = getattr(samples, "num_rows", None)
@@ -448,6 +420,10 @@ def predict_modalities(
                     collected[name].missing_modality += len(ids) - len(rows)
                     if not len(rows):
                         continue
+                    if num_views == 1 and (surplus := surplus_axes(input_shapes(part), config)):
+                        raise ValueError(
+                            f"the samples have an axis more than one view of a clip, {surplus}: pass num_views=, the views of each."
+                        )
                     scored = {name: part.pop(name) for name in task.metric_inputs if name in part}
                     logits_of_views = view_logits(model, part, views=num_views, views_per_step=views_per_step)
                     labels = part.get("labels")

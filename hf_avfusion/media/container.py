@@ -1,6 +1,7 @@
 """An open media file: the tracks that are read, the facts in its header, and the clip's clock."""
 
 import errno
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,10 +23,18 @@ FORMATS = (
 )  # fmt: skip
 
 # Containers without an index state a duration that is guessed from bit rates, so their packets are scanned instead.
-UNINDEXED_FORMATS = {"mpeg", "mpegts", "mp3", "aac", "ac3", "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg"}
+UNINDEXED_FORMATS = {
+    "mpeg", "mpegts", "mp3", "aac", "loas", "ac3", "eac3", "dts", "amr", "w64", "caf",
+    "h264", "hevc", "m4v", "mpegvideo", "vc1", "mjpeg",
+}  # fmt: skip
+
+# Sound frames without a container: after a seek, FFmpeg guesses their time stamps from bit rates. They are decoded from the start.
+GUESSED_TIME_FORMATS = {"aac", "loas", "ac3", "eac3", "dts", "amr"}
 
 # Containers that state decoding times only. Frames get them in the order in which they are shown.
 DECODING_ORDER_FORMATS = {"avi", "asf"}
+
+LEAST_REST = 0.5  # s; less that cannot be read at the end of a file is padding
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,7 @@ class OpenMedia:
         lengths: dict[int, float] = {}
         joints: list[int] = []  # first byte of every part
         last_byte: dict[int, int] = {}
+        failure: Exception | None = None
         try:
             for packet in self._demux(tracks):
                 if not packet.size:
@@ -251,6 +261,7 @@ class OpenMedia:
         except Exception as error:
             if not ends:
                 raise MediaError(self._source.name, f"cannot be read: {one_line(error)}") from error
+            failure = error
         # A track may end with a part, but not begin with a later one: nothing shows when its first time is.
         whole = all(
             last_byte[index] < joint for part, joint in zip(starts, joints) for index in last_byte if index not in part
@@ -279,9 +290,20 @@ class OpenMedia:
             self._notes.append(
                 "the audio track begins with a later part of the file and is not read (joined recordings)"
             )
-        self._can_seek = self._can_seek and len(self._offsets) == 1
+        formats = self._container.format.name.split(",")
+        self._can_seek = self._can_seek and len(self._offsets) == 1 and GUESSED_TIME_FORMATS.isdisjoint(formats)
         self._open()
+        if failure is not None:
+            self._note_rest(max(end for part in ends for end in part.values()), max(last_byte.values()), failure)
         return scanned
+
+    def _note_rest(self, end: float, last_byte: int, error: Exception) -> None:
+        """Notes that reading ended with an error at `end` s, unless the rest of the file is shorter than LEAST_REST s."""
+        with self._source.peek() as file:
+            rest = file.seek(0, io.SEEK_END) - last_byte if file is not None else 0
+        if not self._notes and rest * end > LEAST_REST * last_byte:  # a second file is noted already
+            cause = getattr(error, "strerror", None) or one_line(error)
+            self._notes.append(f"the file can be read only up to {end:.3f} s, and {rest} bytes are left: {cause}")
 
     def _demux(self, tracks: list) -> Iterator[Any]:
         """All packets of the tracks. Tracks that begin in the middle of the file are not read, which is noted."""

@@ -1,6 +1,6 @@
-"""Files that were joined end to end: transport and program streams, chained Ogg, Matroska. Their time stamps begin again.
+"""Files that were joined end to end: transport and program streams, chained Ogg, Matroska, MP3, AC-3.
 
-FFmpeg gives the packets of such parts one after the other with the time stamps of each. Here each part is moved to the end of
+FFmpeg gives the packets of such parts one after the other. Where the time stamps begin again, each part is moved to the end of
 the one before it, by the same time for all tracks, so that they stay in sync.
 """
 
@@ -10,7 +10,10 @@ from typing import Any, BinaryIO
 # s; decoding times that go back by more than this mark a new part. Damaged files and wrong muxers go back by less.
 RESTART = 0.5
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_W64_HEADER = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 _MXF_HEADER = bytes.fromhex("060e2b34020501010d0102010102")  # the key of the partition that begins a file
+# How tags begin that stand at the start or the end of MP3, AC-3 and other files of sound frames.
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 # How files of formats begin that do not state where they end.
 _SIGNATURES = {"flac": b"fLaC\0\0\0\x22", "gif": b"\0;GIF8", "nut": b"nut/multimedia container\0", "tta": b"TTA1\1\0"}
 
@@ -50,6 +53,12 @@ def shift(packet: Any, offset: float) -> None:
         packet.dts += ticks
 
 
+def holds_tag(packet: Any) -> bool:
+    """Whether a packet that cannot be decoded holds a tag, as at the joint of two MP3 files. FFmpeg leaves it out."""
+    data = bytes(packet)
+    return any(tag in data for tag in _TAGS)
+
+
 def next_file_at(file: BinaryIO, container: str) -> int | None:
     """Where a second media file begins after the end of the first, in bytes; None: nothing follows, or the format is not known.
 
@@ -57,8 +66,8 @@ def next_file_at(file: BinaryIO, container: str) -> int | None:
         file: a file that can seek.
         container: FFmpeg's name, such as "mov,mp4,m4a,3gp,3g2,mj2".
 
-    Only headers are read: of Ogg pages, RIFF and AIFF chunks, MP4 boxes, FLV tags, WavPack blocks, the Matroska segment, ASF
-    objects and MXF packets. Files of `_SIGNATURES` are searched whole; they are mostly small.
+    Only headers are read: of Ogg pages, RIFF, AIFF, Wave64 and CAF chunks, MP4 boxes, FLV tags, WavPack blocks, the Matroska
+    segment, ASF objects and MXF packets. Files of `_SIGNATURES` are searched whole; they are mostly small.
     """
     size, kind = file.seek(0, io.SEEK_END), container.split(",")[0]
     if kind in _SIGNATURES:
@@ -69,6 +78,15 @@ def next_file_at(file: BinaryIO, container: str) -> int | None:
 def _read(file: BinaryIO, place: int, count: int) -> bytes:
     file.seek(place)
     return file.read(count)
+
+
+def _after_tag(file: BinaryIO, place: int) -> int:
+    """The end of the ID3v2 tag at a place, or the place itself."""
+    head = _read(file, place, 10)
+    if len(head) < 10 or head[:3] != b"ID3":
+        return place
+    size = sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0)))
+    return place + 10 + size + (10 if head[5] & 16 else 0)  # a footer
 
 
 def _next_ogg(file: BinaryIO, size: int) -> int | None:
@@ -89,12 +107,41 @@ def _next_riff(file: BinaryIO, size: int) -> int | None:
     place, name, kind = 0, _read(file, 0, 4), _read(file, 8, 4)
     while place + 12 <= size:
         head = _read(file, place, 12)
+        if head[:3] == b"ID3":
+            place = _after_tag(file, place)
+            continue
         if head[:4] != name:
             return None
         if place and head[8:] == kind:  # "AVIX" continues the same file
             return place
         length = int.from_bytes(head[4:8], "big" if name == b"FORM" else "little")  # FORM: AIFF
         place += 8 + length + length % 2
+    return None
+
+
+def _next_w64(file: BinaryIO, size: int) -> int | None:
+    place = 40  # after the identity, the size of the file and "wave"
+    while place + 24 <= size:
+        head = _read(file, place, 24)
+        if head[:16] == _W64_HEADER:
+            return place
+        length = int.from_bytes(head[16:], "little")
+        if length < 24:
+            return None
+        place += length + -length % 8
+    return None
+
+
+def _next_caf(file: BinaryIO, size: int) -> int | None:
+    place = 8
+    while place + 12 <= size:
+        head = _read(file, place, 12)
+        if head[:8] == b"caff\0\1\0\0":
+            return place
+        length = int.from_bytes(head[4:], "big")
+        if length >= 1 << 63:  # not known: the data end with the file
+            return None
+        place += 12 + length
     return None
 
 
@@ -188,7 +235,7 @@ def _next_mxf(file: BinaryIO, size: int) -> int | None:
 
 def _next_signature(file: BinaryIO, size: int, signature: bytes) -> int | None:
     step = 1 << 20
-    for start in range(1, size, step):
+    for start in range(_after_tag(file, 0) + 1, size, step):
         found = _read(file, start, step + len(signature) - 1).find(signature)
         if found >= 0:
             return start + found
@@ -196,6 +243,7 @@ def _next_signature(file: BinaryIO, size: int, signature: bytes) -> int | None:
 
 
 _FINDERS = {
-    "ogg": _next_ogg, "avi": _next_riff, "wav": _next_riff, "aiff": _next_riff, "mov": _next_mp4, "mp4": _next_mp4,
+    "ogg": _next_ogg, "avi": _next_riff, "wav": _next_riff, "aiff": _next_riff, "w64": _next_w64, "caf": _next_caf,
+    "mov": _next_mp4, "mp4": _next_mp4,
     "matroska": _next_matroska, "flv": _next_flv, "au": _next_au, "wv": _next_wavpack, "asf": _next_asf, "mxf": _next_mxf,
 }  # fmt: skip

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from .container import MediaInfo, OpenMedia
 from .display_order import DisplayOrder
 from .frame_skipper import FrameSkipper, can_skip_frames
-from .joined import JoinedParts, shift
+from .joined import JoinedParts, holds_tag, shift
 from .limits import check_bytes
 from .nal_units import states_orientation
 from .resampling import check_rate
@@ -346,6 +346,8 @@ class ClipReader(OpenMedia):
                     audio_done = audio_collector.done
             except av.FFmpegError as error:
                 track = collector if index == video_index else audio_collector
+                if track is audio_collector and holds_tag(packet):
+                    continue
                 if not after_seek or track.end is not None:  # the first packet after a seek may be incomplete
                     error_of[index] = error
                     video_done |= track is collector
@@ -426,6 +428,11 @@ class ClipReader(OpenMedia):
             error = ValueError("no audio could be decoded")
         if error is None and (stated is None or audio_collector.last_requested - end <= END_TOLERANCE):
             return  # the real end of the track: requests lie inside the extent that the header states
+        whole = self.info.audio_start + self.info.audio_duration
+        if end is not None and stated is None and whole - end <= END_TOLERANCE:
+            # The last packet of a file of sound frames, cut off or followed by other bytes. FFmpeg leaves it out.
+            self._warnings.append(f"the audio track ends at {end:.3f} s, followed by bytes that cannot be decoded")
+            return
         decoded = f"audio up to {end:.3f} s" if end is not None else "nothing"
         self._report_damage("audio", decoded, audio_collector.last_requested, error)
 

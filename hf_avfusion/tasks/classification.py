@@ -1,4 +1,7 @@
-"""Classification of clips: one label, several labels, or one label for each of several heads such as verb and noun."""
+"""Classification of clips: one label, several labels, or one label for each of several heads such as verb and noun.
+
+Models with `problem_type="regression"` have the same heads; their outputs are numbers and not classes.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from ..metrics.classification import (
     multi_label_metrics,
     top_k_accuracies,
 )
+from ..metrics.regression import regression_errors
 from ..models.shared.losses_classification import IGNORED_LABEL, classification_loss, infer_problem_type
 from ..processing.answers import classify, head_slices
 from ..processing.joining import aggregate_views
@@ -116,6 +120,11 @@ def check_class_fields(config: Any, fields: Mapping[str, Any], where: str) -> No
         ValueError: it has not, or a field other than those of the classes differs.
     """
     check_equal_fields(config, {name: fields[name] for name in fields.keys() - set(CLASS_FIELDS)}, where)
+    if is_regression(config):
+        raise ValueError(
+            f"the model predicts numbers (problem_type={config.problem_type}, num_labels={config.num_labels}), but {where} holds"
+            " classes: load a model of classes, or evaluate numbers with AVTrainer and your own data set"
+        )
     kinds = ("one class", "any number of classes")
     predicted, held = is_multi_label(config), fields.get("problem_type") == "multi_label_classification"
     if predicted != held:
@@ -144,9 +153,18 @@ def class_heads(config: PreTrainedConfig) -> dict[str, int]:
 
 def is_multi_label(config: Any, labels: torch.Tensor | None = None) -> bool:
     """Whether a clip has several labels, by the `problem_type` or by float labels [clips, classes]."""
+    if is_regression(config):
+        return False
     if getattr(config, "problem_type", None) == "multi_label_classification":
         return True
     return labels is not None and labels.is_floating_point() and labels.dim() == 2
+
+
+def is_regression(config: Any) -> bool:
+    """Whether the outputs are numbers and not classes, as the loss takes them (`infer_problem_type`)."""
+    problem_type = getattr(config, "problem_type", None)
+    one_output = problem_type is None and getattr(config, "num_labels", None) == 1
+    return problem_type == "regression" or (one_output and not getattr(config, "class_splits", None))
 
 
 def choose_head_columns(
@@ -164,7 +182,9 @@ def choose_head_columns(
 
 
 def check_class_aggregation(aggregation: str, config: Any, labels_decide: bool) -> None:
-    """Raises ValueError for the maximum over views of a model that gives one class per clip."""
+    """Raises ValueError for the maximum over views where a clip has one class, and for all but the mean of numbers."""
+    if is_regression(config) and aggregation != "mean_logits":
+        raise ValueError(f"{aggregation} is for models of classes, and this one predicts numbers: choose mean_logits")
     problem_type = getattr(config, "problem_type", None)
     undecided = problem_type is None and labels_decide
     if aggregation == "max_logits" and problem_type != "multi_label_classification" and not undecided:
@@ -191,12 +211,15 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> torch
 
 
 def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> dict[str, float]:
-    """`top1` and `top5`; of several labels `map`, `auc`, `d_prime`; of several heads the accuracies of each and of all together.
+    """`top1` and `top5`; of several labels `map`, `auc`, `d_prime`; of several heads the accuracies of each and of all together;
+    of a regression `mse` and `mae`.
 
     Args:
         logits: float [clips, classes]. labels: long [clips] or [clips, heads], or float [clips, classes].
     """
     scores, targets = logits.numpy(), labels.numpy()
+    if is_regression(config):
+        return regression_errors(scores, targets)
     splits = getattr(config, "class_splits", None)
     if splits:
         return multi_head_accuracies(scores, targets, splits)
@@ -205,15 +228,17 @@ def class_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> di
     return top_k_accuracies(scores, targets)
 
 
-def class_metric_names(config: Any) -> set[str] | None:
-    """The names that `class_metrics` returns; None for regression, whose targets it does not score."""
+def class_metric_names(config: Any) -> set[str]:
+    """The names that `class_metrics` can return."""
     classes, problem_type = config.num_labels, getattr(config, "problem_type", None)
     logits, splits = torch.zeros(2, classes), getattr(config, "class_splits", None)
+    if is_regression(config):
+        return set(class_metrics(logits, logits, config))
     one = torch.zeros(2, len(splits), dtype=torch.long) if splits else torch.zeros(2, dtype=torch.long)
     several = torch.eye(2, classes)
-    labels = {None: (one,) if splits else (one, several), "multi_label_classification": (several,), "regression": ()}
+    labels = {None: (one,) if splits else (one, several), "multi_label_classification": (several,)}
     found = [class_metrics(logits, each, config).keys() for each in labels.get(problem_type, (one,))]
-    return set().union(*found) or None
+    return set().union(*found)
 
 
 def name_actions(metrics: Mapping[str, float], config: Any) -> dict[str, float]:
@@ -223,11 +248,13 @@ def name_actions(metrics: Mapping[str, float], config: Any) -> dict[str, float]:
     return {name.replace("_joint", "_action"): value for name, value in metrics.items()}
 
 
-METRICS_OF_SEVERAL_LABELS = {
+OTHER_METRICS = {
     "map": ShownMetric("mAP", percent=True),
     "auc": ShownMetric("AUC"),
     "d_prime": ShownMetric("d-prime"),
     "classes_without_positives": ShownMetric("classes without positives", digits=0),
+    "mse": ShownMetric("mean squared error", hub="mse", lowest_is_best=True),
+    "mae": ShownMetric("mean absolute error", hub="mae", lowest_is_best=True),
 }
 
 
@@ -235,7 +262,7 @@ def show_class_metric(name: str) -> ShownMetric:
     """`top1_verb` is shown as `top-1 verb`, in per cent."""
     found = re.fullmatch(r"top(\d+)(?:_(.+))?", name)
     if found is None:
-        return METRICS_OF_SEVERAL_LABELS.get(name, ShownMetric(name.replace("_", " ")))
+        return OTHER_METRICS.get(name, ShownMetric(name.replace("_", " ")))
     number, head = found[1], (found[2] or "").replace("_", " ")
     which = {"": "", "joint": ", all heads together"}.get(head, f", {head}")
     return ShownMetric(
@@ -279,6 +306,7 @@ def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
     if names == [f"LABEL_{index}" for index in range(len(names))]:
         return f"{len(names)} labels, whose names are not stated."
     kind = "several per clip, each with its own probability" if is_multi_label(config) else "one per clip"
+    kind = "a number each, no classes" if is_regression(config) else kind
     named, lines = bool(getattr(config, "class_splits", None)), []
     for head, columns in head_slices(config).items():
         size = columns.stop - columns.start

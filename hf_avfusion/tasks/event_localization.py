@@ -11,7 +11,17 @@ import torch
 from ..auto import AUDIO_VISUAL_EVENT_LOCALIZATION
 from ..metrics.classification import event_localization_accuracy
 from ..processing.answers import name_segments
-from .classification import CLASSIFICATION, ClassLabels, class_fields, class_precision, show_class_metric
+from .classification import (
+    CLASSIFICATION,
+    ClassLabels,
+    class_fields,
+    class_metric_names,
+    class_metrics,
+    class_precision,
+    is_multi_label,
+    is_regression,
+    show_class_metric,
+)
 from .task import ShownMetric
 
 if TYPE_CHECKING:
@@ -98,8 +108,19 @@ def whole_clip_logits(logits: torch.Tensor, labels: torch.Tensor | None, aggrega
 
 
 def segment_metrics(logits: torch.Tensor, labels: torch.Tensor, config: Any) -> dict[str, float]:
-    """`accuracy` over the segments of all clips."""
+    """`accuracy` over the segments of all clips. For other labels than one class, `class_metrics` over these segments."""
+    rows, targets = logits.flatten(0, 1), labels.flatten(0, 1)
+    if getattr(config, "class_splits", None) or is_regression(config) or is_multi_label(config, targets):
+        return class_metrics(rows, targets, config)
     return {"accuracy": event_localization_accuracy(logits.numpy(), labels.numpy())}
+
+
+def segment_metric_names(config: Any) -> set[str]:
+    """The names that `segment_metrics` can return."""
+    names = class_metric_names(config)
+    if getattr(config, "class_splits", None) or is_regression(config) or is_multi_label(config):
+        return names
+    return {"accuracy", *(name for name in names if not name.startswith("top"))}
 
 
 def show_segment_metric(name: str) -> ShownMetric:
@@ -120,7 +141,7 @@ EVENT_LOCALIZATION = replace(
     whole_clip=True,
     join_views=whole_clip_logits,
     metrics=segment_metrics,
-    metric_names=lambda config: {"accuracy"},
+    metric_names=segment_metric_names,
     headline=("accuracy",),
     show_metric=show_segment_metric,
     per_class=class_precision,

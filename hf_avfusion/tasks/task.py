@@ -63,6 +63,7 @@ class ShownMetric:
         percent: whether the values are shares, which are shown in per cent.
         digits: decimals of a value that is not shown in per cent.
         hub: the Hub's name of the metric; "" means that it has none.
+        lowest_is_best: the value is an error.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ShownMetric:
     percent: bool = False
     digits: int = 3
     hub: str = ""
+    lowest_is_best: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

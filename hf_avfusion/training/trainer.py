@@ -8,21 +8,25 @@ from typing import Any
 
 import torch
 from accelerate.utils import find_batch_size
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
+from ..data.collating import AVCollator, LabelChecks
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
-from ..evaluation.views import ViewProtocol, check_sample_views, check_views, join_batches, view_logits
+from ..evaluation.adapter_checkpoints import check_adapter_weights
+from ..evaluation.view_checks import check_sample_views, stated_views
+from ..evaluation.views import ViewProtocol, check_views, join_batches, view_logits
 from ..models.shared.losses_classification import IGNORED_LABEL
 from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
-from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from .optimization import AdamDecoupled, groups_by_rate, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .option_checks import check_best_metric, check_trainer
 from .trainer_hooks import TrainerHooks
 
@@ -35,8 +39,8 @@ class AVTrainer(TrainerHooks):
     """`transformers.Trainer` for audio-visual clips. It adds:
 
     - Collators: `data_collator` is for training (augmentation, mixup, modality dropout), `eval_data_collator` for evaluation. The
-      default of both is the collator of the model's task without augmentation (`Task.collator`). It checks labels against the
-      model's classes.
+      default of both is the collator of the model's task without augmentation (`Task.collator`). Labels are checked against the
+      model's classes for every collator, before a batch goes to a device.
     - Streams: a `ClipLoader` reads a `ClipStream`, and Accelerate does not wrap it. Accelerate's default would decode every clip
       on rank 0; here each process and worker decodes only its own rows, each once. All processes take the same number of steps.
       A process that runs out of clips contributes batches with zero weight, and the loss of a step is the mean over all its
@@ -54,11 +58,12 @@ class AVTrainer(TrainerHooks):
       after each batch to the values that the metrics need (`Task.reduce`). The evaluation loss is the mean over clips, while the
       Trainer's own gives a smaller last batch the weight of a full one. Clips whose labels are -100 count in neither.
     - Several views per clip in evaluation and prediction, if the arguments (`eval_num_views`, `eval_protocol`, ...) or the
-      transform of the evaluated `ClipStream` (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
+      evaluated dataset or its transform (`num_views`) ask for them. The model gets `eval_views_per_step` views at a time.
       Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
       loss is the model's evaluation loss of the joined logits, so that it matches the metrics. It is not the mean of the views'
       losses.
-    - The published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
+    - The published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.learning_rates`, `.schedule`,
+      `.warmup_epochs`, `.decay_epochs`).
     - Checkpoints: each holds the `processing_class`. Weights are loaded with `from_pretrained`, and every tensor must match. The
       Trainer's own loading ignores unknown names, and checkpoints of models with a Hub backbone use other names than the module.
 
@@ -107,7 +112,7 @@ class AVTrainer(TrainerHooks):
             )
         check_trainer(self, own_metrics=compute_metrics is not None)
         self.task = task_of(self.model) or DEFAULT_TASK
-        plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
+        self._task_collator = plain = self.task.collator_class.for_model(getattr(self.model, "config", None))
         self.data_collator = plain if data_collator is None else data_collator
         self.eval_data_collator = plain if eval_data_collator is None else eval_data_collator
         if (
@@ -126,7 +131,7 @@ class AVTrainer(TrainerHooks):
         self._views: ViewProtocol | None = None  # of the current evaluation
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for dataset in (*sets, validation_dataset):
-            self._views_of(dataset)  # raises for a wrong dataset now, not after an epoch
+            self._views_of(dataset, before_training=True)  # raises for a wrong dataset now, not after an epoch
         self._loss_weights: deque[float] = deque()
         self._loss_weight = 1.0
         self._save_after_updates_only()
@@ -145,9 +150,12 @@ class AVTrainer(TrainerHooks):
         Raises:
             ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
                 differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
-                no evaluation has `metric_for_best_model`; DeepSpeed's ZeRO-3 would not save the model.
+                no evaluation has `metric_for_best_model`; a pattern of `learning_rates` matches no
+                parameter; DeepSpeed's ZeRO-3 would not save the model.
         """
         check_best_metric(self)
+        if self.args.learning_rates:
+            self.parameter_groups(self.model)
         if (
             self.args.deepspeed
             and is_deepspeed_zero3_enabled()
@@ -161,11 +169,15 @@ class AVTrainer(TrainerHooks):
         if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             if isinstance(self.model, PreTrainedModel):
                 check_weights(self.model, checkpoint)
+            elif hasattr(self.model, "peft_config"):
+                check_adapter_weights(self.model, checkpoint)
             check_optimizer(self.create_optimizer(), checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
                 warmup_cosine_factor(0, self._warmup_steps(max_steps), max_steps)
+            if self.lr_scheduler is None and self.args.schedule == "step":
+                self._decay_steps()
             if checkpoint is not None and not self.args.ignore_data_skip:
                 self._restore_stream(checkpoint)
             self._stream = None
@@ -186,7 +198,7 @@ class AVTrainer(TrainerHooks):
         if self._is_read_here(dataset):
             dataloader = self._stream_loader(dataset, self._train_batch_size, self.data_collator, is_training=True)
         else:
-            dataloader = super().get_train_dataloader()
+            dataloader = self._loader_of_trainer(self.data_collator, super().get_train_dataloader)
         self._stream = dataloader if isinstance(dataloader, ClipLoader) else None
         self._counts = self._counts_earlier = [0] * len(COUNTED)
         return dataloader
@@ -202,11 +214,20 @@ class AVTrainer(TrainerHooks):
     def _evaluation_loader(self, dataset: Dataset, make_loader: Callable[[], DataLoader]) -> DataLoader:
         if self._is_read_here(dataset):
             return self._stream_loader(dataset, self.args.eval_batch_size, self.eval_data_collator, is_training=False)
-        training_collator, self.data_collator = self.data_collator, self.eval_data_collator
+        return self._loader_of_trainer(self.eval_data_collator, make_loader)
+
+    def _loader_of_trainer(self, collator: Callable, make_loader: Callable[[], DataLoader]) -> DataLoader:
+        """The Trainer's own loader, with a collator."""
+        training_collator, self.data_collator = self.data_collator, self._with_label_checks(collator)
         try:
             return make_loader()
         finally:
             self.data_collator = training_collator
+
+    def _with_label_checks(self, collator: Callable) -> Callable:
+        """A collator whose labels are checked before the batch goes to a device."""
+        checks = isinstance(collator, AVCollator) and collator.num_labels is not None
+        return collator if checks else LabelChecks(collator, self._task_collator)
 
     def _is_read_here(self, dataset: Any) -> bool:
         """Whether `_stream_loader` makes the loader of a dataset, and not the Trainer.
@@ -218,7 +239,7 @@ class AVTrainer(TrainerHooks):
     def _stream_loader(
         self, dataset: IterableDataset, batch_size: int, collator: Callable, is_training: bool
     ) -> DataLoader:
-        workers = self.args.dataloader_num_workers
+        workers, collator = self.args.dataloader_num_workers, self._with_label_checks(collator)
         options = {
             "num_workers": workers,
             "drop_last": is_training and self.args.dataloader_drop_last,
@@ -272,6 +293,8 @@ class AVTrainer(TrainerHooks):
             return layerwise_groups(
                 trained, ids, args.learning_rate, args.layer_decay, decaying=decaying, weight_decay=args.weight_decay
             )
+        if args.learning_rates:
+            return groups_by_rate(trained, args.learning_rates, args.learning_rate, decaying, args.weight_decay)
         groups = {True: [], False: []}
         for name, parameter in trained.items():
             groups[name in decaying].append(parameter)
@@ -286,17 +309,20 @@ class AVTrainer(TrainerHooks):
             groups = self.parameter_groups(model)
             if self.args.optimizer == "momentum_sgd":
                 self.optimizer = momentum_sgd(groups, self.args.learning_rate, self.args.momentum)
-            elif self.args.optimizer == "adam_decoupled":
+            elif self.args.optimizer in ("adam_decoupled", "adam"):
                 betas = (self.args.adam_beta1, self.args.adam_beta2)
-                self.optimizer = AdamDecoupled(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
+                kind = torch.optim.Adam if self.args.optimizer == "adam" else AdamDecoupled
+                self.optimizer = kind(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
                 # Some of the Trainer's optimisers define their own parameter groups, which are kept.
-                if self.args.layer_decay is not None and {"params", "model", "optimizer_dict"} & set(kwargs):
-                    raise ValueError(
-                        f"--optim {self.args.optim} makes its own parameter groups, so that layer_decay would have no effect: "
-                        "leave one of the two out."
-                    )
+                own = {"params", "model", "optimizer_dict"} & set(kwargs)
+                for name in ("layer_decay", "learning_rates") if own else ():
+                    if getattr(self.args, name) is not None:
+                        raise ValueError(
+                            f"--optim {self.args.optim} makes its own parameter groups, so that {name} would have no effect: "
+                            "leave one of the two out."
+                        )
                 self.optimizer_cls_and_kwargs = optimizer_class, {"params": groups, **kwargs}
         return super().create_optimizer(model)
 
@@ -305,6 +331,11 @@ class AVTrainer(TrainerHooks):
             warmup_steps = self._warmup_steps(num_training_steps)
             self.lr_scheduler = warmup_cosine_schedule(
                 self.optimizer if optimizer is None else optimizer, warmup_steps, num_training_steps
+            )
+            self._created_lr_scheduler = True
+        if self.lr_scheduler is None and self.args.schedule == "step":
+            self.lr_scheduler = StepLR(
+                self.optimizer if optimizer is None else optimizer, self._decay_steps(), gamma=self.args.decay_factor
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
@@ -317,6 +348,14 @@ class AVTrainer(TrainerHooks):
                 "warmup_epochs needs a training set with a length, but this stream has none: give warmup_steps instead."
             )
         return self.args.warmup_epochs * self._steps_per_epoch
+
+    def _decay_steps(self) -> int:
+        """Updates between the steps of `schedule="step"`."""
+        if self._steps_per_epoch is None:
+            raise ValueError(
+                "schedule='step' needs a training set with a length, but this stream has none: choose another schedule."
+            )
+        return max(1, round(self.args.decay_epochs * self._steps_per_epoch))
 
     # ---- evaluation ----
 
@@ -373,14 +412,17 @@ class AVTrainer(TrainerHooks):
         known = self.task.metric_names(config) if self.compute_metrics == self._task_metrics else None
         return known and names | known
 
-    def _views_of(self, dataset: Any) -> ViewProtocol | None:
+    def _views_of(self, dataset: Any, before_training: bool = False) -> ViewProtocol | None:
         """The views of an evaluation set; None if its clips have a single view.
+
+        Args:
+            before_training: read the first sample also where a single view is expected. Later, the first batch raises as early.
 
         Raises:
             ValueError: the set cannot give these views, or the model cannot be scored with them.
         """
         protocol = self.args.eval_views
-        num_views = getattr(dataset.transform, "num_views", None) if isinstance(dataset, ClipStream) else None
+        num_views = stated_views(dataset)
         if protocol is None:
             protocol = ViewProtocol(num_views or 1, 1, "mean_logits", "the transform of the evaluation set")
         elif num_views is not None and num_views != protocol.total:
@@ -390,8 +432,8 @@ class AVTrainer(TrainerHooks):
             )
         flags = ("--eval_num_views", "--eval_num_crops", "--eval_aggregation")
         check_views(protocol, self.task, getattr(self.model, "config", None), flags)
-        if protocol.total > 1 and num_views is None:
-            check_sample_views(dataset, protocol.total)
+        if num_views is None and (protocol.total > 1 or before_training):
+            check_sample_views(dataset, protocol.total, self.eval_data_collator, getattr(self.model, "config", None))
         return protocol if protocol.total > 1 else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -472,6 +472,14 @@ def test_clips_are_read_lazily():
     assert max(waiting) == 4
 
 
+def test_views_that_nothing_states_are_refused():
+    samples = [{"pixel_values": torch.zeros(2, 2, 3, 16, 16), "clip_id": 0}]
+    with pytest.raises(
+        ValueError, match=r"an axis more than one view.*\[frames, channels, height, width\]: pass num_views="
+    ):
+        predict_views(tiny_model(), samples)
+
+
 def test_errors_name_the_wrong_batch():
     model = tiny_model()
     with pytest.raises(ValueError, match="neither"):

@@ -1,34 +1,23 @@
-"""The example scripts as a user runs them: real processes, tiny settings, real rendered clips."""
+"""The example scripts as a user runs them: tiny settings, real rendered clips, and a real process where that matters."""
 
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rendering import render_clip
+from scripts import EXAMPLES, call, process
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
 
-ROOT = Path(__file__).resolve().parents[2]
 # A model with a few thousand weights for 32 x 32 pixels and 2 s of audio.
 TINY = [
     "--image_size", "32", "--num_frames", "2", "--span", "2", "--audio_seconds", "2",
     "--config", '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "fusion_layer": 1}',
     "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--use_cpu", "True", "--report_to", "none",
 ]  # fmt: skip
-
-
-def run(script, *arguments, check=True):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +36,9 @@ def checkpoint(shards, tmp_path_factory):
         "--recipe", "mbt/vggsound", "--from_vit", "none", "--global_batch_size", "16", "--warmup_epochs", "0",
         "--modality_dropout", "0.2", "--save_steps", "1",
     ]  # fmt: skip
-    done = run("finetune_classification.py", *command, "--max_steps", "1")
+    done = process("finetune_classification.py", *command, "--max_steps", "1")
     assert re.search(r"MBTForAudioVisualClassification: [\d,]+ parameters, 8 classes", done.stdout), done.stdout
-    run(
+    call(
         "finetune_classification.py", *command, "--max_steps", "2", "--resume_from_checkpoint", folder / "checkpoint-1",
     )  # fmt: skip
     return folder
@@ -102,7 +91,7 @@ def test_predicting_files_and_folders(checkpoint, folder_of_clips, tmp_path):
     same_name = tmp_path / "[red]" / clip.name  # not console markup; its picture must not overwrite the other's
     same_name.parent.mkdir()
     same_name.write_bytes(clip.read_bytes())
-    done = run(
+    done = call(
         "predict.py", "--model", checkpoint, folder_of_clips / "class_1", clip, same_name, broken, tmp_path / "gone.mp4",
         "--top_k", "2", "--output", tmp_path / "new" / "out.jsonl", "--pictures", tmp_path / "pictures", "--device", "cpu",
     )  # fmt: skip
@@ -137,13 +126,13 @@ def test_predicting_with_a_pretraining_checkpoint_names_the_fine_tuning_script(t
     avmae(AVMAEForPreTraining).save_pretrained(tmp_path)
     processor(AVMAEProcessor).save_pretrained(tmp_path)
     (tmp_path / "clip.mp4").write_bytes(b"not read")
-    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
+    done = process("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
     assert done.returncode == 1
     assert f"python examples/finetune_classification.py --model {tmp_path}" in done.stderr.splitlines()[-1]
     assert len(errors(done.stderr)) == 1
     assert "top 1" not in done.stdout
     (tmp_path / "processor_config.json").unlink()
-    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
+    done = call("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", "--device", "cpu", check=False)
     assert done.returncode == 1
     (line,) = errors(done.stderr)
     assert line.startswith("error: ")
@@ -161,7 +150,7 @@ def test_pictures_of_an_avmae(fields, tmp_path):
     processor(AVMAEProcessor).save_pretrained(tmp_path / "model")
     (tmp_path / "clip.mp4").write_bytes(render_clip())
     options = ("--pictures", tmp_path / "seen", "--device", "cpu")
-    done = run("predict.py", "--model", tmp_path / "model", tmp_path / "clip.mp4", *options)
+    done = call("predict.py", "--model", tmp_path / "model", tmp_path / "clip.mp4", *options)
     assert "top 5" in done.stdout
     assert (tmp_path / "seen" / "clip.png").read_bytes().startswith(b"\x89PNG")
 
@@ -177,7 +166,7 @@ def test_pictures_of_a_model_without_maps_are_refused_before_the_first_clip(tmp_
     processor().save_pretrained(tmp_path)
     (tmp_path / "clip.mp4").write_bytes(b"not read")
     options = ("--pictures", tmp_path / "seen", "--output", tmp_path / "out.jsonl", "--device", "cpu")
-    done = run("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", *options, check=False)
+    done = call("predict.py", "--model", tmp_path, tmp_path / "clip.mp4", *options, check=False)
     assert done.returncode == 1
     assert "patches straddle frames" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -187,14 +176,14 @@ def test_pictures_of_a_model_without_maps_are_refused_before_the_first_clip(tmp_
 @pytest.mark.slow
 def test_no_readable_file_fails(checkpoint, tmp_path):
     (tmp_path / "junk.mp4").write_bytes(b"junk")
-    done = run("predict.py", "--model", checkpoint, tmp_path, "--device", "cpu", check=False)
+    done = call("predict.py", "--model", checkpoint, tmp_path, "--device", "cpu", check=False)
     assert done.returncode == 1
     assert "skipped" in done.stdout
 
 
 @pytest.mark.slow
 def test_checkpoint_is_fine_tuned_on_a_folder_with_other_labels(checkpoint, folder_of_clips, tmp_path):
-    done = run(
+    done = call(
         "finetune_classification.py", "--data", folder_of_clips, "--model", checkpoint, "--output_dir", tmp_path,
         *TINY[-8:], "--max_steps", "1",
     )  # fmt: skip
@@ -217,17 +206,19 @@ def test_options_without_effect_fail(folder_of_clips, tmp_path, options, message
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint" / "config.json").write_text("{}")
     options = [str(tmp_path / "checkpoint") if option == "some/checkpoint" else option for option in options]
-    done = run("finetune_classification.py", "--data", folder_of_clips, "--output_dir", tmp_path, *options, check=False)
+    done = call(
+        "finetune_classification.py", "--data", folder_of_clips, "--output_dir", tmp_path, *options, check=False
+    )
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_quickstart_from_rendering_to_picture(tmp_path):
+def test_quickstart_from_rendering_to_picture(tmp_path, capfd):
     """Runs all stages on a few clips; it does not test the accuracies of the full settings."""
     options = ["--train_clips", "32", "--test_clips", "16", "--steps", "3", "--batch_size", "16", "--workers", "0"]
-    done = run("quickstart.py", "--output", tmp_path, *options)
+    done = process("quickstart.py", "--output", tmp_path, *options)
     for row in (
         "bottleneck fusion, both modalities",
         "same model, audio only",
@@ -236,8 +227,8 @@ def test_quickstart_from_rendering_to_picture(tmp_path):
     ):
         assert row in done.stdout
     assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
-    again = run("quickstart.py", "--output", tmp_path, "--clip", tmp_path / "clip.mp4")
-    assert "clip.mp4" in again.stdout
+    again = call("quickstart.py", "--output", tmp_path, "--clip", tmp_path / "clip.mp4")
+    assert "clip.mp4" in capfd.readouterr().out  # of predict.py, which the script runs in a process
     assert "training" not in again.stdout
 
 
@@ -248,7 +239,7 @@ EVALUATE = ["--label_columns", "shape", "sound", "--views", "2", "--device", "cp
 def report(checkpoint, shards, tmp_path_factory):
     """The report on two checkpoints of one run, with a sweep over spans and both samplings."""
     folder = tmp_path_factory.mktemp("report")
-    done = run(
+    done = call(
         "evaluate.py", "--checkpoint", checkpoint, "--runs", checkpoint / "checkpoint-1", "--benchmark", "sounding_shapes",
         "--source", shards, *EVALUATE, "--modalities", "av,a,v", "--spans", "1,2", "--sampling", "sync,async", "--output", folder,
     )  # fmt: skip
@@ -289,11 +280,11 @@ def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, s
         "--standalone",
         "--nproc_per_node",
         "2",
-        ROOT / "examples" / "evaluate.py",
+        EXAMPLES / "evaluate.py",
     ]
     command += ["--runs", checkpoint / "checkpoint-2", report, "--benchmark", "sounding_shapes", "--source", shards]
     command += [*EVALUATE, "--modalities", "av,a", "--output", tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
     )
@@ -318,7 +309,7 @@ def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, s
 
 @pytest.mark.slow
 def test_wrong_checkpoint_fails_before_the_evaluation(checkpoint, folder_of_clips, tmp_path):
-    done = run(
+    done = call(
         "evaluate.py", "--checkpoint", checkpoint, "--benchmark", folder_of_clips, "--output", tmp_path / "report",
         "--label_columns", "label", check=False,
     )  # fmt: skip

@@ -160,6 +160,7 @@ ENDING = {
     "wav": {"audio_codec": "pcm_s16le", **SOUND}, "aiff": {"audio_codec": "pcm_s16be", **SOUND},
     "au": {"audio_codec": "pcm_s16be", **SOUND}, "flac": {"audio_codec": "flac", **SOUND},
     "wv": {"audio_codec": "wavpack", **SOUND}, "tta": {"audio_codec": "tta", **SOUND},
+    "w64": {"audio_codec": "pcm_s16le", **SOUND}, "caf": {"audio_codec": "pcm_s16be", **SOUND},
 }  # fmt: skip
 
 
@@ -172,6 +173,91 @@ def test_a_second_file_that_is_not_read_is_reported(container):
     place = len(one) - 2 if container == "gif" else len(one)  # the signature includes the end of the first file
     assert f"byte {place}," in warning
     assert read_clip(one + bytes(100), **request).warnings == []
+
+
+# Tags that stand at the start and the end of MP3 files: ID3v2, APE and ID3v1.
+ID3 = b"ID3\4\0\0\0\0\x20\0" + bytes(4096)
+APE = b"APETAGEX" + b"\xd0\7\0\0" + (32).to_bytes(4, "little") + bytes(7) + b"\x80" + bytes(8)
+TAGS = {"nothing": b"", "ID3v2": ID3, "APE": APE, "ID3v1": b"TAG" + bytes(125), "all": APE + b"TAG" + bytes(125) + ID3}
+FRAMES = {"mp3": "libmp3lame", "adts": "aac", "ac3": "ac3", "eac3": "eac3", "latm": "aac"}  # of sound
+
+
+def frames_of_sound(container: str, seconds: float) -> bytes:
+    wave = sound("chirp", int(seconds * 44100), 44100)
+    return render_clip(
+        num_frames=0, container=container, audio_codec=FRAMES[container], audio=wave, sampling_rate=44100
+    )
+
+
+@pytest.mark.parametrize(
+    ("container", "tag"),
+    [("mp3", tag) for tag in TAGS] + [(container, "all") for container in FRAMES if container != "mp3"],
+)
+def test_joined_frames_of_sound_are_read_whole(container, tag):
+    first, second = frames_of_sound(container, 2.0), frames_of_sound(container, 3.0)
+    data = first + TAGS[tag] + second
+    info = probe(data)
+    assert info.audio_duration == pytest.approx(5.0, abs=0.15)
+    clip = read_clip(data, audio_window=(0.0, info.duration))
+    assert all("a gap, filled with silence" in text for text in clip.warnings)
+    assert len(clip.warnings) <= 1
+    assert clip.waveform.shape[1] / 44100 == pytest.approx(info.audio_duration, abs=0.03)
+    alone = read_clip(second, audio_window=(1.0, 1.1)).waveform
+    offset = round((info.audio_duration - probe(second).audio_duration + 1.0) * 44100)
+    found = [clip.waveform[:, offset + shift : offset + shift + 4410] for shift in range(-2400, 2400)]
+    assert min((alone - part).abs().mean().item() for part in found) < 0.01
+
+
+@pytest.mark.parametrize("tag", ["nothing", "ID3v2"])
+@pytest.mark.parametrize("container", FRAMES)
+def test_windows_of_frames_of_sound_are_those_of_the_whole(container, tag):
+    data = frames_of_sound(container, 6.0) + TAGS[tag] + frames_of_sound(container, 6.0)
+    whole = read_clip(data, audio_window=(0.0, 12.0)).waveform
+    for start in (4.0, 9.0, 11.0):  # AC-3 by FFmpeg's seeking: more than 10 ms beside
+        window = read_clip(data, audio_window=(start, start + 0.5)).waveform
+        place = round(start * 44100)
+        assert (window - whole[:, place : place + window.shape[1]]).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("rest", [ID3, bytes(50_000), b"RIFF" + bytes(range(256)) * 200], ids=["tag", "zeros", "other"])
+def test_bytes_after_the_last_frame_of_sound_do_not_damage_it(rest):
+    data = frames_of_sound("mp3", 2.0)
+    clip = read_clip(data + rest, audio_window=(0.0, 9.0))
+    assert clip.waveform.shape[1] / 44100 == pytest.approx(2.0, abs=0.03)
+    assert [text for text in clip.warnings if "followed by bytes that cannot be decoded" not in text] == []
+    assert rest[:3] == b"ID3" or clip.warnings
+
+
+def test_a_last_frame_that_was_cut_off_is_left_out_with_a_warning():
+    data = frames_of_sound("adts", 2.0)[:-100]
+    clip = read_clip(data, audio_window=(0.0, 9.0))
+    assert clip.waveform.shape[1] / 44100 == pytest.approx(2.0, abs=0.03)
+    assert "ends at" in clip.warnings[0]
+
+
+def test_a_file_that_ffmpeg_stops_reading_says_how_much_is_left():
+    (warning,) = read_clip(frames_of_sound("adts", 2.0) + frames_of_sound("mp3", 2.0), audio_window=(0, 9)).warnings
+    assert "can be read only up to 2." in warning
+
+
+def test_parts_of_another_rate_are_refused():
+    wave = sound("chirp", 96000, 48000)
+    other = render_clip(num_frames=0, container="mp3", audio_codec="libmp3lame", audio=wave, sampling_rate=48000)
+    with pytest.raises(MediaError, match="changes from 44100 Hz, 1 channels to 48000 Hz"):
+        read_clip(frames_of_sound("mp3", 2.0) + other, audio_window=(0, 9))
+
+
+def test_a_flac_file_that_begins_with_a_tag_is_one_file():
+    flac = render_clip(num_frames=0, container="flac", audio_codec="flac", seconds=2.0)
+    assert read_clip(ID3 + flac, audio_window=(0, 1)).warnings == []
+    (warning,) = read_clip(ID3 + flac + flac, audio_window=(0, 1)).warnings
+    assert f"byte {len(ID3 + flac)}," in warning
+
+
+def test_a_second_wav_file_after_a_tag_is_reported():
+    one = render_clip(num_frames=0, container="wav", audio_codec="pcm_s16le", seconds=2.0)
+    (warning,) = read_clip(one + ID3 + one, audio_window=(0, 1)).warnings
+    assert f"byte {len(one + ID3)}," in warning
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def test_metrics_follow_the_configuration():
     assert metrics(logits, logits.argmax(-1), seconds) == {"accuracy": 1.0}
 
 
+def test_segments_with_other_labels_than_one_class_have_the_metrics_of_these():
+    generator = np.random.default_rng(4)
+    logits, multi = generator.normal(size=(8, 3, 4)), np.eye(4)[generator.integers(0, 4, (8, 3))]
+    rows = {"num_segments": 3, "num_labels": 4}
+    several = SimpleNamespace(**rows, problem_type=None)
+    assert metrics(logits, multi, several) == multi_label_metrics(logits.reshape(24, 4), multi.reshape(24, 4))
+    numbers = SimpleNamespace(**rows, problem_type="regression")
+    assert metrics(logits, multi, numbers)["mae"] == pytest.approx(np.abs(logits - multi).mean())
+    heads = SimpleNamespace(**rows, class_splits={"shape": 2, "sound": 2})
+    found = metrics(logits, np.zeros((8, 3, 2), dtype=np.int64), heads)
+    for config, names in ((several, {"map", "accuracy"}), (numbers, {"mse", "mae"}), (heads, set(found))):
+        task = task_of_class("MBTForAudioVisualClassification", config)
+        assert names <= task.metric_names(config)
+
+
 @pytest.mark.parametrize("kind", ["single", "heads", "segments", "multi"])
 def test_labels_of_minus_100_count_in_no_metric(kind):
     generator = np.random.default_rng(5)

@@ -359,6 +359,79 @@ def test_wrong_number_of_views_raises(tmp_path):
         AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=4), eval_dataset={"mine": stream})
 
 
+class Views(IterableDataset):
+    """A user's own stream of clips with views."""
+
+    def __init__(self, samples):
+        self.samples, self.read = samples, 0
+
+    def __iter__(self):
+        for sample in self.samples:
+            self.read += 1
+            yield sample
+
+
+def test_a_users_own_stream_is_checked_for_views_before_training(tmp_path):
+    samples, options = with_views(5, 2), {"train_dataset": MemoryStream()}
+    messages = {
+        4: r"ask for 4 views per clip.* first sample.* pixel_values \(2,.*view_transform",
+        None: r"first sample.* pixel_values \(2, 2, 3.*an axis more.*\[frames, channels.*eval_num_views",
+    }
+    for views, message in messages.items():
+        for evaluated in (Views(samples), samples, {"mine": Views(samples)}):
+            with pytest.raises(ValueError, match=message):
+                AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=views), eval_dataset=evaluated, **options)
+        with pytest.raises(ValueError, match=message):
+            AVTrainer(tiny_model(), arguments(tmp_path, eval_num_views=views), validation_dataset=Views(samples))
+    model, stream = tiny_model(), Views(samples)
+    trainer = AVTrainer(model, arguments(tmp_path, eval_num_views=2), eval_dataset=stream, **options)
+    assert stream.read == 1
+    expected = AVTrainer(model, arguments(tmp_path, eval_num_views=2), eval_dataset=samples).evaluate()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected["eval_loss"])
+    stream.num_views = 2  # stated by the stream, as a ClipStream's transform does
+    stated = AVTrainer(model, arguments(tmp_path), eval_dataset=stream).evaluate()
+    assert (stated["eval_views"], stated["eval_loss"]) == (2, pytest.approx(expected["eval_loss"]))
+    with pytest.raises(ValueError, match=r"ask for 4 views per clip.*makes 2"):
+        AVTrainer(model, arguments(tmp_path, eval_num_views=4), eval_dataset=stream)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_labels_of_a_users_own_collator_are_checked_on_the_cpu(tmp_path, stream):
+    """A loss on a GPU cannot check them: it would end in a device assert. So the loader checks them, before the model sees them."""
+
+    def collate(samples):
+        return {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "labels")}
+
+    labels = [torch.tensor([3 if index == 5 else 0, 0]) for index in range(14)]
+    right, wrong = MemoryStream(), MemoryStream(labels=labels)
+    if not stream:
+        right, wrong = right.samples, wrong.samples
+    for own in (collate, AVCollator()):  # without the number of classes, ours does not check either
+        model, seen = tiny_model(), []
+        model.register_forward_pre_hook(lambda module, inputs, kwargs: seen.append(kwargs["labels"]), with_kwargs=True)  # noqa: B023
+        options = {"data_collator": own, "eval_data_collator": own}
+        with pytest.raises(ValueError, match=r"head shape hold 3, but its class numbers are 0\.\.2"):
+            AVTrainer(model, arguments(tmp_path), train_dataset=wrong, **options).train()
+        with pytest.raises(ValueError, match=r"head shape hold 3, but its class numbers are 0\.\.2"):
+            AVTrainer(model, arguments(tmp_path), eval_dataset=wrong, **options).evaluate()
+        assert all((batch[:, 0] < 3).all() for batch in seen)  # the batch with the wrong label never reached the model
+        trainer = AVTrainer(model, arguments(tmp_path, max_steps=1), train_dataset=right, eval_dataset=right, **options)
+        trainer.train()
+        trainer.evaluate()
+
+
+def test_a_stream_that_can_be_read_once_loses_no_sample(tmp_path):
+    class Once(IterableDataset):
+        def __init__(self):
+            self.samples = iter(MemoryStream().samples)
+
+        def __iter__(self):
+            return self.samples
+
+    metrics = AVTrainer(tiny_model(), arguments(tmp_path), eval_dataset=Once())
+    assert len(metrics.predict(metrics.eval_dataset).predictions) == 14
+
+
 @pytest.mark.parametrize(
     ("made", "views", "message"),
     [
@@ -524,3 +597,40 @@ def test_training_on_rendered_clips(tmp_path):
         assert AutoProcessor.from_pretrained(checkpoint).to_dict() == processor.to_dict()
     loaded = AutoModelForAudioVisualClassification.from_pretrained(tmp_path / "run" / "checkpoint-24")
     assert_same_bits(loaded.state_dict(), trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_regression_is_evaluated_by_its_errors(tmp_path, outputs, views):
+    targets = list(torch.randn(14, outputs, generator=torch.Generator().manual_seed(1)).squeeze(-1))
+    targets[3] = torch.full_like(targets[3], -100.0)  # no target
+    fields = {"class_splits": None, "num_labels": outputs, "problem_type": None if outputs == 1 else "regression"}
+    model = tiny_model(**fields)
+    samples = with_views(14, views, targets) if views > 1 else MemoryStream(labels=targets).samples
+    options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "mae"}
+    options |= {"eval_num_views": views, "num_train_epochs": 1, "train_dataset": MemoryStream(labels=targets)}
+    train = options.pop("train_dataset")
+    trainer = AVTrainer(
+        model, arguments(tmp_path, greater_is_better=False, **options), train_dataset=train, eval_dataset=samples
+    )
+    trainer.train()
+    metrics, predicted = trainer.evaluate(), trainer.predict(samples)
+    difference = torch.from_numpy(predicted.predictions) - torch.stack(targets).reshape(14, outputs)
+    difference = difference[[number for number in range(14) if number != 3]]
+    assert metrics["eval_mse"] == pytest.approx(difference.square().mean().item(), rel=1e-5)
+    assert metrics["eval_mse"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
+    assert metrics["eval_mae"] == pytest.approx(difference.abs().mean().item(), rel=1e-5)
+    assert not {"eval_top1", "eval_map"} & set(metrics)
+    with pytest.raises(ValueError, match=r"'mae' with greater_is_better=True .* largest error"):
+        AVTrainer(model, arguments(tmp_path, **options), train_dataset=train, eval_dataset=samples).train()
+    with pytest.raises(ValueError, match=r"--eval_aggregation: mean_probabilities .* predicts numbers"):
+        AVTrainer(model, arguments(tmp_path, eval_aggregation="mean_probabilities"), eval_dataset=samples)
+
+
+def test_a_regression_is_not_evaluated_on_classes():
+    config = tiny_model(class_splits=None, num_labels=3, problem_type="regression").config
+    fields = {"problem_type": "single_label_classification"}
+    with pytest.raises(
+        ValueError, match=r"predicts numbers \(problem_type=regression, .*the column label holds classes"
+    ):
+        task_of(tiny_model()).check_fields(config, fields, "the column label")
