@@ -209,6 +209,8 @@ def _with_start(
                 "weights"
             )
         given |= {method: source} if method not in given else {"": source}
+    parts = {method: given.pop(method) for method in [*given] if method and methods[method].part is not None}
+    recipe = replace(recipe, part_inits={n: source for n, source in parts.items() if source.lower() != "none"})
     if len(given) > 1:
         names = " and ".join(f"--{method or 'start'}" for method in given)
         raise ValueError(f"{names}: a model can start from only one source; give only one of them.")

@@ -97,6 +97,7 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "recipe": run.name,
         "source": None if run.published is None else run.published.source,
         "start": run.checkpoint or run.recipe.init,
+        **({"part_starts": dict(run.recipe.part_inits)} if run.recipe.part_inits else {}),
         "views": run.recipe.views,
         "versions": {"hf_avfusion": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "flags": _plain(run.flags),
