@@ -341,11 +341,12 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
         )
     if task is not None:
-        text = 'text="a question", ' if task.takes_text else ""
+        call = task.pipeline.call
+        function = call.partition("(")[0]
         return (
             "from transformers import pipeline\n\n"
-            f"classify = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
-            f'answer = classify("clip.mp4", {text}top_k=5)\nprint(answer)'
+            f"{function} = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
+            f"answer = {call}\nprint(answer)"
         )
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"

@@ -11,6 +11,7 @@ from typing import Any
 SECTIONS = (
     "model",
     "regularization",
+    "adapter",
     "window",
     "audio",
     "video",
@@ -38,6 +39,10 @@ class Recipe:
         model: fields of the configuration that decide the shapes or the use of the weights. Fields of a sub-configuration have
             dotted names such as "audio_config.hidden_size".
         regularization: fields of the configuration that act in training only; they also apply to a checkpoint's configuration.
+        adapter_method: adapters of peft that are trained on the frozen model, "lavish" or "lora"; None for none.
+        adapter: fields of the method's config that differ from its defaults.
+        train_norms: whether the norms of the frozen model are trained too.
+        quantize: "int8" or "4bit": the frozen model is quantised.
         window: fields of `WindowPolicy`: frames, rate or span, seconds of audio.
         audio, video: fields of the feature extractor and the video processor that differ from the processor's defaults.
         frame_augmentation: fields of `FrameAugmentation` that differ from its defaults; None: no frame augmentation.
@@ -64,6 +69,10 @@ class Recipe:
     part_inits: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     regularization: Mapping[str, Any] = field(default_factory=dict)
+    adapter_method: str | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    train_norms: bool = False
+    quantize: str | None = None
     window: Mapping[str, Any] = field(default_factory=dict)
     audio: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)
