@@ -49,3 +49,22 @@ def losses(folder: Path) -> list[float]:
     """The training losses that a run has logged."""
     state = json.loads((folder / "trainer_state.json").read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def adapter_command(shards: Path, backbone: Path, output: Path, *more) -> list:
+    """A run with LAVISH adapters on event labels."""
+    adapter = '{"num_tokens": 2, "reduction": 4, "groups": 1}'
+    command = [
+        "--data",
+        "sounding_shapes",
+        "--source",
+        shards,
+        "--output_dir",
+        output,
+        "--model",
+        "lavish",
+        *EVENTS,
+        *PLAIN,
+    ]
+    command += ["--from_backbone", backbone, *SOUND, "--adapter", "lavish", "--adapter_config", adapter]
+    return [*command, *more]

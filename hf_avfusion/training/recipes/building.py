@@ -15,6 +15,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ...auto import AutoModelForAudioVisualClassification
 from ...data.augmentation import FrameAugmentation, SpecAugment
 from ...data.collating import AVCollator
+from ...evaluation.adapter_checkpoints import adapter_config, base_of
 from ...media.windows import WindowPolicy
 from ...models.shared.configuration_shared import as_pair
 from ...processing.feature_extraction_avfusion import PRESETS, AVFusionFeatureExtractor
@@ -22,6 +23,7 @@ from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 from ...tasks import TASKS, Task
 from ...tasks.task import RowLabels
 from ..arguments import AVTrainingArguments
+from .adapting import adapter_fields
 from .nested_fields import field_names, flat_fields, nested_fields, place_fields, unknown_fields
 from .recipe import Recipe
 from .run import Run
@@ -31,6 +33,8 @@ def known_fields(section: str, architecture: str) -> set[str]:
     """The field names that a section of a recipe may hold. Fields of sub-configurations have dotted names."""
     if section in ("model", "regularization"):
         return field_names(CONFIG_MAPPING[architecture]())
+    if section == "adapter":
+        return adapter_fields("lavish") | adapter_fields("lora")
     if section == "window":
         return {field.name for field in fields(WindowPolicy)}
     if section == "audio":
@@ -220,12 +224,18 @@ def build_fresh(
     source = source_fields(recipe, auto_class)
     processor = build_processor(recipe, head, source, decided_by_data)
     values = config_values(recipe, head, processor, source)
+    model_class = auto_class._model_mapping[config_class]
+    methods = [recipe.init_method] if recipe.init is not None else []
+    for method in (*methods, *recipe.part_inits):
+        if getattr(model_class, method, None) is None:
+            raise ValueError(f"{recipe.architecture} has no `{method}`: leave --{method} out.")
     if recipe.init is not None:
-        start = getattr(auto_class._model_mapping[config_class], recipe.init_method, None)
-        if start is None:
-            raise ValueError(f"{recipe.architecture} has no `{recipe.init_method}`: leave --{recipe.init_method} out.")
-        return processor, start(recipe.init, **values)
-    return processor, auto_class.from_config(getattr(config_class, recipe.size)(**values))
+        model = getattr(model_class, recipe.init_method)(recipe.init, **values)
+    else:
+        model = auto_class.from_config(getattr(config_class, recipe.size)(**values))
+    for method, part_source in recipe.part_inits.items():
+        getattr(model, model_class.start_methods[method].part)(part_source)
+    return processor, model
 
 
 def load_checkpoint(
@@ -236,7 +246,8 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Loads the processor and the model of a run's checkpoint, with the recipe's regularization and the fields of `--config`.
 
-    Sizes are the checkpoint's, and so are windows unless flags change them. Only the head may be newly initialised.
+    Sizes are the checkpoint's, and so are windows unless flags change them. Only the head may be newly initialised. Of an adapter,
+    this is the base model (`adapting.add_adapter` loads the adapter).
 
     Args:
         decided_by_data: see `build_processor`; fields that the saved processor has keep their values.
@@ -245,7 +256,9 @@ def load_checkpoint(
         ValueError: the checkpoint has another architecture than the named recipe, or weights outside the head are missing (for
             example after a `--config` that changes sizes, or with another number of frames and learned positions).
     """
-    config = AutoConfig.from_pretrained(run.checkpoint)
+    # The base model of an adapter has the configuration; the adapter has the processor.
+    source = run.checkpoint if adapter_config(run.checkpoint) is None else base_of(run.checkpoint)
+    config = AutoConfig.from_pretrained(source)
     if run.published is not None and config.model_type != run.recipe.architecture:
         raise ValueError(
             f"--recipe {run.name} is for {run.recipe.architecture}, but {run.checkpoint} is a checkpoint of {config.model_type}:"
@@ -273,9 +286,9 @@ def load_checkpoint(
             " leave it out, or choose another --model."
         )
     fields = nested_fields({**run.recipe.regularization, **sizes, **head, **given})
-    config = AutoConfig.from_pretrained(run.checkpoint, **fields)
+    config = AutoConfig.from_pretrained(source, **fields)
     model, report = auto_class.from_pretrained(
-        run.checkpoint, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     fresh = {
         entry if isinstance(entry, str) else entry[0] for entry in (*report["missing_keys"], *report["mismatched_keys"])

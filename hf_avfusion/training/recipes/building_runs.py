@@ -17,6 +17,7 @@ from ...evaluation.views import view_transform
 from ...tasks import Task, task_of
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
+from .adapting import add_adapter
 from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint, reading_options
 from .data_summary import describe_data
 from .options import DataOptions
@@ -111,6 +112,7 @@ def build_run(
             f"{run.checkpoint or run.recipe.architecture} is a model for {task_of(model).title} ({wanted}), but the labels are for "
             f"{task.title}: give labels and --num_segments that fit each other."
         )
+    model = add_adapter(model, processor, run, args)
     augmentation = build_frame_augmentation(run.recipe, processor)
     read = reading_options(task.read_labels(columns, fields), model.config, allow_urls=options.allow_urls)
 

@@ -16,10 +16,12 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
+from ...evaluation.adapter_checkpoints import adapter_config, base_of
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from ...tasks import TASKS
 from . import PLAIN_FIELDS, get_recipe
+from .adapting import check_adapter_fields
 from .batches import learning_rate_for, share_batch
 from .building import default_config, known_fields, sections_of_processor
 from .nested_fields import flat_fields, unknown_fields
@@ -42,7 +44,8 @@ def architecture_of(model: str) -> str | None:
     if model in CONFIG_MAPPING:
         return model
     try:
-        return AutoConfig.from_pretrained(model).model_type
+        base = model if adapter_config(model) is None else base_of(model)
+        return AutoConfig.from_pretrained(base).model_type
     except (OSError, ValueError):
         return None
 
@@ -150,7 +153,7 @@ def parse_with_recipe(
     is_cut = checkpoint is None and PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]].takes_segments
     if is_cut and hasattr(script_options, "num_segments"):
         recipe = recipe.replace(window={"num_segments": script_options.num_segments})
-    recipe = replace(recipe, batch_size=batch)
+    recipe = replace(_with_adapter(recipe, options, checkpoint, flags), batch_size=batch)
     if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
         raise ValueError(
             f"Mixup (alpha {recipe.collator['mixup_alpha']:g}) mixes the clips of one forward pass, but"
@@ -177,6 +180,9 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
+        "adapter": recipe.adapter_method or "none",
+        "train_norms": recipe.train_norms,
+        "quantize": recipe.quantize,
         "num_segments": recipe.window.get("num_segments"),  # this and the next: skipped where a script has no such flag
         "eval_protocol": recipe.views,
         **recipe.training,
@@ -203,6 +209,8 @@ def _with_start(
                 "weights"
             )
         given |= {method: source} if method not in given else {"": source}
+    parts = {method: given.pop(method) for method in [*given] if method and methods[method].part is not None}
+    recipe = replace(recipe, part_inits={n: source for n, source in parts.items() if source.lower() != "none"})
     if len(given) > 1:
         names = " and ".join(f"--{method or 'start'}" for method in given)
         raise ValueError(f"{names}: a model can start from only one source; give only one of them.")
@@ -226,12 +234,7 @@ def _with_start(
 
 
 def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
-    try:
-        config = json.loads(options.config)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
+    config = json_object("--config", options.config)
     config_class = CONFIG_MAPPING[recipe.architecture]
     config = flat_fields(config, config_class.sub_configs)
     is_new = options.model in CONFIG_MAPPING  # `load_checkpoint` checks the fields for a checkpoint
@@ -257,6 +260,46 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
             raise ValueError(f"--set {text}: {section} is switched off; switch it on or leave this value out")
         changes[section] = {**changes.get(section, {}), name: value}
     return recipe.replace(**changes)
+
+
+ADAPTER_FLAGS = ("adapter", "adapter_config", "train_norms", "quantize")
+
+
+def _with_adapter(recipe: Recipe, options: RecipeOptions, checkpoint: str | None, flags: dict[str, Any]) -> Recipe:
+    """The recipe with the adapter that the flags choose."""
+    given = [flag for flag in ADAPTER_FLAGS if flag in flags]
+    if checkpoint is not None and adapter_config(checkpoint) is not None:
+        if given:
+            raise ValueError(
+                f"--{', --'.join(given)}: allowed for a whole model only, but {checkpoint} is an adapter, which is trained further "
+                f"with its own options: leave {'them' if len(given) > 1 else 'it'} out"
+            )
+        return replace(recipe, adapter_method=None, adapter={}, train_norms=False, quantize=None)
+    method = None if options.adapter == "none" else options.adapter
+    if method is None:
+        idle = [flag for flag in given if flag != "adapter" and flags[flag] not in ("{}", False, None)]
+        if idle:
+            raise ValueError(f"--{', --'.join(idle)}: needs an adapter: give --adapter lavish or --adapter lora")
+        return replace(recipe, adapter_method=None, adapter={}, train_norms=False, quantize=None)
+    architecture = recipe.architecture if checkpoint is None else architecture_of(checkpoint)
+    if method == "lavish" and architecture not in (None, "lavish"):
+        raise ValueError(f"--adapter lavish: {architecture} has no places for these adapters: give --adapter lora")
+    fields = json_object("--adapter_config", options.adapter_config)
+    check_adapter_fields(method, fields)
+    own = recipe.adapter if method == recipe.adapter_method else {}
+    changes = {"train_norms": options.train_norms, "quantize": options.quantize}
+    return replace(recipe, adapter_method=method, adapter={**own, **fields}, **changes)
+
+
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """Parses a flag with a JSON object. Raises ValueError naming the flag."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{flag} {text!r} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{flag} {text!r} must be a JSON object, such as {{"hidden_size": 192}}')
+    return values
 
 
 def _setting(text: str, architecture: str) -> tuple[str, str, Any]:

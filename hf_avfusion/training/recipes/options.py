@@ -54,6 +54,31 @@ class RecipeOptions:
             'as \'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
         },
     )
+    adapter: str = field(
+        default="none",
+        metadata={
+            "help": "Freeze the model and train adapters of peft and the head: `lavish` (LAVISH models only), `lora`, or `none`. "
+            "The run's checkpoints are then adapters.",
+            "choices": ["lavish", "lora", "none"],
+        },
+    )
+    adapter_config: str = field(
+        default="{}",
+        metadata={
+            "help": 'JSON of fields of the adapter\'s config, such as \'{"num_tokens": 2, "reduction": 8}\' for lavish or '
+            "'{\"r\": 8}' for lora."
+        },
+    )
+    train_norms: bool = field(
+        default=False, metadata={"help": "With an adapter: also train the norms of the frozen model."}
+    )
+    quantize: str | None = field(
+        default=None,
+        metadata={
+            "help": "With an adapter: quantise the frozen model, to `int8` weights (torchao) or `4bit` (bitsandbytes).",
+            "choices": ["int8", "4bit"],
+        },
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width of the frames in pixels, for a new model (MBT: 224)."}
     )
