@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
+from ...files import parse_json
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from ...tasks import TASKS
@@ -208,8 +209,8 @@ def _with_start(
 
 def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
     try:
-        config = json.loads(options.config)
-    except json.JSONDecodeError as error:
+        config = parse_json(options.config)
+    except ValueError as error:
         raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
