@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .files import markdown_cell
+from .files import markdown_cell, read_json
 from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
@@ -194,10 +194,7 @@ def read_results(
         ValueError: the file has none of these formats, or does not name the dataset, the split or a metric.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     try:
         if isinstance(content, dict) and "evaluations" in content:
             return _of_checkpoint(content, checkpoint)
@@ -294,10 +291,7 @@ def read_recipe(path: str | Path) -> dict[str, str]:
     Raises:
         ValueError: the file holds no JSON object.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds no settings: pass a file with a JSON object {{setting: value}}")
     if "overridden" not in record or "settings" not in record:

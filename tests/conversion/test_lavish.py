@@ -95,6 +95,60 @@ def test_files_that_are_no_checkpoints(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: torch.full_like(value, torch.nan), "holds values that are NaN or infinite"),
+        (lambda value: value.to(torch.complex64), "no dense tensor of real numbers"),
+        (lambda value: value.flatten(1).to_sparse(), "no dense tensor of real numbers"),
+        (lambda value: value.to("meta"), "no dense tensor of real numbers"),
+    ],
+    ids=["NaN", "complex", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_hold_no_weights_are_refused(change, message, tmp_path):
+    state = tensors("param/")
+    name = next(name for name in state if "up_sampler" in name)
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(ConversionError, match=rf"(?s)odd\.pt: .*{message}"):
+        load_lavish(tmp_path / "odd.pt", FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "fields.json: it is nested too deeply"),
+        (json.dumps({**FIELDS, "mask_sise": 5}), "mask_sise; did you mean mask_size"),
+        (json.dumps({**FIELDS, "nonsense": 5}), "has no field nonsense"),
+        (json.dumps({**FIELDS, "backbone_config": 5}), "does not describe a model: TypeError"),
+    ],
+    ids=["deep", "misspelt", "unknown", "wrong type"],
+)
+def test_wrong_fields_end_in_one_line(checkpoint, tmp_path, capsys, fields, message):
+    (tmp_path / "fields.json").write_text(fields, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "--checkpoint",
+                str(checkpoint),
+                "--config",
+                str(tmp_path / "fields.json"),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_without_axes_ends_in_one_line(tmp_path, capsys):
+    torch.save({**tensors("param/"), "ViT.v.blocks.0.attn.qkv.weight": torch.tensor(3.0)}, tmp_path / "odd.pt")
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(tmp_path / "odd.pt"), "--output", str(tmp_path / "out")])
+    assert "odd.pt does not describe a model" in capsys.readouterr().err
+
+
 def test_other_backbones_are_refused():
     config = tiny_config("resnet")
     with pytest.raises(ConversionError, match="has the backbones vit and swinv2, not 'resnet'"):
