@@ -5,6 +5,7 @@ Tables and functions only; they are applied strictly by `flax.convert`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +96,24 @@ def convert_head(params: Params, head: LavishQuestionAnsweringHead) -> dict[str,
         ConversionError: If a tensor is missing, unknown or of another shape; the message names every such tensor.
     """
     return convert(split_attention(params), head_rules(), _shapes(head), dropped=UNUSED)
+
+
+def infer_head_fields(params: Params) -> dict[str, Any]:
+    """
+    Fields of a config that the head's tensors hold. The number of attention heads is not among them.
+
+    Raises:
+        KeyError, IndexError: If a tensor is missing.
+    """
+    words, answers = np.shape(params["question_encoder.word2vec.weight"]), np.shape(params["fc_ans.weight"])
+    return {
+        "vocab_size": words[0],
+        "question_word_size": words[1],
+        "question_hidden_size": answers[1],
+        "question_feedforward_size": np.shape(params["linear11.weight"])[0],
+        "match_hidden_sizes": [np.shape(params[f"fc{number}.weight"])[0] for number in (1, 2, 3)],
+        "num_labels": answers[0],
+    }
 
 
 def without_module(params: Params) -> dict[str, np.ndarray | torch.Tensor]:
