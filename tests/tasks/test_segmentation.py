@@ -307,7 +307,16 @@ def test_the_script_trains_and_its_checkpoint_is_evaluated(trained, shards):
 
 def test_evaluate_and_predict_take_the_checkpoint(trained, shards, rows, tmp_path, capsys):
     evaluate, predict = load_script("evaluate.py"), load_script("predict.py")
-    command = ["--checkpoint", trained, "--benchmark", "sounding_shapes", "--source", shards, "--label_columns", "masks"]
+    command = [
+        "--checkpoint",
+        trained,
+        "--benchmark",
+        "sounding_shapes",
+        "--source",
+        shards,
+        "--label_columns",
+        "masks",
+    ]
     assert finetune(evaluate, *command, "--output", tmp_path / "report", "--workers", "0", "--device", "cpu") == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["benchmark"]["task"] == "segmentation"
