@@ -400,7 +400,10 @@ def test_every_parameter_has_a_meta_safe_initialisation(name, tmp_path):
         found, expected = loaded.state_dict()[key], fresh[key]
         if torch.equal(expected, other[key]):  # a constant
             assert torch.equal(found, expected), key
-        elif expected.numel() > 1:
+        elif expected.numel() < 5:  # too few for a deviation
+            largest = torch.stack([expected, other[key]]).abs().max()
+            assert 0 < found.abs().max() < 4 * largest, key
+        else:
             torch.testing.assert_close(found.std(), expected.std(), rtol=0.5, atol=0, msg=key)
 
 

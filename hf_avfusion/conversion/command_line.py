@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
 
-def check_arguments(*processor_files: str) -> None:
+def check_arguments(*processor_files: str, splits_adapter: bool = False) -> None:
     """Ends the process with one line if a converter's arguments are wrong; for the time before its imports.
 
     Args:
         processor_files: the flags of `convert_file`'s `processor_files`.
+        splits_adapter: whether it has a `split_adapter`.
     """
     if not {"-h", "--help"} & set(sys.argv[1:]):
-        _parse(None, "", "", "", dict.fromkeys(processor_files, ""))
+        _parse(None, "", "", "", dict.fromkeys(processor_files, ""), splits_adapter)
 
 
 def _parse(
@@ -34,6 +35,7 @@ def _parse(
     file_help: str,
     fields_help: str,
     processor_files: Mapping[str, str],
+    splits_adapter: bool,
 ) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = OneLineErrors(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help=file_help)
@@ -43,13 +45,21 @@ def _parse(
     for flag, text in processor_files.items():
         parser.add_argument(flag, help=text)
     parser.add_argument("--output", required=True, help="folder to write")
+    if splits_adapter:
+        parser.add_argument(
+            "--adapter_output", help="folder to write the adapter to; --output then holds the model without adapters"
+        )
     options = parser.parse_args(arguments)
     for flag in ("--checkpoint", "--config", *processor_files):
         file = getattr(options, flag.removeprefix("--"))
         if file is not None and not Path(file).exists():
             parser.error(f"{flag} {file}: no such file")
-    if Path(options.output).exists() and not Path(options.output).is_dir():
-        parser.error(f"--output {options.output}: is a file; give a folder to write")
+    outputs = {"--output": options.output, "--adapter_output": getattr(options, "adapter_output", None)}
+    for flag, folder in outputs.items():
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            parser.error(f"{flag} {folder}: is a file; give a folder to write")
+    if outputs["--adapter_output"] and Path(outputs["--adapter_output"]).resolve() == Path(options.output).resolve():
+        parser.error(f"--adapter_output {options.output}: is the folder of --output; give another")
     return parser, options
 
 
@@ -63,6 +73,7 @@ def convert_file(
     *,
     make_processor: Callable[..., ProcessorMixin | None] | None = None,
     processor_files: Mapping[str, str] | None = None,
+    split_adapter: Callable[[PreTrainedModel], Any] | None = None,
 ) -> None:
     """Parses the command line, converts and saves. Errors end with one line and a non-zero exit status.
 
@@ -73,9 +84,10 @@ def convert_file(
         arguments: default: the process's.
         make_processor: (model, one file of each of `processor_files` or None) -> the processor to save beside the model, or None.
         processor_files: flag -> help of the files that it takes.
+        split_adapter: model -> a peft model whose base is the model without its adapters, for `--adapter_output`.
     """
     processor_files = processor_files or {}
-    parser, options = _parse(arguments, description, file_help, fields_help, processor_files)
+    parser, options = _parse(arguments, description, file_help, fields_help, processor_files, split_adapter is not None)
     fields = {}
     if options.config:
         try:
@@ -90,6 +102,7 @@ def convert_file(
         model = load(options.checkpoint, fields)
         files = {name: getattr(options, name) for name in (flag.removeprefix("--") for flag in processor_files)}
         processor = None if make_processor is None else make_processor(model, **files)
+        adapted = split_adapter(model) if getattr(options, "adapter_output", None) else None
     except (ValueError, StrictDataclassError) as error:
         parser.exit(1, f"error: {error}\n")
     except (TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:  # values of a wrong type
@@ -101,8 +114,15 @@ def convert_file(
         parser.exit(
             1, f"error: --config {options.config}: {type(model.config).__name__} has no field {unknown[0]}{hint}\n"
         )
-    model.save_pretrained(options.output)
-    if processor is not None:
-        processor.save_pretrained(options.output)
+    folders = [options.output]
+    if adapted is None:
+        model.save_pretrained(options.output)
+    else:
+        folders.append(options.adapter_output)
+        adapted.peft_config["default"].base_model_name_or_path = str(options.output)
+        adapted.save_pretrained(options.adapter_output)
+        adapted.unload().save_pretrained(options.output)
+    for folder in folders if processor is not None else ():
+        processor.save_pretrained(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.output}: {type(model).__name__}, {parameters:,} parameters, {summarize(model)}")

@@ -2,18 +2,25 @@
 Converts checkpoints of the authors' LAVISH (GenjiB/LAVISH, PyTorch with timm 0.6.7) to ours.
 
     python -m hf_avfusion.conversion.lavish --checkpoint AVE.pt --output lavish-ave --config fields.json
-    python -m hf_avfusion.conversion.lavish --checkpoint AVQA.pt --output lavish-music-avqa       # with its processor
+    python -m hf_avfusion.conversion.lavish --checkpoint AVS.pt --output lavish-avsbench-s4
+    python -m hf_avfusion.conversion.lavish --checkpoint AVQA.pt --output lavish-music-avqa
+    python -m hf_avfusion.conversion.lavish --checkpoint AVE.pt --output frozen-base --adapter_output lavish-ave-adapter
 
-The authors released no checkpoint, so this converts checkpoints that were trained with their code. The tensors tell the task: AVE
-or MUSIC-AVQA. Tensors that the original builds but never uses are dropped: the backbone's head, `adapter_token_downsampler`,
-`gate_tk`, `attn_mask` buffers, and layers of MUSIC-AVQA's head. A processor is written if the tensors tell the published one: that
-of MUSIC-AVQA has the published words of its questions, or those of `--words`.
+The authors released no checkpoint, so this converts checkpoints that were trained with their code. The tensors tell the task: AVE,
+AVSBench-S4 or MUSIC-AVQA. Tensors that the original builds but never uses are dropped: the backbone's head,
+`adapter_token_downsampler`, `gate_tk`, `attn_mask` buffers, AVSBench's `encoder_backbone`, and layers of the heads.
+
+The model has the adapters built in. With `--adapter_output` the folder of `--output` holds the backbone without adapters, and that
+of `--adapter_output` an adapter of peft, with the head. A processor is written, the published one of the task with the sizes of the
+model; that of MUSIC-AVQA has the published words of its questions, or those of `--words`.
 """
 
 from .command_line import check_arguments, convert_file
 
 if __name__ == "__main__":
-    check_arguments("--words")  # wrong arguments are answered before the imports below, which take seconds
+    check_arguments(
+        "--words", splits_adapter=True
+    )  # wrong arguments are answered before the imports below, which take seconds
 
 import os
 import re
@@ -24,13 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..lazy_registration import load_reference
 from ..models.lavish.configuration_lavish import LavishTwoStreamConfig
 from ..models.lavish.modeling_lavish import LavishForAudioVisualClassification, LavishPreTrainedModel
-from ..models.lavish.modeling_lavish_heads import LavishForQuestionAnswering
+from ..models.lavish.modeling_lavish_heads import LavishForQuestionAnswering, LavishForSegmentation
 from ..models.lavish.processing_lavish import LavishProcessor
 from ..processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from ..processing.video_processing_avfusion import AVFusionVideoProcessor
 from . import lavish_question_answering as answers
+from . import lavish_segmentation as masks
 from .flax import ConversionError, Rule, convert, same
 
 Params = dict[str, np.ndarray]
@@ -198,7 +207,9 @@ HEAD_RULES: Rules = {
 
 def model_class_of(params: Mapping[str, np.ndarray]) -> type[LavishPreTrainedModel]:
     """Our class for a checkpoint of the original, by the names of its head's tensors."""
-    return LavishForQuestionAnswering if "fc_ans.weight" in params else LavishForAudioVisualClassification
+    if "fc_ans.weight" in params:
+        return LavishForQuestionAnswering
+    return LavishForSegmentation if "output_conv.0.weight" in params else LavishForAudioVisualClassification
 
 
 def convert_lavish(params: Mapping[str, np.ndarray], config: LavishTwoStreamConfig) -> dict[str, torch.Tensor]:
@@ -214,6 +225,9 @@ def convert_lavish(params: Mapping[str, np.ndarray], config: LavishTwoStreamConf
     params, head, dropped = normalize_names(params), HEAD_RULES, ()
     if model_class is LavishForQuestionAnswering:
         params, head, dropped = answers.split_attention(params), answers.head_rules("head."), answers.UNUSED
+    elif model_class is LavishForSegmentation:
+        tpavi = (config.tpavi_stages, config.tpavi_video_audio)
+        head, dropped = masks.decoder_rules(*tpavi, prefix="decoder."), masks.dropped_decoder_names(*tpavi)
     rules = {
         name: (f"lavish.{target}", layout)
         for name, (target, layout) in {**backbone_rules(config), **adapters_rules(params)}.items()
@@ -246,6 +260,14 @@ def infer_adapter(params: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     }
     if model_class_of(params) is LavishForQuestionAnswering:
         options |= {"unimodal_activation": "relu", "token_init": "zeros"}
+    elif model_class_of(params) is LavishForSegmentation:
+        # Its adapters create `ln_before` and never apply it in the multimodal path, and scale by the gate before `ln_post`.
+        options |= {
+            "unimodal_activation": "relu",
+            "token_init": "zeros",
+            "gate_before_post_norm": True,
+            "ln_before_with_fusion": False,
+        }
     if "my_tokens" in names:
         options["num_tokens"] = len(params[f"{first}.my_tokens"])
     return options
@@ -284,13 +306,15 @@ def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoSt
         backbone = infer_backbone(params, given)
         if model_class_of(params) is LavishForQuestionAnswering:
             head = answers.infer_head_fields(params)
+        elif model_class_of(params) is LavishForSegmentation:
+            head = masks.infer_head_fields(params)
         else:
             sizes = [np.shape(params[f"{name}.weight"])[0] for name in ("mlp_class", "mlp_class_2")]
             head = dict(zip(("classifier_hidden_size", "num_labels"), sizes))
         adapter = infer_adapter(params)
     except (KeyError, IndexError) as error:
         raise ConversionError(
-            f"It lacks tensors of a LAVISH model for AVE or MUSIC-AVQA ({error}). Give such a checkpoint."
+            f"It lacks tensors of a LAVISH model for AVE, AVSBench-S4 or MUSIC-AVQA ({error}). Give such a checkpoint."
         ) from error
     inferred = {"adapter": adapter, **head}
     if backbone["model_type"] == "vit":  # as published, 102 x 128 with patches of 16
@@ -363,9 +387,9 @@ def load_lavish(checkpoint: str | Path, config: Mapping | None = None) -> Lavish
 MUSIC_AVQA_WORDS = Path(__file__).parents[1] / "data" / "benchmarks" / "labels" / "music_avqa_words.txt"
 
 
-def make_processor(model: LavishPreTrainedModel, words: str | os.PathLike | None = None) -> LavishProcessor | None:
+def make_processor(model: LavishPreTrainedModel, words: str | os.PathLike | None = None) -> LavishProcessor:
     """
-    The published processor of a converted model, with the model's sizes; None for AVE, whose two front ends look alike.
+    The published processor of a converted model, with the model's sizes.
 
     Args:
         words: File with the words of the questions, one a line in the order of their indices; default: MUSIC-AVQA's.
@@ -378,7 +402,10 @@ def make_processor(model: LavishPreTrainedModel, words: str | os.PathLike | None
             raise ConversionError(
                 f"--words {words}: the checkpoint is of a model that takes no questions. Leave it out."
             )
-        return None
+        if isinstance(model, LavishForSegmentation):  # which resizes frames of the masks' size itself, as published
+            return _sized_processor("lavish_avs", model.config, model.config.mask_hw)
+        kind = "vit" if model.config.backbone_config.model_type == "vit" else "swin"
+        return _sized_processor(f"lavish_ave_{kind}", model.config, model.config.image_hw)
     config = model.config
     vocab = Path(words or MUSIC_AVQA_WORDS).read_text(encoding="utf-8").splitlines()
     if len(vocab) != config.vocab_size:
@@ -386,14 +413,34 @@ def make_processor(model: LavishPreTrainedModel, words: str | os.PathLike | None
             f"The checkpoint knows {config.vocab_size} words, but {words or 'the published list of MUSIC-AVQA'} has {len(vocab)}. "
             "Give the words of its training as --words."
         )
+    return _sized_processor("lavish_avqa", config, config.image_hw, vocab=vocab)
+
+
+def _sized_processor(
+    preset: str, config: LavishTwoStreamConfig, frame_size: tuple[int, int], **options: Any
+) -> LavishProcessor:
     sizes = {"spectrogram_length": config.spectrogram_length, "num_mel_bins": config.num_mel_bins}
     return LavishProcessor.from_preset(
-        "lavish_avqa",
-        vocab=vocab,
+        preset,
         num_segments=config.num_segments,
-        video_processor=AVFusionVideoProcessor(**LavishProcessor.frames_of_size(*config.image_hw)),
-        feature_extractor=AVFusionFeatureExtractor.from_preset("lavish_avqa", **sizes),
+        video_processor=AVFusionVideoProcessor(**LavishProcessor.frames_of_size(*frame_size)),
+        feature_extractor=AVFusionFeatureExtractor.from_preset(preset, **sizes),
+        **options,
     )
+
+
+def split_adapter(model: LavishPreTrainedModel) -> Any:
+    """
+    A peft model whose base is the converted model without adapters; the adapter has the head, too.
+
+    Raises:
+        ConversionError: If the checkpoint has no adapters.
+    """
+    if model.config.adapter is None:
+        raise ConversionError("--adapter_output: the checkpoint has no adapters. Leave it out.")
+    head = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    # By its name, since `adapters` is no room below this one. peft is imported here alone.
+    return load_reference("adapters.converting:take_out")(model, modules_to_save=head)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -409,12 +456,16 @@ def main(arguments: list[str] | None = None) -> None:
         arguments,
         make_processor=make_processor,
         processor_files=options,
+        split_adapter=split_adapter,
     )
 
 
 def _summary(model: LavishPreTrainedModel) -> str:
     config = model.config
-    return f"backbone {config.backbone_config.model_type}, adapters {config.adapter}, {config.num_labels} labels"
+    about = f"backbone {config.backbone_config.model_type}, adapters {config.adapter}"
+    if isinstance(model, LavishForSegmentation):
+        return f"{about}, masks of {config.mask_hw[0]} x {config.mask_hw[1]} pixels"
+    return f"{about}, {config.num_labels} labels"
 
 
 if __name__ == "__main__":

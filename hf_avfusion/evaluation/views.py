@@ -69,6 +69,9 @@ PROTOCOLS: dict[str, ViewProtocol] = {
     "mmt": ViewProtocol(
         5, 1, "mean_probabilities", "MMT supplementary (5 views); crop and soft-max from SlowFast's code"
     ),
+    "lavish": ViewProtocol(1, 1, "mean_logits", "GenjiB/LAVISH: the segments of the whole clip"),
+    # Not described; these are VideoMAE's views for videos of this length (CHOICE).
+    "lavish/ucf101": ViewProtocol(5, 3, "mean_probabilities", "VideoMAE: 5 windows of 3 crops"),
     "avbert/ucf101": ViewProtocol(10, 3, "mean_probabilities", "AVBERT: 30 views, sum of soft-max scores"),
     "avbert/esc50": ViewProtocol(10, 1, "mean_probabilities", "AVBERT: ten clips of 2 s, sum of soft-max scores"),
     # The paper states the crops and the maximum over "sequences", but not the number of 30 s sequences per video.

@@ -117,7 +117,7 @@ def test_conversion_is_strict(model, tmp_path):
         ({"module.fc_gl.bias": None}, "source tensors missing: .*fc_gl.bias"),
         ({"module.extra": torch.zeros(2)}, "source tensors without a target: .*extra"),
         ({"module.fc_ans.bias": torch.zeros(7)}, r"fc_ans.bias has shape \(7,\), but head.classifier.bias has \(42,\)"),
-        ({"module.linear11.weight": None}, "lacks tensors of a LAVISH model for AVE or MUSIC-AVQA"),
+        ({"module.linear11.weight": None}, "lacks tensors of a LAVISH model for AVE, AVSBench-S4 or MUSIC-AVQA"),
     ):
         changed = {name: value for name, value in {**state, **change}.items() if value is not None}
         torch.save(changed, tmp_path / "odd.pt")

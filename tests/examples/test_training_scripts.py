@@ -20,6 +20,8 @@ from hf_avfusion.training.recipes.command_line import exit_with_error, parse_wit
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {"classification": "finetune_classification.py", "pretraining": "pretrain_avmae.py"}
+# Their own tests are elsewhere; here their recipes are parsed.
+OTHER_SCRIPTS = {"segmentation": "finetune_segmentation.py", "question_answering": "finetune_question_answering.py"}
 PLAIN = ["--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no"]
 ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DECODER = {f"decoder_{name}": value for name, value in ENCODER.items()}
@@ -41,7 +43,7 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def scripts():
-    return {task: load(name) for task, name in SCRIPTS.items()}
+    return {task: load(name) for task, name in {**SCRIPTS, **OTHER_SCRIPTS}.items()}
 
 
 @pytest.fixture

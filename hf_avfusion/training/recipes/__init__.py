@@ -16,7 +16,7 @@ from typing import Any
 from . import avmae, lavish, mbt
 from .recipe import Recipe
 
-RECIPES: dict[str, Recipe] = {**mbt.RECIPES, **avmae.RECIPES}
+RECIPES: dict[str, Recipe] = {**mbt.RECIPES, **avmae.RECIPES, **lavish.RECIPES}
 
 # Architecture -> fields of the `Recipe` that training starts from without a published one, where they differ from MBT's.
 PLAIN_FIELDS: dict[str, dict[str, Any]] = {"lavish": lavish.PLAIN}

@@ -1,0 +1,140 @@
+"""LAVISH's recipes: their values by source, the models that they build, and a run of one."""
+
+import json
+import re
+
+import pytest
+import torch
+from lavish_runs import finetune, load_script, save_backbone
+from peft import get_peft_model
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hf_avfusion.data.synthetic.sounding_shapes import render
+from hf_avfusion.evaluation.views import PROTOCOLS
+from hf_avfusion.models.lavish.processing_lavish import LavishProcessor
+from hf_avfusion.tasks import TASKS
+from hf_avfusion.training.recipes import RECIPES
+from hf_avfusion.training.recipes.adapting import make_config
+from hf_avfusion.training.recipes.building import build_fresh, build_processor
+
+NAMES = [name for name in RECIPES if name.startswith("lavish/")]
+# Adapter and head rates, batch, T, r, g (spec of the released commands, and the supplementary's table).
+RATES = {
+    "lavish/ave": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@readme": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@paper": (5e-6, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@v2": (1e-4, {"classifier": 5e-6}, 2, 2, 8, 2),
+    "lavish/ave@vit": (3e-5, {"classifier": 6e-6}, 2, 8, 16, 4),
+    "lavish/ave@vit-tiny": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@vit-small": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@resnet152": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@visual-only": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/avsbench_s4": (1e-4, None, 4, 16, 4, 2),
+    "lavish/avsbench_s4@tpavi": (1e-4, None, 4, 16, 4, 2),
+    "lavish/music_avqa": (8e-5, None, 2, 64, 8, 4),
+    "lavish/music_avqa@paper": (8e-5, {r"(^|\.)head\.": 3e-6}, 2, 16, 4, 2),
+    "lavish/ucf101": (1e-4, None, 8, 2, 4, 2),
+}
+# Step, factor and whether the norms are trained.
+DECAY = {"ave": (3, 0.35, False), "avsbench_s4": (None, None, False), "music_avqa": (8, 0.1, True)}
+PRESET = {"ave": "lavish_ave_swin", "avsbench_s4": "lavish_avs", "music_avqa": "lavish_avqa"}
+# Trained parameters of the adapters, M (counted with the original's code; UCF101: the paper's 7.4).
+ADAPTERS = {
+    "lavish/ave": 8.448,
+    "lavish/ave@vit": 1.180,
+    "lavish/ave@vit-tiny": 0.297,
+    "lavish/ave@vit-small": 1.037,
+    "lavish/avsbench_s4": 17.148,
+    "lavish/music_avqa": 8.835,
+    "lavish/ucf101": 7.391,
+}
+
+
+def test_rates_are_listed_for_every_recipe():
+    assert set(RATES) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_are_those_of_the_sources(name):
+    recipe = RECIPES[name]
+    training, adapter = recipe.training, recipe.adapter
+    values = (training["learning_rate"], training.get("learning_rates"), recipe.batch_size)
+    assert (*values, adapter["num_tokens"], adapter["reduction"], adapter["groups"]) == RATES[name]
+    assert (training["optimizer"], training["weight_decay"], training["max_grad_norm"]) == ("adam", 0.0, 0.0)
+    base = name.removeprefix("lavish/").partition("@")[0]
+    step, factor, norms = DECAY.get(base, (None, None, False))
+    assert (training.get("decay_epochs"), training.get("decay_factor")) == (step, factor)
+    assert recipe.train_norms == (norms or name == "lavish/ave@vit")
+    assert recipe.frame_augmentation is None or base == "ucf101"
+    # Nothing is selected on the test split, and every choice of this package is named.
+    assert "load_best_model_at_end" not in training
+    assert PROTOCOLS[recipe.views].total == (15 if base == "ucf101" else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_processor_is_the_published_preset(name):
+    base = name.removeprefix("lavish/").partition("@")[0]
+    if base == "ucf101":  # nothing is published
+        return
+    is_vit = "vit" in name or "resnet" in name
+    preset = LavishProcessor.from_preset("lavish_ave_vit" if is_vit else PRESET[base])
+    built = build_processor(RECIPES[name])
+    assert built.feature_extractor.to_dict() == preset.feature_extractor.to_dict()
+    segments = {**preset.window, "segment_frame": built.window["segment_frame"]}
+    assert built.window == segments
+    side = 224 if is_vit else 192
+    size = built.video_processor.size
+    assert (size.height, size.width) == (side, side)
+    assert not built.video_processor.do_center_crop
+    assert built.channel_mix == "left"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_adapters_have_the_published_number_of_parameters(name):
+    recipe = RECIPES[name].replace(init=None)
+    task = TASKS[recipe.task]
+    head = {"num_labels": 29}
+    with torch.device("meta"):
+        _, model = build_fresh(recipe, head, task.auto_class)
+        adapted = get_peft_model(model, make_config(recipe, model))
+    count = sum(each.numel() for key, each in adapted.named_parameters() if ".lavish_" in key) / 1e6
+    if name in ADAPTERS:
+        assert count == pytest.approx(ADAPTERS[name], abs=6e-4)
+    trained = {key for key, each in adapted.named_parameters() if each.requires_grad}
+    norms = {key for key in trained if ".backbone." in key}
+    assert bool(norms) == recipe.train_norms
+    assert all("norm" in key for key in norms)
+    for pattern in recipe.training.get("learning_rates") or ():
+        assert any(re.search(pattern, key) for key in trained)
+    assert isinstance(model.config, CONFIG_MAPPING["lavish"])
+
+
+def test_a_recipe_trains_with_its_adapter(tmp_path, capsys):
+    """The flags of a small machine: a tiny backbone, other clips; the recipe's optimiser, rates and adapter stay."""
+    render(
+        tmp_path / "shapes", num_train=4, num_validation=0, num_test=2, num_proc=1, progress=False, width=32, height=32, duration=2,
+        num_classes=2,
+    )  # fmt: skip
+    backbone = save_backbone("vit", tmp_path / "backbone")
+    small = ["--adapter_config", '{"reduction": 4, "groups": 1}', "--num_segments", "2", "--from_backbone", backbone]
+    small += [
+        "--set",
+        "audio.num_mel_bins=32",
+        "audio.hop_length=500",
+        "audio.spectrogram_length=32",
+        "--image_size",
+        "32",
+    ]
+    command = ["--recipe", "lavish/ave@vit", "--data", "sounding_shapes", "--source", tmp_path / "shapes", *small]
+    command += ["--label_columns", "events", "--output_dir", tmp_path / "run", "--max_steps", "2", "--use_cpu", "True"]
+    command += ["--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no"]
+    script = load_script("finetune_classification.py")
+    assert finetune(script, *command) == 0, capsys.readouterr().err
+    record = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert record["settings"]["training"]["learning_rates"] == {"classifier": 6e-6}
+    assert record["settings"]["adapter"]["num_tokens"] == 8
+    assert record["overridden"]["adapter.reduction"] == {"recipe": 16, "run": 4}
+    assert not {"adapter.num_tokens", "adapter_method", "train_norms"} & set(record["overridden"])
+    saved = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert saved["peft_type"] == "LAVISH"
+    assert any("layernorm" in module for module in saved["modules_to_save"])
