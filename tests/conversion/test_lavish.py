@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from tiny_lavish import tiny_config
+from transformers import AutoProcessor
 
 from hf_avfusion.conversion.flax import ConversionError
 from hf_avfusion.conversion.lavish import convert_lavish, infer_config, load_lavish, main, normalize_names, read_state
@@ -48,6 +49,22 @@ def test_the_command_writes_a_folder_that_loads(checkpoint, tmp_path, capsys):
     torch.testing.assert_close(logits.flatten(0, 1), recorded["output/logits"], atol=1e-5, rtol=0)
     assert model.config.adapter["num_tokens"] == 2
     assert model.config.adapter["unimodal_activation"] == "none"
+
+
+def test_the_command_writes_base_and_adapter(checkpoint, tmp_path):
+    (tmp_path / "fields.json").write_text(json.dumps(FIELDS), encoding="utf-8")
+    folders = {"--output": tmp_path / "base", "--adapter_output": tmp_path / "adapter"}
+    command = ["--checkpoint", checkpoint, "--config", tmp_path / "fields.json"]
+    main([str(each) for each in [*command, *(part for pair in folders.items() for part in pair)]])
+    model = LavishForAudioVisualClassification.from_pretrained(tmp_path / "adapter").eval()
+    recorded = tensors("")
+    with torch.no_grad():
+        logits = model(pixel_values=recorded["input/video"], input_features=recorded["input/audio"]).logits
+    torch.testing.assert_close(logits.flatten(0, 1), recorded["output/logits"], atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["adapter"] is None
+    for folder in folders.values():
+        processor = AutoProcessor.from_pretrained(folder)
+        assert (processor.window["num_segments"], processor.feature_extractor.mean) == (2, -4.1426)
 
 
 def test_what_the_original_never_uses_is_dropped(checkpoint):
