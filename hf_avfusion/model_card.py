@@ -326,10 +326,11 @@ def read_recipe(path: str | Path) -> dict[str, str]:
 def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base_model: str | None) -> str:
     name = json.dumps(repo_id)
     if adapter:
+        auto = (task or DEFAULT_TASK).auto_class.__name__
         return (
-            "import hf_avfusion\nfrom peft import PeftModel\n"
-            "from transformers import AutoModelForVideoClassification, AutoProcessor\n"
-            f"model = AutoModelForVideoClassification.from_pretrained({json.dumps(base_model)})\n"
+            "import hf_avfusion  # makes its models and adapters known to transformers and peft\n"
+            "from peft import PeftModel\nfrom transformers import AutoProcessor\n\n"
+            f"model = hf_avfusion.{auto}.from_pretrained({json.dumps(base_model)})\n"
             f"model = PeftModel.from_pretrained(model, {name})\n"
             f"processor = AutoProcessor.from_pretrained({name})\n"
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
