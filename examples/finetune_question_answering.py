@@ -8,7 +8,7 @@
     ... --data sounding_shapes --source shapes --num_segments 2 --from_backbone my_vit/
 
     # with the grounding modules of MUSIC-AVQA's own checkpoint, as published
-    ... --from_grounding lavis_grounding_gen_best.pt
+    ... --from_grounding grounding_gen_best.pt
 
 Rows have the columns `question`, `answer` (one of a fixed list) and, for scores by type, `question_type`. The words of the
 training questions are the vocabulary, which is saved with the processor; MUSIC-AVQA has its published one. Clips of other videos in

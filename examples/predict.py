@@ -78,6 +78,7 @@ import hf_avfusion  # noqa: F401 (registers every architecture)
 from hf_avfusion.data.benchmarks.folders import media_files
 from hf_avfusion.evaluation.adapter_checkpoints import config_of, load_any
 from hf_avfusion.evaluation.views import check_views, choose_protocol
+from hf_avfusion.media.modalities import MODEL_INPUTS
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.tasks import task_of_config
 from hf_avfusion.visualization.attention import explain
@@ -134,6 +135,8 @@ def main() -> int:
         for clip in track(clips, "predicting", console=console, disable=not console.is_terminal):
             try:
                 inputs = processor(videos=str(clip), num_views=options.num_views, **text, return_tensors="pt")
+                if absent := [each for each in task.needed_modalities if MODEL_INPUTS[each] not in inputs]:
+                    raise MediaError(str(clip), f"has no {' and no '.join(absent)}, which {task.title} needs")
                 with torch.no_grad():
                     logits = model(**inputs.to(device)).logits.float().cpu()  # averaged over views, as published
                 predictions[clip] = task.answer(model.config, logits, top_k=options.top_k, **named_by)

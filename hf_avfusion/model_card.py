@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .files import markdown_cell
+from .files import markdown_cell, read_json
 from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
@@ -25,6 +25,7 @@ _INSTALLED = Path(__file__).parent / "model_cards"
 CARDS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "model_cards"
 REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # imports of the exported code
 LICENCE_OF_CODE = "apache-2.0"
+SHOWN_WORDS = 20  # of a vocabulary
 
 # Figures of a run that are not metrics of the model.
 _NON_METRICS = re.compile(
@@ -193,10 +194,7 @@ def read_results(
         ValueError: the file has none of these formats, or does not name the dataset, the split or a metric.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     try:
         if isinstance(content, dict) and "evaluations" in content:
             return _of_checkpoint(content, checkpoint)
@@ -293,10 +291,7 @@ def read_recipe(path: str | Path) -> dict[str, str]:
     Raises:
         ValueError: the file holds no JSON object.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds no settings: pass a file with a JSON object {{setting: value}}")
     if "overridden" not in record or "settings" not in record:
@@ -341,10 +336,12 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
         )
     if task is not None:
+        call = task.pipeline.call
+        function = call.partition("(")[0]
         return (
             "from transformers import pipeline\n\n"
-            f"classify = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
-            'answer = classify("clip.mp4", top_k=5)\nprint(answer)'
+            f"{function} = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
+            f"answer = {call}\nprint(answer)"
         )
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"
@@ -374,7 +371,18 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
             f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
         ),
         ("short clips", words["short clips"]),
+        *([] if getattr(processor, "vocab", None) is None else [_question_input(processor)]),
     ]
+
+
+def _question_input(processor: ProcessorMixin) -> tuple[str, str]:
+    words = ", ".join(f"`{markdown_cell(word)}`" for word in processor.vocab[1 : SHOWN_WORDS + 1])
+    more = ", ..." if len(processor.vocab) > SHOWN_WORDS + 1 else ""
+    return (
+        "`input_ids`",
+        f"questions of at most {processor.max_question_length} words, padded with 0, out of {len(processor.vocab) - 1} words (case "
+        f"counts): {words}{more}",
+    )
 
 
 def _citation(text: str) -> str:

@@ -74,6 +74,16 @@ for name, job in json.load(open("jobs.json")).items():
         sys.exit(name)
 """
 
+QUESTION = {"text": "What can be heard?"}
+# Pipeline -> the arguments of its call; None for a model without one.
+OPTIONS = {
+    None: {},
+    "audio-visual-classification": {"top_k": None, "return_modalities": True},
+    "audio-visual-event-localization": {"return_modalities": True},
+    "audio-visual-question-answering": {"top_k": None, **QUESTION},
+    "audio-visual-segmentation": {},
+}
+
 
 def test_every_architecture_has_a_checkpoint_in_travellers():
     """A new architecture needs one line in travellers.py."""
@@ -85,14 +95,14 @@ def job_of(name, model, exported):
     """What the other process loads of a traveller, and how."""
     auto_map = json.loads((exported / "config.json").read_text())["auto_map"]
     task = task_of(model)
-    text = {"text": "What can be heard?"} if task.takes_text else {}
+    text = QUESTION if task.takes_text else {}
     return {
         "sources": {"folder": str(exported), "hub": f"org/{name}"},
         "auto_classes": [auto_class for auto_class in auto_map if auto_class != "AutoConfig"],
         "class": type(model).__name__,
         "text": text,
         "pipeline": task.pipeline and task.pipeline.name,
-        "options": {} if task.needed_modalities else {"top_k": None, **(text or {"return_modalities": True})},
+        "options": OPTIONS[task.pipeline and task.pipeline.name],
     }
 
 

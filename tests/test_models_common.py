@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import accelerate
@@ -218,11 +219,17 @@ def test_samples_do_not_depend_on_batch_mates(name):
         torch.testing.assert_close(model(**rows(inputs, slice(i, i + 1))).logits[0], together[i], rtol=1e-5, atol=1e-5)
 
 
+@lru_cache(maxsize=1)
+def built_once(name: str) -> PreTrainedModel:
+    """`build` for the examples of one test, none of which changes the model."""
+    return build(name)
+
+
 @settings(max_examples=12, deadline=None)
 @given(pattern=st.lists(st.integers(0, 2), min_size=1, max_size=4))
 @torch.no_grad()
 def test_mixed_missing_modalities_equal_one_by_one(name, pattern):
-    model = build(name)
+    model = built_once(name)
     possible = masks(model)
     mask = possible[[i % len(possible) for i in pattern]]
     # The filler of a missing track must not matter, whatever it is.
@@ -371,8 +378,9 @@ def test_saves_and_loads_the_same_weights(name, tmp_path):
     assert_same_bits(loaded.state_dict(), model.state_dict())
     assert_outputs_of(model, loaded(**inputs).logits, lambda: model(**inputs).logits)
     base = AutoModel.from_pretrained(tmp_path)
-    found = base(**inputs).last_hidden_state
-    assert_outputs_of(model.base_model, found, lambda: model.base_model(**inputs).last_hidden_state)
+    streams = {key: value for key, value in inputs.items() if key not in beside_streams(inputs)}
+    found = base(**streams).last_hidden_state
+    assert_outputs_of(model.base_model, found, lambda: model.base_model(**streams).last_hidden_state)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == model.config.model_type
 
@@ -392,7 +400,10 @@ def test_every_parameter_has_a_meta_safe_initialisation(name, tmp_path):
         found, expected = loaded.state_dict()[key], fresh[key]
         if torch.equal(expected, other[key]):  # a constant
             assert torch.equal(found, expected), key
-        elif expected.numel() > 1:
+        elif expected.numel() < 5:  # too few for a deviation
+            largest = torch.stack([expected, other[key]]).abs().max()
+            assert 0 < found.abs().max() < 4 * largest, key
+        else:
             torch.testing.assert_close(found.std(), expected.std(), rtol=0.5, atol=0, msg=key)
 
 

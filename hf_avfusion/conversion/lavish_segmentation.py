@@ -112,3 +112,21 @@ def infer_decoder(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "audio_width": audio_width,
         "audio_feature_width": audio_feature_width,
     }
+
+
+def infer_head_fields(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """
+    Fields of a config that the decoder's tensors show; `num_segments` is that of AVSBench-S4.
+
+    Raises:
+        ConversionError: See `infer_decoder`.
+    """
+    found = infer_decoder(params)
+    return {
+        "num_segments": 5,
+        "decoder_map_widths": found["map_widths"],
+        "decoder_width": found["channels"],
+        "decoder_head_widths": found["head_widths"],
+        "tpavi_stages": found["tpavi_stages"],
+        "tpavi_audio_width": found["audio_feature_width"],
+    }

@@ -5,14 +5,16 @@ import json
 import pytest
 import torch
 from lavish_runs import PLAIN, finetune, load_script, losses, save_backbone
-from transformers import AutoProcessor
+from tiny_lavish import tiny_questions
+from transformers import AutoModel, AutoProcessor
 from travellers import traveller
 
-from hf_avfusion import LavishForQuestionAnswering
+from hf_avfusion import AutoModelForAudioVisualQuestionAnswering, LavishForQuestionAnswering
 from hf_avfusion.data.benchmarks.splits import load_rows
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.processing.question_words import QuestionWords
 from hf_avfusion.training.arguments import AVTrainingArguments
+from hf_avfusion.training.recipes.building import build_fresh
 from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.recipes.options import QuestionOptions
 
@@ -155,3 +157,36 @@ def test_predict_refuses_text_for_other_models(tmp_path, capsys):
     clip.write_bytes(b"")
     assert finetune(load_script("predict.py"), "--model", tmp_path, clip, "--text", "Where is it?") == 1
     assert "audio-visual classification, which takes no text: leave it out" in capsys.readouterr().err
+
+
+def test_a_model_starts_from_a_backbone_and_grounding_modules(backbone, tmp_path):
+    head = LavishForQuestionAnswering(tiny_questions()).head  # of the width of the flags below
+    names = {"fc_a2": "audio_dense", "fc_gl": "grounding.projection"}
+    names |= {f"fc{number + 1}": f"match_head.layers.{number}" for number in range(4)}
+    state = {
+        f"{theirs}.{kind}": head.get_parameter(f"{ours}.{kind}")
+        for theirs, ours in names.items()
+        for kind in ("weight", "bias")
+    }
+    torch.save(state, tmp_path / "grounding.pt")
+    flags = [
+        "--data", "music_avqa", "--source", "nowhere", "--output_dir", "unused", "--use_cpu", "True", "--report_to", "none",
+        "--from_backbone", str(backbone), "--from_grounding", str(tmp_path / "grounding.pt"), *SOUND,
+    ]  # fmt: skip
+    fields = {"adapter": HEAD["adapter"], "question_hidden_size": 48}
+
+    def build(*more):
+        run, _, _ = parse_with_recipe(QuestionOptions, AVTrainingArguments, [*flags, *more], task="question_answering")
+        words = {"vocab": ["<pad>", "Where"], "max_question_length": 3}
+        return run, build_fresh(run.recipe, {"num_labels": 3}, AutoModelForAudioVisualQuestionAnswering, words)
+
+    run, (processor, model) = build("--config", json.dumps(fields))
+    assert run.recipe.init == str(backbone)
+    assert (model.config.vocab_size, processor.max_question_length) == (2, 3)
+    assert all(torch.equal(model.head.get_parameter(f"{names[n]}.weight"), state[f"{n}.weight"]) for n in names)
+    expected = AutoModel.from_pretrained(backbone).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.lavish.backbone.state_dict().items())
+    with pytest.raises(
+        ValueError, match=r"grounding\.pt: The grounding checkpoint does not fit: fc_a2\.weight has shape"
+    ):
+        build("--config", json.dumps({**fields, "question_hidden_size": 16}))

@@ -1,6 +1,8 @@
 """LAVISH for AVSBench-S4 (masks of what sounds) and for MUSIC-AVQA (questions about a clip)."""
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,8 +10,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
+from ..shared.start_methods import StartMethod
 from ..shared.two_streams import refuse_unknown_inputs
 from .configuration_lavish import LavishTwoStreamConfig
+from .grounding_lavish import grounding_state, read_grounding
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
 from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
 from .question_answering_lavish import LavishQuestionAnsweringHead, question_answering_loss
@@ -166,7 +170,10 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
     """LAVISH with the question-answering head of MUSIC-AVQA. It needs segments; their order does not count for it."""
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": FROM_BACKBONE}
+    start_methods = {
+        "from_backbone": FROM_BACKBONE,
+        "from_grounding": StartMethod("MUSIC-AVQA's grounding checkpoint (a file)", part="load_grounding"),
+    }
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -187,6 +194,37 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             modalities=tuple(config.modalities),
         )
         self.post_init()
+
+    @classmethod
+    def from_grounding(
+        cls, grounding: str | os.PathLike, backbone: Any = None, **fields
+    ) -> "LavishForQuestionAnswering":
+        """
+        A new model whose grounding and match layers have the weights of MUSIC-AVQA's grounding checkpoint, as published.
+
+        Args:
+            grounding: The checkpoint file of its trainer. It is read as data; no code in it runs.
+            backbone: As for [`LavishForQuestionAnswering.from_backbone`]; by default its weights are random.
+            **fields: Fields of [`LavishTwoStreamConfig`].
+
+        Raises:
+            ValueError: If the file is no such checkpoint; the message names it and every tensor that does not fit.
+        """
+        params = read_grounding(grounding)  # a wrong file fails before a model is built
+        model = cls(cls.config_class(**fields)) if backbone is None else cls.from_backbone(backbone, **fields)
+        model._start_grounding(grounding, params)
+        return model
+
+    def load_grounding(self, grounding: str | os.PathLike) -> None:
+        """Give the grounding and match layers the weights of MUSIC-AVQA's checkpoint. Raises as `from_grounding`."""
+        self._start_grounding(grounding, read_grounding(grounding))
+
+    def _start_grounding(self, grounding: str | os.PathLike, params: dict[str, torch.Tensor]) -> None:
+        try:
+            state = grounding_state(params, self.head)
+        except ValueError as error:
+            raise ValueError(f"{grounding}: {error}") from error
+        self.head.load_state_dict(state, strict=False)
 
     @can_return_tuple
     def forward(

@@ -224,12 +224,18 @@ def build_fresh(
     source = source_fields(recipe, auto_class)
     processor = build_processor(recipe, head, source, decided_by_data)
     values = config_values(recipe, head, processor, source)
+    model_class = auto_class._model_mapping[config_class]
+    methods = [recipe.init_method] if recipe.init is not None else []
+    for method in (*methods, *recipe.part_inits):
+        if getattr(model_class, method, None) is None:
+            raise ValueError(f"{recipe.architecture} has no `{method}`: leave --{method} out.")
     if recipe.init is not None:
-        start = getattr(auto_class._model_mapping[config_class], recipe.init_method, None)
-        if start is None:
-            raise ValueError(f"{recipe.architecture} has no `{recipe.init_method}`: leave --{recipe.init_method} out.")
-        return processor, start(recipe.init, **values)
-    return processor, auto_class.from_config(getattr(config_class, recipe.size)(**values))
+        model = getattr(model_class, recipe.init_method)(recipe.init, **values)
+    else:
+        model = auto_class.from_config(getattr(config_class, recipe.size)(**values))
+    for method, part_source in recipe.part_inits.items():
+        getattr(model, model_class.start_methods[method].part)(part_source)
+    return processor, model
 
 
 def load_checkpoint(

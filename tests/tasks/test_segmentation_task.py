@@ -303,3 +303,31 @@ def test_the_script_trains_and_its_checkpoint_is_evaluated(trained, shards):
     assert both["metrics"]["scored_segments"] == video["metrics"]["scored_segments"] == 8
     assert 0 <= both["metrics"]["miou"] <= 1
     assert (both["clips"], video["clips"]) == (4, 4)
+
+
+def test_evaluate_and_predict_take_the_checkpoint(trained, shards, rows, tmp_path, capsys):
+    evaluate, predict = load_script("evaluate.py"), load_script("predict.py")
+    command = [
+        "--checkpoint",
+        trained,
+        "--benchmark",
+        "sounding_shapes",
+        "--source",
+        shards,
+        "--label_columns",
+        "masks",
+    ]
+    assert finetune(evaluate, *command, "--output", tmp_path / "report", "--workers", "0", "--device", "cpu") == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["benchmark"]["task"] == "segmentation"
+    assert [each["given"] for each in results["evaluations"]] == ["av", "v"]
+    assert "mIoU (%)" in (tmp_path / "report" / "table.md").read_text()
+    (tmp_path / "clip.mp4").write_bytes(rows[0]["video"]["bytes"])
+    (tmp_path / "sound.m4a").write_bytes(render_clip(num_frames=0, seconds=1.0))
+    capsys.readouterr()
+    clips = [tmp_path / "clip.mp4", tmp_path / "sound.m4a", "--output", tmp_path / "lines.jsonl"]
+    assert finetune(predict, "--model", trained, "--device", "cpu", *clips) == 0
+    first, second = (json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines())
+    assert list(first["predictions"]) == ["part 1", "part 2"]
+    assert first["predictions"]["part 1"][0]["label"] in ("sounding object", "nothing")
+    assert "has no video, which audio-visual segmentation needs" in second["skipped"]
