@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
@@ -121,8 +122,30 @@ def load_adapter(
     if base is None:
         source = base_of(name)
         base = load_whole(base_class(source), source)
-    model = PeftModel.from_pretrained(base, str(name), is_trainable=trainable, ignore_mismatched_sizes=True)
+    if new_heads:
+        model = _with_own_heads(name, base, trainable, new_heads)
+    else:
+        model = PeftModel.from_pretrained(base, str(name), is_trainable=trainable)
     check_adapter_weights(model, name, new_heads)
+    return model
+
+
+def _with_own_heads(
+    name: str | os.PathLike, base: PreTrainedModel, trainable: bool, new_heads: Sequence[str]
+) -> PeftModel:
+    """The adapter on its base model, whose heads replace those of the checkpoint where the shapes differ."""
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(name))
+    config.inference_mode = not trainable
+    model = get_peft_model(base, config)
+    heads = tuple(f"base_model.model.{head}." for head in new_heads)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = load_file(cached_file(str(name), WEIGHTS))
+    for key, weight in own.items():
+        if key.startswith(heads) and key in state and state[key].shape != weight.shape:
+            state[key] = weight
+    set_peft_model_state_dict(model, state)
     return model
 
 

@@ -374,4 +374,4 @@ def cropped_frames(height: int, width: int) -> dict[str, Any]:
     return {"size": {"shortest_edge": short}, "crop_size": {"height": height, "width": width}}
 
 
-__all__ = ["AVFusionVideoProcessor", "AVFusionVideoProcessorKwargs"]
+__all__ = ["AVFusionVideoProcessor", "AVFusionVideoProcessorKwargs", "cropped_frames"]
