@@ -76,6 +76,8 @@ EXAMPLES = {
         (["--data", "clips", *TRAIN, "--size", "hugee"], "--size hugee: is not one of small, base, large"),
         (["--data", "clips", *TRAIN, "--config", "{bad"], "--config {bad: is not JSON"),
         (["--data", "clips", *TRAIN, "--config", "[1]"], "--config [1]: must be a JSON object"),
+        (["--data", "clips", *TRAIN, "--adapter", "lavsih"], "invalid choice: 'lavsih'"),
+        (["--data", "clips", *TRAIN, "--adapter_config", "{bad"], "--adapter_config {bad: is not JSON"),
         (["--data", "clips", *TRAIN, "--eval_split", "tset"], "--eval_split tset: a folder of clips has no such split"),
         (["--data", "audioset", *TRAIN, "--eval_split", "tset"], "its splits are: train, eval"),
         (["--data", "vggsound", *TRAIN, "--train_split", "trian"], "did you mean train?"),
@@ -90,6 +92,12 @@ EXAMPLES = {
             ["--data", "clips", *TRAIN, "--resume_from_checkpoint", "gone"],
             "--resume_from_checkpoint gone: no such folder",
         ),
+    ],
+    "finetune_question_answering.py": [
+        (["--data", "clips", *TRAIN, "--modality_dropot", "1"], "did you mean --modality_dropout?"),
+    ],
+    "finetune_segmentation.py": [
+        (["--data", "clips", *TRAIN, "--num_segments", "0"], "--num_segments must be at least 1, got 0"),
     ],
     "predict.py": [
         (["--model", "model", "clip.mp4", "--topk", "3"], "unknown option --topk; did you mean --top_k?"),
