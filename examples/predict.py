@@ -1,9 +1,11 @@
 """Classifies your clips: takes media files or folders and prints a table of the most probable labels.
 
     python examples/predict.py --model CHECKPOINT clip.mp4 more/clips/
+    python examples/predict.py --model CHECKPOINT clip.mp4 --text "How many shapes are there?" "Which shape is the largest?"
     python examples/predict.py --model org/mbt-vggsound clips/ --top_k 3 --output predictions.jsonl --pictures seen/
 
 A checkpoint is a folder written by `save_pretrained` (or by the other examples), or the id of a Hub repository.
+`--text` takes questions for a checkpoint that answers them, about every clip.
 Unreadable files are listed at the end with the reason; the exit code is 1 if no file was readable. With `--output`,
 one JSON line is written per clip, as soon as it is done.
 """
@@ -31,7 +33,10 @@ MAX_VIEWS = 1000
 @dataclass
 class Options:
     model: str = field(metadata={"help": "Checkpoint folder or Hub repository."})
-    top_k: int = field(default=5, metadata={"help": "Labels per clip (and head)."})
+    text: list[str] | None = field(
+        default=None, metadata={"help": "Questions about every clip, for a checkpoint that answers questions."}
+    )
+    top_k: int = field(default=5, metadata={"help": "Labels per clip (and head or question)."})
     num_views: int = field(
         default=1, metadata={"help": "Windows per clip, whose logits are averaged; the MBT paper uses 4."}
     )
@@ -106,6 +111,14 @@ def main() -> int:
         check_views(
             choose_protocol(num_views=options.num_views), task, config, ("--num_views", "crops", "aggregation"), False
         )
+        if bool(options.text) != task.takes_text:
+            raise ValueError(
+                f"--text: {options.model} is a model for {task.title}, which takes no text: leave it out"
+                if options.text
+                else f"{options.model} is a model for {task.title}: ask questions about the clips with --text"
+            )
+        if options.text:
+            processor.encode_questions(options.text)  # wrong questions fail before the first clip is read
         model = load_whole(task.auto_class, options.model).eval().to(device)
         if options.pictures:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
@@ -115,13 +128,15 @@ def main() -> int:
         return 1
 
     predictions, skipped, stems = {}, {}, Counter()
+    text = {"text": [options.text]} if options.text else {}
+    named_by = {"texts": options.text} if options.text else {}
     with open(options.output, "w") if options.output else nullcontext() as lines:
         for clip in track(clips, "predicting", console=console, disable=not console.is_terminal):
             try:
-                inputs = processor(videos=str(clip), num_views=options.num_views, return_tensors="pt")
+                inputs = processor(videos=str(clip), num_views=options.num_views, **text, return_tensors="pt")
                 with torch.no_grad():
                     logits = model(**inputs.to(device)).logits.float().cpu()  # averaged over views, as published
-                predictions[clip] = task.answer(model.config, logits, top_k=options.top_k)
+                predictions[clip] = task.answer(model.config, logits, top_k=options.top_k, **named_by)
                 if options.pictures:
                     stems[clip.stem] += 1  # clips of the same name from different folders are numbered
                     name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"

@@ -9,7 +9,6 @@ It imports the configs only. Models and processors are imported when they are us
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +23,7 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping, auto_class_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from .lazy_registration import ModelOnDemand, load_reference, when_imported
+from .lazy_registration import ModelOnDemand, is_importing, load_reference, when_imported
 from .models.avmae.configuration_avmae import AVMAEConfig
 from .models.lavish.configuration_lavish import LavishTwoStreamConfig
 from .models.mbt.configuration_mbt import MBTConfig
@@ -111,11 +110,14 @@ ARCHITECTURES: tuple[tuple[type, str, dict[type, str]], ...] = (
 
 @dataclass(frozen=True)
 class PipelineEntry:
-    """A pipeline: its name for `transformers.pipeline`, its class ("module:Class"), its Auto class and its kind of input."""
+    """A pipeline: its name for `transformers.pipeline`, its class ("module:Class"), its Auto class, an example of a call for model
+    cards, and its kind of input.
+    """
 
     name: str
     reference: str
     auto_class: type
+    call: str
     type: str = "multimodal"
 
 
@@ -123,20 +125,30 @@ AUDIO_VISUAL_CLASSIFICATION = PipelineEntry(
     "audio-visual-classification",
     "processing.pipelines:AudioVisualClassificationPipeline",
     AutoModelForAudioVisualClassification,
+    'classify("clip.mp4", top_k=5)',
+)
+AUDIO_VISUAL_EVENT_LOCALIZATION = PipelineEntry(
+    "audio-visual-event-localization",
+    "processing.event_pipeline:AudioVisualEventLocalizationPipeline",
+    AutoModelForAudioVisualClassification,
+    'localize("clip.mp4")',
 )
 AUDIO_VISUAL_QUESTION_ANSWERING = PipelineEntry(
     "audio-visual-question-answering",
     "processing.question_pipeline:AudioVisualQuestionAnsweringPipeline",
     AutoModelForAudioVisualQuestionAnswering,
+    'ask("clip.mp4", text="How many instruments are sounding in the video?")',
 )
 AUDIO_VISUAL_SEGMENTATION = PipelineEntry(
     "audio-visual-segmentation",
     "processing.segmentation_pipeline:AudioVisualSegmentationPipeline",
     AutoModelForAudioVisualSegmentation,
+    'segment("clip.mp4", output="overlay.mp4")',
 )
 # One entry per pipeline. The tasks refer to these entries.
 PIPELINES: tuple[PipelineEntry, ...] = (
     AUDIO_VISUAL_CLASSIFICATION,
+    AUDIO_VISUAL_EVENT_LOCALIZATION,
     AUDIO_VISUAL_QUESTION_ANSWERING,
     AUDIO_VISUAL_SEGMENTATION,
 )
@@ -170,10 +182,14 @@ def _register_feature_extractor() -> None:
 
 
 def _register_pipelines() -> None:
-    for entry in PIPELINES:
-        module = f"{__package__}.{entry.reference.partition(':')[0]}"
-        when_imported(module, partial(_register_pipeline, entry))  # at the end of its import if this is part of it
+    modules = {entry: f"{__package__}.{entry.reference.partition(':')[0]}" for entry in PIPELINES}
+    # Pipelines are made of each other, so none is imported while another is. The end of that import calls this again.
+    if importing := next(filter(is_importing, modules.values()), None):
+        when_imported(importing, _register_pipelines)
+        return
+    for entry, module in modules.items():
         import_module(module)
+        _register_pipeline(entry)
 
 
 def _register_pipeline(entry: PipelineEntry) -> None:

@@ -14,6 +14,7 @@ the same files as before, for example in training.
 """
 
 import ast
+import copy
 import json
 import os
 import tempfile
@@ -24,6 +25,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -33,10 +35,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from .auto import ARCHITECTURES, OWN_AUTO_CLASSES
+from .lazy_registration import load_reference
 from .model_card import CardDetails, build_card
 from .tasks import task_of, without_adapter
 
@@ -215,7 +218,7 @@ def _write(
     processor_map = {name: _flat(reference) for name, reference in references.items()}
     if base is model:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        model_references = _model_references(row)
+        model_references = _model_references(row, model.config)
         references |= model_references
         code_entries = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
         task = task_of(model)
@@ -257,14 +260,24 @@ def _flat(reference: str) -> str:
     return ".".join(reference.split(".")[-2:])
 
 
-def _model_references(row: tuple) -> dict[str, str]:
-    """Full names of an architecture's config and model classes by Auto class of transformers."""
-    config, _, models = row
-    references = {"AutoConfig": f"{config.__module__}.{config.__name__}"}
+def _model_references(row: tuple, config: PreTrainedConfig) -> dict[str, str]:
+    """Full names of a configuration's class and of the model classes that it can build, by Auto class of transformers."""
+    config_class, _, models = row
+    references = {"AutoConfig": f"{config_class.__module__}.{config_class.__name__}"}
     for auto_class, reference in models.items():
-        if auto_class not in OWN_AUTO_CLASSES:
+        if auto_class not in OWN_AUTO_CLASSES and _can_build(load_reference(reference), config):
             references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
     return references
+
+
+def _can_build(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Whether a configuration is one of this model. A head for masks, for example, needs a backbone with four stages."""
+    try:
+        with torch.device("meta"):
+            model_class(copy.deepcopy(config))
+    except ValueError:
+        return False
+    return True
 
 
 def _processor_references(processor: ProcessorMixin) -> dict[str, str]:

@@ -58,6 +58,11 @@ def when_imported(module: str, callback: Callback) -> None:
             _HOOK.call(module)
 
 
+def is_importing(module: str) -> bool:
+    """Whether a module for which a function waited (`when_imported`) is being imported."""
+    return module in _HOOK.executing
+
+
 class _ImportHook(MetaPathFinder):
     """Finds modules as the finders after it do, and calls the functions that wait for a module once it is executed."""
 
@@ -104,7 +109,12 @@ class _ImportHook(MetaPathFinder):
 _HOOK = _ImportHook()
 sys.meta_path.insert(0, _HOOK)
 
-PIPELINES = ("pipelines", "question_pipeline", "segmentation_pipeline")  # files of pipelines in `processing/`
+PIPELINES = (
+    "pipelines",
+    "event_pipeline",
+    "question_pipeline",
+    "segmentation_pipeline",
+)  # files of pipelines in `processing/`
 _MODELING = "transformers.models.auto.modeling_auto"
 
 

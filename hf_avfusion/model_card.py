@@ -25,6 +25,7 @@ _INSTALLED = Path(__file__).parent / "model_cards"
 CARDS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "model_cards"
 REQUIREMENTS = '"transformers>=5.23" torch torchvision torchaudio av'  # imports of the exported code
 LICENCE_OF_CODE = "apache-2.0"
+SHOWN_WORDS = 20  # of a vocabulary
 
 # Figures of a run that are not metrics of the model.
 _NON_METRICS = re.compile(
@@ -334,10 +335,12 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
         )
     if task is not None:
+        call = task.pipeline.call
+        function = call.partition("(")[0]
         return (
             "from transformers import pipeline\n\n"
-            f"classify = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
-            'answer = classify("clip.mp4", top_k=5)\nprint(answer)'
+            f"{function} = pipeline({json.dumps(task.pipeline.name)}, model={name}, trust_remote_code=True)\n"
+            f"answer = {call}\nprint(answer)"
         )
     return (
         "from transformers import AutoModel, AutoProcessor\n\n"
@@ -367,7 +370,18 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
             f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
         ),
         ("short clips", words["short clips"]),
+        *([] if getattr(processor, "vocab", None) is None else [_question_input(processor)]),
     ]
+
+
+def _question_input(processor: ProcessorMixin) -> tuple[str, str]:
+    words = ", ".join(f"`{markdown_cell(word)}`" for word in processor.vocab[1 : SHOWN_WORDS + 1])
+    more = ", ..." if len(processor.vocab) > SHOWN_WORDS + 1 else ""
+    return (
+        "`input_ids`",
+        f"questions of at most {processor.max_question_length} words, padded with 0, out of {len(processor.vocab) - 1} words (case "
+        f"counts): {words}{more}",
+    )
 
 
 def _citation(text: str) -> str:

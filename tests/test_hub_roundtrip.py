@@ -37,7 +37,7 @@ def load(job):
         processor = transformers.AutoProcessor.from_pretrained(source, **trusted)
         transformers.AutoVideoProcessor.from_pretrained(source, **trusted)
         transformers.AutoFeatureExtractor.from_pretrained(source, **trusted)
-        inputs = processor(videos="clip.mp4", return_tensors="pt")
+        inputs = processor(videos="clip.mp4", **job["text"], return_tensors="pt")
         save_file({name: value.contiguous() for name, value in inputs.items()}, f"{where}-inputs.safetensors")
         for auto_class in job["auto_classes"]:
             model, info = getattr(transformers, auto_class).from_pretrained(source, output_loading_info=True, **trusted)
@@ -48,13 +48,14 @@ def load(job):
                 with torch.no_grad():
                     outputs = {n: v.clone().contiguous() for n, v in model.eval()(**inputs).items() if torch.is_tensor(v)}
                 save_file(outputs, f"{where}-outputs.safetensors")
-        if job["classifies"]:
+        if job["pipeline"]:
             options = {"model": source, "device": "cpu", **trusted}
-            by_task = transformers.pipeline("audio-visual-classification", **options)
+            by_task = transformers.pipeline(job["pipeline"], **options)
             assert type(by_task).__module__.startswith("transformers_modules"), type(by_task)
-            answers = by_task("clip.mp4", return_modalities=True, top_k=None)
-            (again,) = transformers.pipeline(**options)(["clip.mp4"], return_modalities=True, top_k=None)
-            json.dump([answers, again], open(f"{where}-answers.json", "w"))
+            answers = by_task("clip.mp4", **job["options"])
+            (again,) = transformers.pipeline(**options)(["clip.mp4"], **job["options"])
+            as_lists = {"default": lambda value: value.tolist()}  # masks
+            json.dump([answers, again], open(f"{where}-answers.json", "w"), **as_lists)
     assert not any(name.partition(".")[0] == "hf_avfusion" for name in sys.modules)
 
 
@@ -73,6 +74,16 @@ for name, job in json.load(open("jobs.json")).items():
         sys.exit(name)
 """
 
+QUESTION = {"text": "What can be heard?"}
+# Pipeline -> the arguments of its call; None for a model without one.
+OPTIONS = {
+    None: {},
+    "audio-visual-classification": {"top_k": None, "return_modalities": True},
+    "audio-visual-event-localization": {"return_modalities": True},
+    "audio-visual-question-answering": {"top_k": None, **QUESTION},
+    "audio-visual-segmentation": {},
+}
+
 
 def test_every_architecture_has_a_checkpoint_in_travellers():
     """A new architecture needs one line in travellers.py."""
@@ -83,11 +94,15 @@ def test_every_architecture_has_a_checkpoint_in_travellers():
 def job_of(name, model, exported):
     """What the other process loads of a traveller, and how."""
     auto_map = json.loads((exported / "config.json").read_text())["auto_map"]
+    task = task_of(model)
+    text = QUESTION if task.takes_text else {}
     return {
         "sources": {"folder": str(exported), "hub": f"org/{name}"},
         "auto_classes": [auto_class for auto_class in auto_map if auto_class != "AutoConfig"],
         "class": type(model).__name__,
-        "classifies": task_of(model).pipeline is not None,
+        "text": text,
+        "pipeline": task.pipeline and task.pipeline.name,
+        "options": OPTIONS[task.pipeline and task.pipeline.name],
     }
 
 
@@ -122,7 +137,7 @@ def away(tmp_path_factory):
 def test_loads_without_the_package_from_folder_and_hub(name, away):
     model, processor = traveller(name)
     away, job = away / name, json.loads((away / "jobs.json").read_text())[name]
-    inputs = processor(videos=str(away / "clip.mp4"), return_tensors="pt")
+    inputs = processor(videos=str(away / "clip.mp4"), **job["text"], return_tensors="pt")
 
     def run():
         torch.manual_seed(1)
@@ -134,21 +149,21 @@ def test_loads_without_the_package_from_folder_and_hub(name, away):
         for kind, expected in (("inputs", dict(inputs)), ("outputs", outputs)):
             assert_rounding(load_file(away / f"{where}-{kind}.safetensors"), expected)
         assert_outputs_of(model, load_file(away / f"{where}-outputs.safetensors"), run)
-        if job["classifies"]:
-            here = pipeline("audio-visual-classification", model=model, processor=processor, device="cpu")
-            expected = here(str(away / "clip.mp4"), return_modalities=True, top_k=None)
+        if job["pipeline"]:
+            here = pipeline(job["pipeline"], model=model, processor=processor, device="cpu")
+            expected = scored_answers(here(str(away / "clip.mp4"), **job["options"]))
             for answers in json.loads((away / f"{where}-answers.json").read_text()):
-                assert answers.keys() == expected.keys()
-                for given, answer in expected.items():
-                    found, wanted = label_entries(answers[given]), label_entries(answer)
-                    assert [entry["label"] for entry in found] == [entry["label"] for entry in wanted]
-                    scores = [torch.tensor([entry["score"] for entry in each]) for each in (found, wanted)]
-                    assert_rounding(*scores)
+                found = scored_answers(answers)
+                assert [name for name, _ in found] == [name for name, _ in expected]
+                assert_rounding(*(torch.tensor([score for _, score in each]) for each in (found, expected)))
 
 
-def label_entries(answer: list[dict]) -> list[dict]:
-    """The labels and scores of an answer, of all segments if it has segments."""
-    return [entry for each in answer for entry in each.get("labels", [each])]
+def scored_answers(answer: dict | list) -> list[tuple[str, float]]:
+    """The names and scores of an answer in order, of all modalities and segments if it has these."""
+    if isinstance(answer, dict) and "score" in answer:
+        return [(answer.get("label", answer.get("answer")), answer["score"])]
+    parts = answer.values() if isinstance(answer, dict) else answer
+    return [entry for part in parts if isinstance(part, (dict, list)) for entry in scored_answers(part)]
 
 
 def test_outputs_differ_between_clips():

@@ -66,7 +66,7 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
     decoder = {
         "mask_size": 32,
         "decoder_map_widths": [8, 8, 8, 8],
-        "decoder_width": 32,
+        "decoder_width": 40,
         "decoder_head_widths": [16, 16],
     }
     tpavi = {"tpavi_stages": [0, 1, 2, 3], "tpavi_audio_width": 16}
@@ -75,6 +75,13 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
     return LavishTwoStreamConfig(
         **{"backbone_config": backbone, "adapter": adapter, **sizes, **decoder, **tpavi, **fields}
     )
+
+
+def tiny_questions(**fields: Any) -> LavishTwoStreamConfig:
+    """A head for questions of 7 words, on two segments of a Swin-V2."""
+    adapter = {**ADAPTER, "use_bn": False}
+    sizes = {"vocab_size": 7, "question_hidden_size": 48, "num_labels": 24, "question_dropout": 0.0}
+    return tiny_config("swinv2", adapter=adapter, **{**sizes, **fields})
 
 
 def tiny_model(

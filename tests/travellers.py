@@ -13,6 +13,8 @@ from hf_avfusion import (
     AVMAEForPreTraining,
     AVMAEProcessor,
     LavishForAudioVisualClassification,
+    LavishForQuestionAnswering,
+    LavishForSegmentation,
     LavishProcessor,
     LavishTwoStreamConfig,
     MBTConfig,
@@ -52,17 +54,41 @@ def avmae(kind: type = AVMAEForAudioVisualClassification, **fields) -> PreTraine
     return kind(AVMAEConfig(**SIZES, **decoder, **INPUTS, **label_fields(fields)))
 
 
-def lavish_processor() -> ProcessorMixin:
+def lavish_processor(**fields) -> ProcessorMixin:
     """2 segments of a frame of 16 x 16 pixels, and of 0.3 s of sound as a spectrogram, 32 x 16."""
     audio = AVFusionFeatureExtractor.from_preset("lavish_ave_vit", num_mel_bins=MELS, spectrogram_length=ROWS)
-    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, segment_seconds=0.3)
+    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, segment_seconds=0.3, **fields)
 
 
-def lavish(**fields) -> PreTrainedModel:
+def lavish(kind: type = LavishForAudioVisualClassification, **fields) -> PreTrainedModel:
     backbone = {"model_type": "vit", **SIZES, "image_size": SIDE, "patch_size": 8}
     sizes = {"num_segments": 2, "spectrogram_length": ROWS, "num_mel_bins": MELS, "classifier_hidden_size": 8}
     config = LavishTwoStreamConfig(backbone_config=backbone, **sizes, **label_fields(fields))
-    return LavishForAudioVisualClassification(config)
+    return kind(config)
+
+
+WORDS = ("<pad>", "What", "can", "be", "heard")
+
+
+def lavish_questions() -> PreTrainedModel:
+    return lavish(LavishForQuestionAnswering, vocab_size=len(WORDS), question_hidden_size=16)
+
+
+def lavish_segmentation() -> PreTrainedModel:
+    backbone = {"model_type": "swinv2", "image_size": 32, "patch_size": 4, "embed_dim": 8, "window_size": 4}
+    stages = {"depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    decoder = {"decoder_map_widths": [4, 4, 4, 4], "decoder_width": 8, "decoder_head_widths": [6, 4], "mask_size": 64}
+    sizes = {"num_segments": 2, "spectrogram_length": 32, "num_mel_bins": 32}
+    tpavi = {"tpavi_stages": [0, 3], "tpavi_audio_width": 8}
+    adapter = {"num_tokens": 2, "reduction": 4}
+    config = LavishTwoStreamConfig(backbone_config={**backbone, **stages}, adapter=adapter, **sizes, **decoder, **tpavi)
+    return LavishForSegmentation(config)
+
+
+def lavish_segmentation_processor() -> ProcessorMixin:
+    """2 segments of a frame of 32 x 32 pixels, and of 0.3 s of sound as a spectrogram, 32 x 32."""
+    audio = AVFusionFeatureExtractor.from_preset("lavish_avs", num_mel_bins=32, spectrogram_length=32)
+    return LavishProcessor(frame_processor(32), audio, num_segments=2, segment_seconds=0.3, segment_frame=0.5)
 
 
 # Name -> what makes the model and its processor. The model is saved from, and compared under, its own Auto class.
@@ -71,6 +97,8 @@ TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], Processo
     "avmae": (avmae, lambda: processor(AVMAEProcessor)),
     "avmae-pretraining": (lambda: avmae(AVMAEForPreTraining), lambda: processor(AVMAEProcessor)),
     "lavish": (lavish, lavish_processor),
+    "lavish-questions": (lavish_questions, lambda: lavish_processor(vocab=list(WORDS), max_question_length=5)),
+    "lavish-segmentation": (lavish_segmentation, lavish_segmentation_processor),
     "lavish-built-in": (lambda: lavish(adapter={"num_tokens": 2, "reduction": 4}), lavish_processor),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,26 +15,37 @@ from ..arguments import OneLineErrors, did_you_mean
 from ..files import parse_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
-def check_arguments() -> None:
-    """Ends the process with one line if a converter's arguments are wrong; for the time before its imports."""
+def check_arguments(*processor_files: str) -> None:
+    """Ends the process with one line if a converter's arguments are wrong; for the time before its imports.
+
+    Args:
+        processor_files: the flags of `convert_file`'s `processor_files`.
+    """
     if not {"-h", "--help"} & set(sys.argv[1:]):
-        _parse(None, "", "", "")
+        _parse(None, "", "", "", dict.fromkeys(processor_files, ""))
 
 
 def _parse(
-    arguments: list[str] | None, description: str, file_help: str, fields_help: str
+    arguments: list[str] | None,
+    description: str,
+    file_help: str,
+    fields_help: str,
+    processor_files: Mapping[str, str],
 ) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = OneLineErrors(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help=file_help)
     parser.add_argument(
         "--config", help=f"JSON file with {fields_help}; the rest is inferred from the checkpoint's names and shapes"
     )
+    for flag, text in processor_files.items():
+        parser.add_argument(flag, help=text)
     parser.add_argument("--output", required=True, help="folder to write")
     options = parser.parse_args(arguments)
-    for flag, file in (("--checkpoint", options.checkpoint), ("--config", options.config)):
+    for flag in ("--checkpoint", "--config", *processor_files):
+        file = getattr(options, flag.removeprefix("--"))
         if file is not None and not Path(file).exists():
             parser.error(f"{flag} {file}: no such file")
     if Path(options.output).exists() and not Path(options.output).is_dir():
@@ -49,6 +60,9 @@ def convert_file(
     fields_help: str,
     summarize: Callable[[PreTrainedModel], str],
     arguments: list[str] | None = None,
+    *,
+    make_processor: Callable[..., ProcessorMixin | None] | None = None,
+    processor_files: Mapping[str, str] | None = None,
 ) -> None:
     """Parses the command line, converts and saves. Errors end with one line and a non-zero exit status.
 
@@ -57,8 +71,11 @@ def convert_file(
         description: of the command; file_help: describes the original file; fields_help: fields that the file does not hold.
         summarize: model -> text printed after its number of parameters.
         arguments: default: the process's.
+        make_processor: (model, one file of each of `processor_files` or None) -> the processor to save beside the model, or None.
+        processor_files: flag -> help of the files that it takes.
     """
-    parser, options = _parse(arguments, description, file_help, fields_help)
+    processor_files = processor_files or {}
+    parser, options = _parse(arguments, description, file_help, fields_help, processor_files)
     fields = {}
     if options.config:
         try:
@@ -71,6 +88,8 @@ def convert_file(
             )
     try:
         model = load(options.checkpoint, fields)
+        files = {name: getattr(options, name) for name in (flag.removeprefix("--") for flag in processor_files)}
+        processor = None if make_processor is None else make_processor(model, **files)
     except (ValueError, StrictDataclassError) as error:
         parser.exit(1, f"error: {error}\n")
     except (TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:  # values of a wrong type
@@ -83,5 +102,7 @@ def convert_file(
             1, f"error: --config {options.config}: {type(model.config).__name__} has no field {unknown[0]}{hint}\n"
         )
     model.save_pretrained(options.output)
+    if processor is not None:
+        processor.save_pretrained(options.output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.output}: {type(model).__name__}, {parameters:,} parameters, {summarize(model)}")

@@ -2,15 +2,18 @@
 Converts checkpoints of the authors' LAVISH (GenjiB/LAVISH, PyTorch with timm 0.6.7) to ours.
 
     python -m hf_avfusion.conversion.lavish --checkpoint AVE.pt --output lavish-ave --config fields.json
+    python -m hf_avfusion.conversion.lavish --checkpoint AVQA.pt --output lavish-music-avqa       # with its processor
 
-The authors released no checkpoint, so this converts checkpoints that were trained with their code. Tensors that the original builds
-but never uses are dropped: the backbone's head, `adapter_token_downsampler`, `gate_tk`, and `attn_mask` buffers.
+The authors released no checkpoint, so this converts checkpoints that were trained with their code. The tensors tell the task: AVE
+or MUSIC-AVQA. Tensors that the original builds but never uses are dropped: the backbone's head, `adapter_token_downsampler`,
+`gate_tk`, `attn_mask` buffers, and layers of MUSIC-AVQA's head. A processor is written if the tensors tell the published one: that
+of MUSIC-AVQA has the published words of its questions, or those of `--words`.
 """
 
 from .command_line import check_arguments, convert_file
 
 if __name__ == "__main__":
-    check_arguments()  # wrong arguments are answered before the imports below, which take seconds
+    check_arguments("--words")  # wrong arguments are answered before the imports below, which take seconds
 
 import os
 import re
@@ -22,7 +25,12 @@ import numpy as np
 import torch
 
 from ..models.lavish.configuration_lavish import LavishTwoStreamConfig
-from ..models.lavish.modeling_lavish import LavishForAudioVisualClassification
+from ..models.lavish.modeling_lavish import LavishForAudioVisualClassification, LavishPreTrainedModel
+from ..models.lavish.modeling_lavish_heads import LavishForQuestionAnswering
+from ..models.lavish.processing_lavish import LavishProcessor
+from ..processing.feature_extraction_avfusion import AVFusionFeatureExtractor
+from ..processing.video_processing_avfusion import AVFusionVideoProcessor
+from . import lavish_question_answering as answers
 from .flax import ConversionError, Rule, convert, same
 
 Params = dict[str, np.ndarray]
@@ -188,25 +196,33 @@ HEAD_RULES: Rules = {
 }
 
 
+def model_class_of(params: Mapping[str, np.ndarray]) -> type[LavishPreTrainedModel]:
+    """Our class for a checkpoint of the original, by the names of its head's tensors."""
+    return LavishForQuestionAnswering if "fc_ans.weight" in params else LavishForAudioVisualClassification
+
+
 def convert_lavish(params: Mapping[str, np.ndarray], config: LavishTwoStreamConfig) -> dict[str, torch.Tensor]:
     """
-    Convert the original's tensors to the state dict of `LavishForAudioVisualClassification(config)`.
+    Convert the original's tensors to the state dict of `model_class_of(params)(config)`.
 
     Raises:
         ConversionError: If tensors and config do not match one to one; the message names the tensors.
     """
+    model_class = model_class_of(params)
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in LavishForAudioVisualClassification(config).state_dict().items()}
-    params = normalize_names(params)
+        shapes = {name: value.shape for name, value in model_class(config).state_dict().items()}
+    params, head, dropped = normalize_names(params), HEAD_RULES, ()
+    if model_class is LavishForQuestionAnswering:
+        params, head, dropped = answers.split_attention(params), answers.head_rules("head."), answers.UNUSED
     rules = {
         name: (f"lavish.{target}", layout)
         for name, (target, layout) in {**backbone_rules(config), **adapters_rules(params)}.items()
     }
-    return convert(params, {**rules, **HEAD_RULES}, shapes)
+    return convert(params, {**rules, **head}, shapes, dropped=dropped)
 
 
 def infer_adapter(params: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """The options of the adapters of an AVE model, from the names and shapes of block 0. None if there are none."""
+    """The options of the adapters, from the names and shapes of block 0. None if there are none."""
     block = {
         stream: {name.split(".", 2)[2] for name in params if name.startswith(f"{stream}_adapter_blocks_p1.0.")}
         for stream in _ADAPTERS
@@ -228,6 +244,8 @@ def infer_adapter(params: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
         "direction": "both" if "my_tokens" in names else "none",
         "unimodal_activation": "none",  # of the AVE code
     }
+    if model_class_of(params) is LavishForQuestionAnswering:
+        options |= {"unimodal_activation": "relu", "token_init": "zeros"}
     if "my_tokens" in names:
         options["num_tokens"] = len(params[f"{first}.my_tokens"])
     return options
@@ -250,13 +268,13 @@ def infer_backbone(params: Mapping[str, np.ndarray], given: Mapping[str, Any]) -
 
 def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoStreamConfig:
     """
-    The config of an AVE checkpoint. Names and shapes give the sizes of the backbone, the adapters and the head.
+    The config of a checkpoint. Names and shapes give the sizes of the backbone, the adapters and the head.
 
     Args:
         params: As [`normalize_names`] returns them.
         **fields: Fields that the tensors do not hold, such as `spectrogram_length`. `backbone_config` may hold fields of the
             backbone alone: `image_size`, `window_size` and, for a ViT whose heads do not have 64 channels,
-            `num_attention_heads`.
+            `num_attention_heads`. `question_num_attention_heads` is 4 by default.
 
     Raises:
         ConversionError: If it is no such checkpoint.
@@ -264,13 +282,17 @@ def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoSt
     given = dict(fields.pop("backbone_config", None) or {})
     try:
         backbone = infer_backbone(params, given)
-        hidden, labels = np.shape(params["mlp_class.weight"])[0], np.shape(params["mlp_class_2.weight"])[0]
+        if model_class_of(params) is LavishForQuestionAnswering:
+            head = answers.infer_head_fields(params)
+        else:
+            sizes = [np.shape(params[f"{name}.weight"])[0] for name in ("mlp_class", "mlp_class_2")]
+            head = dict(zip(("classifier_hidden_size", "num_labels"), sizes))
         adapter = infer_adapter(params)
     except (KeyError, IndexError) as error:
         raise ConversionError(
-            f"It lacks tensors of a LAVISH model for AVE ({error}). Give such a checkpoint."
+            f"It lacks tensors of a LAVISH model for AVE or MUSIC-AVQA ({error}). Give such a checkpoint."
         ) from error
-    inferred = {"adapter": adapter, "classifier_hidden_size": hidden, "num_labels": labels}
+    inferred = {"adapter": adapter, **head}
     if backbone["model_type"] == "vit":  # as published, 102 x 128 with patches of 16
         inferred |= {"spectrogram_length": 102, "num_mel_bins": 128, "drop_remainder": True}
     if "id2label" in fields:
@@ -316,9 +338,9 @@ def _infer_swin(params: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def load_lavish(checkpoint: str | Path, config: Mapping | None = None) -> LavishForAudioVisualClassification:
+def load_lavish(checkpoint: str | Path, config: Mapping | None = None) -> LavishPreTrainedModel:
     """
-    A model with built-in adapters and the weights of an AVE checkpoint of the original.
+    A model with built-in adapters and the weights of a checkpoint of the original.
 
     Args:
         checkpoint: The file of the original's `model.state_dict()`.
@@ -330,20 +352,67 @@ def load_lavish(checkpoint: str | Path, config: Mapping | None = None) -> Lavish
     params = read_state(checkpoint)
     try:
         fitted = infer_config(normalize_names(params), **dict(config or {}))
-        model = LavishForAudioVisualClassification(fitted)
+        model = model_class_of(params)(fitted)
         model.load_state_dict(convert_lavish(params, fitted), strict=True)
     except ConversionError as error:
         raise ConversionError(f"{checkpoint}: {error}") from error
     return model.eval()
 
 
+# MUSIC-AVQA's words lie beside the other published lists of benchmarks, as a file without code.
+MUSIC_AVQA_WORDS = Path(__file__).parents[1] / "data" / "benchmarks" / "labels" / "music_avqa_words.txt"
+
+
+def make_processor(model: LavishPreTrainedModel, words: str | os.PathLike | None = None) -> LavishProcessor | None:
+    """
+    The published processor of a converted model, with the model's sizes; None for AVE, whose two front ends look alike.
+
+    Args:
+        words: File with the words of the questions, one a line in the order of their indices; default: MUSIC-AVQA's.
+
+    Raises:
+        ConversionError: If there are another number of words than in the model, or words for a model without questions.
+    """
+    if not isinstance(model, LavishForQuestionAnswering):
+        if words is not None:
+            raise ConversionError(
+                f"--words {words}: the checkpoint is of a model that takes no questions. Leave it out."
+            )
+        return None
+    config = model.config
+    vocab = Path(words or MUSIC_AVQA_WORDS).read_text(encoding="utf-8").splitlines()
+    if len(vocab) != config.vocab_size:
+        raise ConversionError(
+            f"The checkpoint knows {config.vocab_size} words, but {words or 'the published list of MUSIC-AVQA'} has {len(vocab)}. "
+            "Give the words of its training as --words."
+        )
+    sizes = {"spectrogram_length": config.spectrogram_length, "num_mel_bins": config.num_mel_bins}
+    return LavishProcessor.from_preset(
+        "lavish_avqa",
+        vocab=vocab,
+        num_segments=config.num_segments,
+        video_processor=AVFusionVideoProcessor(**LavishProcessor.frames_of_size(*config.image_hw)),
+        feature_extractor=AVFusionFeatureExtractor.from_preset("lavish_avqa", **sizes),
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line: convert one file into a folder that `from_pretrained` loads."""
     fields = "LavishTwoStreamConfig fields that the checkpoint does not hold (spectrogram_length, num_segments, id2label, ...)"
-    convert_file(load_lavish, __doc__, "the original's state dict (PyTorch)", fields, _summary, arguments)
+    options = {"--words": "file with the words of the questions, one a line; default: MUSIC-AVQA's"}
+    convert_file(
+        load_lavish,
+        __doc__,
+        "the original's state dict (PyTorch)",
+        fields,
+        _summary,
+        arguments,
+        make_processor=make_processor,
+        processor_files=options,
+    )
 
 
-def _summary(model: LavishForAudioVisualClassification) -> str:
+def _summary(model: LavishPreTrainedModel) -> str:
     config = model.config
     return f"backbone {config.backbone_config.model_type}, adapters {config.adapter}, {config.num_labels} labels"
 

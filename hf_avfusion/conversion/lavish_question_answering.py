@@ -1,14 +1,16 @@
 """
-Names of the original's question-answering head (LAVISH on MUSIC-AVQA) and of MUSIC-AVQA's grounding checkpoint, and ours.
+Names of the original's question-answering head (LAVISH on MUSIC-AVQA), and ours. The original's layouts are PyTorch's.
 
-Tables and functions only; both are applied strictly by `flax.convert`. The originals' layouts are PyTorch's.
+Tables and functions only; they are applied strictly by `flax.convert`.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..models.lavish.grounding_lavish import GROUNDING_LAYERS
 from ..models.lavish.question_answering_lavish import LavishQuestionAnsweringHead
 from .flax import ConversionError, Rule, convert, same
 
@@ -17,12 +19,7 @@ LAYERS = {
     "question_encoder.fc": "question_encoder.projection",
     "yb_fc_v": "video_projection",
     "yb_fc_a": "audio_projection",
-    "fc_a2": "audio_dense",
-    "fc_gl": "grounding.projection",
-    "fc1": "match_head.layers.0",
-    "fc2": "match_head.layers.1",
-    "fc3": "match_head.layers.2",
-    "fc4": "match_head.layers.3",
+    **GROUNDING_LAYERS,
     "attn_v.out_proj": "video_attention.o_proj",
     "linear11": "video_attention.fc1",
     "linear12": "video_attention.fc2",
@@ -51,10 +48,6 @@ PROJECTIONS = (
 # Layers that the original builds and saves, but that its forward never reads. Its audio enters at `fc_a2`.
 UNUSED_LAYERS = ("fc_a1", "fc_a1_pure", "fc_a2_pure", "fc_v", "fc_st", "fc", "fc_aq", "fc_vq", "norm3")
 UNUSED = frozenset(f"{layer}.{kind}" for layer in UNUSED_LAYERS for kind in ("weight", "bias"))
-# The layers that both originals have and that LAVISH starts from MUSIC-AVQA's grounding checkpoint.
-GROUNDING_LAYERS = ("fc_a2", "fc_gl", "fc1", "fc2", "fc3", "fc4")
-# LAVISH also loads `fc_a1` (into a layer that it never reads); `visual_net` is the grounding model's own ResNet-18.
-GROUNDING_UNUSED = ("fc_a1.", "visual_net.")
 
 Params = Mapping[str, np.ndarray | torch.Tensor]
 
@@ -105,41 +98,22 @@ def convert_head(params: Params, head: LavishQuestionAnsweringHead) -> dict[str,
     return convert(split_attention(params), head_rules(), _shapes(head), dropped=UNUSED)
 
 
-def convert_grounding(params: Params, head: LavishQuestionAnsweringHead) -> dict[str, torch.Tensor]:
+def infer_head_fields(params: Params) -> dict[str, Any]:
     """
-    The part of the state dict of `head` that MUSIC-AVQA's grounding checkpoint gives: `fc_a2, fc_gl, fc1..fc4`.
-
-    As in LAVISH's trainer. Its `fc_a1` and ResNet-18 have no counterpart and are dropped. All other tensors of the head stay.
-
-    Args:
-        params: the checkpoint's state dict, with or without the prefix `module.` of DataParallel.
+    Fields of a config that the head's tensors hold. The number of attention heads is not among them.
 
     Raises:
-        ConversionError: If a tensor is missing, unknown or of another shape; the message names every such tensor.
+        KeyError, IndexError: If a tensor is missing.
     """
-    params = {name: _array(value) for name, value in without_module(params).items()}
-    rules = {
-        f"{layer}.{kind}": (f"{LAYERS[layer]}.{kind}", same)
-        for layer in GROUNDING_LAYERS
-        for kind in ("weight", "bias")
+    words, answers = np.shape(params["question_encoder.word2vec.weight"]), np.shape(params["fc_ans.weight"])
+    return {
+        "vocab_size": words[0],
+        "question_word_size": words[1],
+        "question_hidden_size": answers[1],
+        "question_feedforward_size": np.shape(params["linear11.weight"])[0],
+        "match_hidden_sizes": [np.shape(params[f"fc{number}.weight"])[0] for number in (1, 2, 3)],
+        "num_labels": answers[0],
     }
-    shapes = _shapes(head)
-    return convert(
-        params,
-        rules,
-        shapes,
-        dropped=[name for name in params if name.startswith(GROUNDING_UNUSED)],
-        fresh=shapes.keys() - {target for target, _ in rules.values()},
-    )
-
-
-def load_grounding(head: LavishQuestionAnsweringHead, params: Params) -> None:
-    """Copy the tensors of `convert_grounding` into `head`.
-
-    Raises:
-        ConversionError: As `convert_grounding`. The head then keeps its tensors.
-    """
-    head.load_state_dict(convert_grounding(params, head), strict=False)
 
 
 def without_module(params: Params) -> dict[str, np.ndarray | torch.Tensor]:

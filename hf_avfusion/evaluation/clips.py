@@ -71,6 +71,7 @@ def label_rows(rows: SplitRows, config: PreTrainedConfig, label_columns: Sequenc
     kinds = record.columns if record is not None else {}
     if record is not None and record.task not in task.benchmark_tasks and label_columns is None:
         usable = [column for column in record.label_columns if kinds[column] in task.borrowed_kinds]
+        usable = usable or [name for name, kind in kinds.items() if kind in set(task.borrowed_kinds) - {"class"}]
         remedy = "Use a benchmark or a model of the same task"
         if usable:
             remedy = f"To score {task.needs}, pass label_columns= (--label_columns) {' or '.join(usable)}"

@@ -12,7 +12,7 @@ from ..tasks import task_of_results
 from ..tasks.task import ShownMetric
 from ..visualization.charts import draw_bars, draw_columns, draw_lines, draw_ranked_bars
 from .summaries import frozen, headline, mean_and_std
-from .tables import MODALITY_NAMES, SAMPLING_NAMES, axis_text, settings_text
+from .tables import MODALITY_NAMES, SAMPLING_NAMES, axis_text, settings_text, window_text
 
 
 class _Measure(NamedTuple):
@@ -61,7 +61,7 @@ def figures(
         return found
     metric = _Measure(name, task.show_metric(name))
 
-    spans = [row for row in first_rows if row["sampling"] == "spread"]
+    spans = [row for row in first_rows if row["sampling"] == "spread" and row["span"] is not None]
     title = f"{about}: {model}"
     found["span_sweep"] = _sweep(spans, lambda row: row["span"], metric, title, "span of the frames (s)", "span_s")
     random_windows = [row for row in first_rows if row["sampling"] != "spread"]
@@ -205,7 +205,7 @@ def _sharing(as_trained, metric, about):
         table.append({"fusion_layer": layer, "share_encoder": shared, "given": row["given"], **_metric_cells(row)})
     layers = settings[0]["num_hidden_layers"]
     ticks = {layers: f"{layers}\n(late)", 0: "0\n(early)"}
-    model = f"{str(settings[0]['model_type']).upper()}, frames over {settings[0]['trained_span']:g} s"
+    model = f"{str(settings[0]['model_type']).upper()}, {window_text(settings[0])}"
     title = f"{about}: {model}, weight sharing by fusion layer{_runs_text(rows)}\ngiven {MODALITY_NAMES[best]}"
     return table, lambda path: draw_lines(
         path, series, "first layer that exchanges information", axis_text(metric.shown), title=title, ticks=ticks

@@ -20,7 +20,7 @@ from ..tasks import task_of_results
 from .clips import EvaluationSet
 from .figures import figures
 from .summaries import condition, summarise
-from .tables import MODALITY_NAMES, SAMPLING_NAMES, markdown
+from .tables import MODALITY_NAMES, SAMPLING_NAMES, markdown, span_text
 
 RESULTS = "results.json"
 TABLE = "table.md"
@@ -75,9 +75,10 @@ def check_once(evaluations: Iterable[Mapping[str, Any]]) -> None:
             names = " and ".join(dict.fromkeys((seen[key]["checkpoint"], each["checkpoint"])))
             seed = f", seed {each['seed']}" if each["sampling"] != "spread" else ""
             raise ValueError(
-                f"{names}: the same checkpoint twice under the same condition ({MODALITY_NAMES[each['given']]}, {each['span']:g} "
-                f"s, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), which would count as two runs: pass each "
-                "checkpoint once, and no checkpoint that a given results.json already holds"
+                f"{names}: the same checkpoint twice under the same condition ({MODALITY_NAMES[each['given']]}, "
+                f"{span_text(each['span'])}, {SAMPLING_NAMES[each['sampling']]}, {each['views']} views{seed}), "
+                "which would count as two runs: pass each checkpoint once, and no checkpoint that a given results.json "
+                "already holds"
             )
         seen[key] = each
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from ..data.streaming.clip_stream import ClipStream
 from ..media.modalities import MODALITIES
 from ..models.shared.loaded_weights import check_whole
 from ..tasks import task_of_config
+from .adapter_checkpoints import adapter_config, base_of, load_adapter
 from .clips import EvaluationSet, ModelClasses
 from .views import (
     MODALITY_SETS,
@@ -31,6 +32,7 @@ from .views import (
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ..media.windows import WindowPolicy
     from ..processing.processing_avfusion import AVFusionProcessor
     from ..tasks import Task
 
@@ -70,6 +72,8 @@ class Condition:
 def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreTrainedModel, AVFusionProcessor]:
     """Loads the model (in evaluation mode) and the processor of a checkpoint folder or Hub repository.
 
+    A checkpoint may hold only an adapter, see `adapter_checkpoints`. The model is then the base model with the adapter in it.
+
     Raises:
         ValueError: no such checkpoint, an architecture without a head for clips, no saved processor, or missing weights
             (a base model has no head).
@@ -80,14 +84,16 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
 
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"{name} is not a checkpoint: pass a folder or the id of a Hub repository (owner/name)")
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    adapter = adapter_config(name)
+    base = name if adapter is None else base_of(name)
+    if adapter is None and Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         within = sorted(str(path.parent) for path in Path(name).glob("*/config.json"))
         raise ValueError(
             f"{name} is not a checkpoint: it holds no config.json"
             + (f"; pass one of its sub-folders with a config.json: {' '.join(within)}" if within else "")
         )
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} is not a checkpoint: pass a folder with config.json or a Hub repository ({error})"
@@ -105,12 +111,23 @@ def load_checkpoint(name: str, device: str | torch.device = "cpu") -> tuple[PreT
         raise _missing_processor(name) from error
     if not isinstance(processor, AVFusionProcessor):
         raise _missing_processor(name)
-    model, report = task.auto_class.from_pretrained(name, output_loading_info=True)
-    check_whole(model, name, report)
+    model, report = task.auto_class.from_pretrained(base, output_loading_info=True)
+    check_whole(model, base, report)
     problems = {kind: sorted(map(str, tensors)) for kind, tensors in report.items() if tensors}
     if problems:
         raise ValueError(f"{name} does not hold the weights of a {type(model).__name__}: {problems}")
+    if adapter is not None:
+        model = load_adapter(name, model).get_base_model()
+        # Reports tell models with different adapters apart.
+        model.config.adapter_settings = {f"adapter_{field}": adapter.get(field) for field in _of_adapters(adapter)}
     return model.eval().to(device), processor
+
+
+def _of_adapters(adapter: Mapping[str, Any]) -> list[str]:
+    """The fields of an adapter's config that distinguish models: plain values that do not name a file."""
+    left_out = ("base_model_name_or_path", "inference_mode", "peft_version", "revision", "auto_mapping", "task_type")
+    plain = (str, int, float, bool)
+    return sorted(name for name, value in adapter.items() if name not in left_out and isinstance(value, plain))
 
 
 def _missing_processor(name: str) -> ValueError:
@@ -172,6 +189,10 @@ def _unsupported_reason(name: str, config: PreTrainedConfig, data: str) -> str |
     missing = set(MODALITY_SETS[name]) - set(getattr(config, "modalities", MODALITIES))
     if missing:
         return f"the model has no {' and no '.join(sorted(missing))} stream"
+    task = task_of_config(config)
+    needed = set(task.needed_modalities) - set(MODALITY_SETS[name])
+    if needed:
+        return f"a model for {task.title} needs {' and '.join(sorted(needed))}"
     if name != "a" and data in BENCHMARKS and not BENCHMARKS[data].has_video:
         return f"{BENCHMARKS[data].title} has no video: pass a (audio)"
     return None
@@ -188,9 +209,16 @@ def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[
     }
     if isinstance(settings["modalities"], (list, tuple)):
         settings["modalities"] = sorted(settings["modalities"])
-    settings["trained_span"] = round(window.stride * window.num_frames, 6)
+    settings["trained_span"] = _span_of(window)
     settings["trained_synchronous"] = window.synchronous
-    return settings
+    if window.num_segments is not None:
+        settings |= {"num_segments": window.num_segments, "segment_seconds": window.segment_seconds}
+    return {**settings, **getattr(config, "report_settings", {}), **getattr(config, "adapter_settings", {})}
+
+
+def _span_of(window: WindowPolicy) -> float | None:
+    """The seconds that the frames of a window cover; None for segments, whose frames are those of the whole clip."""
+    return None if window.num_segments is not None else round(window.stride * window.num_frames, 6)
 
 
 @dataclass(frozen=True)
@@ -222,7 +250,8 @@ def plan_passes(
     given = check_modalities(given, config)
     settings, passes = settings_of(config, processor), []
     for condition in conditions:
-        if clips.task.whole_clip and condition != Condition():
+        whole = clips.task.whole_clip or processor.window_policy.num_segments is not None
+        if whole and condition != Condition():
             raise ValueError(
                 f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model sees the "
                 "whole clip, so its window is the whole clip; leave them out"
@@ -251,7 +280,7 @@ def plan_passes(
             "partition": clips.partition,
         }
         how = {
-            "span": round(sampler.window_policy.stride * sampler.window_policy.num_frames, 6),
+            "span": _span_of(sampler.window_policy),
             "sampling": condition.sampling,
             "views": protocol.num_views,
             "crops": protocol.num_crops,
@@ -336,7 +365,7 @@ def conditions_of(
     """
     own = None
     if processor is not None:
-        own = round(processor.window_policy.stride * processor.window_policy.num_frames, 6)
+        own = _span_of(processor.window_policy)
     conditions = [Condition(), *(Condition(span=span) for span in spans), *(Condition(sampling=s) for s in samplings)]
     conditions = [replace(each, span=None) if each.span == own else each for each in conditions]
     return list(dict.fromkeys(conditions))

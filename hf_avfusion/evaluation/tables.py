@@ -39,7 +39,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         cells = [settings_text(row["settings"], trained=True) + _differences(row, summary)] if several else []
         crops = f" x {row['crops']} crops" if row["crops"] > 1 else ""
         cells += [
-            MODALITY_NAMES[row["given"]], f"{row['span']:g} s", SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
+            MODALITY_NAMES[row["given"]], span_text(row["span"]), SAMPLING_NAMES[row["sampling"]], f"{row['views']}{crops}",
             _counted(row), str(row["n"]),
         ]  # fmt: skip
         values = row["metrics"]
@@ -87,15 +87,27 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
     elif settings.get("encoder_strategy") is not None:
         parts.append(f"{settings['encoder_strategy'].replace('_', ' ')} encoding")
     if trained:
-        parts.append(f"frames over {settings['trained_span']:g} s")
+        parts.append(window_text(settings))
         parts += [] if settings["trained_synchronous"] else ["trained on asynchronous windows"]
     return ", ".join(parts)
+
+
+def window_text(settings: Mapping[str, Any]) -> str:
+    """The window of the training, such as `frames over 4 s`."""
+    if settings["trained_span"] is None:
+        return f"{settings['num_segments']} segments of {settings['segment_seconds']:g} s"
+    return f"frames over {settings['trained_span']:g} s"
+
+
+def span_text(span: float | None) -> str:
+    """The span of the frames of an evaluation; None is a model with segments."""
+    return "whole clip" if span is None else f"{span:g} s"
 
 
 # Settings that `settings_text` includes.
 _TEXT_SETTINGS = (
     "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities",
-    "trained_span", "trained_synchronous",
+    "trained_span", "trained_synchronous", "num_segments", "segment_seconds",
 )  # fmt: skip
 
 

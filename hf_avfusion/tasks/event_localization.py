@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..auto import AUDIO_VISUAL_EVENT_LOCALIZATION
 from ..metrics.classification import event_localization_accuracy
 from ..processing.answers import name_segments
 from .classification import (
@@ -145,5 +146,7 @@ EVENT_LOCALIZATION = replace(
     show_metric=show_segment_metric,
     per_class=class_precision,
     answer=name_segments,
+    pipeline=AUDIO_VISUAL_EVENT_LOCALIZATION,
+    hub_task=AUDIO_VISUAL_EVENT_LOCALIZATION.name,
     dataset_categories={"event localization": "video-classification"},
 )

@@ -12,6 +12,7 @@ from ..files import markdown_cell
 from ..metrics.question_answering import question_answering_accuracy
 from ..models.shared.losses_classification import classification_loss
 from ..processing.answers import name_questions
+from ..processing.question_words import QuestionWords
 from .classification import CLASS_FIELDS, SHOWN_LABELS, ClassLabels, class_fields, class_names
 from .task import ShownMetric, Task, check_equal_fields
 
@@ -89,6 +90,22 @@ def check_answer_fields(config: Any, fields: Mapping[str, Any], where: str) -> N
             )
 
 
+def question_words(trained: Any) -> dict[str, Any]:
+    """Vocabulary and length of questions for a new processor: the published ones of the benchmark, else of the training rows."""
+    if trained.question_words is not None:
+        return QuestionWords(trained.question_words).to_dict()
+    return QuestionWords.from_questions(trained.read_column("question")).to_dict()
+
+
+def check_questions(processor: Any, rows: Any) -> None:
+    """Raises ValueError for a question that the processor cannot encode."""
+    for question in dict.fromkeys(rows.read_column("question")):
+        try:
+            processor.encode_questions(question)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{rows.title}, split {rows.split}: {error}") from error
+
+
 def one_view(logits: torch.Tensor, labels: torch.Tensor | None, aggregation: str, config: Any) -> torch.Tensor:
     """[clips, 1 view, (questions,) answers] -> [clips, (questions,) answers]; the model sees the whole clip in one view."""
     if logits.shape[1] != 1:
@@ -162,6 +179,8 @@ QUESTION_ANSWERING = Task(
     check_fields=check_answer_fields,
     choose_columns=lambda config, kinds, features: ("answer",),
     read_labels=lambda columns, fields: QuestionLabels(columns, with_types=bool(fields.get("question_types"))),
+    processor_fields=question_words,
+    check_rows=check_questions,
     class_heads=lambda config: {"answer": config.num_labels},
     class_names=class_names,
     whole_clip=True,
@@ -185,6 +204,7 @@ QUESTION_ANSWERING = Task(
         "architecture": "lavish",
         "frame_augmentation": None,
         "spec_augment": None,
+        "window": {"num_segments": 10},
         "collator": {"negatives": True},
     },
 )

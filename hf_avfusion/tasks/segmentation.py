@@ -235,6 +235,12 @@ SEGMENTATION = Task(
     transform="segmentation:MaskTransform",
     collator="segmentation:MaskCollator",
     dataset_categories={"segmentation": "image-segmentation"},
-    # LAVISH's published trainer augments nothing.
-    plain_recipe={"architecture": "lavish", "frame_augmentation": None, "spec_augment": None},
+    # LAVISH's published trainer augments nothing. The masks are of frames at AVSBench's place.
+    plain_recipe={
+        "architecture": "lavish",
+        "init_method": "from_backbone",
+        "window": {"segment_frame": 15 / 16},
+        "frame_augmentation": None,
+        "spec_augment": None,
+    },
 )

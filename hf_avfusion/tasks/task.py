@@ -97,6 +97,9 @@ class Task:
             fit the model, or () for the benchmark's own first one.
         borrowed_kinds: kinds of label columns that a model can also be scored on in benchmarks of other tasks.
         read_labels: (label columns, what `config_fields` gave) -> the `RowLabels` of a stream.
+        processor_fields: (rows of training, a `SplitRows`) -> fields of a new model's processor that the data decide, such as the
+            words of questions.
+        check_rows: (processor, rows, a `SplitRows`) raises ValueError for rows that the processor cannot prepare, before a run.
         class_heads: (config) -> head of the model -> number of classes; {} where its answers are not classes.
         needed_modalities: modalities without which a model gives no answer, such as the video for masks of frames.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are not classes.
@@ -150,6 +153,8 @@ class Task:
     )
     borrowed_kinds: tuple[str, ...] = ()
     read_labels: Callable[[Sequence[str], Mapping[str, Any]], RowLabels] = lambda columns, fields: RowLabels()
+    processor_fields: Callable[[Any], dict[str, Any]] = lambda trained: {}
+    check_rows: Callable[[Any, Any], None] = lambda processor, rows: None
     class_names: Callable[[datasets.Features, Sequence[str]], dict[str, tuple[str, ...]]] = lambda features, columns: {}
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
     needed_modalities: tuple[str, ...] = ()

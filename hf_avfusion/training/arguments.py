@@ -8,10 +8,10 @@ from typing import get_args
 from transformers import TrainingArguments
 
 from ..evaluation.views import PROTOCOLS, Aggregation, ViewProtocol, choose_protocol
-from .option_checks import check_options
+from .option_checks import check_options, checked_rates
 
-OPTIMIZERS = ("trainer", "momentum_sgd", "adam_decoupled")
-SCHEDULES = ("trainer", "warmup_cosine")
+OPTIMIZERS = ("trainer", "momentum_sgd", "adam_decoupled", "adam")
+SCHEDULES = ("trainer", "warmup_cosine", "step")
 
 
 @dataclass
@@ -40,7 +40,8 @@ class AVTrainingArguments(TrainingArguments):
         metadata={
             "help": "`trainer`: the optimizer of --optim (default: AdamW). `momentum_sgd`: the published optimizer of MBT, "
             "with --momentum 0.9 and no weight decay. `adam_decoupled`: the published optimizer of AV-MAE pretraining, Adam "
-            "with --adam_beta1, --adam_beta2 and --adam_epsilon; --weight_decay shrinks kernels after its update.",
+            "with --adam_beta1, --adam_beta2 and --adam_epsilon; --weight_decay shrinks kernels after its update. `adam`: the "
+            "published optimizer of LAVISH, Adam without weight decay.",
             "choices": list(OPTIMIZERS),
         },
     )
@@ -52,11 +53,19 @@ class AVTrainingArguments(TrainingArguments):
             "of the layer above it (AV-MAE is fine-tuned with 0.75)."
         },
     )
+    learning_rates: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON of learning rates by name: a regular expression that is searched in the names of parameters -> rate, "
+            "such as '{\"classifier\": 4e-6}'. The first that is found counts; --learning_rate is that of all others."
+        },
+    )
     schedule: str = field(
         default="trainer",
         metadata={
             "help": "`trainer`: the schedule of --lr_scheduler_type. `warmup_cosine`: the published schedule of MBT, a linear "
-            "warm-up times a cosine that reaches 0 at the last update.",
+            "warm-up times a cosine that reaches 0 at the last update. `step`: the rates are multiplied by --decay_factor every "
+            "--decay_epochs epochs.",
             "choices": list(SCHEDULES),
         },
     )
@@ -66,6 +75,12 @@ class AVTrainingArguments(TrainingArguments):
             "help": "Warm-up of `--schedule warmup_cosine` in epochs, which may be a fraction (published: 2.5 of 50 epochs). "
             "Default: --warmup_steps."
         },
+    )
+    decay_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs between the steps of `--schedule step` (LAVISH: 3 or 8)."}
+    )
+    decay_factor: float | None = field(
+        default=None, metadata={"help": "Factor of each step of `--schedule step` (LAVISH: 0.35 or 0.1)."}
     )
     eval_protocol: str | None = field(
         default=None,
@@ -122,6 +137,26 @@ class AVTrainingArguments(TrainingArguments):
                 f"weight_decay={self.weight_decay} has no effect with optimizer='momentum_sgd', which was published without "
                 "weight decay; set it to 0, or use optimizer='trainer' with --optim sgd and --optim_args."
             )
+        if self.optimizer == "adam" and self.weight_decay != 0.0:
+            raise ValueError(
+                f"weight_decay={self.weight_decay} has no effect with optimizer='adam', which was published without weight decay; "
+                "set it to 0, or use optimizer='trainer'."
+            )
+        self.learning_rates = checked_rates(self.learning_rates)
+        if self.learning_rates and self.layer_decay is not None:
+            raise ValueError(
+                f"learning_rates={self.learning_rates} and layer_decay={self.layer_decay} both set the rates of parameters: leave "
+                "one of the two out."
+            )
+        for name in ("decay_epochs", "decay_factor"):
+            value, is_step = getattr(self, name), self.schedule == "step"
+            if (value is not None) != is_step:
+                raise ValueError(
+                    f"{name}={value}: {'needed' if is_step else 'allowed only'} with schedule='step'; give schedule='step', "
+                    "decay_epochs and decay_factor together."
+                )
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if self.warmup_epochs is not None and self.schedule != "warmup_cosine":

@@ -1,4 +1,4 @@
-"""The published optimisers and learning rate schedule of MBT and AV-MAE, as plain PyTorch objects.
+"""The published optimisers and learning rate schedule of MBT and AV-MAE, and learning rates by name, as plain PyTorch objects.
 
 Sources: the released configurations of scenic's `projects/mbt` and `projects/av_mae`. MBT, and AV-MAE in fine-tuning, use momentum
 SGD on gradients clipped to global norm 1. AV-MAE in pretraining uses Adam with decoupled weight decay and no clipping. All use a
@@ -10,7 +10,8 @@ adds to the norm.
 """
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,47 @@ class AdamDecoupled(torch.optim.Adam):
             if group["weight_decay"]:
                 torch._foreach_mul_(group["params"], 1.0 - float(group["lr"]) * group["weight_decay"])
         return loss
+
+
+def groups_by_rate(
+    parameters: Mapping[str, torch.Tensor],
+    rates: Mapping[str, float],
+    learning_rate: float,
+    decaying: Collection[str] = (),
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups for any PyTorch optimiser, one for each learning rate and weight decay.
+
+    Args:
+        parameters: trained parameters by name.
+        rates: regular expression -> rate. The first that is found in a name counts.
+        learning_rate: of the parameters in whose name none is found. Their group comes first, as the Trainer logs its rate.
+        decaying: names of the parameters with weight decay.
+
+    Raises:
+        ValueError: an expression is found in no name, or only in names for which an earlier one counts.
+    """
+    groups: dict[tuple[str | None, bool], list[torch.Tensor]] = {}
+    for name, parameter in parameters.items():
+        pattern = next((each for each in rates if re.search(each, name)), None)
+        groups.setdefault((pattern, name in decaying), []).append(parameter)
+    found = {pattern for pattern, _ in groups}
+    if idle := [pattern for pattern in rates if pattern not in found]:
+        names = list(parameters)
+        raise ValueError(
+            f"learning_rates: {idle[0]!r} sets the rate of no trained parameter. The {len(names)} trained parameters are "
+            f"{', '.join(names[:3])}, ..., {', '.join(names[-3:])}."
+        )
+    order = [None, *rates]
+    ordered = sorted(groups.items(), key=lambda entry: (order.index(entry[0][0]), not entry[0][1]))
+    return [
+        {
+            "params": members,
+            "lr": learning_rate if pattern is None else rates[pattern],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (pattern, decays), members in ordered
+    ]
 
 
 def warmup_cosine_factor(step: int, warmup_steps: float, total_steps: float) -> float:

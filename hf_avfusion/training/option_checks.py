@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
+import re
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +43,31 @@ def _default(name: str) -> Any:
     return found.default if found.default is not MISSING else found.default_factory()
 
 
+def checked_rates(rates: dict | str | None) -> dict[str, float] | None:
+    """The learning rates by pattern of `AVTrainingArguments.learning_rates`, which may be JSON text.
+
+    Raises:
+        ValueError: no JSON object, a pattern that is no regular expression, or a rate that is no number of at least 0.
+    """
+    if isinstance(rates, str):
+        try:
+            rates = json.loads(rates)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"learning_rates={rates!r} is not JSON: {error}") from error
+    if rates is None:
+        return None
+    if not isinstance(rates, dict):
+        raise ValueError(f'learning_rates={rates!r} must be an object such as {{"classifier": 4e-6}}.')
+    for pattern, rate in rates.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"learning_rates: {pattern!r} is not a regular expression: {error}") from error
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+            raise ValueError(f"learning_rates: the rate of {pattern!r} must be a number of at least 0, got {rate!r}.")
+    return rates
+
+
 def check_options(args: AVTrainingArguments) -> None:
     """Checks the options that contradict each other or the task, before there is a model.
 
@@ -73,7 +101,11 @@ def check_options(args: AVTrainingArguments) -> None:
         refuse("momentum", "it belongs to optimizer='momentum_sgd', but optimizer is {optimizer!r}: leave it out.", 0.9)
     if args.schedule != "trainer":
         for name in ("lr_scheduler_type", "lr_scheduler_kwargs"):
-            refuse(name, "it belongs to schedule='trainer', but schedule is 'warmup_cosine': leave one of the two out.")
+            refuse(
+                name, f"it belongs to schedule='trainer', but schedule is {args.schedule!r}: leave one of the two out."
+            )
+    if args.schedule == "step":
+        refuse("warmup_steps", "schedule='step' has no warm-up: leave one of the two out.")
     if args.warmup_epochs is not None:
         refuse(
             "warmup_steps", f"warmup_epochs={args.warmup_epochs} sets the warm-up already: leave one of the two out."

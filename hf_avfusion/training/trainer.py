@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import find_batch_size
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
@@ -17,6 +18,7 @@ from ..data.collating import AVCollator, LabelChecks
 from ..data.streaming.clip_loader import COUNTED, ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.streaming.ranks import PaddedBatches, Ranks
+from ..evaluation.adapter_checkpoints import check_adapter_weights
 from ..evaluation.view_checks import check_sample_views, stated_views
 from ..evaluation.views import ViewProtocol, check_views, join_batches, view_logits
 from ..models.shared.losses_classification import IGNORED_LABEL
@@ -24,7 +26,7 @@ from ..tasks import DEFAULT_TASK, task_of
 from .arguments import AVTrainingArguments
 from .checkpoints import check_optimizer, check_weights, find_checkpoint
 from .layerwise_decay import kernel_names, layer_ids, layerwise_groups
-from .optimization import AdamDecoupled, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
+from .optimization import AdamDecoupled, groups_by_rate, momentum_sgd, warmup_cosine_factor, warmup_cosine_schedule
 from .option_checks import check_best_metric, check_trainer
 from .trainer_hooks import TrainerHooks
 
@@ -60,7 +62,8 @@ class AVTrainer(TrainerHooks):
       Each clip's logits are joined by the protocol and count once, and `eval_views` in the metrics is the number of views. The
       loss is the model's evaluation loss of the joined logits, so that it matches the metrics. It is not the mean of the views'
       losses.
-    - The published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.schedule`, `.warmup_epochs`).
+    - The published optimisers and schedule (`AVTrainingArguments.optimizer`, `.layer_decay`, `.learning_rates`, `.schedule`,
+      `.warmup_epochs`, `.decay_epochs`).
     - Checkpoints: each holds the `processing_class`. Weights are loaded with `from_pretrained`, and every tensor must match. The
       Trainer's own loading ignores unknown names, and checkpoints of models with a Hub backbone use other names than the module.
 
@@ -147,9 +150,12 @@ class AVTrainer(TrainerHooks):
         Raises:
             ValueError: the checkpoint does not exist, is incomplete, is of another model or optimiser, or divides its clips
                 differently from this run; `dataloader_drop_last` would drop all clips; the warm-up is longer than the run;
-                no evaluation has `metric_for_best_model`; DeepSpeed's ZeRO-3 would not save the model.
+                no evaluation has `metric_for_best_model`; a pattern of `learning_rates` matches no
+                parameter; DeepSpeed's ZeRO-3 would not save the model.
         """
         check_best_metric(self)
+        if self.args.learning_rates:
+            self.parameter_groups(self.model)
         if (
             self.args.deepspeed
             and is_deepspeed_zero3_enabled()
@@ -163,11 +169,15 @@ class AVTrainer(TrainerHooks):
         if checkpoint is not None and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             if isinstance(self.model, PreTrainedModel):
                 check_weights(self.model, checkpoint)
+            elif hasattr(self.model, "peft_config"):
+                check_adapter_weights(self.model, checkpoint)
             check_optimizer(self.create_optimizer(), checkpoint)
         if isinstance(self.train_dataset, ClipStream):
             max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             if self.lr_scheduler is None and self.args.schedule == "warmup_cosine":
                 warmup_cosine_factor(0, self._warmup_steps(max_steps), max_steps)
+            if self.lr_scheduler is None and self.args.schedule == "step":
+                self._decay_steps()
             if checkpoint is not None and not self.args.ignore_data_skip:
                 self._restore_stream(checkpoint)
             self._stream = None
@@ -283,6 +293,8 @@ class AVTrainer(TrainerHooks):
             return layerwise_groups(
                 trained, ids, args.learning_rate, args.layer_decay, decaying=decaying, weight_decay=args.weight_decay
             )
+        if args.learning_rates:
+            return groups_by_rate(trained, args.learning_rates, args.learning_rate, decaying, args.weight_decay)
         groups = {True: [], False: []}
         for name, parameter in trained.items():
             groups[name in decaying].append(parameter)
@@ -297,17 +309,20 @@ class AVTrainer(TrainerHooks):
             groups = self.parameter_groups(model)
             if self.args.optimizer == "momentum_sgd":
                 self.optimizer = momentum_sgd(groups, self.args.learning_rate, self.args.momentum)
-            elif self.args.optimizer == "adam_decoupled":
+            elif self.args.optimizer in ("adam_decoupled", "adam"):
                 betas = (self.args.adam_beta1, self.args.adam_beta2)
-                self.optimizer = AdamDecoupled(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
+                kind = torch.optim.Adam if self.args.optimizer == "adam" else AdamDecoupled
+                self.optimizer = kind(groups, self.args.learning_rate, betas, self.args.adam_epsilon)
             else:
                 optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
                 # Some of the Trainer's optimisers define their own parameter groups, which are kept.
-                if self.args.layer_decay is not None and {"params", "model", "optimizer_dict"} & set(kwargs):
-                    raise ValueError(
-                        f"--optim {self.args.optim} makes its own parameter groups, so that layer_decay would have no effect: "
-                        "leave one of the two out."
-                    )
+                own = {"params", "model", "optimizer_dict"} & set(kwargs)
+                for name in ("layer_decay", "learning_rates") if own else ():
+                    if getattr(self.args, name) is not None:
+                        raise ValueError(
+                            f"--optim {self.args.optim} makes its own parameter groups, so that {name} would have no effect: "
+                            "leave one of the two out."
+                        )
                 self.optimizer_cls_and_kwargs = optimizer_class, {"params": groups, **kwargs}
         return super().create_optimizer(model)
 
@@ -316,6 +331,11 @@ class AVTrainer(TrainerHooks):
             warmup_steps = self._warmup_steps(num_training_steps)
             self.lr_scheduler = warmup_cosine_schedule(
                 self.optimizer if optimizer is None else optimizer, warmup_steps, num_training_steps
+            )
+            self._created_lr_scheduler = True
+        if self.lr_scheduler is None and self.args.schedule == "step":
+            self.lr_scheduler = StepLR(
+                self.optimizer if optimizer is None else optimizer, self._decay_steps(), gamma=self.args.decay_factor
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
@@ -328,6 +348,14 @@ class AVTrainer(TrainerHooks):
                 "warmup_epochs needs a training set with a length, but this stream has none: give warmup_steps instead."
             )
         return self.args.warmup_epochs * self._steps_per_epoch
+
+    def _decay_steps(self) -> int:
+        """Updates between the steps of `schedule="step"`."""
+        if self._steps_per_epoch is None:
+            raise ValueError(
+                "schedule='step' needs a training set with a length, but this stream has none: choose another schedule."
+            )
+        return max(1, round(self.args.decay_epochs * self._steps_per_epoch))
 
     # ---- evaluation ----
 

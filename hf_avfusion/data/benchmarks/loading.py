@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .question_rows import count_questions, expand_questions, is_grouped
 from .raw_clips import Coverage, find_annotations, find_clips
 from .reading import read as read_now
 from .records import BENCHMARKS, Benchmark
@@ -79,7 +80,8 @@ def load_benchmark(
 
     `source` is read as the first of these that matches:
 
-    - a folder with parquet shards `<split>-*.parquet`, in it or in its `data`;
+    - a folder with parquet shards `<split>-*.parquet`, in it or in its `data`; shards that hold each video once with its
+      questions (`question_rows`) give a row for each question, if they are streamed;
     - a folder with WebDataset shards `<split>-*.tar`, in it or in its `data` (`tar_shards` documents the format);
     - a folder with the raw clips, at any depth, and the official annotation file (always chosen if `annotations` is
       given). A warning reports how many annotated clips have no file, with their first ids; `coverage` lists all;
@@ -144,7 +146,7 @@ def load_with_coverage(
         return _checked(rows, record, os.fspath(source)), None
     if annotations is None and shards_of(folder, split, ".parquet"):
         shards = find_shards(folder, split)
-        found = _shard_coverage(record, split, count_rows(folder, split), folder)
+        found = _shard_coverage(record, split, _count(record, folder, split), folder)
         _report(found)
         rows = datasets.load_dataset(
             "parquet", data_files={split: [str(shard) for shard in shards]}, split=split, streaming=streaming
@@ -186,7 +188,7 @@ def coverage(
     if not folder.is_dir():
         raise FileNotFoundError(f"source {os.fspath(source)!r} is not a folder; pass source= a folder (--source)")
     if annotations is None and shards_of(folder, split, ".parquet"):
-        return _shard_coverage(record, split, count_rows(folder, split), folder)
+        return _shard_coverage(record, split, _count(record, folder, split), folder)
     if annotations is None and shards_of(folder, split, TAR_SUFFIX):
         return _tar_coverage(record, split, find_shards(folder, split, TAR_SUFFIX), folder)
     return find_clips(record, split, folder, find_annotations(record, split, folder, annotations), trimmed)[-1]
@@ -227,6 +229,13 @@ def evaluation_split(record: Benchmark, wanted: str | None = None, *, flag: str 
             f"{flag} {wanted}: {record.title} has no such split; its splits are: {', '.join(record.splits)}"
         )
     return wanted
+
+
+def _count(record: Benchmark, folder: Path, split: str) -> int:
+    """Rows of parquet shards; of shards with a row for each video, the questions."""
+    number = count_rows(folder, split)  # checks the files
+    questions = count_questions(find_shards(folder, split), record) if record.has_questions else None
+    return number if questions is None else questions
 
 
 def _shard_coverage(record: Benchmark, split: str, present: int, folder: Path) -> Coverage:
@@ -279,7 +288,8 @@ def _checked(rows: Any, record: Benchmark, source: str) -> Any:
                 f"{source}: the {len(names)} names of {column} differ from the {len(expected)} names of {record.title}, from"
                 f" number {first} on. If they are those of another variant, choose it: {', '.join(record.variants)}"
             )
-    return _undecoded(rows)
+    rows = _undecoded(rows)
+    return expand_questions(rows, rows.features, record, source) if is_grouped(rows.features, record) else rows
 
 
 def _undecoded(rows: Any) -> Any:

@@ -60,6 +60,8 @@ class Benchmark:
         annotations: split -> official annotation file.
         annotation_columns: columns of that file, in order.
         options: additional settings of the parser, such as the test fold.
+        question_words: file in `labels/` with the words of the questions, in the order of their indices, the padding first; "" if
+            they are read from the training rows.
         hub_ids: repositories on the Hub that are said to contain the benchmark.
         obtain: how to get the data without a Hub repository.
         notes: pitfalls and rules.
@@ -85,6 +87,7 @@ class Benchmark:
     annotations: Mapping[str, str] = field(default_factory=dict)
     annotation_columns: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    question_words: str = ""
     hub_ids: tuple[HubRepository, ...] = ()
     obtain: str = ""
     notes: tuple[str, ...] = ()
@@ -92,6 +95,11 @@ class Benchmark:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     partitions: bool = False
     has_video: bool = True
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether a row is a question about a video, of which there may be several. Shards then hold a row for each video."""
+        return self.task == "question answering"
 
     def label_names(self, column: str) -> tuple[str, ...] | None:
         """Returns the names of a class column in index order; None if only the shards store them."""
@@ -416,6 +424,7 @@ _RECORDS = (
             "GeWu-Lab/MUSIC-AVQA@cc8809514a:net_grd_avst/dataloader_avst.py",
         ),
         parser="music_avqa",
+        question_words="music_avqa_words",
         annotations={"train": "avqa-train.json", "validation": "avqa-val.json", "test": "avqa-test.json"},
         annotation_columns=(
             *("video_id", "question_id", "type", "question_content", "templ_values", "question_deleted", "anser"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from ...arguments import did_you_mean
 from .folders import SPLIT_NAMES, describe_division, find_evaluation_split, find_splits, load_folder, load_unlabelled
 from .loading import evaluation_split, get_record, load_with_coverage
 from .reading import read_once
-from .records import BENCHMARKS, Benchmark
+from .records import BENCHMARKS, Benchmark, read_labels
+from .shards import find_shards, shards_of
 
 if TYPE_CHECKING:
     import datasets
@@ -46,6 +47,26 @@ class SplitRows:
     record: Benchmark | None = None
     division: str | None = None
     allow_urls: bool = False
+
+    def read_column(self, name: str) -> Iterator[Any]:
+        """Yields the values of a column of all rows, and of lists their entries. Of local parquet shards no clip is read."""
+        folder = Path(self.source) if self.source is not None else None
+        if folder is not None and folder.is_dir() and shards_of(folder, self.split, ".parquet"):
+            import pyarrow.parquet as pq
+
+            shards = find_shards(folder, self.split)
+            values = (value for shard in shards for value in pq.read_table(shard, columns=[name])[name].to_pylist())
+        else:
+            rows = self.rows.select_columns([name]) if hasattr(self.rows, "select_columns") else self.rows
+            values = (row[name] for row in rows)
+        for value in values:
+            yield from value if isinstance(value, list) else (value,)
+
+    @property
+    def question_words(self) -> tuple[str, ...] | None:
+        """The published words of the benchmark's questions, if it has any."""
+        words = self.record.question_words if self.record is not None else ""
+        return read_labels(words) if words else None
 
 
 def check_selection(

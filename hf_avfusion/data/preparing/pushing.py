@@ -29,8 +29,6 @@ SHARD = re.compile(r"(?:data/)?(\w+)-\d+-of-\d+\.parquet")
 COMMIT_FILES, COMMIT_BYTES = 20, 4 * 2**30  # limits of one commit: few commits, but a stopped push loses little
 ATTEMPTS = 5
 LICENSES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0": "cc-by-nc-4.0"}  # -> names on the Hub; all others: "other"
-# Categories of benchmarks of tasks that are not in `tasks.TASKS`.
-OTHER_CATEGORIES = {"question answering": "visual-question-answering"}
 
 
 def push_shards(
@@ -216,8 +214,7 @@ def write_card(folder: Path, shards: Mapping[str, Sequence[Path]], repo_id: str,
             data |= {"pretty_name": record.title, "license": LICENSES.get(record.license, "other")}
             if data["license"] == "other":
                 data["license_name"] = "see-text"
-            task = task_of_benchmark(record.task)
-            categories = OTHER_CATEGORIES if task is None else task.dataset_categories
+            categories = task_of_benchmark(record.task).dataset_categories
             if record.task in categories:
                 data["task_categories"] = [categories[record.task]]
         text = f"---\n{DatasetCardData(**data).to_yaml()}\n---\n\n{_card_body(folder, shards, repo_id, record)}"

@@ -36,6 +36,7 @@ from ...files import atomic_path, write_text
 from ...media.sources import MediaError, check_regular_file
 from ..benchmarks.folders import find_splits, has_shards, load_folder
 from ..benchmarks.loading import get_record, row_features
+from ..benchmarks.question_rows import group_questions, group_values, grouped_features
 from ..benchmarks.raw_clips import find_annotations, find_clips
 from ..benchmarks.reading import read_once
 from ..benchmarks.records import Benchmark
@@ -134,6 +135,11 @@ def prepare_benchmark(
                 f" the clips like {', '.join(coverage.examples)}, or prepare only other splits, with splits= (--splits)"
             )
         found[split] = _Split(rows, row_features(record), coverage.expected, vanished)
+        if (
+            record.has_questions
+        ):  # a video is stored once, with all its questions; the number of videos is not published
+            grouped = group_questions(rows, record), grouped_features(row_features(record), record)
+            found[split] = _Split(*grouped, None, group_values(vanished, record))
     what = {"data": name, "variant": variant}
     work = {"rows_per_shard": rows_per_shard, "num_proc": num_proc, "overwrite": overwrite, "progress": progress}
     return _prepare(found, what, folder, Path(output), settings or ClipSettings(), record=record, **work)

@@ -1,5 +1,8 @@
 """Configuration of LAVISH (Lin et al., "Vision Transformers are Parameter-Efficient Audio-Visual Learners", CVPR 2023)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -19,6 +22,22 @@ from .options_lavish import (
 )
 
 POSITIONS = ("1d", "2d")
+IMAGE_SIZE = (224, 224)  # of frames for a backbone that takes any size, pixels
+
+
+def _vit(width: int, layers: int, heads: int) -> dict[str, Any]:
+    """A ViT of the original, for 224 pixels and patches of 16. timm's LayerNorm has this epsilon."""
+    return {
+        "backbone_config": {
+            "model_type": "vit",
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * width,
+            "layer_norm_eps": 1e-6,
+        }
+    }
+
 
 # Swin-V2-Large at 192 pixels, the backbone of the paper's main results (pretrained on ImageNet-21k).
 _SWIN_LARGE = {
@@ -30,6 +49,18 @@ _SWIN_LARGE = {
     "num_heads": [6, 12, 24, 48],
     "window_size": 12,
     "drop_path_rate": 0.1,
+}
+
+# Sizes of new models, by their backbones: the first four are ViTs.
+_SIZES = {
+    "tiny": _vit(192, 12, 3),
+    "small": _vit(384, 12, 6),
+    "base": _vit(768, 12, 12),
+    "large": _vit(1024, 24, 16),
+    "swin_base": {"backbone_config": {**_SWIN_LARGE, "embed_dim": 128, "num_heads": [4, 8, 16, 32]}},
+    "swin_large": {"backbone_config": _SWIN_LARGE},
+    "resnet152": {"backbone_config": {"model_type": "resnet", "depths": [3, 8, 36, 3]}},
+    "videomae_base": {"backbone_config": {"model_type": "videomae", "image_size": 224, "num_frames": 16}},
 }
 
 
@@ -57,6 +88,8 @@ class LavishTwoStreamConfig(ClassifierConfig):
             the whole table with the CLS row, as published, or `"2d"`, over the grid of patches. A Swin or ResNet has none.
         use_stochastic_depth (`bool`, defaults to `True`): Whether the backbone's stochastic depth and dropout act in training,
             as published although the backbone is frozen.
+        freeze_backbone (`bool`, defaults to `True`): Whether the backbone is frozen, as published: no gradient reaches its
+            weights. `False` trains it too.
         adapter (`dict`, *optional*): Options of adapters that are part of the model, see
             [`~hf_avfusion.models.lavish.options_lavish.AdapterOptions`], and `slots`, the names of the slots that have them (by
             default all). `None`: no adapters of its own. `hf_avfusion.adapters.build_in` makes a model with it.
@@ -128,6 +161,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         "match_hidden_sizes",
     )
     _rates = ("label_smoothing", "question_dropout")
+    _sizes = _SIZES
     _choices = {
         "audio_positions": POSITIONS,
         "localization_loss": LOCALIZATION_LOSSES,
@@ -145,6 +179,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
     modalities: list[str] | tuple[str, ...] = ("video", "audio")
     audio_positions: str = "1d"
     use_stochastic_depth: bool = True
+    freeze_backbone: bool = True
     adapter: dict | None = None
     classifier_hidden_size: int | None = 512
     localization_loss: str = "cross_entropy"
@@ -176,7 +211,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         super().__post_init__(**kwargs)
         steps = self.backbone_steps
         if self.image_size is None:
-            self.image_size = list(steps.image_size or (224, 224))
+            self.image_size = list(steps.image_size or IMAGE_SIZE)
         if self.num_frames is None:
             self.num_frames = self.backbone_config.num_frames if steps.takes_clips else self.num_segments or 1
 
@@ -212,6 +247,62 @@ class LavishTwoStreamConfig(ClassifierConfig):
                 f"`localization_loss={self.localization_loss!r}` is for segments with one label each, got "
                 f"num_segments={self.num_segments}, problem_type={self.problem_type!r}. Set it to 'cross_entropy'."
             )
+
+    @classmethod
+    def tiny(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on ViT-Tiny: width 192, 12 layers, 3 heads."""
+        return cls._of_size("tiny", overrides)
+
+    @classmethod
+    def small(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on ViT-Small: width 384, 12 layers, 6 heads."""
+        return cls._of_size("small", overrides)
+
+    @classmethod
+    def base(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on ViT-Base: width 768, 12 layers, 12 heads."""
+        return cls._of_size("base", overrides)
+
+    @classmethod
+    def large(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on ViT-Large: width 1024, 24 layers, 16 heads."""
+        return cls._of_size("large", overrides)
+
+    @classmethod
+    def swin_base(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on Swin-V2-Base at 192 pixels."""
+        return cls._of_size("swin_base", overrides)
+
+    @classmethod
+    def swin_large(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on Swin-V2-Large at 192 pixels, the backbone of the paper's main results."""
+        return cls._of_size("swin_large", overrides)
+
+    @classmethod
+    def resnet152(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on ResNet-152, of the comparison in supplementary section 2."""
+        return cls._of_size("resnet152", overrides)
+
+    @classmethod
+    def videomae_base(cls, **overrides) -> "LavishTwoStreamConfig":
+        """LAVISH on VideoMAE-Base, for clips without segments."""
+        return cls._of_size("videomae_base", {"num_segments": None, **overrides})
+
+    @classmethod
+    def front_end(cls, size: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes of the backbone, and the published front end for its kind."""
+        backbone = cls._fields_of_size(size, given)["backbone_config"]
+        if isinstance(backbone, Mapping):
+            backbone = AutoConfig.for_model(**backbone)
+        steps = steps_of(backbone)
+        height, width = steps.image_size or IMAGE_SIZE
+        demands = {"image_size": (height, width), "audio_preset": "lavish_ave_vit"}
+        if steps.takes_clips:
+            demands |= {"num_frames": backbone.num_frames, "num_segments": None}
+        if steps.same_sizes:
+            sizes = {"spectrogram_length": height, "num_mel_bins": width}
+            demands |= {"audio_preset": "lavish_ave_swin", **sizes}
+        return demands
 
     def check_segmentation(self) -> None:
         """Raises ValueError if a model for segmentation cannot be built; the message names the fields."""
@@ -294,6 +385,11 @@ class LavishTwoStreamConfig(ClassifierConfig):
         return self.spectrogram_length, self.num_mel_bins
 
     @property
+    def patch_hw(self) -> tuple[int, int]:
+        """Height and width of a patch, pixels (spectrogram: frames and mel bands)."""
+        return self.backbone_steps.patch_size
+
+    @property
     def mask_hw(self) -> tuple[int, int]:
         """Height and width of a mask, pixels."""
         return as_pair("mask_size", self.mask_size)
@@ -318,6 +414,13 @@ class LavishTwoStreamConfig(ClassifierConfig):
         """Names of the places for adapters in the base model."""
         parts = self.backbone_steps.parts
         return [f"blocks.{index}.fusion_{part}" for index in range(self.num_hidden_layers) for part in parts]
+
+    @property
+    def report_settings(self) -> dict[str, Any]:
+        """The kind of the backbone, whether it was trained, and the options of the adapters."""
+        options = {} if self.adapter is None else {f"adapter_{name}": value for name, value in self.adapter.items()}
+        own = {"backbone": self.backbone_config.model_type, "freeze_backbone": self.freeze_backbone}
+        return {**own, "audio_positions": self.audio_positions, **options}
 
     @property
     def adapter_options(self) -> AdapterOptions | None:

@@ -42,7 +42,9 @@ from .losses_lavish import localization_loss
 from .question_answering_lavish import init_question_answering_layer
 from .segmentation_lavish import init_segmentation_layer
 
-BACKBONES_OF_TRANSFORMERS = "a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder"
+FROM_BACKBONE = StartMethod(
+    "a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder", sub_config="backbone_config"
+)
 RunPart = Callable[..., Step]
 BlockOutput = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
@@ -190,6 +192,13 @@ class LavishPreTrainedModel(BoundedPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, but freezes the backbone again, since loading makes every parameter trainable."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).base_model.freeze()
+        return loaded
+
     def enable_input_require_grads(self) -> None:
         """As in transformers, but for the tokens of each stream. Those of the backbone alone may be a tuple."""
         hooks = [module.register_forward_hook(require_grads) for module in self.input_embeddings()]
@@ -252,6 +261,13 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
         self.backbone = make_backbone(config.backbone_config)
         self.fc_norm = nn.LayerNorm(config.hidden_size) if norms_pooled_features(config.backbone_config) else None
         self.post_init()
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Freezes the backbone, unless `freeze_backbone` is off."""
+        for part in (self.backbone, self.fc_norm):
+            if part is not None and self.config.freeze_backbone:
+                part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LavishTwoStreamModel":
         """As in PyTorch. The backbone stays in evaluation mode without `use_stochastic_depth`, and if it is a ResNet."""
@@ -371,7 +387,7 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
 
     # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)

@@ -1,6 +1,8 @@
 """LAVISH for AVSBench-S4 (masks of what sounds) and for MUSIC-AVQA (questions about a clip)."""
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +11,11 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from ..shared.start_methods import StartMethod
+from ..shared.two_streams import refuse_unknown_inputs
 from .configuration_lavish import LavishTwoStreamConfig
+from .grounding_lavish import grounding_state, read_grounding
 from .losses_lavish import NO_MASK, mask_loss, matching_loss
-from .modeling_lavish import BACKBONES_OF_TRANSFORMERS, LavishPreTrainedModel, LavishTwoStreamModel
+from .modeling_lavish import FROM_BACKBONE, LavishPreTrainedModel, LavishTwoStreamModel
 from .question_answering_lavish import LavishQuestionAnsweringHead, question_answering_loss
 from .segmentation_lavish import LavishMaskDecoder
 
@@ -61,6 +65,14 @@ class LavishQuestionAnsweringOutput(ModelOutput):
     audio_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+QUESTION_INPUTS = (
+    "pixel_values",
+    "input_features",
+    "modality_mask",
+    "input_ids",
+    "negative_pixel_values",
+    "negative_mask",
+)
 RECORDED = ("hidden_states", "attentions", "audio_hidden_states", "audio_attentions")
 
 
@@ -73,7 +85,7 @@ class LavishForSegmentation(LavishPreTrainedModel):
     """
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {"from_backbone": FROM_BACKBONE}
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -158,7 +170,10 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
     """LAVISH with the question-answering head of MUSIC-AVQA. It needs segments; their order does not count for it."""
 
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": StartMethod(BACKBONES_OF_TRANSFORMERS)}
+    start_methods = {
+        "from_backbone": FROM_BACKBONE,
+        "from_grounding": StartMethod("MUSIC-AVQA's grounding checkpoint (a file)", part="load_grounding"),
+    }
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
@@ -179,6 +194,37 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             modalities=tuple(config.modalities),
         )
         self.post_init()
+
+    @classmethod
+    def from_grounding(
+        cls, grounding: str | os.PathLike, backbone: Any = None, **fields
+    ) -> "LavishForQuestionAnswering":
+        """
+        A new model whose grounding and match layers have the weights of MUSIC-AVQA's grounding checkpoint, as published.
+
+        Args:
+            grounding: The checkpoint file of its trainer. It is read as data; no code in it runs.
+            backbone: As for [`LavishForQuestionAnswering.from_backbone`]; by default its weights are random.
+            **fields: Fields of [`LavishTwoStreamConfig`].
+
+        Raises:
+            ValueError: If the file is no such checkpoint; the message names it and every tensor that does not fit.
+        """
+        params = read_grounding(grounding)  # a wrong file fails before a model is built
+        model = cls(cls.config_class(**fields)) if backbone is None else cls.from_backbone(backbone, **fields)
+        model._start_grounding(grounding, params)
+        return model
+
+    def load_grounding(self, grounding: str | os.PathLike) -> None:
+        """Give the grounding and match layers the weights of MUSIC-AVQA's checkpoint. Raises as `from_grounding`."""
+        self._start_grounding(grounding, read_grounding(grounding))
+
+    def _start_grounding(self, grounding: str | os.PathLike, params: dict[str, torch.Tensor]) -> None:
+        try:
+            state = grounding_state(params, self.head)
+        except ValueError as error:
+            raise ValueError(f"{grounding}: {error}") from error
+        self.head.load_state_dict(state, strict=False)
 
     @can_return_tuple
     def forward(
@@ -201,8 +247,12 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
             negative_mask (bool [B], *optional*): False where a clip has no negative and its row holds filler.
             labels (integer [B] or [B, Q], *optional*): Indices of the answers.
         """
-        if input_ids is None:
-            raise ValueError("`input_ids` are needed: the words of a question about each clip.")
+        refuse_unknown_inputs(kwargs, QUESTION_INPUTS)
+        if input_ids is None and (pixel_values is not None or input_features is not None):
+            raise ValueError(
+                "`input_ids` are needed: the words of a question about each clip. Prepare clips with the model's own processor, "
+                "processor(videos=..., text=...)."
+            )
         outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
         negative = None
         if negative_pixel_values is not None:

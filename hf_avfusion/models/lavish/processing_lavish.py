@@ -235,6 +235,21 @@ class LavishProcessor(AVFusionProcessor):
             for clip, size in zip(logits, sizes)
         ]
 
+    @classmethod
+    def frames_of_size(cls, height: int, width: int) -> dict[str, Any]:
+        """The published frames: divided by 255, stretched to this size (bicubic, no antialiasing), ImageNet mean and deviation."""
+        size = {"height": height, "width": width}
+        return {
+            "size": size,
+            "crop_size": size,  # not used; equal to the size, since sizes of models are taken from it
+            "do_center_crop": False,
+            "resample": 3,  # bicubic
+            "antialias": False,
+            "truncate": False,
+            "resize_as_float": True,
+            **IMAGENET,
+        }
+
     @property
     def windows_per_view(self) -> int:
         """Segments of a clip; 1 without segments."""
@@ -262,18 +277,8 @@ def _for_each_clip(text: Any, encoded: np.ndarray, clips: int) -> np.ndarray:
 
 
 def frame_processor(side: int) -> AVFusionVideoProcessor:
-    """The published frames: divided by 255, stretched to side x side (bicubic, no antialiasing), ImageNet mean and deviation."""
-    size = {"height": side, "width": side}
-    return AVFusionVideoProcessor(
-        size=size,
-        crop_size=size,  # not used; equal to the size, since sizes of models are taken from it
-        do_center_crop=False,
-        resample=3,  # bicubic
-        antialias=False,
-        truncate=False,
-        resize_as_float=True,
-        **IMAGENET,
-    )
+    """The published frames of side x side pixels, see `LavishProcessor.frames_of_size`."""
+    return AVFusionVideoProcessor(**LavishProcessor.frames_of_size(side, side))
 
 
 __all__ = ["LavishProcessor", "LavishProcessorKwargs"]

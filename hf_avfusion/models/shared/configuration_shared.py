@@ -146,6 +146,11 @@ class AVFusionConfig(PreTrainedConfig):
         return as_pair("patch_size", self.patch_size)
 
     @property
+    def report_settings(self) -> dict[str, Any]:
+        """Plain values that distinguish models of this architecture in reports, beside those that all have."""
+        return {}
+
+    @property
     def input_axes(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of each input, after the batch axis."""
         return CLIP_AXES
@@ -156,8 +161,22 @@ class AVFusionConfig(PreTrainedConfig):
         return tuple(cls._sizes)
 
     @classmethod
+    def front_end(cls, size: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        What a new model of this size and these fields demands of its inputs, such as the sizes of a backbone: `image_size`
+        (height, width), `num_frames` of a window, `num_segments`, `spectrogram_length`, `num_mel_bins`, and `audio_preset`, the
+        name of the front end. Empty if the processor decides all of it.
+        """
+        return {}
+
+    @classmethod
     def _of_size(cls, size: str, overrides: Mapping[str, Any]) -> Any:
         """The config of a factory. A dict for a sub-config changes only the fields that it names."""
+        return cls(**cls._fields_of_size(size, overrides))
+
+    @classmethod
+    def _fields_of_size(cls, size: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of `_of_size`."""
         fields = dict(cls._sizes[size])
         for name, value in overrides.items():
             before = fields.get(name)
@@ -166,7 +185,7 @@ class AVFusionConfig(PreTrainedConfig):
             if partial and value.get("model_type") in (None, before.get("model_type")):
                 value = {**before, **value}
             fields[name] = value
-        return cls(**fields)
+        return fields
 
 
 class ClassifierConfig(AVFusionConfig):

@@ -10,10 +10,15 @@ class StartMethod(NamedTuple):
         source: what it starts from, for help texts.
         own_processor: whether the source is a checkpoint of this package, with a processor that says how clips are prepared.
             There is no published default for such a source, so a recipe needs it named.
+        part: name of the model's method that gives the source's weights to a part of a model, `model.<part>(source)`. Such a
+            start goes together with another one.
+        sub_config: the field of the model's configuration that is the source's own configuration. Its sizes are fixed.
     """
 
     source: str
     own_processor: bool = False
+    sub_config: str | None = None
+    part: str | None = None
 
 
 __all__ = ["StartMethod"]

@@ -1,6 +1,7 @@
 """Shared parts of two-stream models: outputs, input checks, missing modalities, classification head."""
 
 import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import wraps
@@ -82,9 +83,7 @@ def record_both_streams(forward):
 
     @wraps(forward)
     def wrapper(self, *args, **kwargs):
-        for name in kwargs:
-            if name not in inputs and name not in _OPTIONS and name != "return_dict":
-                raise ValueError(_unknown_input(name, inputs))
+        refuse_unknown_inputs(kwargs, inputs)
         return_dict = kwargs.pop("return_dict", None)
         for name in ("hidden_states", "attentions"):
             wanted = kwargs.get(f"output_{name}")
@@ -106,11 +105,15 @@ def record_both_streams(forward):
     return wrapper
 
 
-def _unknown_input(name: str, inputs: list[str]) -> str:
-    known = [*inputs, "labels", "audio_labels"]
-    close = get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"Did you mean `{close[0]}`? " if close else ""
-    return f"The model has no input `{name}`. {hint}Its inputs are {', '.join(inputs)}, and `labels` of a head."
+def refuse_unknown_inputs(given: Iterable[str], inputs: Sequence[str]) -> None:
+    """Raise ValueError for a name that is neither one of a model's `inputs` nor an option of transformers."""
+    for name in given:
+        if name not in inputs and name not in _OPTIONS and name != "return_dict":
+            close = get_close_matches(name, [*inputs, "labels", "audio_labels"], n=1, cutoff=0.4)
+            hint = f"Did you mean `{close[0]}`? " if close else ""
+            raise ValueError(
+                f"The model has no input `{name}`. {hint}Its inputs are {', '.join(inputs)}, and `labels` of a head."
+            )
 
 
 def check_tensors(**inputs: torch.Tensor | None) -> None:

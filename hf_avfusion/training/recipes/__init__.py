@@ -11,13 +11,17 @@ code, or the closest to them; `@paper` are the paper's where they differ.
 """
 
 import difflib
+from typing import Any
 
-from . import avmae, mbt
+from . import avmae, lavish, mbt
 from .recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {**mbt.RECIPES, **avmae.RECIPES}
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+# Architecture -> fields of the `Recipe` that training starts from without a published one, where they differ from MBT's.
+PLAIN_FIELDS: dict[str, dict[str, Any]] = {"lavish": lavish.PLAIN}
+
+__all__ = ["PLAIN_FIELDS", "RECIPES", "Recipe", "get_recipe"]
 
 
 def get_recipe(name: str) -> Recipe:

@@ -14,9 +14,10 @@ from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...evaluation.views import view_transform
-from ...tasks import Task
+from ...tasks import Task, task_of
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
+from .adapting import add_adapter
 from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint, reading_options
 from .data_summary import describe_data
 from .options import DataOptions
@@ -97,9 +98,21 @@ def build_run(
     fields = task.config_fields(data.trained.rows.features, columns, config) if columns else {}
     # The processor's windows and sizes decide the model's input sizes. A checkpoint has its own processor.
     if run.checkpoint is None:
-        processor, model = build_fresh(run.recipe, fields, task.auto_class)
+        processor, model = build_fresh(run.recipe, fields, task.auto_class, task.processor_fields(data.trained))
     else:
-        processor, model = load_checkpoint(run, fields, task.auto_class)
+        processor, model = load_checkpoint(run, fields, task.auto_class, task.processor_fields(data.trained))
+    for part in (data.trained, data.validation, data.evaluated):
+        if part is not None:
+            task.check_rows(processor, part)
+    if task_of(model) is not task:
+        wanted = " ".join(
+            f"{name}={getattr(model.config, name)}" for name in ("num_segments",) if hasattr(model.config, name)
+        )
+        raise ValueError(
+            f"{run.checkpoint or run.recipe.architecture} is a model for {task_of(model).title} ({wanted}), but the labels are for "
+            f"{task.title}: give labels and --num_segments that fit each other."
+        )
+    model = add_adapter(model, processor, run, args)
     augmentation = build_frame_augmentation(run.recipe, processor)
     read = reading_options(task.read_labels(columns, fields), model.config, allow_urls=options.allow_urls)
 

@@ -9,17 +9,20 @@ from dataclasses import field, make_dataclass, replace
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoProcessor, TrainingArguments
+from transformers import AutoConfig, AutoProcessor, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
+from ...evaluation.adapter_checkpoints import adapter_config, base_of
 from ...files import parse_json
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from ...tasks import TASKS
-from . import get_recipe
+from . import PLAIN_FIELDS, get_recipe
+from .adapting import check_adapter_fields
 from .batches import learning_rate_for, share_batch
 from .building import default_config, known_fields, sections_of_processor
 from .nested_fields import flat_fields, unknown_fields
@@ -35,6 +38,17 @@ USER_ERRORS = (ValueError, OSError, StrictDataclassError)
 PLAIN = Recipe(architecture="mbt", source="the defaults of the package", collator={"mixup_alpha": 0.0})
 
 FRESH_ONLY = ("size", "start", "image_size")
+
+
+def architecture_of(model: str) -> str | None:
+    """The architecture that `--model` names, or that of the checkpoint; None if it cannot be read (loading it fails later)."""
+    if model in CONFIG_MAPPING:
+        return model
+    try:
+        base = model if adapter_config(model) is None else base_of(model)
+        return AutoConfig.from_pretrained(base).model_type
+    except (OSError, ValueError):
+        return None
 
 
 def start_methods() -> dict[str, StartMethod]:
@@ -76,7 +90,11 @@ def parse_with_recipe(
     flags = _explicit_flags(types, args)
     name = flags.get("recipe")
     published = get_recipe(name) if name is not None else None
-    base = published if published is not None else replace(PLAIN, task=task, **TASKS[task].plain_recipe)
+    base = published
+    if published is None:
+        usual = TASKS[task].plain_recipe.get("architecture", PLAIN.architecture)
+        own = PLAIN_FIELDS.get(architecture_of(flags.get("model", usual)), {})
+        base = replace(PLAIN, task=task, **{**own, **TASKS[task].plain_recipe})
     if published is not None and published.task != task:
         raise ValueError(f"--recipe {name} is for {published.task}, not for {task}: choose another recipe.")
 
@@ -133,7 +151,10 @@ def parse_with_recipe(
             )
         start = _with_start(start, name, options, flags, methods)
     recipe = _with_flags(start, options, flags)
-    recipe = replace(recipe, batch_size=batch)
+    is_cut = checkpoint is None and PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]].takes_segments
+    if is_cut and hasattr(script_options, "num_segments"):
+        recipe = recipe.replace(window={"num_segments": script_options.num_segments})
+    recipe = replace(_with_adapter(recipe, options, checkpoint, flags), batch_size=batch)
     if recipe.collator.get("mixup_alpha") and arguments.train_batch_size < 2:
         raise ValueError(
             f"Mixup (alpha {recipe.collator['mixup_alpha']:g}) mixes the clips of one forward pass, but"
@@ -160,7 +181,11 @@ def _defaults(recipe: Recipe) -> dict[str, Any]:
         "augment": recipe.frame_augmentation is not None,
         "spec_augment": recipe.spec_augment is not None,
         "mixup_alpha": recipe.collator.get("mixup_alpha", 0.0),
-        "eval_protocol": recipe.views,  # skipped if the training arguments lack this field
+        "adapter": recipe.adapter_method or "none",
+        "train_norms": recipe.train_norms,
+        "quantize": recipe.quantize,
+        "num_segments": recipe.window.get("num_segments"),  # this and the next: skipped where a script has no such flag
+        "eval_protocol": recipe.views,
         **recipe.training,
     }
 
@@ -185,6 +210,8 @@ def _with_start(
                 "weights"
             )
         given |= {method: source} if method not in given else {"": source}
+    parts = {method: given.pop(method) for method in [*given] if method and methods[method].part is not None}
+    recipe = replace(recipe, part_inits={n: source for n, source in parts.items() if source.lower() != "none"})
     if len(given) > 1:
         names = " and ".join(f"--{method or 'start'}" for method in given)
         raise ValueError(f"{names}: a model can start from only one source; give only one of them.")
@@ -208,12 +235,7 @@ def _with_start(
 
 
 def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:
-    try:
-        config = parse_json(options.config)
-    except ValueError as error:
-        raise ValueError(f"--config {options.config!r} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f'--config {options.config!r} must be a JSON object, such as {{"hidden_size": 192}}')
+    config = json_object("--config", options.config)
     config_class = CONFIG_MAPPING[recipe.architecture]
     config = flat_fields(config, config_class.sub_configs)
     is_new = options.model in CONFIG_MAPPING  # `load_checkpoint` checks the fields for a checkpoint
@@ -228,11 +250,8 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
         "collator": {"mixup_alpha": options.mixup_alpha},
     }
     if "image_size" in flags:
-        side = options.image_size  # keeps the published ratio of short side to crop, 256 : 224
-        changes["video"] = {
-            "size": {"shortest_edge": round(side * 256 / 224)},
-            "crop_size": {"height": side, "width": side},
-        }
+        side = options.image_size
+        changes["video"] = PROCESSOR_MAPPING[config_class].frames_of_size(side, side)
     # These sections can be switched off, and on where the recipe has none.
     for section, on in (("frame_augmentation", options.augment), ("spec_augment", options.spec_augment)):
         changes[section] = None if not on else (getattr(recipe, section) or {})
@@ -242,6 +261,46 @@ def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -
             raise ValueError(f"--set {text}: {section} is switched off; switch it on or leave this value out")
         changes[section] = {**changes.get(section, {}), name: value}
     return recipe.replace(**changes)
+
+
+ADAPTER_FLAGS = ("adapter", "adapter_config", "train_norms", "quantize")
+
+
+def _with_adapter(recipe: Recipe, options: RecipeOptions, checkpoint: str | None, flags: dict[str, Any]) -> Recipe:
+    """The recipe with the adapter that the flags choose."""
+    given = [flag for flag in ADAPTER_FLAGS if flag in flags]
+    if checkpoint is not None and adapter_config(checkpoint) is not None:
+        if given:
+            raise ValueError(
+                f"--{', --'.join(given)}: allowed for a whole model only, but {checkpoint} is an adapter, which is trained further "
+                f"with its own options: leave {'them' if len(given) > 1 else 'it'} out"
+            )
+        return replace(recipe, adapter_method=None, adapter={}, train_norms=False, quantize=None)
+    method = None if options.adapter == "none" else options.adapter
+    if method is None:
+        idle = [flag for flag in given if flag != "adapter" and flags[flag] not in ("{}", False, None)]
+        if idle:
+            raise ValueError(f"--{', --'.join(idle)}: needs an adapter: give --adapter lavish or --adapter lora")
+        return replace(recipe, adapter_method=None, adapter={}, train_norms=False, quantize=None)
+    architecture = recipe.architecture if checkpoint is None else architecture_of(checkpoint)
+    if method == "lavish" and architecture not in (None, "lavish"):
+        raise ValueError(f"--adapter lavish: {architecture} has no places for these adapters: give --adapter lora")
+    fields = json_object("--adapter_config", options.adapter_config)
+    check_adapter_fields(method, fields)
+    own = recipe.adapter if method == recipe.adapter_method else {}
+    changes = {"train_norms": options.train_norms, "quantize": options.quantize}
+    return replace(recipe, adapter_method=method, adapter={**own, **fields}, **changes)
+
+
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """Parses a flag with a JSON object. Raises ValueError naming the flag."""
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{flag} {text!r} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{flag} {text!r} must be a JSON object, such as {{"hidden_size": 192}}')
+    return values
 
 
 def _setting(text: str, architecture: str) -> tuple[str, str, Any]:

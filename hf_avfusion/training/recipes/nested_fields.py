@@ -39,7 +39,7 @@ def nested_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def place_fields(config: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames values to the fields of `config`, or else to the dotted names of every sub-configuration that has such a field.
+    """Renames values to the fields of `config`, and to the dotted names of every sub-configuration that has such a field.
 
     A value without a field is left out, such as the frame size for an audio architecture.
     """
@@ -47,9 +47,8 @@ def place_fields(config: PreTrainedConfig, values: Mapping[str, Any]) -> dict[st
     for name, value in values.items():
         if hasattr(config, name):
             placed[name] = value
-        else:
-            parts = [part for part in config.sub_configs if hasattr(getattr(config, part), name)]
-            placed |= {f"{part}.{name}": value for part in parts}
+        parts = [part for part in config.sub_configs if hasattr(getattr(config, part), name)]
+        placed |= {f"{part}.{name}": value for part in parts}
     return placed
 
 

@@ -54,6 +54,31 @@ class RecipeOptions:
             'as \'{"modalities": ["audio"]}\' or, for a linear probe of an AV-MAE, \'{"freeze_encoder": true}\'.'
         },
     )
+    adapter: str = field(
+        default="none",
+        metadata={
+            "help": "Freeze the model and train adapters of peft and the head: `lavish` (LAVISH models only), `lora`, or `none`. "
+            "The run's checkpoints are then adapters.",
+            "choices": ["lavish", "lora", "none"],
+        },
+    )
+    adapter_config: str = field(
+        default="{}",
+        metadata={
+            "help": 'JSON of fields of the adapter\'s config, such as \'{"num_tokens": 2, "reduction": 8}\' for lavish or '
+            "'{\"r\": 8}' for lora."
+        },
+    )
+    train_norms: bool = field(
+        default=False, metadata={"help": "With an adapter: also train the norms of the frozen model."}
+    )
+    quantize: str | None = field(
+        default=None,
+        metadata={
+            "help": "With an adapter: quantise the frozen model, to `int8` weights (torchao) or `4bit` (bitsandbytes).",
+            "choices": ["int8", "4bit"],
+        },
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width of the frames in pixels, for a new model (MBT: 224)."}
     )
@@ -145,6 +170,27 @@ class ClassificationOptions(DataOptions):
     balance_labels: bool = field(
         default=False,
         metadata={"help": "Read clips of rare labels more often; an epoch then does not hold each clip exactly once."},
+    )
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, modality_dropout=self.modality_dropout)
+        check_at_most(1, modality_dropout=self.modality_dropout)
+
+
+@dataclass
+class QuestionOptions(DataOptions):
+    """Flags of the script that trains models to answer questions."""
+
+    num_segments: int | None = field(
+        default=None,
+        metadata={
+            "help": "Segments of a clip: a frame and a piece of sound each (new model: 10; checkpoint: its own)."
+        },
     )
     modality_dropout: float = field(
         default=0.0,

@@ -11,6 +11,7 @@ from typing import Any
 SECTIONS = (
     "model",
     "regularization",
+    "adapter",
     "window",
     "audio",
     "video",
@@ -34,14 +35,19 @@ class Recipe:
         size: name of the configuration's factory ("base" is `MBTConfig.base`).
         init, init_method: the initial weights of a new model, and the model's class method that takes them. "from_vit" takes a
             Hub id of an image ViT (None: random weights); "from_avmae" takes a pretrained AV-MAE that the command line names.
+        part_inits: start methods for parts of a new model and their sources, beside `init`.
         model: fields of the configuration that decide the shapes or the use of the weights. Fields of a sub-configuration have
             dotted names such as "audio_config.hidden_size".
         regularization: fields of the configuration that act in training only; they also apply to a checkpoint's configuration.
+        adapter_method: adapters of peft that are trained on the frozen model, "lavish" or "lora"; None for none.
+        adapter: fields of the method's config that differ from its defaults.
+        train_norms: whether the norms of the frozen model are trained too.
+        quantize: "int8" or "4bit": the frozen model is quantised.
         window: fields of `WindowPolicy`: frames, rate or span, seconds of audio.
         audio, video: fields of the feature extractor and the video processor that differ from the processor's defaults.
         frame_augmentation: fields of `FrameAugmentation` that differ from its defaults; None: no frame augmentation.
         spec_augment: fields of `SpecAugment` that differ from its defaults; None: no SpecAugment.
-        collator: `time_shift`, `mixup_alpha`, `mixup_per_modality` of `AVCollator`.
+        collator: fields that the collator of the task lets a recipe set (`AVCollator.RECIPE_FIELDS`).
         training: fields of `AVTrainingArguments`, except the batch size.
         batch_size: clips per update, over all devices and accumulated batches.
         learning_rate_rule: "linear" if the source scales the learning rate with the batch size, else None.
@@ -60,8 +66,13 @@ class Recipe:
     size: str = "base"
     init: str | None = None
     init_method: str = "from_vit"
+    part_inits: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     regularization: Mapping[str, Any] = field(default_factory=dict)
+    adapter_method: str | None = None
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    train_norms: bool = False
+    quantize: str | None = None
     window: Mapping[str, Any] = field(default_factory=dict)
     audio: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)

@@ -51,6 +51,8 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         trainer: the trainer before training; its model, processor, collator and arguments are read.
         augmentation: the `FrameAugmentation` of the training frames.
     """
+    adapters = getattr(trainer.model, "peft_config", None)
+    adapter = None if adapters is None else adapters[trainer.model.active_adapter].to_dict()
     args, config, processor, collator = (
         trainer.args,
         trainer.model.config,
@@ -64,12 +66,8 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "video": processor.video_processor.to_dict(),
         "frame_augmentation": None if augmentation is None else asdict(augmentation),
         "spec_augment": None if collator.spec_augment is None else asdict(collator.spec_augment),
-        "collator": {
-            "time_shift": collator.time_shift,
-            "mixup_alpha": collator.mixup_alpha,
-            "mixup_per_modality": collator.mixup_per_modality,
-            "modality_dropout": collator.modality_dropout,
-        },
+        "collator": {name: getattr(collator, name) for name in (*collator.RECIPE_FIELDS, "modality_dropout")},
+        **({} if adapter is None else {"adapter": adapter}),
         "training": args.to_dict(),
         "batch_size": run.devices * args.per_device_train_batch_size * args.gradient_accumulation_steps,
     }
@@ -84,6 +82,14 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
                 actual = None if actual is None else actual.get(part)
             if not _same(_plain(published), actual):
                 overridden[key] = {"recipe": _plain(published), "run": actual}
+        method = None if adapter is None else str(adapter["peft_type"].value).lower()
+        for key, published, own in (
+            ("adapter_method", run.published.adapter_method, method),
+            ("train_norms", run.published.train_norms, run.recipe.train_norms),
+            ("quantize", run.published.quantize, run.recipe.quantize),
+        ):
+            if published != own:
+                overridden[key] = {"recipe": published, "run": own}
         start = run.checkpoint or run.recipe.init
         if start != run.published.init:
             overridden["init"] = {"recipe": run.published.init, "run": start}
@@ -91,6 +97,7 @@ def record_run(run: Run, trainer: AVTrainer, augmentation: Any = None) -> dict[s
         "recipe": run.name,
         "source": None if run.published is None else run.published.source,
         "start": run.checkpoint or run.recipe.init,
+        **({"part_starts": dict(run.recipe.part_inits)} if run.recipe.part_inits else {}),
         "views": run.recipe.views,
         "versions": {"hf_avfusion": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "flags": _plain(run.flags),
@@ -154,7 +161,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 # Fields of a configuration that the data or transformers decide, not a recipe.
-_NON_RECIPE_FIELDS = ("id2label", "label2id", "num_labels", "problem_type", "class_splits", "architectures", "dtype")
+_NON_RECIPE_FIELDS = (
+    "id2label", "label2id", "num_labels", "problem_type", "class_splits", "vocab_size", "question_types", "architectures", "dtype",
+)  # fmt: skip
 
 
 def _whole_configuration(recipe: Recipe) -> dict[str, Any]:
@@ -214,6 +223,12 @@ def print_recipe(name: str, recipe: Recipe) -> None:
         doubt = recipe.uncertain.get(key)
         shown = "none" if value is None and key in SECTIONS else json.dumps(_plain(value))
         table.add_row(key, escape(shown) + (f"  [yellow]uncertain: {escape(doubt)}[/]" if doubt else ""))
+    if recipe.adapter_method is not None:
+        norms, quantised = (
+            " and the norms" * recipe.train_norms,
+            f", {recipe.quantize} weights" if recipe.quantize else "",
+        )
+        table.add_row("adapter", f"{recipe.adapter_method}{norms}, on the frozen model{quantised}")
     table.add_row("learning rate at other batch sizes", recipe.learning_rate_rule or "no rule in the source")
     table.add_row("views", str(recipe.views))
     table.add_row("notes", "\n".join(f"- {escape(note)}" for note in recipe.notes))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,19 +10,19 @@ import torch
 from checkers import mbt
 from checkers.lavish_parts import question_answering
 from safetensors.numpy import save_file
+from tiny_lavish import tiny_questions
 from torch import nn
 from torch.nn import functional
 
 from hf_avfusion.conversion.flax import ConversionError
 from hf_avfusion.conversion.lavish_question_answering import (
     UNUSED,
-    convert_grounding,
     convert_head,
     head_rules,
-    load_grounding,
     split_attention,
     without_module,
 )
+from hf_avfusion.models.lavish.modeling_lavish_heads import LavishForQuestionAnswering
 from hf_avfusion.models.lavish.question_answering_lavish import (
     LavishQuestionAnsweringHead,
     init_question_answering_layer,
@@ -506,24 +507,28 @@ def test_half_precision_checkpoints_convert(published, head):
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
-def test_grounding_checkpoint_starts_its_own_layers(head):
+def grounding_params(width: int, match: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """As saved from DataParallel."""
     torch.manual_seed(8)
-    layers = {
-        "fc_a1": (H, 3),
-        "fc_a2": (H, H),
-        "fc_gl": (H, 2 * H),
-        "fc1": (8, 2 * H),
-        "fc2": (6, 8),
-        "fc3": (5, 6),
-        "fc4": (2, 5),
-    }
+    sizes = (2 * width, *match, 2)
+    layers = {"fc_a1": (width, 3), "fc_a2": (width, width), "fc_gl": (width, 2 * width)}
+    layers |= {f"fc{number + 1}": (sizes[number + 1], sizes[number]) for number in range(4)}
     params = {f"module.{name}.weight": torch.randn(shape) for name, shape in layers.items()}
     params |= {f"module.{name}.bias": torch.randn(shape[0]) for name, shape in layers.items()}
     params["module.visual_net.conv1.weight"] = torch.randn(4, 3, 7, 7)
     params["module.visual_net.bn1.num_batches_tracked"] = torch.tensor(3)
-    before = {name: value.clone() for name, value in head.state_dict().items()}
-    load_grounding(head, params)
-    after = head.state_dict()
+    return params
+
+
+def test_grounding_checkpoint_starts_its_own_layers(tmp_path):
+    file, params = tmp_path / "grounding.pt", grounding_params(48, (48, 24, 12))
+    torch.save(params, file)
+    torch.manual_seed(0)
+    fields = tiny_questions().to_dict()
+    fields.pop("model_type")
+    model = LavishForQuestionAnswering.from_grounding(file, **fields)
+    torch.manual_seed(0)
+    before, after = LavishForQuestionAnswering(tiny_questions()).head.state_dict(), model.head.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {
         f"{name}.{kind}"
@@ -532,57 +537,32 @@ def test_grounding_checkpoint_starts_its_own_layers(head):
     }
     assert torch.equal(after["match_head.layers.2.weight"], params["module.fc3.weight"])
     assert torch.equal(after["audio_dense.bias"], params["module.fc_a2.bias"])
-    plain = without_module(params)
-    assert convert_grounding(plain, head).keys() == changed
-    with pytest.raises(ConversionError, match=r"source tensors missing: .*fc_gl\.bias"):
-        convert_grounding({name: value for name, value in plain.items() if name != "fc_gl.bias"}, head)
-    with pytest.raises(ConversionError, match=r"without a target: .*fc_st\.weight"):
-        load_grounding(head, {**plain, "fc_st.weight": torch.ones(3, 3)})
-    with pytest.raises(ConversionError, match=r"fc1.weight has shape \(512, 1024\)"):
-        load_grounding(head, {**plain, "fc1.weight": torch.ones(512, 1024)})
-    assert all(torch.equal(value, after[name]) for name, value in head.state_dict().items())
+    # Beside a backbone, and from a file without the prefix.
+    torch.save(without_module(params), file)
+    fields.pop("backbone_config")
+    beside = LavishForQuestionAnswering.from_grounding(file, model.lavish.backbone, **fields)
+    assert all(torch.equal(beside.head.state_dict()[name], after[name]) for name in changed)
+    backbone = model.lavish.backbone.state_dict()
+    assert all(torch.equal(value, backbone[name]) for name, value in beside.lavish.backbone.state_dict().items())
 
 
-# ------------------------------------------------------------------------------------------------------------------ errors
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"video_tokens": None}, "`negative_video_tokens` were given without"),
-        ({"video_tokens": None, "audio_tokens": None, "negative_video_tokens": None}, "got neither"),
-        (
-            {"video_tokens": torch.ones(B, S, D)},
-            r"`video_tokens` must be \[batch, seconds, tokens, 6\], got \(3, 4, 6\)",
-        ),
-        ({"audio_tokens": torch.ones(B, S, M, D + 1)}, r"`audio_tokens` must be \[batch, seconds, tokens, 6\]"),
-        ({"audio_tokens": torch.ones(B, S + 1, M, D)}, r"`audio_tokens` holds \[batch, seconds\] = \(3, 5\)"),
-        ({"negative_video_tokens": torch.ones(B, 2, N, D)}, r"`negative_video_tokens` holds"),
-        ({"input_ids": torch.ones(B + 1, LENGTH, dtype=torch.long)}, "`input_ids` must be .* for a batch of 3"),
-        ({"input_ids": torch.ones(B, 0, dtype=torch.long)}, "`input_ids` must be"),
-        ({"input_ids": torch.ones(B, LENGTH)}, "`input_ids` must hold integers"),
-        ({"input_ids": torch.full((B, LENGTH), WORDS)}, "`input_ids` holds 11, but the head knows 11 words"),
-        ({"input_ids": torch.full((B, LENGTH), -1)}, "`input_ids` holds -1"),
-        ({"modality_mask": torch.ones(B, 3)}, r"`modality_mask` must be bool \[3, 2\], got \(3, 3\)"),
-        ({"negative_mask": torch.ones(B, 2)}, r"`negative_mask` must be bool \[3\], got \(3, 2\)"),
-        ({"negative_mask": torch.ones(B), "negative_video_tokens": None}, "`negative_mask` was given without"),
-    ],
-)
-def test_wrong_inputs_raise(head, inputs, change, message):
-    with pytest.raises(ValueError, match=message):
-        head(**{**inputs, **change})
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden_width": 10}, "`hidden_width`=10 must be a multiple of `num_heads`=4"),
-        ({"vocab_size": 0}, "`vocab_size` must be at least 1"),
-        ({"match_widths": (8, 0)}, r"`match_widths\[1\]` must be at least 1"),
-        ({"modalities": ()}, "`modalities` must name"),
-        ({"modalities": ("video", "rgb")}, "`modalities` must name"),
-    ],
-)
-def test_wrong_sizes_raise(fields, message):
-    with pytest.raises(ValueError, match=message):
-        make_head(**fields)
+def test_other_files_are_no_grounding_checkpoint(tmp_path):
+    file, plain = tmp_path / "grounding.pt", without_module(grounding_params(48, (48, 24, 12)))
+    model = LavishForQuestionAnswering(tiny_questions())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for params, message in (
+        ({name: value for name, value in plain.items() if name != "fc_gl.bias"}, r"grounding\.pt: .*lacks fc_gl\.bias"),
+        ({**plain, "fc_st.weight": torch.ones(3, 3)}, r"holds fc_st\.weight, which no such checkpoint has"),
+        ({**plain, "fc1.weight": torch.ones(512, 1024)}, r"fc1\.weight has shape \(512, 1024\)"),
+        ({"epoch": 3}, "expected tensors by name"),
+        ({"code": Fraction(1, 2)}, "not a PyTorch checkpoint of tensors alone"),
+    ):
+        torch.save(params, file)
+        with pytest.raises(ValueError, match=message):
+            model.load_grounding(file)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="no such file"):
+        model.load_grounding(tmp_path / "absent.pt")
+    torch.save(plain, file)
+    with pytest.raises(ValueError, match=r"the model has no audio_dense\.bias, .*it needs both modalities"):
+        LavishForQuestionAnswering(tiny_questions(modalities=("video",))).load_grounding(file)

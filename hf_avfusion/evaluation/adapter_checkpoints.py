@@ -1,0 +1,131 @@
+"""Checkpoints that hold only an adapter of peft and what was trained with it: finds their base model, and loads both together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from ..models.shared.loaded_weights import load_whole
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base_model"  # the folder of a run's base model, inside the folder of the run
+
+
+def adapter_config(name: str | os.PathLike) -> dict[str, Any] | None:
+    """The adapter's config of a checkpoint folder or Hub repository that holds an adapter alone; None for a whole model."""
+    if Path(name).is_dir():
+        if (Path(name) / "config.json").is_file() or not (Path(name) / CONFIG).is_file():
+            return None
+        return json.loads((Path(name) / CONFIG).read_text(encoding="utf-8"))
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        if cached_file(str(name), "config.json", **quiet):
+            return None
+        found = cached_file(str(name), CONFIG, **quiet)
+    except OSError:  # no such repository: loading it fails with the reason
+        return None
+    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+
+
+def base_of(name: str | os.PathLike) -> str:
+    """The checkpoint that holds the base model of an adapter: a folder or Hub id.
+
+    A run stores its base model in `OUTPUT_DIR/base_model`, and its adapters name that folder by its absolute path. If the run was
+    moved, the folder is found beside the adapter, in `ADAPTER/base_model` or `ADAPTER/../base_model`.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    named = (adapter_config(name) or {}).get("base_model_name_or_path")
+    if not named:
+        raise ValueError(f"{name} does not name its base model: set base_model_name_or_path in its {CONFIG}")
+    if Path(named).name == BASE:
+        for folder in (Path(name), Path(name).absolute().parent):
+            if (folder / BASE / "config.json").is_file():
+                return str(folder / BASE)
+    if Path(named).is_absolute() and not Path(named).is_dir():
+        raise ValueError(
+            f"{name} is an adapter of {named}, which does not exist: put the folder back, or beside the adapter as "
+            f"{Path(name) / BASE}"
+        )
+    return str(named)
+
+
+def base_class(base: str) -> Any:
+    """The class of this package that a base model was saved from.
+
+    Raises:
+        ValueError: it is of another package.
+    """
+    import hf_avfusion
+
+    kind = (AutoConfig.from_pretrained(base).architectures or [None])[0]
+    if kind not in hf_avfusion.__all__:
+        raise ValueError(f"the base model {base} is a {kind}, not a model of hf_avfusion")
+    return getattr(hf_avfusion, kind)
+
+
+def load_adapter(
+    name: str | os.PathLike,
+    base: PreTrainedModel | None = None,
+    *,
+    trainable: bool = False,
+    new_heads: Sequence[str] = (),
+) -> PeftModel:
+    """The adapter of a folder or Hub repository on its base model.
+
+    Args:
+        base: the base model; by default it is loaded from where the adapter says (`base_of`).
+        trainable: whether it is trained further.
+        new_heads: modules of the base model that keep their weights if the checkpoint has others for them in another shape.
+
+    Raises:
+        ValueError: the base model is not there, or the checkpoint lacks weights of the adapter. ImportError: peft is missing.
+    """
+    from peft import PeftModel
+
+    if base is None:
+        source = base_of(name)
+        base = load_whole(base_class(source), source)
+    model = PeftModel.from_pretrained(base, str(name), is_trainable=trainable, ignore_mismatched_sizes=True)
+    check_adapter_weights(model, name, new_heads)
+    return model
+
+
+def check_adapter_weights(model: PeftModel, name: str | os.PathLike, new_heads: Sequence[str] = ()) -> None:
+    """Checks by names and shapes that a checkpoint holds the weights of a model's adapter. peft would leave others as they are.
+
+    Args:
+        new_heads: as for `load_adapter`.
+
+    Raises:
+        ValueError: it does not; the message names a weight.
+    """
+    from peft import get_peft_model_state_dict
+
+    with safe_open(cached_file(str(name), WEIGHTS), framework="pt") as opened:
+        theirs = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    ours = {key: tuple(weight.shape) for key, weight in state.items()}
+    heads = tuple(f"base_model.model.{head}." for head in new_heads)
+    wrong = sorted(
+        key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key) and not key.startswith(heads)
+    )
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{name} does not hold the weights of this adapter: {len(wrong)} differ, such as {key} (checkpoint: "
+            f"{theirs.get(key, 'missing')}, model: {ours.get(key, 'missing')}). Use the adapter and the base model that it was "
+            "saved with."
+        )
