@@ -77,11 +77,11 @@ def tiny_segmentation(**fields: Any) -> LavishTwoStreamConfig:
     )
 
 
-def tiny_questions(**fields: Any) -> LavishTwoStreamConfig:
-    """A head for questions of 7 words, on two segments of a Swin-V2."""
-    adapter = {**ADAPTER, "use_bn": False}
-    sizes = {"vocab_size": 7, "question_hidden_size": 48, "num_labels": 24, "question_dropout": 0.0}
-    return tiny_config("swinv2", adapter=adapter, **{**sizes, **fields})
+def tiny_questions(backbone: str = "vit", **fields: Any) -> LavishTwoStreamConfig:
+    """A head for questions of 7 words, on two segments."""
+    adapter = {**ADAPTER, "use_bn": False} if backbone == "swinv2" else ADAPTER
+    sizes = {"vocab_size": 7, "question_hidden_size": 64, "num_labels": 24, "question_dropout": 0.0}
+    return tiny_config(backbone, adapter=adapter, **{**sizes, **fields})
 
 
 def tiny_model(

@@ -40,6 +40,7 @@ from .spelling import check_spelling
 logger = logging.get_logger(__name__)
 
 LOUDEST = 16.0  # of a waveform in [-1, 1]; decoders and augmentation exceed 1, but not this
+MAX_FFT = 2**16  # points; published front ends have at most 2,048
 MIN_RATE = 100  # Hz of the features; the filter from 767,999 Hz to 1 Hz takes 970 MiB, that to 100 Hz 45 MiB
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -259,6 +260,10 @@ class AVFusionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"power={self.power} must be at most 8, and log_offset={self.log_offset} at most 1e6")
         padded = self._samples_for(length) if length is not None and self.padding in ("wrap", "waveform") else 0
         check_bytes(self.bytes_of(padded), "n_fft, hop_length, num_mel_bins and spectrogram_length")
+        if self.n_fft > MAX_FFT:
+            raise ValueError(
+                f"n_fft={self.n_fft} exceeds the supported maximum of {MAX_FFT:,}. The config file may be corrupt."
+            )
         if self.n_fft < self.win_length or self.n_fft % 2:
             raise ValueError(f"n_fft={self.n_fft} must be even and at least win_length={self.win_length}")
         top = self.sampling_rate / 2 if self.fmax is None else self.fmax

@@ -26,6 +26,7 @@ from ..media.sources import check_row_path
 from ..media.windows import WindowPolicy, load_window
 from .array_inputs import as_audio, as_videos, check_options_of_files, checked_frames, clip_bounds, encoded, is_media
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
+from .saved_processors import check_parts
 from .segment_arrays import split_frames, split_waveforms
 from .spelling import check_spelling
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs, cropped_frames
@@ -119,7 +120,7 @@ class AVFusionProcessor(ProcessorMixin):
         segments = given.get("num_segments", self.default_window.num_segments)
         if segments is None and getattr(feature_extractor, "seconds", None) is not None:
             given.setdefault("audio_seconds", feature_extractor.seconds)
-        if channel_mix not in TO_MONO:
+        if not isinstance(channel_mix, str) or channel_mix not in TO_MONO:
             raise ValueError(f"channel_mix must be one of {', '.join(TO_MONO)}, got {channel_mix!r}")
         policy = WindowPolicy.from_dict({**self.default_window.to_dict(), **given})
         if segments is not None and not self.takes_segments:
@@ -195,6 +196,7 @@ class AVFusionProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs: Any):
         kwargs.pop("window", None)  # the video processor and the feature extractor have no such field
+        check_parts(pretrained_model_name_or_path, processor_dict)
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- the call

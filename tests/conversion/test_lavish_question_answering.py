@@ -54,7 +54,7 @@ def original_state(model: LavishForQuestionAnswering) -> dict[str, torch.Tensor]
 @pytest.fixture
 def model() -> LavishForQuestionAnswering:
     torch.manual_seed(0)
-    model = LavishForQuestionAnswering(tiny_questions(vocab_size=93, num_labels=42)).eval()
+    model = LavishForQuestionAnswering(tiny_questions("swinv2", vocab_size=93, num_labels=42)).eval()
     perturb(model)
     return model
 
@@ -91,7 +91,7 @@ def test_the_command_writes_a_model_and_its_processor(model, tmp_path, capsys):
 
 
 def test_words_must_be_those_of_the_checkpoint(tmp_path, capsys):
-    model = LavishForQuestionAnswering(tiny_questions())  # 7 words
+    model = LavishForQuestionAnswering(tiny_questions("swinv2"))  # 7 words
     torch.save(original_state(model), tmp_path / "AVQA.pt")
     (tmp_path / "fields.json").write_text(json.dumps(OWN))
     (tmp_path / "words.txt").write_text("\n".join(["<pad>", *"abcdef"]))

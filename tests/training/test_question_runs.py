@@ -173,7 +173,7 @@ def test_a_model_starts_from_a_backbone_and_grounding_modules(backbone, tmp_path
         "--data", "music_avqa", "--source", "nowhere", "--output_dir", "unused", "--use_cpu", "True", "--report_to", "none",
         "--from_backbone", str(backbone), "--from_grounding", str(tmp_path / "grounding.pt"), *SOUND,
     ]  # fmt: skip
-    fields = {"adapter": HEAD["adapter"], "question_hidden_size": 48}
+    fields = {"adapter": HEAD["adapter"], "question_hidden_size": 64}
 
     def build(*more):
         run, _, _ = parse_with_recipe(QuestionOptions, AVTrainingArguments, [*flags, *more], task="question_answering")

@@ -521,7 +521,7 @@ def grounding_params(width: int, match: tuple[int, ...]) -> dict[str, torch.Tens
 
 
 def test_grounding_checkpoint_starts_its_own_layers(tmp_path):
-    file, params = tmp_path / "grounding.pt", grounding_params(48, (48, 24, 12))
+    file, params = tmp_path / "grounding.pt", grounding_params(64, (64, 32, 16))
     torch.save(params, file)
     torch.manual_seed(0)
     fields = tiny_questions().to_dict()
@@ -547,7 +547,7 @@ def test_grounding_checkpoint_starts_its_own_layers(tmp_path):
 
 
 def test_other_files_are_no_grounding_checkpoint(tmp_path):
-    file, plain = tmp_path / "grounding.pt", without_module(grounding_params(48, (48, 24, 12)))
+    file, plain = tmp_path / "grounding.pt", without_module(grounding_params(64, (64, 32, 16)))
     model = LavishForQuestionAnswering(tiny_questions())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for params, message in (
