@@ -37,9 +37,9 @@ if __name__ == "__main__":
 
 from rich import print
 
-from hf_avfusion.tasks import task_of_config, without_adapter
+from hf_avfusion.tasks import task_of_config
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, describe_model, train_and_evaluate
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
@@ -55,11 +55,7 @@ def prepare() -> tuple[Options, AVTrainer]:
         task, run, options, args, data, columns,
         config=options, balance=options.balance_labels, modality_dropout=options.modality_dropout,
     )  # fmt: skip
-    model = without_adapter(trainer.model)
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    count = f"{model.num_parameters():,} parameters"
-    count += "" if trained == model.num_parameters() else f", {trained:,} of them trained"
-    print(f"{type(model).__name__}: {count}, {model.config.num_labels} classes of {columns}")
+    print(f"{describe_model(trainer.model)}, {trainer.model.config.num_labels} classes of {columns}")
     return options, trainer
 
 

@@ -29,7 +29,7 @@ from rich import print
 
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, describe_model, train_and_evaluate
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
@@ -42,10 +42,7 @@ def prepare() -> tuple[Options, AVTrainer]:
         TASKS["question_answering"], run, options, args, data, ["answer"], modality_dropout=options.modality_dropout
     )
     model = trainer.model
-    print(
-        f"{type(model).__name__}: {model.num_parameters():,} parameters, {model.num_parameters(only_trainable=True):,} of them"
-        f" trained, {model.config.num_labels} answers, {model.config.vocab_size} words"
-    )
+    print(f"{describe_model(model)}, {model.config.num_labels} answers, {model.config.vocab_size} words")
     return options, trainer
 
 

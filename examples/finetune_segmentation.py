@@ -43,7 +43,7 @@ from rich import print
 
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building_runs import RunData, build_run, train_and_evaluate
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, describe_model, train_and_evaluate
 from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
@@ -59,8 +59,8 @@ def prepare() -> tuple[Options, AVTrainer]:
     trainer = build_run(task, run, options, args, data, columns, config=options)
     config = trainer.model.config
     print(
-        f"{type(trainer.model).__name__}: {trainer.model.num_parameters():,} parameters, masks of {config.mask_hw[0]} x "
-        f"{config.mask_hw[1]} pixels for {config.num_segments} segments"
+        f"{describe_model(trainer.model)}, masks of {config.mask_hw[0]} x {config.mask_hw[1]} pixels for {config.num_segments} "
+        "segments"
     )
     return options, trainer
 

@@ -72,14 +72,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoProcessor
 
 import hf_avfusion  # noqa: F401 (registers every architecture)
 from hf_avfusion.data.benchmarks.folders import media_files
+from hf_avfusion.evaluation.adapter_checkpoints import config_of, load_any
 from hf_avfusion.evaluation.views import check_views, choose_protocol
 from hf_avfusion.media.modalities import MODEL_INPUTS
 from hf_avfusion.media.reader import MediaError
-from hf_avfusion.models.shared.loaded_weights import load_whole
 from hf_avfusion.tasks import task_of_config
 from hf_avfusion.visualization.attention import explain
 from hf_avfusion.visualization.token_layouts import token_layout
@@ -107,7 +107,7 @@ def main() -> int:
 
     try:
         processor = AutoProcessor.from_pretrained(options.model)
-        config = AutoConfig.from_pretrained(options.model)
+        config = config_of(options.model)
         task = task_of_config(config)
         check_views(
             choose_protocol(num_views=options.num_views), task, config, ("--num_views", "crops", "aggregation"), False
@@ -120,7 +120,7 @@ def main() -> int:
             )
         if options.text:
             processor.encode_questions(options.text)  # wrong questions fail before the first clip is read
-        model = load_whole(task.auto_class, options.model).eval().to(device)
+        model = load_any(task.auto_class, options.model).eval().to(device)
         if options.pictures:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
     except (ValueError, OSError) as error:

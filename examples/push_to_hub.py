@@ -8,6 +8,10 @@
     python examples/push_to_hub.py runs/mine org/mbt-mine --license cc-by-4.0 --results evaluation/results.json \
         --training_data "1,200 videos of our own, filmed in 2024" --label_source "the folders' names"
 
+    # an adapter of --adapter lavish or lora: with its base model, or as one whole model that loads without peft
+    python examples/push_to_hub.py runs/ave org/lavish-ave --base_repo org/lavish-ave-base
+    python examples/push_to_hub.py runs/ave org/lavish-ave-whole --build_in
+
 The folder holds a processor and either a model or an adapter (peft). The card takes the recipe from the run's `recipe.json` in the
 same folder and, with `--dataset`, the metrics from its `*_results.json`. Everybody can then load the model:
 
@@ -30,6 +34,14 @@ class Options:
     revision: str | None = field(default=None, metadata={"help": "Branch; created if it does not exist."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request instead of committing."})
     message: str | None = field(default=None, metadata={"help": "Commit message."})
+    build_in: bool = field(
+        default=False,
+        metadata={"help": "Of an adapter: push one whole model, with LAVISH adapters built in or LoRA merged."},
+    )
+    base_repo: str | None = field(
+        default=None,
+        metadata={"help": "Of an adapter whose base model is a local folder: push that too, to this repository."},
+    )
     max_shard_size: str = field(default="5GB", metadata={"help": "Larger weights are split into several files."})
 
     title: str | None = field(default=None, metadata={"help": "Heading of the card; default: the repository's name."})
@@ -75,6 +87,7 @@ from transformers import AutoConfig, AutoProcessor
 
 import hf_avfusion
 from hf_avfusion import hub
+from hf_avfusion.evaluation.adapter_checkpoints import adapter_config, base_class, base_of, load_adapter
 from hf_avfusion.model_card import CardDetails, Evaluation, read_recipe, read_results
 from hf_avfusion.models.shared.loaded_weights import load_whole
 
@@ -84,16 +97,46 @@ def load(folder: Path):
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: give the output folder of a training run")
     processor = AutoProcessor.from_pretrained(folder)
-    if (folder / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-        model = load_whole(getattr(hf_avfusion, AutoConfig.from_pretrained(base).architectures[0]), base)
-        return PeftModel.from_pretrained(model, folder), processor
+    if adapter_config(folder) is not None:
+        return load_adapter(folder), processor
     name = (AutoConfig.from_pretrained(folder).architectures or [None])[0]
     if name not in hf_avfusion.__all__:
         raise ValueError(f"{folder} holds a {name}, but only models of hf_avfusion can be pushed: give a folder of one")
     return load_whole(getattr(hf_avfusion, name), folder), processor
+
+
+def whole_model(model):
+    """A plain model that is equal to a model with an adapter: LAVISH's are built in, those of other methods merged."""
+    if not hasattr(model, "peft_config"):
+        raise ValueError("--build_in is for an adapter, but the folder holds a whole model: leave it out")
+    if model.active_peft_config.peft_type.value == "LAVISH":
+        from hf_avfusion.adapters import build_in
+
+        return build_in(model)
+    return model.merge_and_unload()
+
+
+def push_base(model, processor, folder: Path, options: Options) -> None:
+    """Pushes the base model of an adapter where it is a local folder, which nobody else could load, and names it in the adapter."""
+    config = model.active_peft_config
+    named = config.base_model_name_or_path
+    if not Path(base_of(folder)).is_dir():
+        if options.base_repo is not None:
+            raise ValueError(
+                f"--base_repo {options.base_repo}: the adapter's base model is on the Hub, {named}: leave it out"
+            )
+        return
+    if options.base_repo is None:
+        raise ValueError(
+            f"the base model of this adapter is a local folder, {named}, which others cannot load: give --base_repo org/name to "
+            "push it too, or --build_in to push one whole model"
+        )
+    if not options.dry_run:
+        base = load_whole(base_class(base_of(folder)), base_of(folder))
+        card = CardDetails(training_data="none; it is the frozen base model of adapters, whose head is random.")
+        done = hub.push(base, processor, options.base_repo, card=card, private=options.private)
+        sys.stdout.write(f"pushed the base model: {done.commit_url}\n")
+    config.base_model_name_or_path = options.base_repo
 
 
 def find_results(folder: Path, options: Options) -> list[Evaluation]:
@@ -120,6 +163,12 @@ def main() -> int:
     options, folder, repo_id = parse()
     try:
         model, processor = load(folder)
+        if options.build_in:
+            model = whole_model(model)
+        elif hasattr(model, "peft_config"):
+            push_base(model, processor, folder, options)
+        elif options.base_repo is not None:
+            raise ValueError("--base_repo is for an adapter, but the folder holds a whole model: leave it out")
         recipe = options.recipe or (folder / "recipe.json" if (folder / "recipe.json").is_file() else None)
         card = CardDetails(
             title=options.title,

@@ -327,7 +327,7 @@ def _check_values(given: dict[str, Any]) -> None:
     if "config" in given:
         try:
             fields = json.loads(given["config"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"--config {given['config']}: is not JSON ({error})") from error
         if not isinstance(fields, dict):
             raise ValueError(f"--config {given['config']}: must be a JSON object, such as '{{\"fusion_layer\": 8}}'")

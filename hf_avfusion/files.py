@@ -1,5 +1,6 @@
-"""Atomic writes: a stopped process leaves the old file or the new one, never a part of it."""
+"""Atomic writes: a stopped process leaves the old file or the new one, never a part of it. JSON of any content is read safely."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,27 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"  # end of the name of a file that is being written
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As `json.loads`. Raises ValueError for all that cannot be read, also for JSON that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: the file is broken, not UTF-8, or nested too deeply; the message names it.
+        OSError: the file cannot be read.
+    """
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 @contextmanager

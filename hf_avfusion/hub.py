@@ -218,7 +218,7 @@ def _write(
     processor_map = {name: _flat(reference) for name, reference in references.items()}
     if base is model:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        model_references = _model_references(row, base.config)
+        model_references = _model_references(row, model.config)
         references |= model_references
         code_entries = {"auto_map": {name: _flat(reference) for name, reference in model_references.items()}}
         task = task_of(model)
@@ -261,20 +261,23 @@ def _flat(reference: str) -> str:
 
 
 def _model_references(row: tuple, config: PreTrainedConfig) -> dict[str, str]:
-    """Full names of an architecture's config and model classes by Auto class of transformers, for the classes that can be built
-    from this configuration (LAVISH segments with some backbones only).
-    """
-    references = {"AutoConfig": f"{type(config).__module__}.{type(config).__name__}"}
-    for auto_class, reference in row[2].items():
-        if auto_class in OWN_AUTO_CLASSES:
-            continue
-        try:
-            with torch.device("meta"):
-                load_reference(reference)(copy.deepcopy(config))
-        except ValueError:
-            continue
-        references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
+    """Full names of a configuration's class and of the model classes that it can build, by Auto class of transformers."""
+    config_class, _, models = row
+    references = {"AutoConfig": f"{config_class.__module__}.{config_class.__name__}"}
+    for auto_class, reference in models.items():
+        if auto_class not in OWN_AUTO_CLASSES and _can_build(load_reference(reference), config):
+            references[auto_class.__name__] = f"{__package__}.{reference.replace(':', '.')}"
     return references
+
+
+def _can_build(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Whether a configuration is one of this model. A head for masks, for example, needs a backbone with four stages."""
+    try:
+        with torch.device("meta"):
+            model_class(copy.deepcopy(config))
+    except ValueError:
+        return False
+    return True
 
 
 def _processor_references(processor: ProcessorMixin) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .files import markdown_cell
+from .files import markdown_cell, read_json
 from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
@@ -194,10 +194,7 @@ def read_results(
         ValueError: the file has none of these formats, or does not name the dataset, the split or a metric.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     try:
         if isinstance(content, dict) and "evaluations" in content:
             return _of_checkpoint(content, checkpoint)
@@ -294,10 +291,7 @@ def read_recipe(path: str | Path) -> dict[str, str]:
     Raises:
         ValueError: the file holds no JSON object.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds no settings: pass a file with a JSON object {{setting: value}}")
     if "overridden" not in record or "settings" not in record:
@@ -332,10 +326,11 @@ def read_recipe(path: str | Path) -> dict[str, str]:
 def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base_model: str | None) -> str:
     name = json.dumps(repo_id)
     if adapter:
+        auto = (task or DEFAULT_TASK).auto_class.__name__
         return (
-            "import hf_avfusion\nfrom peft import PeftModel\n"
-            "from transformers import AutoModelForVideoClassification, AutoProcessor\n"
-            f"model = AutoModelForVideoClassification.from_pretrained({json.dumps(base_model)})\n"
+            "import hf_avfusion  # makes its models and adapters known to transformers and peft\n"
+            "from peft import PeftModel\nfrom transformers import AutoProcessor\n\n"
+            f"model = hf_avfusion.{auto}.from_pretrained({json.dumps(base_model)})\n"
             f"model = PeftModel.from_pretrained(model, {name})\n"
             f"processor = AutoProcessor.from_pretrained({name})\n"
             'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'

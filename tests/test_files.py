@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_avfusion.files import PARTIAL, atomic_path, markdown_table, write_text
+from hf_avfusion.files import PARTIAL, atomic_path, markdown_table, read_json, write_text
 
 
 def test_a_file_is_written_with_its_folder(tmp_path):
@@ -43,3 +43,19 @@ def test_tables():
     assert markdown_table(["a"], []) == "| a |\n| --- |"
     hostile = markdown_table(["name", "n"], [["a | b\n`c`", 1]], aligned=True).splitlines()
     assert hostile == ["| name       | n |", "| ---------- | - |", "| a \\| b 'c' | 1 |"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": ', "Expecting value"),
+        (b'{"a": "\xe9"}', "utf-8"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"", "Expecting value"),
+    ],
+    ids=["broken", "Latin-1", "deep", "empty"],
+)
+def test_json_that_cannot_be_read_is_one_error_with_the_name_of_the_file(tmp_path, content, message):
+    (tmp_path / "odd.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"odd\.json is not JSON: .*{message}"):
+        read_json(tmp_path / "odd.json")

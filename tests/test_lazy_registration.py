@@ -115,6 +115,7 @@ def test_threads_that_import_at_once_call_it_once(optional):
     assert calls == [optional]
 
 
+@pytest.mark.slow
 def test_lavish_config_can_be_the_first_import():
     """Its config needs the Auto classes, whose import registers that config."""
     code = (
@@ -127,6 +128,7 @@ def test_lavish_config_can_be_the_first_import():
     assert done.stdout.split()[-1:] == ["True"]
 
 
+@pytest.mark.slow
 def test_audio_head_is_registered_by_a_row_of_the_table(tmp_path):
     """A toy architecture with an audio-only head, registered and loaded in a process of its own."""
     (tmp_path / "toy.py").write_text(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import accelerate
@@ -218,11 +219,17 @@ def test_samples_do_not_depend_on_batch_mates(name):
         torch.testing.assert_close(model(**rows(inputs, slice(i, i + 1))).logits[0], together[i], rtol=1e-5, atol=1e-5)
 
 
+@lru_cache(maxsize=1)
+def built_once(name: str) -> PreTrainedModel:
+    """`build` for the examples of one test, none of which changes the model."""
+    return build(name)
+
+
 @settings(max_examples=12, deadline=None)
 @given(pattern=st.lists(st.integers(0, 2), min_size=1, max_size=4))
 @torch.no_grad()
 def test_mixed_missing_modalities_equal_one_by_one(name, pattern):
-    model = build(name)
+    model = built_once(name)
     possible = masks(model)
     mask = possible[[i % len(possible) for i in pattern]]
     # The filler of a missing track must not matter, whatever it is.

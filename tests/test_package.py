@@ -142,6 +142,7 @@ def test_import_needs_no_optional_library():
     assert run(code) == "768"
 
 
+@pytest.mark.slow
 def test_arrays_and_models_need_no_media_or_dataset_library(tmp_path):
     """A machine that only computes has torch and transformers; av, datasets and evaluate are for files and benchmarks."""
     script = tmp_path / "script.py"
@@ -198,6 +199,7 @@ def test_import_loads_nothing_heavy_beyond_auto_model():
     assert run(code) == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first", ["import hf_avfusion", "from transformers import AutoProcessor, AutoFeatureExtractor"]
 )

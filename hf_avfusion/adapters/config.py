@@ -48,6 +48,16 @@ class LavishConfig(AdapterOptions, PeftConfig):
             if isinstance(value := getattr(self, name), (set, tuple)):
                 setattr(self, name, sorted(value))  # JSON has no sets
         self.check()
+        for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
+            value = getattr(self, name)
+            is_text = isinstance(value, str) and name != "modules_to_save"
+            is_list = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+            if value is not None and not is_text and not is_list:
+                raise ValueError(f"`{name}` must be a list of names, such as ['classifier'], got {value!r}.")
+        if self.layers_pattern is not None and self.layers_to_transform is None:
+            raise ValueError(
+                f"`layers_pattern` {self.layers_pattern!r} has no effect without `layers_to_transform`. Omit it, or name blocks."
+            )
         if self.layers_to_transform is not None and not isinstance(self.target_modules, list):
             raise ValueError(
                 f"`layers_to_transform` needs `target_modules` as a list, such as ['fusion_attn', 'fusion_mlp'], got "

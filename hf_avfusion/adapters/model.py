@@ -11,10 +11,16 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from peft.utils import register_peft_method
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers import initialization as init
 
-from ..models.lavish.layers_lavish import CrossModalSlot
+from ..media.limits import check_bytes
+from ..models.lavish.layers_lavish import CrossModalSlot, make_adapters
+from ..models.lavish.options_lavish import AdapterOptions
 from .config import DEFAULT_TARGETS, LavishConfig
 from .layer import NO_MERGE, LavishLayer
+
+# Tensors of adapters, with the adapter's name: those of slots, and modules that are saved with it.
+_ADAPTER_NAME = re.compile(r"\.(?:lavish_audio|lavish_video|modules_to_save)\.([^.]+)\.")
 
 
 class LavishModel(BaseTuner):
@@ -29,6 +35,7 @@ class LavishModel(BaseTuner):
     prefix = "lavish_"
     tuner_layer_cls = LavishLayer
     target_module_mapping = {}
+    _checks_weights = False
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """As in peft, after the checks."""
@@ -37,6 +44,9 @@ class LavishModel(BaseTuner):
             config.target_modules = DEFAULT_TARGETS
         self._check(model, adapter_name, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if not self._checks_weights:
+            self.register_load_state_dict_pre_hook(check_weights)
+            self._checks_weights = True
 
     def _check(self, model: nn.Module, adapter_name: str, config: LavishConfig) -> None:
         modules = _own_modules(model)
@@ -66,6 +76,20 @@ class LavishModel(BaseTuner):
                     f"{name} has built-in adapters. hf_avfusion.adapters.take_out(model) makes a peft model of them."
                 )
         config.check(slots[name].width for name in targets)
+        unknown = [
+            saved
+            for saved in config.modules_to_save or ()
+            if not any(name == saved or name.endswith(f".{saved}") for name in modules)
+        ]
+        if unknown and config.task_type is None:  # with a task, peft adds the usual names of heads
+            raise ValueError(
+                f"`modules_to_save` names {unknown[0]!r}, but {type(model).__name__} has no such module. Name modules such as "
+                "'classifier', or omit it."
+            )
+        check_bytes(
+            sum(_bytes_of_adapters(slots[name], config) for name in targets),
+            "The adapters' `num_tokens` and `reduction`",
+        )
 
     def _create_and_replace(
         self,
@@ -139,6 +163,41 @@ class LavishModel(BaseTuner):
         # peft expects the name at the end of a key, or before its last part.
         shorter, count = re.subn(rf"(\.lavish_(?:audio|video))\.{re.escape(adapter_name)}\.", r"\1.", key, count=1)
         return shorter if count else super()._remove_adapter_name_from_key(key, adapter_name)
+
+
+def check_weights(
+    module: LavishModel, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
+) -> None:
+    """
+    A hook before weights are loaded. peft itself loads what has a known name, into the base model too, and warns of the rest.
+
+    Raises:
+        ValueError: The weights of an adapter lack a tensor, have one that is not its own, or hold a number that is not finite.
+    """
+    given = {name.removeprefix(prefix): values for name, values in state_dict.items() if name.startswith(prefix)}
+    expected = module.state_dict().keys()
+    parts = {name: _ADAPTER_NAME.search(name) for name in expected}
+    adapters = {match[1] for name, match in parts.items() if match and name in given}
+    if not adapters or all(name in given for name, match in parts.items() if match is None):
+        return  # the weights of the base model, or of all: a checkpoint in training
+    own = {name for name, match in parts.items() if match and match[1] in adapters}
+    for problem, names in (
+        ("lack", sorted(own - given.keys())),
+        ("hold tensors that are not the adapter's:", sorted(given.keys() - own)),
+        ("hold numbers that are not finite in", [name for name in sorted(given) if not given[name].isfinite().all()]),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"The weights of the adapter {', '.join(sorted(adapters))} {problem} {', '.join(names[:3])}{more}. The file may be"
+                " corrupt, or of another model."
+            )
+
+
+def _bytes_of_adapters(slot: CrossModalSlot, options: AdapterOptions) -> int:
+    with torch.device("meta"), init.meta_device_safe_creation_ops():  # takes no memory
+        pair = make_adapters(slot.width, slot.modalities, options)
+    return sum(each.numel() * each.element_size() for part in pair if part is not None for each in part.parameters())
 
 
 def _add_names(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..arguments import OneLineErrors
+from ..arguments import OneLineErrors, did_you_mean
+from ..files import parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -90,7 +91,7 @@ def convert_file(
     fields = {}
     if options.config:
         try:
-            fields = json.loads(Path(options.config).read_text(encoding="utf-8"))
+            fields = parse_json(Path(options.config).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             parser.error(f"--config {options.config}: {error}")
         if not isinstance(fields, dict):
@@ -104,10 +105,15 @@ def convert_file(
         adapted = split_adapter(model) if getattr(options, "adapter_output", None) else None
     except (ValueError, StrictDataclassError) as error:
         parser.exit(1, f"error: {error}\n")
-    except (TypeError, AttributeError, ArithmeticError) as error:  # values of a wrong type
-        if not fields:
-            raise
-        parser.exit(1, f"error: --config {options.config} does not describe a model: {error}\n")
+    except (TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:  # values of a wrong type
+        given = f"{options.checkpoint} with --config {options.config}" if fields else options.checkpoint
+        parser.exit(1, f"error: {given} does not describe a model: {type(error).__name__}: {error}\n")
+    known = sorted({"num_labels", *(each.name for each in dataclasses.fields(model.config))})
+    if unknown := [name for name in fields if name not in known]:
+        hint = did_you_mean(unknown[0], known)
+        parser.exit(
+            1, f"error: --config {options.config}: {type(model.config).__name__} has no field {unknown[0]}{hint}\n"
+        )
     folders = [options.output]
     if adapted is None:
         model.save_pretrained(options.output)

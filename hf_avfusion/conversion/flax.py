@@ -282,6 +282,10 @@ def convert(
             problems.append(
                 f"{source} has shape {tuple(array.shape)}, but {target} has {tuple(target_shapes[target])} in this config"
             )
+        elif array.dtype.kind not in "biuf":
+            problems.append(f"{source} holds {array.dtype} values, which are no real numbers")
+        elif not np.isfinite(array).all():
+            problems.append(f"{source} holds values that are NaN or infinite")
         else:
             state[target] = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
     unfilled = sorted(set(target_shapes) - {target for target, _ in rules.values()} - fresh)

@@ -86,6 +86,10 @@ def read_state(path: str | os.PathLike) -> Params:
         raise ConversionError(f"{path}: not a PyTorch checkpoint of tensors alone ({error!r:.200}).") from error
     if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
         raise ConversionError(f"{path}: expected tensors by name, the original's `model.state_dict()`.")
+    for name, value in state.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            kind = "quantized" if value.is_quantized else f"{value.layout}, {value.device}"
+            raise ConversionError(f"{path}: {name!s:.200} is no dense tensor of real numbers ({value.dtype}, {kind}).")
     return {str(name).removeprefix("module."): value.float().numpy() for name, value in state.items()}
 
 

@@ -16,7 +16,7 @@ from ..models.shared.loaded_weights import load_whole
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model"  # the folder of a run's base model, inside the folder of the run
@@ -60,6 +60,22 @@ def base_of(name: str | os.PathLike) -> str:
             f"{Path(name) / BASE}"
         )
     return str(named)
+
+
+def config_of(name: str | os.PathLike) -> PreTrainedConfig:
+    """The config of a checkpoint's model; of an adapter, that of its base model."""
+    return AutoConfig.from_pretrained(name if adapter_config(name) is None else base_of(name))
+
+
+def load_any(model_class: Any, name: str | os.PathLike) -> PreTrainedModel:
+    """The model of a checkpoint for use, not for training; of an adapter, its base model with the adapter in it.
+
+    Raises:
+        ValueError: as `load_adapter` and `load_whole`.
+    """
+    if adapter_config(name) is None:
+        return load_whole(model_class, name)
+    return load_adapter(name, load_whole(model_class, base_of(name))).get_base_model()
 
 
 def base_class(base: str) -> Any:

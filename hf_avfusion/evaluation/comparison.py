@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from ..files import markdown_table, write_text
+from ..files import markdown_table, read_json, write_text
 from ..tasks.task import ShownMetric, Task
 from . import summaries
 from .reports import plain, versions
@@ -79,7 +79,7 @@ class Comparison:
         if not path.exists():
             return None
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = read_json(path)
             found, metrics = {**run["settings"], "config of the variant": run["config"]}, dict(run["metrics"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a finished run ({error}): delete it to repeat the run") from error
@@ -111,7 +111,7 @@ class Comparison:
         path = self.folder / "costs.json"
         if not path.exists():
             return None
-        kept, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(measured))
+        kept, wanted = read_json(path), json.loads(json.dumps(measured))
         known, variants = kept["measured"].pop("configs"), wanted.pop("configs")
         if kept["measured"] != wanted or any(known.get(variant) != config for variant, config in variants.items()):
             return None

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..files import atomic_path, write_text
+from ..files import atomic_path, read_json, write_text
 from ..tasks import task_of_results
 from .clips import EvaluationSet
 from .figures import figures
@@ -154,10 +154,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path) / RESULTS if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    results = read_json(path)
     wanted = {"benchmark", "classes", "evaluations"}
     if not isinstance(results, dict) or not wanted <= set(results):
         missing = ", ".join(sorted(wanted - set(results)))

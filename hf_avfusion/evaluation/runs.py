@@ -211,14 +211,14 @@ def settings_of(config: PreTrainedConfig, processor: AVFusionProcessor) -> dict[
         settings["modalities"] = sorted(settings["modalities"])
     settings["trained_span"] = _span_of(window)
     settings["trained_synchronous"] = window.synchronous
-    if window.num_segments is not None:
-        settings |= {"num_segments": window.num_segments, "segment_seconds": window.segment_seconds}
+    if window.segments is not None:
+        settings["trained_segments"] = window.segments
     return {**settings, **getattr(config, "report_settings", {}), **getattr(config, "adapter_settings", {})}
 
 
 def _span_of(window: WindowPolicy) -> float | None:
     """The seconds that the frames of a window cover; None for segments, whose frames are those of the whole clip."""
-    return None if window.num_segments is not None else round(window.stride * window.num_frames, 6)
+    return None if window.segments is not None else round(window.stride * window.num_frames, 6)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def plan_passes(
     given = check_modalities(given, config)
     settings, passes = settings_of(config, processor), []
     for condition in conditions:
-        whole = clips.task.whole_clip or processor.window_policy.num_segments is not None
+        whole = clips.task.whole_clip or processor.window_policy.segments is not None
         if whole and condition != Condition():
             raise ValueError(
                 f"spans (--spans) and random windows (--sampling) are not supported for {clips.task.title}: the model sees the "

@@ -95,7 +95,7 @@ def settings_text(settings: Mapping[str, Any], trained: bool = False) -> str:
 def window_text(settings: Mapping[str, Any]) -> str:
     """The window of the training, such as `frames over 4 s`."""
     if settings["trained_span"] is None:
-        return f"{settings['num_segments']} segments of {settings['segment_seconds']:g} s"
+        return settings["trained_segments"]
     return f"frames over {settings['trained_span']:g} s"
 
 
@@ -107,7 +107,7 @@ def span_text(span: float | None) -> str:
 # Settings that `settings_text` includes.
 _TEXT_SETTINGS = (
     "model_type", "fusion", "fusion_layer", "share_encoder", "encoder_strategy", "num_hidden_layers", "modalities",
-    "trained_span", "trained_synchronous", "num_segments", "segment_seconds",
+    "trained_span", "trained_synchronous", "trained_segments",
 )  # fmt: skip
 
 

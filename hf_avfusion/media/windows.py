@@ -132,6 +132,13 @@ class WindowPolicy:
         return self.short == "wrap" and self.num_segments is None
 
     @property
+    def segments(self) -> str | None:
+        """Its segments in words, such as "10 segments of 1 s"; None without segments."""
+        if self.num_segments is None:
+            return None
+        return f"{self.num_segments} segments of {self.segment_seconds:g} s"
+
+    @property
     def stride(self) -> float:
         """Seconds from one frame to the next."""
         return 1 / self.frame_rate if self.span is None else self.span / self.num_frames

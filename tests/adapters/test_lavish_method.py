@@ -8,7 +8,7 @@ import torch
 from equality import assert_rounding, assert_same_bits
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils import PeftType
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_lavish import BACKBONES, perturb, tiny_inputs, tiny_model
 
 from hf_avfusion.adapters import LavishConfig, LavishLayer, build_in, take_out
@@ -397,3 +397,62 @@ def test_the_enumeration_holds_a_real_member():
     assert PeftType.LAVISH in list(PeftType)
     assert PeftType.LAVISH.value == "LAVISH"
     assert len(set(PeftType)) == len(list(PeftType))
+
+
+# ------------------------------------------------------------------------------------------------------ hostile folders
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted()[0].save_pretrained(folder)
+    return folder
+
+
+def load_changed(saved, folder, change):
+    weights = load_file(saved / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text((saved / "adapter_config.json").read_text())
+    return PeftModel.from_pretrained(tiny_model(), folder)
+
+
+def first(weights, part):
+    return next(name for name in weights if part in name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop(first(w, "lavish_video")), "of the adapter default lack .*lavish_video"),
+        (lambda w: w.update({"base_model.model.nope": torch.zeros(3)}), "not the adapter's: model.nope"),
+        (
+            lambda w: w.update({"base_model.model.lavish.blocks.0.layer.layernorm_before.weight": torch.zeros(24)}),
+            "not the adapter's: .*layernorm_before",
+        ),
+        (lambda w: w[first(w, "lavish_audio.down")].fill_(torch.nan), "not finite in .*lavish_audio"),
+    ],
+    ids=["missing", "unknown", "of the base", "NaN"],
+)
+def test_hostile_weights_of_an_adapter_are_refused(saved, tmp_path, change, message):
+    load_changed(saved, tmp_path, lambda weights: None)
+    with pytest.raises(ValueError, match=message):
+        load_changed(saved, tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modules_to_save": ["classifer"]}, "modules_to_save` names 'classifer', but"),
+        ({"modules_to_save": "classifier"}, "modules_to_save` must be a list of names"),
+        ({"target_modules": 5}, "target_modules` must be a list of names"),
+        ({"exclude_modules": [5]}, "exclude_modules` must be a list of names"),
+        ({"layers_pattern": "blocks"}, "layers_pattern` 'blocks' has no effect"),
+        ({"num_tokens": 2**20, "reduction": 1, "groups": 1}, "num_tokens` and `reduction` together give .* bytes"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_without_effect_or_bound_are_refused(monkeypatch, options, message):
+    monkeypatch.setenv("HF_AVFUSION_MAX_BYTES", str(2**28))
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(tiny_model(), config(**options))

@@ -9,6 +9,8 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "avmae_evidence.py"
 
+pytestmark = pytest.mark.slow  # a run per arm, label count and seed
+
 
 @pytest.fixture(scope="module")
 def script():

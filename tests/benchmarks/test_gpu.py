@@ -60,6 +60,7 @@ def whole_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_piece_has_a_result(whole_run):
     records = records_of(whole_run)
     assert not [record for record in records if any(note in record for note in NOTES)]
@@ -75,6 +76,7 @@ def test_every_piece_has_a_result(whole_run):
     assert min(widths) > 2
 
 
+@pytest.mark.slow
 def test_parity_covers_all_goldens(whole_run):
     goldens = [record for record in records_of(whole_run) if "beyond_bars" in record]
     assert {(record["architecture"], record["precision"]) for record in goldens} == {
@@ -90,6 +92,7 @@ def test_parity_covers_all_goldens(whole_run):
     assert precisions["float32"] < 1e-5 < precisions["bf16 weights"] < 0.1
 
 
+@pytest.mark.slow
 def test_kernels_are_named_and_compared(whole_run):
     calls = [record for record in records_of(whole_run) if record["part"] == "kernels"]
     assert len({record["path"] for record in calls}) == 7 * 3
@@ -101,6 +104,7 @@ def test_kernels_are_named_and_compared(whole_run):
     assert {record["dtype"] for record in calls} == {"bfloat16", "float32"}
 
 
+@pytest.mark.slow
 def test_speed_runs_until_memory_ends(whole_run):
     records = [record for record in records_of(whole_run) if record["part"] == "speed"]
     timed = [record for record in records if "clips_per_s" in record]

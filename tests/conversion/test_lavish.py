@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from tiny_lavish import tiny_config
+from transformers import AutoProcessor
 
 from hf_avfusion.conversion.flax import ConversionError
 from hf_avfusion.conversion.lavish import convert_lavish, infer_config, load_lavish, main, normalize_names, read_state
@@ -48,6 +49,22 @@ def test_the_command_writes_a_folder_that_loads(checkpoint, tmp_path, capsys):
     torch.testing.assert_close(logits.flatten(0, 1), recorded["output/logits"], atol=1e-5, rtol=0)
     assert model.config.adapter["num_tokens"] == 2
     assert model.config.adapter["unimodal_activation"] == "none"
+
+
+def test_the_command_writes_base_and_adapter(checkpoint, tmp_path):
+    (tmp_path / "fields.json").write_text(json.dumps(FIELDS), encoding="utf-8")
+    folders = {"--output": tmp_path / "base", "--adapter_output": tmp_path / "adapter"}
+    command = ["--checkpoint", checkpoint, "--config", tmp_path / "fields.json"]
+    main([str(each) for each in [*command, *(part for pair in folders.items() for part in pair)]])
+    model = LavishForAudioVisualClassification.from_pretrained(tmp_path / "adapter").eval()
+    recorded = tensors("")
+    with torch.no_grad():
+        logits = model(pixel_values=recorded["input/video"], input_features=recorded["input/audio"]).logits
+    torch.testing.assert_close(logits.flatten(0, 1), recorded["output/logits"], atol=1e-5, rtol=0)
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["adapter"] is None
+    for folder in folders.values():
+        processor = AutoProcessor.from_pretrained(folder)
+        assert (processor.window["num_segments"], processor.feature_extractor.mean) == (2, -4.1426)
 
 
 def test_what_the_original_never_uses_is_dropped(checkpoint):
@@ -93,6 +110,60 @@ def test_files_that_are_no_checkpoints(tmp_path):
         with pytest.raises(ConversionError, match=name.replace(".", r"\.")):
             read_state(tmp_path / name)
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: torch.full_like(value, torch.nan), "holds values that are NaN or infinite"),
+        (lambda value: value.to(torch.complex64), "no dense tensor of real numbers"),
+        (lambda value: value.flatten(1).to_sparse(), "no dense tensor of real numbers"),
+        (lambda value: value.to("meta"), "no dense tensor of real numbers"),
+    ],
+    ids=["NaN", "complex", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_hold_no_weights_are_refused(change, message, tmp_path):
+    state = tensors("param/")
+    name = next(name for name in state if "up_sampler" in name)
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "odd.pt")
+    with pytest.raises(ConversionError, match=rf"(?s)odd\.pt: .*{message}"):
+        load_lavish(tmp_path / "odd.pt", FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "fields.json: it is nested too deeply"),
+        (json.dumps({**FIELDS, "mask_sise": 5}), "mask_sise; did you mean mask_size"),
+        (json.dumps({**FIELDS, "nonsense": 5}), "has no field nonsense"),
+        (json.dumps({**FIELDS, "backbone_config": 5}), "does not describe a model: TypeError"),
+    ],
+    ids=["deep", "misspelt", "unknown", "wrong type"],
+)
+def test_wrong_fields_end_in_one_line(checkpoint, tmp_path, capsys, fields, message):
+    (tmp_path / "fields.json").write_text(fields, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "--checkpoint",
+                str(checkpoint),
+                "--config",
+                str(tmp_path / "fields.json"),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_without_axes_ends_in_one_line(tmp_path, capsys):
+    torch.save({**tensors("param/"), "ViT.v.blocks.0.attn.qkv.weight": torch.tensor(3.0)}, tmp_path / "odd.pt")
+    with pytest.raises(SystemExit):
+        main(["--checkpoint", str(tmp_path / "odd.pt"), "--output", str(tmp_path / "out")])
+    assert "odd.pt does not describe a model" in capsys.readouterr().err
 
 
 def test_other_backbones_are_refused():

@@ -114,6 +114,7 @@ def test_in_own_process_returns_and_raises(one_thread):
         costs.in_own_process(_die, "what")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked processes on this system")
 def test_a_fork_that_would_wait_forever_is_refused():
     code = """

@@ -132,6 +132,7 @@ def test_addresses_in_rows_are_not_fetched(classify, monkeypatch):
         list(classify(column.to_iterable_dataset()["video"]))
 
 
+@pytest.mark.slow
 def test_any_pipeline_class_can_be_imported_first():
     for module, name in (
         ("pipelines", "AudioVisualClassificationPipeline"),

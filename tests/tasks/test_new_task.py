@@ -1,6 +1,6 @@
 """A task that the package does not know fits by one `Task`: trainer, evaluation, checkpoints and card take it as it is.
 
-One stands for segmentation: logits are masks, too large to be kept until the end of an evaluation. Another stands for question
+One outlines objects: logits are masks, too large to be kept until the end of an evaluation. Another stands for question
 answering: its transform and its collator add a text to the inputs.
 """
 
@@ -43,7 +43,7 @@ class ToyConfig(PreTrainedConfig):
     modalities = ("video",)
 
 
-class ToyForSegmentation(PreTrainedModel):
+class ToyForOutlines(PreTrainedModel):
     """Bright pixels are the object; the threshold is learnt."""
 
     config_class = ToyConfig
@@ -83,13 +83,13 @@ def share_of_object(config, logits, *, top_k=5):
     return {"object": [{"label": "area", "score": (logits > 0).float().mean().item()}]}
 
 
-SEGMENTATION = Task(
-    name="segmentation",
-    heads=("ForSegmentation",),
+OUTLINING = Task(
+    name="outlining",
+    heads=("ForOutlines",),
     auto_class=AutoModelForSemanticSegmentation,
-    title="segmentation",
+    title="outlining",
     needs="a mask for every frame",
-    benchmark_tasks=("segmentation",),
+    benchmark_tasks=("outlining",),
     choose_columns=lambda config, kinds, features: ("masks",),
     read_labels=lambda columns, fields: Masks(columns),
     join_views=lambda logits, labels, aggregation, config: logits[:, 0],
@@ -104,10 +104,10 @@ SEGMENTATION = Task(
 
 
 @pytest.fixture(autouse=True)
-def segmentation(monkeypatch):
-    monkeypatch.setitem(TASKS, "segmentation", SEGMENTATION)
+def outlining(monkeypatch):
+    monkeypatch.setitem(TASKS, "outlining", OUTLINING)
     AutoConfig.register("toy", ToyConfig, exist_ok=True)
-    AutoModelForSemanticSegmentation.register(ToyConfig, ToyForSegmentation, exist_ok=True)
+    AutoModelForSemanticSegmentation.register(ToyConfig, ToyForOutlines, exist_ok=True)
 
 
 def rows(number: int, side: int = SIDE) -> list[dict]:
@@ -123,7 +123,7 @@ def rows(number: int, side: int = SIDE) -> list[dict]:
 def transform(row, generator=None):
     """Stands for decoding: the frames are there already."""
     pixels = torch.from_numpy(row["video"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    labels = SEGMENTATION.read_labels(("masks",), {})(row)
+    labels = OUTLINING.read_labels(("masks",), {})(row)
     return {"pixel_values": pixels, "has_video": True, "has_audio": False, "labels": labels, "clip_id": row["clip_id"]}
 
 
@@ -133,12 +133,12 @@ def make_trainer(folder, made, **options):
         report_to="none", disable_tqdm=True, save_strategy="no", **options,
     )  # fmt: skip
     stream = ClipStream(made, transform)
-    return AVTrainer(ToyForSegmentation(ToyConfig()), args, train_dataset=stream, eval_dataset=stream)
+    return AVTrainer(ToyForOutlines(ToyConfig()), args, train_dataset=stream, eval_dataset=stream)
 
 
 def test_it_trains_and_is_scored_clip_by_clip(tmp_path):
     trainer = make_trainer(tmp_path, rows(8))
-    assert trainer.task is SEGMENTATION
+    assert trainer.task is OUTLINING
     trainer.train()
     metrics = trainer.evaluate()
     assert metrics["eval_miou"] > 0.95
@@ -163,10 +163,10 @@ def test_large_answers_do_not_pile_up(tmp_path):
 
 
 def test_it_is_evaluated_by_its_checkpoint(tmp_path, monkeypatch):
-    ToyForSegmentation(ToyConfig()).save_pretrained(tmp_path)
+    ToyForOutlines(ToyConfig()).save_pretrained(tmp_path)
     make_processor().save_pretrained(tmp_path)
     model, processor = load_checkpoint(str(tmp_path))
-    assert task_of(model) is task_of_config(model.config) is SEGMENTATION
+    assert task_of(model) is task_of_config(model.config) is OUTLINING
     made = Rows()
     for number in range(3):
         video = {"bytes": render_clip(seconds=0.8, num_frames=20 + number), "path": None}
@@ -186,16 +186,16 @@ def test_it_is_evaluated_by_its_checkpoint(tmp_path, monkeypatch):
     assert "| 100.00 " in table
     assert figures == {"span_sweep.png": "mean intersection over union (%)"}
     results = read_results(tmp_path / "report")
-    assert results["benchmark"]["task"] == "segmentation"
-    monkeypatch.delitem(TASKS, "segmentation")
-    with pytest.raises(ValueError, match="the results are of the task 'segmentation', which is not known"):
+    assert results["benchmark"]["task"] == "outlining"
+    monkeypatch.delitem(TASKS, "outlining")
+    with pytest.raises(ValueError, match="the results are of the task 'outlining', which is not known"):
         read_results(tmp_path / "report")
 
 
 def test_metrics_without_a_headline_are_reported(tmp_path, monkeypatch):
     """The first metric is drawn, and a metric is called by its name."""
-    task = replace(SEGMENTATION, headline=(), show_metric=Task.show_metric)
-    monkeypatch.setitem(TASKS, "segmentation", task)
+    task = replace(OUTLINING, headline=(), show_metric=Task.show_metric)
+    monkeypatch.setitem(TASKS, "outlining", task)
     about = {"name": "mine", "title": "mine", "split": "test", "rows": None, "num_rows": 3}
     clips = EvaluationSet(**about, task=task, columns=("masks",), names={}, fields={})
     settings = {"model_type": "toy", "trained_span": 1.0, "trained_synchronous": True}
@@ -239,16 +239,16 @@ def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, m
     monkeypatch.setattr(transforms, "MaskTransform", MaskTransform, raising=False)
     monkeypatch.setattr(collating, "MaskCollator", MaskCollator, raising=False)
     own = {"transform": "transforms:MaskTransform", "collator": "collating:MaskCollator"}
-    task = replace(SEGMENTATION, **own, plain_recipe={"spec_augment": None, "frame_augmentation": None})
-    monkeypatch.setitem(TASKS, "segmentation", task)
-    ToyForSegmentation(ToyConfig(class_splits=None)).save_pretrained(tmp_path / "toy")
+    task = replace(OUTLINING, **own, plain_recipe={"spec_augment": None, "frame_augmentation": None})
+    monkeypatch.setitem(TASKS, "outlining", task)
+    ToyForOutlines(ToyConfig(class_splits=None)).save_pretrained(tmp_path / "toy")
     make_processor().save_pretrained(tmp_path / "toy")
     flags = [
         "--model", str(tmp_path / "toy"), "--data", str(tmp_path), "--output_dir", str(tmp_path / "run"), "--max_steps", "1",
         "--use_cpu", "True", "--report_to", "none", "--per_device_train_batch_size", "2", "--disable_tqdm", "True",
     ]  # fmt: skip
-    run, options, args = parse_with_recipe(DataOptions, AVTrainingArguments, flags, task="segmentation")
-    assert (run.recipe.task, run.recipe.frame_augmentation) == ("segmentation", None)
+    run, options, args = parse_with_recipe(DataOptions, AVTrainingArguments, flags, task="outlining")
+    assert (run.recipe.task, run.recipe.frame_augmentation) == ("outlining", None)
     video = {"bytes": render_clip(seconds=0.8), "path": None}
     clips = Rows({"clip_id": n, "video": video, "masks": np.ones((4, SIDE, SIDE), bool)} for n in range(4))
     split = SplitRows(name="mine", title="mine", split="train", rows=clips, num_rows=4)
@@ -260,7 +260,7 @@ def test_it_is_trained_with_the_transform_and_collator_that_it_names(tmp_path, m
     assert trainer.state.global_step == 1
 
 
-class ToyForAnswers(ToyForSegmentation):
+class ToyForAnswers(ToyForOutlines):
     """The second word of the question is the answer."""
 
     def forward(self, pixel_values, question, labels=None, modality_mask=None):
@@ -339,7 +339,7 @@ class Rows(list):
 
 
 def test_its_card():
-    card = build_card(ToyForSegmentation(ToyConfig()), make_processor(), CardDetails(), "org/toy")
+    card = build_card(ToyForOutlines(ToyConfig()), make_processor(), CardDetails(), "org/toy")
     assert card.data.pipeline_tag == "mask-generation"
     assert "This checkpoint has no labels." in card.content
 

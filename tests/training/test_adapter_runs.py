@@ -1,19 +1,25 @@
 """Runs of the training script with adapters: checkpoints, their base model, resuming, refusals and evaluation."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from lavish_runs import EVENTS, PLAIN, adapter_command, finetune, load_script, losses, save_backbone
+from lavish_runs import EVENTS, EXAMPLES, PLAIN, SOUND, adapter_command, finetune, load_script, losses, save_backbone
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_lavish import tiny_segmentation
 from transformers import AutoModel, AutoModelForVideoClassification
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.evaluation.adapter_checkpoints import base_of, load_adapter
 from hf_avfusion.evaluation.runs import load_checkpoint, settings_of
 
+TESTS = Path(__file__).resolve().parents[1]
 SAVE = ["--save_strategy", "steps", "--save_steps", "2"]
 
 
@@ -43,6 +49,10 @@ def trained(script, shards, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     assert finetune(script, *adapter_command(shards, backbone, folder, *SAVE, "--max_steps", "4")) == 0
     return folder
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
 
 
 def weights(folder):
@@ -242,3 +252,91 @@ def test_mbt_trains_lora_adapters(script, shards, tmp_path):
     assert finetune(script, *command, "--adapter", "lora", "--max_steps", "2") == 0
     model, _ = load_checkpoint(str(tmp_path))
     assert type(model).__name__ == "MBTForAudioVisualClassification"
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "head"),
+    [
+        ("segmentation", ["--label_columns", "masks", "--set", "window.segment_frame=0.5"], "decoder."),
+        ("question_answering", [*SOUND, "--eval_split", "none"], "head."),
+    ],
+)
+def test_the_other_tasks_train_adapters_too(shards, tmp_path, task, more, head):
+    folder, fields = tmp_path / "backbone", {"question_hidden_size": 16}
+    if task == "segmentation":
+        config = tiny_segmentation()
+        AutoModel.from_config(config.backbone_config).save_pretrained(folder)
+        names = ("mask_size", "decoder_map_widths", "decoder_width", "decoder_head_widths")
+        fields = {name: getattr(config, name) for name in names}
+    else:
+        save_backbone("vit", folder)
+    command = [
+        "--data",
+        "sounding_shapes",
+        "--source",
+        shards,
+        "--output_dir",
+        tmp_path / "run",
+        *PLAIN,
+        "--max_steps",
+        "2",
+    ]
+    command += ["--num_segments", "2", "--from_backbone", folder, "--adapter", "lavish", *more]
+    command += ["--adapter_config", '{"reduction": 4, "groups": 1}', "--config", json.dumps(fields)]
+    assert finetune(load_script(f"finetune_{task}.py"), *command) == 0
+    names = set(weights(tmp_path / "run"))
+    assert any(name.startswith(f"base_model.model.{head}") for name in names)
+    assert not any(".backbone." in name for name in names)
+    model, _processor = load_checkpoint(str(tmp_path / "run"))
+    assert type(model).__name__ == {"segmentation": "LavishForSegmentation"}.get(task, "LavishForQuestionAnswering")
+    more = ["--model", tmp_path / "run", "--data", "sounding_shapes", "--source", shards, "--max_steps", "1", *PLAIN]
+    columns = ["--label_columns", "masks"] if task == "segmentation" else ["--eval_split", "none"]
+    assert finetune(load_script(f"finetune_{task}.py"), *more, *columns, "--output_dir", tmp_path / "more") == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_exactly(shards, backbone, trained, tmp_path):
+    code = (
+        "import sys, os, signal; sys.path.insert(0, sys.argv.pop(1)); from lavish_runs import load_script\n"
+        "from hf_avfusion.training.trainer import AVTrainer\n"
+        "own = AVTrainer.training_step\n"
+        "def step(self, *args, **options):\n"
+        "    if self.state.global_step == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return own(self, *args, **options)\n"
+        "AVTrainer.training_step = step\n"
+        "sys.exit(load_script('finetune_classification.py').main())"
+    )
+    command = [str(word) for word in adapter_command(shards, backbone, tmp_path, *SAVE, "--max_steps", "4")]
+    killed = subprocess.run([sys.executable, "-c", code, str(TESTS), *command], env=environment(), capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    assert finetune(load_script("finetune_classification.py"), *command, "--resume_from_checkpoint", "true") == 0
+    expected = weights(trained)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(shards, backbone, tmp_path):
+    """Adapters with BatchNorm; the gathered batch is that of one process, its statistics are of each process's half."""
+    script = EXAMPLES / "finetune_classification.py"
+    command = [
+        str(word)
+        for word in adapter_command(shards, backbone, tmp_path, *SAVE, "--max_steps", "2", "--ddp_backend", "gloo")
+    ]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29533",
+        str(script),
+    ]
+    done = subprocess.run([*launch, *map(str, command)], env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path)) == 2
+    names = weights(tmp_path)
+    gates = [tensor for name, tensor in names.items() if name.endswith("lavish_video.gate")]
+    assert gates
+    assert all(gate.item() != 0 for gate in gates)
+    load_checkpoint(str(tmp_path))

@@ -106,7 +106,10 @@ def test_resuming_with_various_arguments(tmp_path, options):
     "options",
     [
         {"mix": {"probabilities": [0.6, 0.4], "stopping_strategy": "first_exhausted", "seed": 2}},
-        {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+        pytest.param(
+            {"mix": {"stopping_strategy": "all_exhausted", "probabilities": [0.7, 0.3]}, "streamed": True},
+            marks=pytest.mark.slow,  # the longest: it has the most checkpoints
+        ),
         {"balanced": True},
     ],
 )
@@ -234,22 +237,24 @@ def test_evaluation_counts_clips(tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_in_one_process(tmp_path):
-    """kill -9 in the middle of the second epoch with two workers; the resumed run has the weights of an uninterrupted one."""
+    """kill -9 in the middle of the second epoch with two workers; the resumed run has the weights of an uninterrupted one.
+
+    The process of the test resumes the run. That a new process can is tested with two of them.
+    """
     options = {"folder": str(tmp_path), "workers": 2, **SAVING}
     killed = launch({"name": "killed", "kill_at": 14, **options})
     assert killed.returncode == -9, killed.stderr
     assert (tmp_path / "killed" / "checkpoint-12").is_dir()
     assert not (tmp_path / "killed.safetensors").exists()
     before = len(decoded(tmp_path, "killed-train")[0])
-    done = launch({"name": "resumed", "resume": str(tmp_path / "killed" / "checkpoint-12"), **options})
-    assert done.returncode == 0, done.stderr
+    run(name="resumed", resume=str(tmp_path / "killed" / "checkpoint-12"), **options)
     assert run(name="uninterrupted", **options)["steps"] > 14
     assert_same_bits(weights(tmp_path, "uninterrupted"), weights(tmp_path, "resumed"))
     state = json.loads((tmp_path / "killed" / "checkpoint-12" / "stream_state_0.json").read_text())
     assert state["stream"]["epoch"] == 1
     read = sum(state["stream"]["rows_read"])
     assert 0 < read < 37 <= before
-    # The second process decodes only the rows after the checkpoint, each once.
+    # The second run decodes only the rows after the checkpoint, each once.
     rest = decoded(tmp_path, "resumed-train")[0]
     assert len(rest) == len(set(rest)) == 37 - read
 
@@ -369,36 +374,45 @@ def test_two_processes_decode_every_row_once(two_processes):
     assert sorted(result["labels"]) == sorted(n % 3 for n in range(37) if n not in (2, 7, 20))
 
 
-@pytest.mark.slow
-def test_fsdp_equals_ddp_and_resumes(two_processes, tmp_path):
-    """Full and sharded checkpoints: weights equal DDP's up to rounding, and resuming is bit-identical."""
+@pytest.fixture(scope="module")
+def two_later_processes(two_processes, tmp_path_factory):
+    """A second launch of two processes: it resumes the run that was killed, and trains with FSDP."""
+    folder = tmp_path_factory.mktemp("later")
     sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
     jobs = [
+        {"name": "resumed", "resume": str(two_processes / "killed" / "checkpoint-6")},
         {"name": "full", "fsdp": True, "eval_rows": 37, "eval_broken": (2, 7, 20)},
-        {"name": "full-again", "fsdp": True, "resume": str(tmp_path / "full" / "checkpoint-6")},
+        {"name": "full-again", "fsdp": True, "resume": str(folder / "full" / "checkpoint-6")},
         {"name": "sharded", **sharded},
-        {"name": "sharded-again", "resume": str(tmp_path / "sharded" / "checkpoint-6"), **sharded},
+        {"name": "sharded-again", "resume": str(folder / "sharded" / "checkpoint-6"), **sharded},
         # accelerate would not shard here, without any warning
         {"name": "failing", "fsdp": True, "pretend": False},
     ]
-    done = launch(*({"folder": str(tmp_path), **SAVING, **job} for job in jobs), processes=2)
+    done = launch(*({"folder": str(folder), **SAVING, **job} for job in jobs), processes=2)
     assert done.returncode != 0
     assert "--fsdp needs several accelerators, since accelerate would train without sharding here" in done.stderr, (
         done.stderr
     )
+    return folder
+
+
+@pytest.mark.slow
+def test_fsdp_equals_ddp_and_resumes(two_processes, two_later_processes):
+    """Full and sharded checkpoints: weights equal DDP's up to rounding, and resuming is bit-identical."""
+    folder = two_later_processes
     expected = weights(two_processes, "uninterrupted")
     for name in ("full", "full-again", "sharded", "sharded-again"):
-        result = json.loads((tmp_path / f"{name}.json").read_text())
+        result = json.loads((folder / f"{name}.json").read_text())
         assert result["world_size"] == 2
         assert set(result["sharded"]) == set(expected)  # every tensor
-        trained = weights(tmp_path, name)
+        trained = weights(folder, name)
         assert_trained_alike(trained, expected)
-        assert_same_bits(weights(tmp_path, name.removesuffix("-again")), trained)
-        saved = MBTForAudioVisualClassification.from_pretrained(tmp_path / f"{name}-model")
+        assert_same_bits(weights(folder, name.removesuffix("-again")), trained)
+        saved = MBTForAudioVisualClassification.from_pretrained(folder / f"{name}-model")
         assert_same_bits(saved.state_dict(), trained)
-    assert not list((tmp_path / "sharded" / "checkpoint-6").glob("*.safetensors"))
+    assert not list((folder / "sharded" / "checkpoint-6").glob("*.safetensors"))
     ddp = json.loads((two_processes / "uninterrupted.json").read_text())
-    full = json.loads((tmp_path / "full.json").read_text())
+    full = json.loads((folder / "full.json").read_text())
     assert full["labels"] == ddp["labels"]
     assert full["eval"]["eval_loss"] == pytest.approx(ddp["eval"]["eval_loss"], rel=1e-5)
     for name in ("eval_clips", "eval_skipped_clips"):
@@ -497,16 +511,14 @@ def test_stream_that_cannot_be_split_is_read_by_one_process(two_processes):
 
 
 @pytest.mark.slow
-def test_two_processes_killed_and_resumed(two_processes, tmp_path):
+def test_two_processes_killed_and_resumed(two_processes, two_later_processes, tmp_path):
     checkpoint = two_processes / "killed" / "checkpoint-6"
     state = json.loads((checkpoint / "stream_state_1.json").read_text())
     assert (state["stream"]["epoch"], state["epoch_ended"]) == (1, False)  # within the second epoch
-    done = launch({"folder": str(tmp_path), "name": "resumed", "resume": str(checkpoint), **SAVING}, processes=2)
-    assert done.returncode == 0, done.stderr
-    assert_same_bits(weights(two_processes, "uninterrupted"), weights(tmp_path, "resumed"))
+    assert_same_bits(weights(two_processes, "uninterrupted"), weights(two_later_processes, "resumed"))
     uninterrupted, rest = (
         decoded(folder, f"{name}-train", 2)
-        for folder, name in ((two_processes, "uninterrupted"), (tmp_path, "resumed"))
+        for folder, name in ((two_processes, "uninterrupted"), (two_later_processes, "resumed"))
     )
     for rank in (0, 1):
         assert 0 < len(rest[rank]) < 37 / 2

@@ -7,7 +7,6 @@ cannot read, so no row is lost.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...files import parse_json, read_json
 from .records import Benchmark, label_indices, read_labels
 
 MAX_TIME = 1_000_000_000  # largest start or end in s; a larger number is a mistake in the file
@@ -304,10 +304,7 @@ def avsbench_s4(file: Path, record: Benchmark, split: str) -> Iterator[Annotatio
 
 def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation]:
     """avqa-*.json: a list of questions; `templ_values` fills their slots (such as <Object>) in order."""
-    try:
-        questions = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not JSON: {error}") from error
+    questions = read_json(file)
     for number, row in enumerate(questions):
         where = f"{file}: question {number}"
         missing = [column for column in record.annotation_columns if column not in row]
@@ -316,8 +313,8 @@ def music_avqa(file: Path, record: Benchmark, split: str) -> Iterator[Annotation
         if row["question_deleted"]:
             continue
         try:
-            fillers, kinds = json.loads(row["templ_values"]), json.loads(row["type"])
-        except (json.JSONDecodeError, TypeError) as error:
+            fillers, kinds = parse_json(row["templ_values"]), parse_json(row["type"])
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{where}: templ_values and type must hold JSON lists: {error}") from error
         pieces = re.split(r"<[A-Za-z]+>", row["question_content"])
         if len(pieces) != len(fillers) + 1:

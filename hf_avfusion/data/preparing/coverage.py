@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import markdown_table, write_text
+from ...files import markdown_table, read_json, write_text
 
 FATES = ("present", "vanished", "undecodable")
 MAX_LISTED = 20  # clips and classes of each kind in the Markdown page
@@ -109,7 +109,7 @@ def read_reports(folder: str | os.PathLike) -> dict[str, SplitReport]:
     file = Path(folder) / f"{REPORT}.json"
     if not file.exists():
         return {}
-    reports = json.loads(file.read_text(encoding="utf-8"))
+    reports = read_json(file)
     for report in reports.values():
         report["vanished"] = tuple(report["vanished"])
         for key in ("undecodable", "notes"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...files import write_text
+from ...files import read_json, write_text
 from ...media.sources import one_line
 from ...tasks import task_of_benchmark
 from ..benchmarks.loading import get_record
@@ -130,7 +129,7 @@ def _split_order(split: str) -> tuple[int, str]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return read_json(folder / MANIFEST)
     except FileNotFoundError:
         return {}
 

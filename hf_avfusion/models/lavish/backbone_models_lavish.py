@@ -123,11 +123,16 @@ BACKBONE_MODELS: dict[str, type[PreTrainedModel]] = {
 
 
 def make_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """The backbone of a config, with random weights."""
+    """The backbone of a config, with random weights. Raises ValueError if transformers cannot build it."""
     model_class = BACKBONE_MODELS[config.model_type]
     if not model_class._supports_sdpa:  # its attention has one implementation, whatever is asked for the others
         config._attn_implementation = "eager"
-    return model_class(config)
+    try:
+        return model_class(config)
+    except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"`backbone_config` gives no {config.model_type}: {type(error).__name__}: {error}. The config file may be corrupt."
+        ) from error
 
 
 def without_unused_parts(module: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -292,10 +292,9 @@ BACKBONES: dict[str, type[BackboneSteps]] = {
 
 def steps_of(config: PreTrainedConfig) -> BackboneSteps:
     """How a backbone of this config runs. Raises ValueError for a type that is not in `BACKBONES`."""
-    if config.model_type not in BACKBONES:
-        raise ValueError(
-            f"`backbone_config` must be of one of the types {', '.join(BACKBONES)}, got {config.model_type!r}."
-        )
+    kind = getattr(config, "model_type", None)
+    if kind not in BACKBONES:
+        raise ValueError(f"`backbone_config` must be of one of the types {', '.join(BACKBONES)}, got {kind!r}.")
     return BACKBONES[config.model_type](config)
 
 

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from ...media.limits import check_bytes, check_num_tokens, check_sizes
+from ...media.limits import check_bytes, check_num_tokens
 from ...media.modalities import CLIP_AXES
 from ..shared.configuration_shared import ClassifierConfig, as_pair, check_remainders
 from .backbones_lavish import BackboneSteps, steps_of
@@ -218,7 +218,6 @@ class LavishTwoStreamConfig(ClassifierConfig):
     def validate_architecture(self) -> None:
         """Cross-field checks at construction. Raises ValueError naming the fields."""
         steps = self.backbone_steps
-        check_sizes({f"backbone_config.{name}": value for name, value in self.backbone_config.to_dict().items()})
         super().validate_architecture()
         if steps.image_size not in (None, self.image_hw):
             raise ValueError(
@@ -318,6 +317,14 @@ class LavishTwoStreamConfig(ClassifierConfig):
                 f"Segmentation needs a backbone with {NUM_STAGES} stages, such as a swinv2, got one of type "
                 f"{self.backbone_config.model_type!r} with {len(steps.stage_ends)}."
             )
+        rows, columns = self.mask_hw
+        widest = max(
+            self.decoder_width // 4, *self.decoder_head_widths
+        )  # the decoder's maps have half of the mask's size
+        check_bytes(
+            4 * self.num_segments * widest * rows * columns,
+            "`num_segments`, `mask_size`, `decoder_width`, `decoder_head_widths`",
+        )
         check_tpavi(self.tpavi_stages, self.tpavi_video_audio, self.tpavi_video_video)
         if self.tpavi_stages and self.tpavi_video_audio and "audio" not in self.modalities:
             raise ValueError("`tpavi_video_audio` needs the modality audio. Set it to False, or add the modality.")

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from ...media.limits import check_bytes
 from ...media.modalities import MODALITIES
 from .loaded_weights import check_whole, fresh_names
+
+logger = logging.get_logger(__name__)
 
 Model = TypeVar("Model")
 _COUNTED = ContextVar("counted", default=False)  # whether the model that is being built has been counted
@@ -84,6 +87,30 @@ class BoundedPreTrainedModel(PreTrainedModel, metaclass=_CountFirst):
         names = fresh_names(report)
         model._fresh_weights = {name: tensors[name]._version for name in names if name in tensors}
         return (model, report) if with_report else model
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        As in transformers, but reports only weights of the adapter as missing. transformers takes names that contain the name of
+        the adapter or of its method for the adapter's, and so all of a model whose prefix is that of the method, `lavish`.
+        """
+        own, verbosity = set(self.state_dict()), logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of missing weights would list all of the model
+        try:
+            report = super().load_adapter(*args, **kwargs)
+        finally:
+            logging.set_verbosity(verbosity)
+        wrapped = (".base_layer", ".original_module")
+        for name in set(report.missing_keys):
+            plain = name
+            for part in wrapped:
+                plain = plain.replace(part, "")
+            if plain in own:
+                report.missing_keys.discard(name)
+        if report.missing_keys:
+            logger.warning(
+                f"The adapter lacks weights, which are random now: {', '.join(sorted(report.missing_keys)[:5])}"
+            )
+        return report
 
     def check_weights(self) -> None:
         """Raises ValueError if weights that the checkpoint lacked still have their random initial values."""

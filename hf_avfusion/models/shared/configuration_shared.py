@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from ...media.limits import check_bytes, check_num_labels, check_sizes
 from ...media.modalities import CLIP_AXES, MODALITIES
 from ...processing.spelling import check_spelling
+from .sub_configs import check_foreign_config, check_sub_config_sizes
 
 PROBLEM_TYPES = (
     None,
@@ -37,11 +38,25 @@ class AVFusionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         check_spelling(type(self).__name__, kwargs, (each.name for each in fields(self)))
+        try:
+            self._set_common_fields(**kwargs)
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+        ) as error:  # of transformers, for values of another type
+            raise ValueError(
+                f"{type(self).__name__} cannot be made of these fields: {type(error).__name__}: {error}. The config file may be"
+                " corrupt."
+            ) from error
+
+    def _set_common_fields(self, **kwargs: Any) -> None:
         check_num_labels(kwargs.get("num_labels"))
         check_num_labels(len(kwargs.get("id2label") or getattr(self, "id2label", None) or ()))
         for name in self.sub_configs:
             if isinstance(values := getattr(self, name), Mapping):  # as read from a file
-                _check_sub_config(name, values)
+                check_sub_config_sizes(name, values)
         names, numbers = (kwargs.get(name) or getattr(self, name, None) for name in ("id2label", "label2id"))
         _check_label_maps(names, numbers)
         super().__post_init__(**kwargs)
@@ -54,9 +69,12 @@ class AVFusionConfig(PreTrainedConfig):
         """
         own = {each.name for each in fields(cls)} - {*cls.sub_configs, "dtype"}
         given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
-        if given.get("id2label") and "label2id" not in given:  # the saved one would name other classes
+        # The saved `label2id` would name other classes.
+        if isinstance(given.get("id2label"), Mapping) and "label2id" not in given:
             given["label2id"] = {name: int(number) for number, name in given["id2label"].items()}
         before = {"drop_remainder": None} if "drop_remainder" in own else {}  # saved without it, see `check_remainders`
+        if not kwargs.get("return_unused_kwargs"):  # else the caller uses them
+            check_spelling(cls.__name__, kwargs, own | {*cls.sub_configs})
         return super().from_dict({**before, **config_dict, **given}, **kwargs)
 
     @classmethod
@@ -67,6 +85,12 @@ class AVFusionConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Checks the fields that the class attributes name. Raises ValueError naming the field."""
         check_sizes({name: getattr(self, name) for name in (*self._counts, *self._bounded)})
+        for name in self.sub_configs:
+            config = getattr(self, name)
+            if isinstance(config, PreTrainedConfig) and not isinstance(
+                config, AVFusionConfig
+            ):  # these check themselves
+                check_foreign_config(name, config)
         if hasattr(self, "modalities"):
             check_modalities(self.modalities)
         self._check_input_bytes()
@@ -78,6 +102,10 @@ class AVFusionConfig(PreTrainedConfig):
         for name in self._counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in self._bounded:
+            sizes = getattr(self, name) if isinstance(getattr(self, name), (list, tuple)) else [getattr(self, name)]
+            if any(size is not None and size < 1 for size in sizes):
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in self._rates:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must lie in [0, 1], got {getattr(self, name)}.")
@@ -85,7 +113,7 @@ class AVFusionConfig(PreTrainedConfig):
             value = getattr(self, each.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"`{each.name}` must be a finite number, got {value}.")
-            if each.name.endswith(("_eps", "initializer_range")) and value < 0:
+            if each.name.endswith(("_eps", "initializer_range", "_loss_weight")) and value < 0:
                 raise ValueError(f"`{each.name}` must be at least 0, got {value}.")
         if not self.id2label:
             raise ValueError("`id2label` is empty: name at least 1 class, or give `num_labels`.")
@@ -307,15 +335,6 @@ def _check_label_maps(id2label: Any, label2id: Any) -> None:
         raise ValueError(
             f"`label2id` {dict(list(wrong.items())[:5])} contradicts `id2label`: give `id2label` alone, or both alike."
         )
-
-
-def _check_sub_config(path: str, fields: Mapping[str, Any]) -> None:
-    """`check_sizes` for every integer of a sub-config. It may be of an architecture of transformers, which has no bounds."""
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            _check_sub_config(f"{path}.{name}", value)
-        else:
-            check_sizes({f"{path}.{name}": value})
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from ...data.benchmarks.splits import SplitRows, load_rows, load_validation
 from ...data.streaming.balancing import LabelBalance
 from ...data.streaming.clip_stream import ClipStream
 from ...evaluation.views import view_transform
-from ...tasks import Task, task_of
+from ...tasks import Task, task_of, without_adapter
 from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
 from .adapting import add_adapter
@@ -154,6 +154,16 @@ def build_run(
         best_by = args.metric_for_best_model if data.validation is not None else None
         print(*describe_data(data, classes, model.config.modalities, best_by), sep="\n")
     return trainer
+
+
+def describe_model(model: Any) -> str:
+    """A model's class and number of parameters, and how many of them are trained if not all."""
+    model = without_adapter(model)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"{type(model).__name__}: {count:,} parameters" + (
+        f", {trained:,} of them trained" if trained < count else ""
+    )
 
 
 def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:

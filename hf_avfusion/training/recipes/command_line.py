@@ -17,6 +17,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ...arguments import argument_parser
 from ...auto import ARCHITECTURES, load_reference
 from ...evaluation.adapter_checkpoints import adapter_config, base_of
+from ...files import parse_json
 from ...media.sources import one_line
 from ...models.shared.start_methods import StartMethod
 from ...tasks import TASKS
@@ -294,8 +295,8 @@ def _with_adapter(recipe: Recipe, options: RecipeOptions, checkpoint: str | None
 def json_object(flag: str, text: str) -> dict[str, Any]:
     """Parses a flag with a JSON object. Raises ValueError naming the flag."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{flag} {text!r} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f'{flag} {text!r} must be a JSON object, such as {{"hidden_size": 192}}')

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
-from ...files import write_text
+from ...files import read_json, write_text
 from ..checkpoints import check_no_checkpoints
 from .nested_fields import flat_fields
 from .recipe import SECTIONS, Recipe
@@ -196,8 +196,8 @@ def read_record(place: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(place) / FILE if Path(place).is_dir() else Path(place)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} does not hold the record of a run: {error}") from error
     if not isinstance(record, dict) or "overridden" not in record:
         raise ValueError(f"{path} does not hold the record of a run: it has no 'overridden'. Give the folder of a run.")

@@ -8,7 +8,7 @@ from rendering import render_clip
 
 from hf_avfusion.data.benchmarks.loading import BENCHMARKS, get_record, load_benchmark
 from hf_avfusion.data.preparing import pushing
-from hf_avfusion.data.preparing.pushing import OTHER_CATEGORIES, folder_shards, push_shards, write_card
+from hf_avfusion.data.preparing.pushing import folder_shards, push_shards, write_card
 from hf_avfusion.data.preparing.settings import ClipSettings
 from hf_avfusion.data.preparing.shards import prepare_benchmark, prepare_folder
 from hf_avfusion.tasks import task_of_benchmark
@@ -204,11 +204,10 @@ def test_category_of_a_benchmark(shards, name, category):
 
 
 def test_every_benchmark_has_one_category():
-    """A task that is added to `TASKS` states its own, and leaves `OTHER_CATEGORIES`."""
+    """A task that is added to `TASKS` states its own."""
     for record in BENCHMARKS.values():
         task = task_of_benchmark(record.task)
-        assert (record.task in OTHER_CATEGORIES) == (task is None)
-        assert task is None or task.dataset_categories.keys() == set(task.benchmark_tasks)
+        assert task.dataset_categories.keys() == set(task.benchmark_tasks)
 
 
 def test_card_of_a_folder_of_clips(hub, tmp_path):
