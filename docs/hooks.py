@@ -8,7 +8,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 # Files outside docs/ that become part of the site, under the same paths as in the repository.
-INCLUDED = ["CONTRIBUTING.md", "CHANGELOG.md", "model_cards/mbt.md", "model_cards/avmae.md"]
+INCLUDED = ["CONTRIBUTING.md", "CHANGELOG.md", "model_cards/mbt.md", "model_cards/avmae.md", "model_cards/lavish.md"]
 INCLUDED += [f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.png"))]
 
 

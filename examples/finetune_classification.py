@@ -21,6 +21,10 @@
     # event localisation: the class of each second of AVE's 10 s clips; the model sees and hears the whole clip
     ... --model runs/mae --data ave --source DIR --label_columns events --num_segments 10 --span 10 --audio_seconds 10
 
+    # LAVISH: adapters on a frozen backbone; the run's checkpoints hold adapters and head (docs/adapters.md)
+    ... --recipe lavish/ave --data ave --source DIR                             # the class of each second, Swin-V2
+    ... --recipe lavish/ucf101 --data ucf101 --variant split1 --source DIR      # the class of a clip, VideoMAE
+
 `--model` names an architecture (for a new model of `--size`, or one initialised `--from_vit`) or a checkpoint (a folder or a
 Hub id). A checkpoint gets a new head if the number of labels differs. The script also accepts every option of transformers'
 Trainer. It saves the model and its processor in `--output_dir`, and all settings in `recipe.json` there. To resume a stopped

@@ -324,13 +324,14 @@ def _check_values(given: dict[str, Any]) -> None:
     for name in ("span", "audio_seconds"):
         if given.get(name) is not None and not given[name] > 0:
             raise ValueError(f"--{name} must be above 0 s, got {given[name]}")
-    if "config" in given:
-        try:
-            fields = json.loads(given["config"])
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"--config {given['config']}: is not JSON ({error})") from error
-        if not isinstance(fields, dict):
-            raise ValueError(f"--config {given['config']}: must be a JSON object, such as '{{\"fusion_layer\": 8}}'")
+    for name, example in (("config", '{"fusion_layer": 8}'), ("adapter_config", '{"reduction": 8}')):
+        if name in given:
+            try:
+                fields = json.loads(given[name])
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"--{name} {given[name]}: is not JSON ({error})") from error
+            if not isinstance(fields, dict):
+                raise ValueError(f"--{name} {given[name]}: must be a JSON object, such as '{example}'")
     if "size" in given and given["model"] in model_types() and (sizes := model_sizes(given["model"])):
         check_one_of("--size", given["size"], sizes)
     if "output_dir" in given and Path(given["output_dir"]).is_file():

@@ -120,7 +120,7 @@ def convert_file(
     else:
         folders.append(options.adapter_output)
         adapted.peft_config["default"].base_model_name_or_path = str(options.output)
-        adapted.save_pretrained(options.adapter_output)
+        adapted.save_pretrained(options.adapter_output, save_embedding_layers=False)
         adapted.unload().save_pretrained(options.output)
     for folder in folders if processor is not None else ():
         processor.save_pretrained(folder)

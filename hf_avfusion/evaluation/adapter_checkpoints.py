@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
+from ..files import read_json
 from ..models.shared.loaded_weights import load_whole
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def adapter_config(name: str | os.PathLike) -> dict[str, Any] | None:
     if Path(name).is_dir():
         if (Path(name) / "config.json").is_file() or not (Path(name) / CONFIG).is_file():
             return None
-        return json.loads((Path(name) / CONFIG).read_text(encoding="utf-8"))
+        return _read(Path(name) / CONFIG)
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
         if cached_file(str(name), "config.json", **quiet):
@@ -35,7 +35,14 @@ def adapter_config(name: str | os.PathLike) -> dict[str, Any] | None:
         found = cached_file(str(name), CONFIG, **quiet)
     except OSError:  # no such repository: loading it fails with the reason
         return None
-    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    return None if found is None else _read(Path(found))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not the config of an adapter: it holds no object")
+    return content
 
 
 def base_of(name: str | os.PathLike) -> str:
@@ -48,7 +55,7 @@ def base_of(name: str | os.PathLike) -> str:
         ValueError: there is no such folder.
     """
     named = (adapter_config(name) or {}).get("base_model_name_or_path")
-    if not named:
+    if not isinstance(named, str) or not named:
         raise ValueError(f"{name} does not name its base model: set base_model_name_or_path in its {CONFIG}")
     if Path(named).name == BASE:
         for folder in (Path(name), Path(name).absolute().parent):

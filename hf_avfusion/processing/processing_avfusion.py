@@ -28,7 +28,7 @@ from .array_inputs import as_audio, as_videos, check_options_of_files, checked_f
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .segment_arrays import split_frames, split_waveforms
 from .spelling import check_spelling
-from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs
+from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs, cropped_frames
 from .window_rows import empty_clip_error, fill_missing_rows, join_windows
 
 logger = logging.get_logger(__name__)
@@ -101,6 +101,7 @@ class AVFusionProcessor(ProcessorMixin):
     input_axes: Mapping[str, tuple[str, ...]] = CLIP_AXES
     windows_per_view = 1
     takes_segments = False  # whether the window may have `num_segments`
+    frames_of_size = staticmethod(cropped_frames)  # (height, width) -> fields of a video processor for such frames
     # arguments of `process_clips` for frames that were resized and cropped as they were decoded
     reduced_frames: ClassVar[dict[str, Any]] = {"do_resize": False, "do_center_crop": False}
 
@@ -169,12 +170,6 @@ class AVFusionProcessor(ProcessorMixin):
                 f"extractor holds {extractor.seconds:g} s: make them equal, e.g. pass spectrogram_length={fitting} (in "
                 "from_pretrained together with audio_seconds)"
             )
-
-    @classmethod
-    def frames_of_size(cls, height: int, width: int) -> dict[str, Any]:
-        """Fields of a video processor for frames of this size, pixels. The short side before the crop has the published ratio."""
-        short = round(min(height, width) * 256 / 224)
-        return {"size": {"shortest_edge": short}, "crop_size": {"height": height, "width": width}}
 
     @property
     def window_policy(self) -> WindowPolicy:

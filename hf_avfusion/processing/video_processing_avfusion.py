@@ -368,4 +368,10 @@ def _is_video(array: np.ndarray | torch.Tensor, alone: bool, kwargs: dict[str, A
     return kwargs.get("input_data_format") is not None or not {1, 3}.isdisjoint((frame[0], frame[-1]))
 
 
+def cropped_frames(height: int, width: int) -> dict[str, Any]:
+    """Fields of a video processor for crops of this size, pixels. The short side before the crop has the published ratio."""
+    short = round(min(height, width) * 256 / 224)
+    return {"size": {"shortest_edge": short}, "crop_size": {"height": height, "width": width}}
+
+
 __all__ = ["AVFusionVideoProcessor", "AVFusionVideoProcessorKwargs"]

@@ -52,7 +52,7 @@ def checked_rates(rates: dict | str | None) -> dict[str, float] | None:
     if isinstance(rates, str):
         try:
             rates = json.loads(rates)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"learning_rates={rates!r} is not JSON: {error}") from error
     if rates is None:
         return None

@@ -67,12 +67,31 @@ def check_adapter_fields(method: str, given: Mapping[str, Any], flag: str = "--a
 
 
 def heads_of(model: PreTrainedModel) -> list[str]:
-    """The modules of a model beside its base model, which are trained as a whole."""
-    return [
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
-    ]
+    """The modules of a model beside its base model, which are trained as a whole, as names for peft's `modules_to_save`.
+
+    peft takes every module whose name ends with a listed name. Where that would be a part of the module too (`head` and
+    `head.match_head`), its parts are listed instead.
+
+    Raises:
+        ValueError: such a module has parameters that are in none of its parts.
+    """
+    tops = [name for name, module in model.named_children() if name != model.base_model_prefix and _is_trained(module)]
+    return [name for top in tops for name in _distinct(model, top, tops)]
+
+
+def _distinct(model: PreTrainedModel, name: str, tops: list[str]) -> list[str]:
+    module = model.get_submodule(name)
+    others = [key for key, _ in model.named_modules() if key not in (name, *tops)]
+    if not isinstance(module, nn.ModuleList) and not any(key.endswith(name) for key in others):
+        return [name]
+    if direct := [key for key, _ in module.named_parameters(recurse=False)]:
+        raise ValueError(f"{name} cannot be trained with an adapter, since its {', '.join(direct)} are in no layer")
+    parts = [f"{name}.{part}" for part, child in module.named_children() if _is_trained(child)]
+    return [found for part in parts for found in _distinct(model, part, tops)]
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def norms_of(model: PreTrainedModel) -> list[str]:
