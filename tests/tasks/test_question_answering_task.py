@@ -31,6 +31,7 @@ from hf_avfusion.evaluation.clips import label_rows
 from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for
 from hf_avfusion.evaluation.views import predict_views
 from hf_avfusion.metrics.question_answering import question_answering_accuracy
+from hf_avfusion.model_card import CardDetails, build_card
 from hf_avfusion.models.lavish import modeling_lavish_heads
 from hf_avfusion.models.lavish.processing_lavish import frame_processor
 from hf_avfusion.processing.question_words import QuestionWords
@@ -430,3 +431,12 @@ def test_published_types_have_two_levels():
     }
     assert TASK.show_metric("overall").hub == "accuracy"
     assert re.search("3 answers", TASK.describe_labels(config, None))
+
+
+def test_its_card_shows_how_to_ask(trained):
+    card = build_card(trained.model, trained.processing_class, CardDetails(), "org/answers")
+    assert card.data.pipeline_tag == "audio-visual-question-answering"
+    assert 'ask("clip.mp4", text="How many instruments' in card.content
+    longest, number = trained.processing_class.max_question_length, len(trained.processing_class.vocab) - 1
+    assert f"questions of at most {longest} words, padded with 0, out of {number} words" in card.content
+    assert "Types of questions: `audio counting`" in card.content
