@@ -36,6 +36,7 @@ from ..models.lavish.configuration_lavish import LavishTwoStreamConfig
 from ..models.lavish.modeling_lavish import LavishForAudioVisualClassification, LavishPreTrainedModel
 from ..models.lavish.modeling_lavish_heads import LavishForQuestionAnswering, LavishForSegmentation
 from ..models.lavish.processing_lavish import LavishProcessor
+from ..models.shared.torch_files import read_tensors
 from ..processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from ..processing.video_processing_avfusion import AVFusionVideoProcessor
 from . import lavish_question_answering as answers
@@ -77,20 +78,11 @@ def read_state(path: str | os.PathLike) -> Params:
     Raises:
         ConversionError: It is not a file of tensors by name; the message names the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConversionError(f"{path}: is no file. Give a checkpoint file.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's readers raise errors of many types on files that are not theirs
-        raise ConversionError(f"{path}: not a PyTorch checkpoint of tensors alone ({error!r:.200}).") from error
-    if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
-        raise ConversionError(f"{path}: expected tensors by name, the original's `model.state_dict()`.")
-    for name, value in state.items():
-        if value.layout is not torch.strided or value.is_meta or value.is_quantized or value.is_complex():
-            kind = "quantized" if value.is_quantized else f"{value.layout}, {value.device}"
-            raise ConversionError(f"{path}: {name!s:.200} is no dense tensor of real numbers ({value.dtype}, {kind}).")
-    return {str(name).removeprefix("module."): value.float().numpy() for name, value in state.items()}
+        state = read_tensors(path, "the original's `model.state_dict()`")
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    return {name.removeprefix("module."): value.float().numpy() for name, value in state.items()}
 
 
 def normalize_names(params: Mapping[str, np.ndarray]) -> Params:

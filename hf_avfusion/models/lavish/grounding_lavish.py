@@ -5,10 +5,11 @@ trainer does (GeWu-Lab/MUSIC-AVQA, `net_grd_avst/grounding_gen`).
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
+
+from ..shared.torch_files import read_tensors
 
 # Layers with `weight` and `bias` that both originals have: original name -> ours.
 GROUNDING_LAYERS = {
@@ -30,18 +31,10 @@ def read_grounding(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: If it is no file of tensors by name; the message names it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file. Give MUSIC-AVQA's grounding checkpoint.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's readers raise errors of many types on files that are not theirs
-        raise ValueError(f"{path}: not a PyTorch checkpoint of tensors alone ({error!r:.200}).") from error
-    if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise ValueError(f"{path}: expected tensors by name, MUSIC-AVQA's `state_dict()`.")
-    if all(str(name).startswith("module.") for name in state):
-        return {str(name).removeprefix("module."): value for name, value in state.items()}
-    return {str(name): value for name, value in state.items()}
+    state = read_tensors(path, "MUSIC-AVQA's grounding checkpoint, its `state_dict()`")
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): value for name, value in state.items()}
+    return state
 
 
 def grounding_state(params: Mapping[str, torch.Tensor], head: nn.Module) -> dict[str, torch.Tensor]:
