@@ -33,7 +33,7 @@ def test_several_views_of_an_event_localiser_are_refused_before_the_first_clip(p
     render_clip(tmp_path / "clip.mp4", seconds=1.0)
     command = ["predict.py", "--model", tmp_path / "run", tmp_path / "clip.mp4", "--num_views", "3", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [str(part) for part in command])
-    monkeypatch.setattr(predict, "load_whole", None)  # not even the weights are loaded
+    monkeypatch.setattr(predict, "load_any", None)  # not even the weights are loaded
     capsys.readouterr()
     assert predict.main() == 1
     answer = capsys.readouterr()

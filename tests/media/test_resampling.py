@@ -44,10 +44,13 @@ def test_other_rates_equal_polyphase_filtering_in_band_in_little_time_and_memory
     waveform = tones(rate)
     expected = torch.from_numpy(resample_poly(waveform.double().numpy(), NEW, rate)).float()
     resample(waveform, rate, NEW)  # makes the weights
-    start = time.process_time()
-    with PeakMemory("cpu", PeakMemory.now("cpu")) as peak:
+    with PeakMemory(
+        "cpu", PeakMemory.now("cpu")
+    ) as peak:  # collects garbage first, which takes seconds after many tests
+        start = time.process_time()
         result = resample(waveform, rate, NEW)
-    assert time.process_time() - start < 1
+        elapsed = time.process_time() - start
+    assert elapsed < 1
     assert peak.mib is None or peak.mib < 32  # measured: at most 11
     assert result.shape == expected.shape
     assert (result - expected).abs().max() < 2e-5  # measured: at most 5.2e-6

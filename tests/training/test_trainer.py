@@ -534,7 +534,7 @@ def test_training_and_evaluation_use_their_own_collators(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer must be one of"),
+        ({"optimizer": "adagrad"}, "optimizer must be one of"),
         ({"schedule": "cosine"}, "schedule must be one of"),
         ({"momentum": 1.0}, "momentum must lie"),
         ({"optimizer": "momentum_sgd", "weight_decay": 0.1}, "published without"),

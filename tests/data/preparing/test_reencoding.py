@@ -120,10 +120,13 @@ def test_audio_at_an_odd_rate_takes_little_time_and_memory():
     """torchaudio's filter from 44,056 Hz to 44,100 Hz has 120 million values."""
     options = {"audio": "sine", "audio_codec": "flac", "container": "matroska", "sampling_rate": 44056, "channels": 2}
     data = render_clip(num_frames=25, **options)
-    start = time.process_time()
-    with PeakMemory("cpu", PeakMemory.now("cpu")) as peak:
+    with PeakMemory(
+        "cpu", PeakMemory.now("cpu")
+    ) as peak:  # collects garbage first, which takes seconds after many tests
+        start = time.process_time()
         clip = reencode(data, None, None, ClipSettings(fps=25))
-    assert time.process_time() - start < 5
+        elapsed = time.process_time() - start
+    assert elapsed < 5
     assert peak.mib is None or peak.mib < 100
     assert "resampled from 44056 to 44100 Hz" in clip.notes[0]
     sound = read_clip(clip.data, audio_window=(0.0, 1.0)).waveform
