@@ -117,7 +117,7 @@ def whole_model(model):
 
 
 def push_base(model, processor, folder: Path, options: Options) -> None:
-    """Pushes the base model of an adapter where it is a local folder, which nobody else could load, and names it in the adapter."""
+    """Pushes the base model of an adapter if it is a local folder, and names its repository in the adapter's config."""
     config = model.active_peft_config
     named = config.base_model_name_or_path
     if not Path(base_of(folder)).is_dir():

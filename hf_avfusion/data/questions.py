@@ -121,11 +121,8 @@ class QuestionCollator(AVCollator):
         pixels, mask = batch["pixel_values"], batch.get("modality_mask")
         with_video = [mask is None or bool(mask[number, 0]) for number in range(len(samples))]
         videos = [sample.get("video_id", number) for number, sample in enumerate(samples)]
-        frames, negatives, found = (
-            pixels.shape[1],
-            torch.zeros_like(pixels),
-            torch.zeros(len(samples), dtype=torch.bool),
-        )
+        frames, negatives = pixels.shape[1], torch.zeros_like(pixels)
+        found = torch.zeros(len(samples), dtype=torch.bool)
         for number, video in enumerate(videos):
             others = torch.tensor([n for n, other in enumerate(videos) if other != video and with_video[n]])
             if len(others):

@@ -84,7 +84,7 @@ def read_mask(picture: Mapping[str, Any], name: str) -> np.ndarray:
 
     Raises:
         MediaError: it cannot be read.
-        ValueError: it has transparent pixels, or more than one value besides black.
+        ValueError: it has transparent pixels, or more than two values.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -105,12 +105,10 @@ def build_run(
         if part is not None:
             task.check_rows(processor, part)
     if task_of(model) is not task:
-        wanted = " ".join(
-            f"{name}={getattr(model.config, name)}" for name in ("num_segments",) if hasattr(model.config, name)
-        )
+        segments = getattr(model.config, "num_segments", None)
         raise ValueError(
-            f"{run.checkpoint or run.recipe.architecture} is a model for {task_of(model).title} ({wanted}), but the labels are for "
-            f"{task.title}: give labels and --num_segments that fit each other."
+            f"{run.checkpoint or run.recipe.architecture} is a model for {task_of(model).title} (num_segments={segments}), but the "
+            f"labels are for {task.title}: give labels and --num_segments that fit each other."
         )
     model = add_adapter(model, processor, run, args)
     augmentation = build_frame_augmentation(run.recipe, processor)

@@ -36,20 +36,24 @@ _UNIFORM = (
 )
 _DROP_PATH = "The stochastic depth of the frozen Swin-V2 (0.1) acts in training, as published."
 
+# What all recipes share.
+_SHARED: dict[str, Any] = {"architecture": "lavish", "adapter_method": "lavish", **PLAIN}
+_PLAIN_COLLATOR = {"mixup_alpha": 0.0, "time_shift": False}
+_ADAM = {"optimizer": "adam", "weight_decay": 0.0, "max_grad_norm": 0.0}
+_CONSTANT_RATE = {"schedule": "trainer", "lr_scheduler_type": "constant"}
+
 _AVE = Recipe(
-    architecture="lavish",
+    **_SHARED,
     source=README,
     benchmark="ave",
     label_columns=("events",),
     size="swin_large",
     init=SWIN_LARGE,
-    init_method="from_backbone",
     model={
         "modalities": ("video", "audio"),
         "classifier_hidden_size": 512,
         "localization_loss": "cross_entropy",
     },
-    adapter_method="lavish",
     adapter={
         "num_tokens": 2,
         "reduction": 8,
@@ -69,13 +73,9 @@ _AVE = Recipe(
         "mean": -4.984795570373535,
         "std": 3.7079780101776123,
     },
-    frame_augmentation=None,
-    spec_augment=None,
-    collator={"mixup_alpha": 0.0, "time_shift": False},
+    collator=_PLAIN_COLLATOR,
     training={
-        "optimizer": "adam",
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
+        **_ADAM,
         "learning_rate": 5e-5,
         "learning_rates": {"classifier": 4e-6},
         "schedule": "step",
@@ -145,20 +145,18 @@ _COMPARED = {
 }
 
 _S4 = Recipe(
-    architecture="lavish",
+    **_SHARED,
     source=README,
     benchmark="avsbench_s4",
     task="segmentation",
     size="swin_large",
     init=SWIN_LARGE,
-    init_method="from_backbone",
     model={
         "modalities": ("video", "audio"),
         "mask_size": 224,
         "mask_loss": "bce_of_probabilities",
         "matching_loss_weight": 0.0,
     },
-    adapter_method="lavish",
     adapter={
         "num_tokens": 16,
         "reduction": 4,
@@ -185,16 +183,11 @@ _S4 = Recipe(
         "mean": -5.210531711578369,
         "std": 3.5918314456939697,
     },
-    frame_augmentation=None,
-    spec_augment=None,
-    collator={"mixup_alpha": 0.0, "time_shift": False},
+    collator=_PLAIN_COLLATOR,
     training={
-        "optimizer": "adam",
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
+        **_ADAM,
         "learning_rate": 1e-4,
-        "schedule": "trainer",
-        "lr_scheduler_type": "constant",
+        **_CONSTANT_RATE,
         "num_train_epochs": 30,
     },
     batch_size=4,
@@ -213,16 +206,14 @@ _S4 = Recipe(
 )
 
 _AVQA = Recipe(
-    architecture="lavish",
+    **_SHARED,
     source=README,
     benchmark="music_avqa",
     task="question_answering",
     size="swin_large",
     init=SWIN_LARGE,
-    init_method="from_backbone",
     model={"modalities": ("video", "audio"), "question_hidden_size": 512, "match_loss_weight": 0.5},
     regularization={"question_dropout": 0.1},
-    adapter_method="lavish",
     adapter={
         "num_tokens": 64,
         "reduction": 8,
@@ -242,13 +233,9 @@ _AVQA = Recipe(
         "mean": -5.385333061218262,
         "std": 3.5928637981414795,
     },
-    frame_augmentation=None,
-    spec_augment=None,
-    collator={"mixup_alpha": 0.0, "time_shift": False, "negatives": True},
+    collator={**_PLAIN_COLLATOR, "negatives": True},
     training={
-        "optimizer": "adam",
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
+        **_ADAM,
         "learning_rate": 8e-5,
         "schedule": "step",
         "decay_epochs": 8,
@@ -275,27 +262,17 @@ _AVQA = Recipe(
 
 # Nothing but the backbone, 7.4 M trained parameters and the score is published (supplementary table 2).
 _UCF101_CHOICES = (
-    *("adapter.num_tokens", "adapter.reduction", "adapter.groups", "window.num_frames", "window.frame_rate"),
-    *(
-        "window.audio_seconds",
-        "audio.mean",
-        "audio.std",
-        "training.learning_rate",
-        "training.num_train_epochs",
-        "batch_size",
-    ),
-    *("model.classifier_hidden_size",),
-)
+    "adapter.num_tokens", "adapter.reduction", "adapter.groups", "window.num_frames", "window.frame_rate", "window.audio_seconds",
+    "audio.mean", "audio.std", "training.learning_rate", "training.num_train_epochs", "batch_size", "model.classifier_hidden_size",
+)  # fmt: skip
 _UCF101 = Recipe(
-    architecture="lavish",
+    **{**_SHARED, "frame_augmentation": {"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0}},
     source="LAVISH (CVPR 2023), supplementary table 2; there is no code, so most values are choices of this package",
     benchmark="ucf101",
     label_columns=("label",),
     size="videomae_base",
     init="MCG-NJU/videomae-base-finetuned-kinetics",
-    init_method="from_backbone",
     model={"modalities": ("video", "audio"), "classifier_hidden_size": None},
-    adapter_method="lavish",
     adapter={"num_tokens": 2, "reduction": 4, "groups": 2, "use_bn": True, "ln_before": True, "ln_post": True},
     window={"num_frames": 16, "frame_rate": 6.25, "span": None, "audio_seconds": 2.56, "num_segments": None},
     audio={"num_mel_bins": 128, "hop_length": 160, "mean": -4.1426, "std": 3.2001},
@@ -304,16 +281,11 @@ _UCF101 = Recipe(
         "crop_size": {"height": 224, "width": 224},
         "do_center_crop": True,
     },
-    frame_augmentation={"scale": None, "flip": 0.5, "color": 0.0, "grayscale": 0.0},
-    spec_augment=None,
-    collator={"mixup_alpha": 0.0, "time_shift": False},
+    collator=_PLAIN_COLLATOR,
     training={
-        "optimizer": "adam",
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
+        **_ADAM,
         "learning_rate": 1e-4,
-        "schedule": "trainer",
-        "lr_scheduler_type": "constant",
+        **_CONSTANT_RATE,
         "num_train_epochs": 50,
     },
     batch_size=8,

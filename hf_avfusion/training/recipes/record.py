@@ -224,11 +224,9 @@ def print_recipe(name: str, recipe: Recipe) -> None:
         shown = "none" if value is None and key in SECTIONS else json.dumps(_plain(value))
         table.add_row(key, escape(shown) + (f"  [yellow]uncertain: {escape(doubt)}[/]" if doubt else ""))
     if recipe.adapter_method is not None:
-        norms, quantised = (
-            " and the norms" * recipe.train_norms,
-            f", {recipe.quantize} weights" if recipe.quantize else "",
-        )
-        table.add_row("adapter", f"{recipe.adapter_method}{norms}, on the frozen model{quantised}")
+        norms = " and the norms" if recipe.train_norms else ""
+        weights = f", {recipe.quantize} weights" if recipe.quantize else ""
+        table.add_row("adapter", f"{recipe.adapter_method}{norms}, on the frozen model{weights}")
     table.add_row("learning rate at other batch sizes", recipe.learning_rate_rule or "no rule in the source")
     table.add_row("views", str(recipe.views))
     table.add_row("notes", "\n".join(f"- {escape(note)}" for note in recipe.notes))
