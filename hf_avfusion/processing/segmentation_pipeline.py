@@ -2,6 +2,7 @@
 
 import math
 import os
+from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,9 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 raise ValueError(f"window_seconds must be a positive number of seconds, got {window_seconds!r}")
         if output is not None:
             check_output(output)
-        preprocess = {} if window_seconds is None else {"window_seconds": window_seconds}
-        postprocess = {} if output is None else {"output": output}
-        return preprocess, {}, postprocess
+        given = {"window_seconds": window_seconds, "output": output}
+        preprocess = {name: value for name, value in given.items() if value is not None}
+        return preprocess, {}, {}
 
     def __call__(
         self,
@@ -107,7 +108,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
         many = [] if isinstance(inputs, (list, tuple)) and not inputs else as_many(inputs)
         if many is None:
             return super().__call__(inputs, **kwargs)
-        if (kwargs.get("output") or self._postprocess_params.get("output")) is not None:
+        if (kwargs.get("output") or self._preprocess_params.get("output")) is not None:
             raise ValueError(
                 "output is the film of one clip, but several clips were passed: call the pipeline for each"
             )
@@ -119,8 +120,11 @@ class AudioVisualSegmentationPipeline(Pipeline):
 
     # ------------------------------------------------------------------------------------------------------- the three steps
 
-    def preprocess(self, clip: Any, window_seconds: float | None = None) -> dict[str, Any]:
-        """The windows of a clip, start and end in s on the clock of its file, and the size of its frames; decodes one frame."""
+    def preprocess(self, clip: Any, window_seconds: float | None = None, output: Any = None) -> dict[str, Any]:
+        """The windows of a clip, start and end in s on the clock of its file, and the size of its frames; decodes one frame.
+
+        A film that cannot be written to `output` is refused here, before the masks are computed.
+        """
         arguments = clip_arguments(clip)
         start, end = arguments.pop("start", None), arguments.pop("end", None)
         video = arguments["videos"][0] if isinstance(arguments["videos"], list) else arguments["videos"]
@@ -131,8 +135,12 @@ class AudioVisualSegmentationPipeline(Pipeline):
                 raise ValueError(
                     "`start` and `end` are bounds in a file, but frames were passed as an array: leave them out"
                 )
+            if output is not None:
+                raise ValueError("output is a film of a file, but this clip was passed as arrays: leave output out")
             return {"arguments": arguments, "windows": None}
         source, name = _source_of(video)
+        if output is not None:
+            _check_film(source, arguments, output)
         with ClipReader(source, name=name) as reader:
             info = segment_of(reader.info, start, end)
             if not info.has_video:
@@ -155,6 +163,7 @@ class AudioVisualSegmentationPipeline(Pipeline):
             "bounds": (start, end),
             "begin": start or 0.0,
             "film": (source, name),
+            "output": output,
         }
 
     def _forward(self, plan: dict[str, Any]) -> dict[str, Any]:
@@ -184,12 +193,10 @@ class AudioVisualSegmentationPipeline(Pipeline):
         with torch.no_grad():
             return self.model(**given).logits.float().cpu()
 
-    def postprocess(self, plan: dict[str, Any], output: Any = None) -> list[dict[str, Any]]:
+    def postprocess(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
         """The segments of a clip, and its film in `output`."""
         logits, windows = plan["logits"], plan["windows"]
         if windows is None:
-            if output is not None:
-                raise ValueError("output is a film of a file, but this clip was passed as arrays: leave output out")
             return self._answer_arrays(plan)
         segments, begin = [], plan["begin"]
         for (start, end), covered, each in zip(windows, (windows[0][0], *(stop for _, stop in windows)), logits):
@@ -199,8 +206,8 @@ class AudioVisualSegmentationPipeline(Pipeline):
             for index, mask in zip(kept, masks):
                 times = {"start": max(edges[index], covered) - begin, "end": edges[index + 1] - begin}
                 segments.append({**times, "mask": mask, "score": _score(each[index])})
-        if output is not None:
-            self._write(plan, segments, output)
+        if plan["output"] is not None:
+            self._write(plan, segments)
         return segments
 
     def _answer_arrays(self, plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -214,17 +221,10 @@ class AudioVisualSegmentationPipeline(Pipeline):
             for index, (mask, each) in enumerate(zip(masks, logits))
         ]
 
-    def _write(self, plan: dict[str, Any], segments: list[dict[str, Any]], output: Any) -> None:
+    def _write(self, plan: dict[str, Any], segments: list[dict[str, Any]]) -> None:
         source, name = plan["film"]
-        if plan["arguments"].get("audio") is not None:
-            raise ValueError(
-                "output is written with the film's own sound: leave either output or the clip's `audio` out"
-            )
-        local = isinstance(source, (str, os.PathLike)) and os.path.exists(source) and os.path.exists(output)
-        if local and os.path.samefile(source, output):
-            raise ValueError(f"output={str(output)!r} is the clip itself, which would be lost: choose another file")
         overlay = _Overlay(segments, plan["begin"])
-        output = Path(output)
+        output = Path(plan["output"])
         partial = output.with_name(f"{output.name}.partial")
         start, end = plan["bounds"]
         with ClipReader(source, name=name) as reader:
@@ -240,12 +240,12 @@ class _Overlay:
 
     def __init__(self, segments: list[dict[str, Any]], begin: float):
         self.segments, self.begin = segments, begin
+        self.ends = [each["end"] for each in segments]
         self.current, self.shape = -1, None
         self.mask = self.outline = None
 
     def __call__(self, frame: np.ndarray, time: float) -> np.ndarray:
-        ends = (number for number, each in enumerate(self.segments) if time - self.begin < each["end"])
-        number = next(ends, len(self.segments) - 1)
+        number = min(bisect_right(self.ends, time - self.begin), len(self.segments) - 1)
         if (number, frame.shape) != (self.current, self.shape):
             self.current, self.shape = number, frame.shape
             mask = self.segments[number]["mask"]
@@ -266,6 +266,15 @@ def windows_of(start: float, stop: float, length: float) -> list[tuple[float, fl
     count = math.ceil((stop - start - MIN_REST) / length)
     starts = [start + number * length for number in range(count - 1)]
     return [*pairwise([*starts, starts[-1] + length]), (stop - length, stop)]
+
+
+def _check_film(source: Any, arguments: dict[str, Any], output: Any) -> None:
+    """Raises ValueError if the film of a clip cannot be written to `output`."""
+    if arguments.get("audio") is not None:
+        raise ValueError("output is written with the film's own sound: leave either output or the clip's `audio` out")
+    local = isinstance(source, (str, os.PathLike)) and os.path.exists(source) and os.path.exists(output)
+    if local and os.path.samefile(source, output):
+        raise ValueError(f"output={str(output)!r} is the clip itself, which would be lost: choose another file")
 
 
 def check_output(output: Any) -> None:

@@ -112,6 +112,18 @@ def test_several_clips_and_arrays(segment, film):
     assert [each["mask"].shape for each in answer] == [(24, 40), (24, 40)]
 
 
+def test_a_film_that_cannot_be_written_is_refused_before_masks_are_computed(segment, film, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment.model, "forward", lambda **_: pytest.fail("masks were computed"))
+    frames, wave = np.zeros((2, 24, 40, 3), dtype=np.uint8), np.zeros(9600, dtype=np.float32)
+    for clip, output, message in (
+        (film, film, "is the clip itself"),
+        ({"path": film, "audio": wave, "sampling_rate": 16000}, tmp_path / "film.mp4", "the film's own sound"),
+        ({"video": frames}, tmp_path / "film.mp4", "passed as arrays"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            segment(clip, output=output)
+
+
 def test_what_is_refused(segment, film, tmp_path):
     for options, message in (
         ({"output": "film.avi"}, "must end in .mp4"),
