@@ -43,8 +43,8 @@ from rich import print
 
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.arguments import AVTrainingArguments
-from hf_avfusion.training.recipes.building_runs import RunData, build_run, describe_model, train_and_evaluate
-from hf_avfusion.training.recipes.command_line import USER_ERRORS, exit_with_error, parse_with_recipe
+from hf_avfusion.training.recipes.building_runs import RunData, build_run, describe_model, run_script
+from hf_avfusion.training.recipes.command_line import parse_with_recipe
 from hf_avfusion.training.trainer import AVTrainer
 
 
@@ -66,18 +66,7 @@ def prepare() -> tuple[Options, AVTrainer]:
 
 
 def main() -> int:
-    try:
-        options, trainer = prepare()
-    except USER_ERRORS as error:
-        return exit_with_error(error)
-    skipped = train_and_evaluate(trainer, options.eval_split)
-    if skipped:
-        print(
-            f"[yellow]skipped {skipped} clips that could not be decoded (counted in every epoch); see the log above[/]"
-        )
-    folder = trainer.args.output_dir
-    print(f"saved in {folder}; try: python examples/predict.py --model {folder} CLIP")
-    return 0
+    return run_script(prepare, "python examples/predict.py --model {folder} CLIP")
 
 
 if __name__ == "__main__":

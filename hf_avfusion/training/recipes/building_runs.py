@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import print as rich_print
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
@@ -19,6 +20,7 @@ from ..arguments import AVTrainingArguments
 from ..trainer import AVTrainer
 from .adapting import add_adapter
 from .building import build_collator, build_frame_augmentation, build_fresh, load_checkpoint, reading_options
+from .command_line import USER_ERRORS, exit_with_error
 from .data_summary import describe_data
 from .options import DataOptions
 from .record import keep_record
@@ -180,3 +182,27 @@ def train_and_evaluate(trainer: AVTrainer, split: str | None) -> int:
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
     return trained["skipped_clips"] + metrics["eval_skipped_clips"]
+
+
+def run_script(prepare: Callable[[], tuple[DataOptions, AVTrainer]], try_next: str) -> int:
+    """The course of every training script: prepares, trains, evaluates, and prints where the model is.
+
+    Args:
+        prepare: loads and checks everything that training needs. Its errors that a user can mend are printed in one line.
+        try_next: a command to try with the model; `{folder}` stands for its folder.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        options, trainer = prepare()
+    except USER_ERRORS as error:
+        return exit_with_error(error)
+    skipped = train_and_evaluate(trainer, options.eval_split)
+    if skipped:
+        rich_print(
+            f"[yellow]skipped {skipped} clips that could not be decoded (counted in every epoch); see the log above[/]"
+        )
+    folder = trainer.args.output_dir
+    rich_print(f"saved in {folder}; try: {try_next.format(folder=folder)}")
+    return 0
