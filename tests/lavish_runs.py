@@ -12,6 +12,8 @@ import torch
 from tiny_lavish import BACKBONES
 from transformers import AutoModel
 
+from hf_avfusion.data.synthetic.sounding_shapes import render
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PLAIN = [
     "--use_cpu", "True", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no",
@@ -20,6 +22,15 @@ PLAIN = [
 # Event localisation on 2 s, the tiny backbones of 32 pixels, spectrograms of one second.
 EVENTS = ["--label_columns", "events", "--num_segments", "2"]
 SOUND = ["--set", "audio.num_mel_bins=32", "audio.hop_length=500", "audio.spectrogram_length=32"]
+
+
+def render_shards(folder: Path, num_train: int, num_validation: int = 0) -> Path:
+    """A folder with tiny clips of 2 s, 4 of them for testing."""
+    render(
+        folder, num_train=num_train, num_validation=num_validation, num_test=4, num_proc=1, progress=False, rows_per_shard=8,
+        width=32, height=32, duration=2, num_classes=2,
+    )  # fmt: skip
+    return folder
 
 
 def save_backbone(name: str, folder: Path) -> Path:

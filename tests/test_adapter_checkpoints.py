@@ -4,23 +4,17 @@ import json
 
 import pytest
 import torch
-from lavish_runs import adapter_command, finetune, load_script, save_backbone
+from lavish_runs import adapter_command, finetune, load_script, render_shards, save_backbone
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor, pipeline
 
 import hf_avfusion  # noqa: F401
 from hf_avfusion.data.benchmarks.loading import load_benchmark
-from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.evaluation.runs import load_checkpoint
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    render(
-        folder, num_train=4, num_validation=0, num_test=4, num_proc=1, progress=False, rows_per_shard=8, width=32, height=32,
-        duration=2, num_classes=2,
-    )  # fmt: skip
-    return folder
+    return render_shards(tmp_path_factory.mktemp("shapes"), num_train=4)
 
 
 @pytest.fixture(scope="module")

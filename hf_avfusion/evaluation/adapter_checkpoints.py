@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig
-from transformers.utils import cached_file
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    cached_file,
+    find_adapter_config_file,
+)
 
 from ..files import read_json
 from ..models.shared.loaded_weights import load_whole
@@ -19,30 +25,22 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model"  # the folder of a run's base model, inside the folder of the run
 
 
 def adapter_config(name: str | os.PathLike) -> dict[str, Any] | None:
     """The adapter's config of a checkpoint folder or Hub repository that holds an adapter alone; None for a whole model."""
-    if Path(name).is_dir():
-        if (Path(name) / "config.json").is_file() or not (Path(name) / CONFIG).is_file():
-            return None
-        return _read(Path(name) / CONFIG)
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        if cached_file(str(name), "config.json", **quiet):
-            return None
-        found = cached_file(str(name), CONFIG, **quiet)
+        is_whole = cached_file(str(name), CONFIG_NAME, **quiet) is not None
+        found = None if is_whole else find_adapter_config_file(str(name))
     except OSError:  # no such repository: loading it fails with the reason
         return None
-    return None if found is None else _read(Path(found))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+    if found is None:
+        return None
+    content = read_json(found)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not the config of an adapter: it holds no object")
+        raise ValueError(f"{found} is not the config of an adapter: it holds no object")
     return content
 
 
@@ -57,7 +55,9 @@ def base_of(name: str | os.PathLike) -> str:
     """
     named = (adapter_config(name) or {}).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
-        raise ValueError(f"{name} does not name its base model: set base_model_name_or_path in its {CONFIG}")
+        raise ValueError(
+            f"{name} does not name its base model: set base_model_name_or_path in its {ADAPTER_CONFIG_NAME}"
+        )
     if Path(named).name == BASE:
         for folder in (Path(name), Path(name).absolute().parent):
             if (folder / BASE / "config.json").is_file():
@@ -141,7 +141,7 @@ def _with_own_heads(
     model = get_peft_model(base, config)
     heads = tuple(f"base_model.model.{head}." for head in new_heads)
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    state = load_file(cached_file(str(name), WEIGHTS))
+    state = load_file(cached_file(str(name), ADAPTER_SAFE_WEIGHTS_NAME))
     for key, weight in own.items():
         if key.startswith(heads) and key in state and state[key].shape != weight.shape:
             state[key] = weight
@@ -160,7 +160,7 @@ def check_adapter_weights(model: PeftModel, name: str | os.PathLike, new_heads: 
     """
     from peft import get_peft_model_state_dict
 
-    with safe_open(cached_file(str(name), WEIGHTS), framework="pt") as opened:
+    with safe_open(cached_file(str(name), ADAPTER_SAFE_WEIGHTS_NAME), framework="pt") as opened:
         theirs = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 (no mapping)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     ours = {key: tuple(weight.shape) for key, weight in state.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import re
 from dataclasses import MISSING, fields
@@ -14,6 +13,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..arguments import did_you_mean
 from ..data.streaming.clip_stream import ClipStream
+from ..files import parse_json
 
 if TYPE_CHECKING:
     from .arguments import AVTrainingArguments
@@ -51,8 +51,8 @@ def checked_rates(rates: dict | str | None) -> dict[str, float] | None:
     """
     if isinstance(rates, str):
         try:
-            rates = json.loads(rates)
-        except (ValueError, RecursionError) as error:
+            rates = parse_json(rates)
+        except ValueError as error:
             raise ValueError(f"learning_rates={rates!r} is not JSON: {error}") from error
     if rates is None:
         return None

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from lavish_runs import EVENTS, EXAMPLES, PLAIN, SOUND, adapter_command, finetune, load_script, losses, save_backbone
+from lavish_runs import (
+    EVENTS,
+    EXAMPLES,
+    PLAIN,
+    SOUND,
+    adapter_command,
+    finetune,
+    load_script,
+    losses,
+    render_shards,
+    save_backbone,
+)
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_lavish import tiny_segmentation
 from transformers import AutoModel, AutoModelForVideoClassification
 
-from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.evaluation.adapter_checkpoints import base_of, load_adapter
 from hf_avfusion.evaluation.runs import load_checkpoint, settings_of
 
@@ -25,12 +35,7 @@ SAVE = ["--save_strategy", "steps", "--save_steps", "2"]
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    render(
-        folder, num_train=12, num_validation=4, num_test=4, num_proc=1, progress=False, rows_per_shard=8, width=32, height=32,
-        duration=2, num_classes=2,
-    )  # fmt: skip
-    return folder
+    return render_shards(tmp_path_factory.mktemp("shapes"), num_train=12, num_validation=4)
 
 
 @pytest.fixture(scope="module")

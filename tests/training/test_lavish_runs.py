@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from lavish_runs import EVENTS, PLAIN, SOUND, finetune, load_script, losses, save_backbone
+from lavish_runs import EVENTS, PLAIN, SOUND, finetune, load_script, losses, render_shards, save_backbone
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoProcessor
 
 from hf_avfusion.data.benchmarks.splits import load_rows
-from hf_avfusion.data.synthetic.sounding_shapes import render
 from hf_avfusion.evaluation.clips import label_rows
 from hf_avfusion.evaluation.runs import evaluate_checkpoint, load_checkpoint, protocol_for, settings_of
 from hf_avfusion.evaluation.tables import settings_text
@@ -23,12 +22,7 @@ from hf_avfusion.training.recipes.recipe import Recipe
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    render(
-        folder, num_train=8, num_validation=0, num_test=4, num_proc=1, progress=False, rows_per_shard=8, width=32, height=32,
-        duration=2, num_classes=2,
-    )  # fmt: skip
-    return folder
+    return render_shards(tmp_path_factory.mktemp("shapes"), num_train=8)
 
 
 @pytest.fixture(scope="module")

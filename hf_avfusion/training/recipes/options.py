@@ -155,7 +155,22 @@ class DataOptions:
 
 
 @dataclass
-class ClassificationOptions(DataOptions):
+class DropoutOptions(DataOptions):
+    """Flags of the scripts whose models also work without a modality."""
+
+    modality_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, modality_dropout=self.modality_dropout)
+        check_at_most(1, modality_dropout=self.modality_dropout)
+
+
+@dataclass
+class ClassificationOptions(DropoutOptions):
     """Flags of the scripts that train classifiers."""
 
     label_columns: list[str] | None = field(
@@ -171,19 +186,10 @@ class ClassificationOptions(DataOptions):
         default=False,
         metadata={"help": "Read clips of rare labels more often; an epoch then does not hold each clip exactly once."},
     )
-    modality_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(0, modality_dropout=self.modality_dropout)
-        check_at_most(1, modality_dropout=self.modality_dropout)
 
 
 @dataclass
-class QuestionOptions(DataOptions):
+class QuestionOptions(DropoutOptions):
     """Flags of the script that trains models to answer questions."""
 
     num_segments: int | None = field(
@@ -192,15 +198,6 @@ class QuestionOptions(DataOptions):
             "help": "Segments of a clip: a frame and a piece of sound each (new model: 10; checkpoint: its own)."
         },
     )
-    modality_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of training clips that lose a modality, so that the model also works without it."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(0, modality_dropout=self.modality_dropout)
-        check_at_most(1, modality_dropout=self.modality_dropout)
 
 
 def check_arguments(options: type, args: Callable[[], list[str]] | None = None) -> None:
