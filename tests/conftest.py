@@ -76,10 +76,17 @@ def local_hub(tmp_path_factory) -> LocalHub:
         yield hub
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest reads -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts the files by their slow tests, then by their tests. The processes take files in this order, and a long one at the end
-    would leave all but one without work.
+    """Marks the variants that do not run by default, and sorts the files by their slow tests, then by their tests. The processes
+    take files in this order, and a long one at the end would leave all but one without work.
     """
+    for item in items:
+        chosen = item.get_closest_marker("by_default")
+        if chosen and item.callspec.params[chosen.kwargs.get("of", "name")] not in chosen.args:
+            item.add_marker("further")
+        if item.get_closest_marker("further"):
+            item.add_marker("slow")  # `-m "not slow"` leaves them out too
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     size = Counter(item.path for item in items)
     items.sort(key=lambda item: (-slow[item.path], -size[item.path]))

@@ -16,6 +16,7 @@ SAME_CODE = {
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.by_default("mbt", "avmae-mid-fusion", "lavish-built-in"),
     pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in SAME_CODE]),
 ]
 

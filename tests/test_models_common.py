@@ -89,6 +89,9 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "segment-net-audio-only": SegmentNetConfig(num_labels=5, modalities=("audio",)),
 }
 
+# One variant of each model class, for the longest tests; the others are tried with `-m further`.
+FAMILIES = ("mbt", "avmae-mid-fusion", "lavish-built-in", "lavish-segmentation", "lavish-questions", "segment-net")
+
 # Variants whose model is not one for classification.
 HEADS: dict[str, type] = {
     "lavish-questions": AutoModelForAudioVisualQuestionAnswering,
@@ -305,6 +308,7 @@ def test_bf16_follows_float32(name):
     assert (logits.float() - expected).abs().max() < bound * scale
 
 
+@pytest.mark.by_default(*FAMILIES)
 @torch.no_grad()
 def test_int8_weights_follow_float32(name, torchao, tmp_path):
     from torchao.quantization import Int8WeightOnlyConfig
@@ -441,6 +445,7 @@ def test_every_parameter_is_used_by_its_own_module(name):
         assert not owners - called, type(model).__name__
 
 
+@pytest.mark.by_default(*FAMILIES)
 @torch.no_grad()
 def test_offloaded_weights_give_the_same(name, tmp_path):
     for i, model in enumerate(every_model(name)):
@@ -458,6 +463,7 @@ def test_offloaded_weights_give_the_same(name, tmp_path):
         assert_rounding(model(**inputs), expected)
 
 
+@pytest.mark.by_default(*FAMILIES)
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_adapters_on_every_layer_train_and_merge(name, use_dora):
     for model in every_model(name):

@@ -362,6 +362,7 @@ def test_gradient_checkpointing_updates_batch_norm_once(backbone, reentrant):
 
 
 @pytest.mark.slow
+@pytest.mark.by_default("vit", of="backbone")
 @every_backbone
 @torch.no_grad()
 def test_compiles_to_one_graph(backbone):

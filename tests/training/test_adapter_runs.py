@@ -1,14 +1,12 @@
 """Runs of the training script with adapters: checkpoints, their base model, resuming, refusals and evaluation."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_forked, torchrun
 from lavish_runs import (
     EVENTS,
     EXAMPLES,
@@ -54,10 +52,6 @@ def trained(script, shards, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     assert finetune(script, *adapter_command(shards, backbone, folder, *SAVE, "--max_steps", "4")) == 0
     return folder
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
 
 
 def weights(folder):
@@ -303,7 +297,7 @@ def test_the_other_tasks_train_adapters_too(shards, tmp_path, task, more, head):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_exactly(shards, backbone, trained, tmp_path):
-    code = (
+    (tmp_path / "killed.py").write_text(
         "import sys, os, signal; sys.path.insert(0, sys.argv.pop(1)); from lavish_runs import load_script\n"
         "from hf_avfusion.training.trainer import AVTrainer\n"
         "own = AVTrainer.training_step\n"
@@ -313,37 +307,28 @@ def test_a_killed_run_resumes_exactly(shards, backbone, trained, tmp_path):
         "AVTrainer.training_step = step\n"
         "sys.exit(load_script('finetune_classification.py').main())"
     )
-    command = [str(word) for word in adapter_command(shards, backbone, tmp_path, *SAVE, "--max_steps", "4")]
-    killed = subprocess.run([sys.executable, "-c", code, str(TESTS), *command], env=environment(), capture_output=True)
+    run = tmp_path / "run"
+    command = [str(word) for word in adapter_command(shards, backbone, run, *SAVE, "--max_steps", "4")]
+    killed = run_forked(tmp_path / "output", tmp_path / "killed.py", str(TESTS), *command)
     assert killed.returncode == -9, killed.stderr
     assert finetune(load_script("finetune_classification.py"), *command, "--resume_from_checkpoint", "true") == 0
     expected = weights(trained)
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(run).items())
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_adapter(shards, backbone, tmp_path):
     """Adapters with BatchNorm; the gathered batch is that of one process, its statistics are of each process's half."""
     script = EXAMPLES / "finetune_classification.py"
+    run = tmp_path / "run"
     command = [
-        str(word)
-        for word in adapter_command(shards, backbone, tmp_path, *SAVE, "--max_steps", "2", "--ddp_backend", "gloo")
+        str(word) for word in adapter_command(shards, backbone, run, *SAVE, "--max_steps", "2", "--ddp_backend", "gloo")
     ]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29533",
-        str(script),
-    ]
-    done = subprocess.run([*launch, *map(str, command)], env=environment(), capture_output=True, text=True, timeout=400)
+    done = torchrun(tmp_path / "output", script, *command)
     assert done.returncode == 0, done.stderr
-    assert len(losses(tmp_path)) == 2
-    names = weights(tmp_path)
+    assert len(losses(run)) == 2
+    names = weights(run)
     gates = [tensor for name, tensor in names.items() if name.endswith("lavish_video.gate")]
     assert gates
     assert all(gate.item() != 0 for gate in gates)
-    load_checkpoint(str(tmp_path))
+    load_checkpoint(str(run))

@@ -1,14 +1,13 @@
 """Pretraining on a stream: bit-identical resuming, mean losses of each modality, repeatable evaluation."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from equality import assert_same_bits
+from forked import torchrun
 from safetensors.torch import load_file
 
 from hf_avfusion import AVPreTrainer
@@ -117,7 +116,8 @@ def test_two_processes_log_and_learn_as_one_and_resume(tmp_path):
             **saving,
         },  # in the second epoch
     ]
-    done = launch(*({"folder": str(tmp_path), **job} for job in jobs))
+    jobs = [{"folder": str(tmp_path), **job} for job in jobs]
+    done = torchrun(tmp_path / "output", Path(__file__).with_name("pretraining_run.py"), json.dumps(jobs))
     assert done.returncode == 0, done.stderr
     assert_same_bits(weights(tmp_path, "resumed"), weights(tmp_path, "uninterrupted"))
 
@@ -127,14 +127,3 @@ def test_two_processes_log_and_learn_as_one_and_resume(tmp_path):
         assert logged(two, name)[0] == pytest.approx(logged(one, name)[0], rel=1e-4)
         assert two["eval"][f"eval_{name}"] == pytest.approx(one["eval"][f"eval_{name}"], rel=1e-2)
     assert two["eval"]["eval_clips"] == 13
-
-
-def launch(*jobs):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).with_name("pretraining_run.py")), json.dumps(jobs)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

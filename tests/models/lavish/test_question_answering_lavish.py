@@ -408,7 +408,7 @@ def test_every_layer_is_called_through_its_module(head, inputs):
     assert {type(layer) for layer in layers.values()} == {nn.Linear, nn.Embedding, nn.LayerNorm}
 
 
-@pytest.mark.slow
+@pytest.mark.further  # a part of the graph of lavish-questions in test_model_graphs.py
 def test_compiles_as_one_graph_and_exports_with_a_dynamic_batch(inputs):
     head = make_head().eval()
     inputs["input_ids"] = torch.randint(0, WORDS, (B, 2, LENGTH))
