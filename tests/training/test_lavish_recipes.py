@@ -29,6 +29,7 @@ RATES = {
     "lavish/ave@vit-small": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/ave@resnet152": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/ave@visual-only": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@vggish": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/avsbench_s4": (1e-4, None, 4, 16, 4, 2),
     "lavish/avsbench_s4@tpavi": (1e-4, None, 4, 16, 4, 2),
     "lavish/music_avqa": (8e-5, None, 2, 64, 8, 4),
@@ -87,6 +88,7 @@ def test_the_processor_is_the_published_preset(name):
     assert (size.height, size.width) == (side, side)
     assert not built.video_processor.do_center_crop
     assert built.channel_mix == "left"
+    assert built.vggish == (name == "lavish/ave@vggish")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -224,12 +224,12 @@ class LavishProcessor(AVFusionProcessor):
         self, waveforms: list[Any], part_tensors: str | None, audio_kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """As in the base class, with the examples of VGGish. The waveforms have the rate of the feature extractor."""
+        rate = self.feature_extractor.sampling_rate
+        shortest = min(map(len, waveforms)) / rate
+        if self.vggish and shortest < seconds_of_examples(1):  # of arrays: `check_windows` has seen files
+            raise ValueError(f"audio holds {_too_short(shortest)}")
         inputs = super()._audio_inputs(waveforms, part_tensors, audio_kwargs)
         if self.vggish:
-            rate = self.feature_extractor.sampling_rate
-            shortest = min(map(len, waveforms)) / rate
-            if shortest < seconds_of_examples(1):  # of arrays: `check_windows` has seen files
-                raise ValueError(f"audio holds {_too_short(shortest)}")
             examples = [vggish_examples(waveform, rate, do_resample=True)[0] for waveform in waveforms]
             inputs["vggish_features"] = torch.stack(examples) if part_tensors else [each.numpy() for each in examples]
         return inputs
