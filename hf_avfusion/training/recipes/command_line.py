@@ -239,8 +239,8 @@ def _with_start(
 def _check_parts(recipe: Recipe, name: str | None, flags: dict[str, Any], methods: Mapping[str, StartMethod]) -> None:
     """Raises ValueError if a part of a new model that is no use with random weights has no source."""
     for method, part in methods.items():
-        missing = part.switch is not None and recipe.model.get(part.switch) and method not in recipe.part_inits
-        if missing and str(flags.get(method)).lower() != "none" and flags.get("start") != f"{method}=none":
+        needed = part.switch is not None and recipe.model.get(part.switch) and method not in recipe.part_inits
+        if needed and method not in flags and flags.get("start", "").lower() != f"{method}=none":
             raise ValueError(
                 f"{f'--recipe {name}' if name else '--config'} has {part.switch}=true, whose part starts from {part.source}: "
                 f"name it with --{method}, or give --{method} none for random weights."
