@@ -42,7 +42,11 @@ class Options:
     )
     output: str | None = field(default=None, metadata={"help": "File for one JSON line per clip."})
     pictures: str | None = field(
-        default=None, metadata={"help": "Folder for one PNG per clip that shows where the model attends."}
+        default=None,
+        metadata={
+            "help": "Folder for one PNG per clip that shows where the model attends, or, for event localisers without attention "
+            "maps (LAVISH), when which event happens."
+        },
     )
     device: str | None = field(
         default=None, metadata={"help": "Device of the model; default: cuda, or cpu without a GPU."}
@@ -82,7 +86,8 @@ from hf_avfusion.media.modalities import MODEL_INPUTS
 from hf_avfusion.media.reader import MediaError
 from hf_avfusion.tasks import task_of_config
 from hf_avfusion.visualization.attention import explain
-from hf_avfusion.visualization.token_layouts import token_layout
+from hf_avfusion.visualization.timeline import explain_events
+from hf_avfusion.visualization.token_layouts import has_token_layout, token_layout
 
 
 def as_line(clip: Path, heads: dict | None, reason: str | None) -> dict:
@@ -121,7 +126,8 @@ def main() -> int:
         if options.text:
             processor.encode_questions(options.text)  # wrong questions fail before the first clip is read
         model = load_any(task.auto_class, options.model).eval().to(device)
-        if options.pictures:
+        timelines = task.name == "event_localization" and not has_token_layout(model)
+        if options.pictures and not timelines:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
     except (ValueError, OSError) as error:
         text, named = " ".join(str(error).split()), f"--model {options.model}: " if isinstance(error, OSError) else ""
@@ -143,7 +149,8 @@ def main() -> int:
                 if options.pictures:
                     stems[clip.stem] += 1  # clips of the same name from different folders are numbered
                     name = clip.stem if stems[clip.stem] == 1 else f"{clip.stem}-{stems[clip.stem]}"
-                    explain(model, processor, str(clip), path=Path(options.pictures) / f"{name}.png")
+                    draw = explain_events if timelines else explain
+                    draw(model, processor, str(clip), path=Path(options.pictures) / f"{name}.png")
             except (MediaError, FileNotFoundError) as error:
                 skipped[clip] = str(error)
             if lines is not None:

@@ -1,6 +1,7 @@
 """Folders and Hub repositories that hold only an adapter, wherever a checkpoint is taken: evaluate, predict, pipelines, pushing."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ def test_evaluate_and_predict_take_it(trained, shards, clip, tmp_path, capsys):
     assert finetune(load_script("evaluate.py"), "--checkpoint", trained, *options) == 0, capsys.readouterr().err
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["evaluations"][0]["settings"]["adapter_reduction"] == 4
-    assert finetune(load_script("predict.py"), "--model", trained, "--output", tmp_path / "lines.jsonl", clip) == 0
+    written = ["--output", tmp_path / "lines.jsonl", "--pictures", tmp_path / "pictures"]
+    assert finetune(load_script("predict.py"), "--model", trained, *written, clip) == 0
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == [f"{Path(clip).stem}.png"]
     line = json.loads((tmp_path / "lines.jsonl").read_text())
     model, processor = load_checkpoint(str(trained))
     best = logits_of(model, processor, clip)[0].softmax(-1)

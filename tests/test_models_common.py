@@ -38,6 +38,7 @@ from hf_avfusion import (
     LavishForSegmentation,
     MBTConfig,
 )
+from hf_avfusion.evaluation.costs import count_flops
 from hf_avfusion.media.modalities import INPUT_MODALITIES, MODALITIES, MODEL_INPUTS
 from hf_avfusion.models.shared.configuration_shared import as_pair
 from hf_avfusion.models.shared.vggish import EXAMPLE_SHAPE
@@ -514,6 +515,15 @@ def test_meta_model_has_its_computed_tables_after_loading(name):
                     value.fill_(float("nan") if value.is_floating_point() else -1)
             empty.load_state_dict(model.state_dict(), assign=assign)
             assert_same_bits(empty(**inputs), expected)
+
+
+def test_flops_are_counted_without_memory(name):
+    model = build(name)
+    inputs = {key: value for key, value in batch(model, 2).items() if key != "modality_mask"}
+    with torch.device("meta"):
+        empty = type(model)(model.config).eval()
+    counted = count_flops(lambda: empty(**{key: value.to("meta") for key, value in inputs.items()}))
+    assert counted == count_flops(lambda: model(**inputs)) > 0
 
 
 def test_one_stream_alone_gets_gradients_on_frozen_embeddings(name):

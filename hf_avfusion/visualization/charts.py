@@ -139,11 +139,12 @@ def draw_lines(
     places = list(place_of.values())
     for number, (name, points) in enumerate(series.items()):
         x, y, deviation = zip(*points)
-        # Series are shifted, so that their deviations do not overlap.
-        shift = (number - (len(series) - 1) / 2) * 0.012 * (max(places) - min(places))
+        deviates = any(each is not None for each in deviation)
+        # Deviations of several series must not cover each other.
+        shift = (number - (len(series) - 1) / 2) * 0.012 * (max(places) - min(places)) * deviates
         x = [place_of[each] + shift for each in x]
         style = {"color": COLOURS[number], "marker": MARKERS[number], "label": name, "linewidth": 1.8, "markersize": 6}
-        if any(each is not None for each in deviation):
+        if deviates:
             axis.errorbar(x, y, [each or 0.0 for each in deviation], capsize=3, elinewidth=1, **style)
         else:
             axis.plot(x, y, **style)

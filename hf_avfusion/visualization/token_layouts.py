@@ -47,7 +47,7 @@ def token_layout(model: PreTrainedModel, modalities: Sequence[str] | None = None
         ValueError: there is no layout for models of this class, or its video patches straddle frames (MBT with
             `num_sampled_frames` and an image height that is not a multiple of the patch height).
     """
-    names = [each.__name__ for each in type(model).__mro__ if each.__name__ in LAYOUTS]
+    names = _known_classes(model)
     if not names:
         raise ValueError(
             f"Attention maps are defined for models that see every patch of a clip ({', '.join(LAYOUTS)}), got a "
@@ -55,6 +55,15 @@ def token_layout(model: PreTrainedModel, modalities: Sequence[str] | None = None
         )
     given = model.config.modalities if modalities is None else modalities
     return LAYOUTS[names[0]](model, [name for name in model.config.modalities if name in given])
+
+
+def has_token_layout(model: PreTrainedModel) -> bool:
+    """Whether there are attention maps for models of this class."""
+    return bool(_known_classes(model))
+
+
+def _known_classes(model: PreTrainedModel) -> list[str]:
+    return [each.__name__ for each in type(model).__mro__ if each.__name__ in LAYOUTS]
 
 
 def _mbt_layout(model: PreTrainedModel, modalities: Sequence[str]) -> TokenLayout:

@@ -206,9 +206,13 @@ def test_lora_trains_on_a_lavish_model(script, shards, backbone, tmp_path):
     assert settings_of(model.config, load_checkpoint(str(tmp_path))[1])["adapter_r"] == 2
 
 
-def test_int8_base_trains(script, shards, backbone, tmp_path, torchao):
-    command = adapter_command(shards, backbone, tmp_path, "--quantize", "int8", *SAVE, "--max_steps", "4")
+@pytest.mark.parametrize(("kind", "package"), [("int8", "torchao"), ("4bit", "bitsandbytes")])
+def test_quantized_base_trains(script, shards, backbone, trained, tmp_path, kind, package):
+    pytest.importorskip(package, reason=f"{package} is not installed (pip install {package})")
+    command = adapter_command(shards, backbone, tmp_path, "--quantize", kind, *SAVE, "--max_steps", "4")
     assert finetune(script, *command) == 0
+    assert losses(tmp_path) != losses(trained)
+    assert losses(tmp_path) == pytest.approx(losses(trained), rel=0.2)
     load_checkpoint(str(tmp_path))
     shutil.rmtree(tmp_path / "checkpoint-4")
     expected = weights(tmp_path)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 from .options_lavish import AdapterOptions
 
@@ -162,7 +163,7 @@ class LavishAdapter(nn.Module):
 
         No projections, no scaling: with hundreds of channels the soft-maxes are nearly one-hot, so they are in float32.
         """
-        with torch.autocast(own.device.type, enabled=False):
+        with maybe_autocast(own.device.type, enabled=False):
             tokens, context, latents = own.float(), other.float(), self.latents.float()
             scores = torch.matmul(latents, context.transpose(1, 2))  # [N, T, m]
             latents = latents + torch.matmul(scores.softmax(dim=-1), context)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from ..shared.losses_classification import IGNORED_LABEL, classification_loss
 from .options_lavish import LOCALIZATION_LOSSES, MASK_LOSSES, MASK_POOLINGS, check_matching_stages
@@ -42,7 +43,7 @@ def mask_loss(logits: torch.Tensor, labels: torch.Tensor, kind: str = "bce_of_pr
     """
     _check_choice("kind", kind, MASK_LOSSES)
     _check_masks(logits, labels)
-    with torch.autocast(logits.device.type, enabled=False):
+    with maybe_autocast(logits.device.type, enabled=False):
         counted = labels != NO_MASK
         targets = torch.where(counted, labels, 0).to(logits.device, torch.float32)
         if kind == "bce_with_logits":
@@ -134,7 +135,7 @@ def matching_losses(
     """
     _check_choice("pooling", pooling, MASK_POOLINGS)
     check_matching_stages(stages, [stage for stage, feature in enumerate(audio_features) if feature is not None])
-    with torch.autocast(logits.device.type, enabled=False):
+    with maybe_autocast(logits.device.type, enabled=False):
         losses = []
         for stage in stages:
             maps = feature_maps[stage].float()
@@ -182,7 +183,7 @@ def localization_loss(
             f"`labels` must be class indices [clips, seconds] = {tuple(logits.shape[:-1])} or probabilities "
             f"{tuple(logits.shape)}, got {labels.dtype} of shape {tuple(labels.shape)}."
         )
-    with torch.autocast(logits.device.type, enabled=False):
+    with maybe_autocast(logits.device.type, enabled=False):
         logits, labels = logits.float().flatten(0, 1), labels.flatten(0, 1)
         if kind == "cross_entropy":
             return classification_loss(logits, labels, "single_label_classification", label_smoothing).mean()

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 from ..shared.layers_vit import with_init
 from .layers_lavish import PresenceBatchNorm
@@ -137,7 +138,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_segm
         [B * S, width, n] in the dtype of `query`.
     """
     dtype, positions = query.dtype, query.shape[2] * num_segments
-    with torch.autocast(query.device.type, enabled=False):
+    with maybe_autocast(query.device.type, enabled=False):
         if dtype in (torch.float16, torch.bfloat16):  # the sum over all positions exceeds the range of float16
             query, key, value = query.float(), key.float(), value.float()
         key = key.to(query.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 EXAMPLE_SHAPE = (96, 64)  # log-mel rows of 10 ms, mel bins
 CHANNELS = (64, 128, 256, 256, 512, 512)
@@ -54,7 +55,7 @@ class VGGishPostprocessing(nn.Module):
 
     def whiten(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Float [N, E] -> float32 [N, E]: `pca_eigen_vectors (e - pca_means)`, clipped to [-2, 2]."""
-        with torch.autocast(embeddings.device.type, enabled=False):  # rounding to 8 bit would magnify bfloat16's errors
+        with maybe_autocast(embeddings.device.type, enabled=False):  # rounding to 8 bit would magnify bfloat16's errors
             centred = embeddings.float() - self.pca_means.float().T
             return (centred @ self.pca_eigen_vectors.float().T).clamp(LOWEST, HIGHEST)
 
