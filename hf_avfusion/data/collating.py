@@ -41,8 +41,9 @@ class AVCollator:
             adds, a batch's randomness depends on its rows and epoch, not on workers.
 
     A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel], each only if a sample has it, with zeros for
-    samples without it. It holds `labels` (long [B], [B, heads] or [B, segments], or float [B, C] or [B, segments, C]), and
-    `modality_mask` bool [B, 2] (video, audio) only if a modality is missing. With several views per clip ([views, ...] tensors in a
+    samples without it. Further inputs of a modality (`INPUT_MODALITIES`) are stacked and mixed like these. It holds `labels` (long
+    [B], [B, heads] or [B, segments], or float [B, C] or [B, segments, C]), and `modality_mask` bool [B, 2] (video, audio) only if a
+    modality is missing. With several views per clip ([views, ...] tensors in a
     sample), an axis of views follows B.
     """
 
@@ -233,6 +234,12 @@ class LabelChecks:
 
 
 def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
+    absent = [str(sample.get("clip_id", n)) for n, sample in enumerate(samples) if present[n] and name not in sample]
+    if absent:
+        raise ValueError(
+            f"{name} of one batch must be in all samples with that modality, but is not in clips {', '.join(absent)}: use one "
+            "processor for all samples"
+        )
     tensors = [sample[name] for sample, has in zip(samples, present) if has]
     shapes = {tuple(values.shape) for values in tensors}
     if len(shapes) > 1:

@@ -2,9 +2,9 @@
 
 MODALITIES = ("video", "audio")  # in the order of modality_mask's columns
 MODEL_INPUTS = {"video": "pixel_values", "audio": "input_features"}
-# Every input that carries a modality: that of its stream, and further ones that some models take beside it. Where a clip lacks the
-# modality, all of them are missing.
-INPUT_MODALITIES = {**{name: modality for modality, name in MODEL_INPUTS.items()}, "vggish_features": "audio"}
+# The modality of every input: that of a stream, and further ones that some models take beside it. Where a clip lacks the modality,
+# all of its inputs are missing.
+INPUT_MODALITIES = {"pixel_values": "video", "input_features": "audio", "vggish_features": "audio"}
 
 # Axes of one view in the inputs of a model, after the batch axis. A config and a processor state their own as `input_axes`. Views
 # (evaluation windows and crops of one clip) are another axis, right after the batch axis, and the model itself never sees them.

@@ -458,6 +458,10 @@ def test_batches_mix_it_with_the_sound():
     missing = AVCollator()([samples[0], {"pixel_values": rows[1], "labels": torch.tensor(1)}])
     assert missing["modality_mask"].tolist() == [[True, True], [True, False]]
     assert not missing["vggish_features"][1].any()
+    with pytest.raises(
+        ValueError, match=r"vggish_features of one batch must be in all samples .* not in clips 1: use one processor"
+    ):
+        AVCollator()([samples[0], {name: samples[1][name] for name in ("pixel_values", "input_features", "labels")}])
 
 
 @torch.no_grad()
