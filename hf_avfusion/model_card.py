@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .files import markdown_cell, read_json
+from .processing.vggish_examples import EXAMPLE_ROWS, seconds_of_examples, vggish_front_end
 from .tasks import DEFAULT_TASK, task_of
 from .tasks.task import Task
 from .training.recipes.record import changes
@@ -370,9 +371,19 @@ def _inputs(processor: ProcessorMixin) -> list[tuple[str, str]]:
             f"window {audio.win_length * milliseconds:g} ms, hop {audio.hop_length * milliseconds:g} ms, FFT {audio.n_fft}, "
             f"{audio.num_mel_bins} mel bands{rows}; mean {audio.mean:g}, deviation {audio.std * audio.divisor:g}",
         ),
+        *([_vggish_input(processor)] if getattr(processor, "vggish", False) else []),
         ("short clips", words["short clips"]),
         *([] if getattr(processor, "vocab", None) is None else [_question_input(processor)]),
     ]
+
+
+def _vggish_input(processor: ProcessorMixin) -> tuple[str, str]:
+    front_end = vggish_front_end()
+    return (
+        "`vggish_features`",
+        f"the first {seconds_of_examples(1)} s of each segment, {front_end.sampling_rate} Hz mono, through VGGish's published "
+        f"front end: {EXAMPLE_ROWS} rows, {front_end.num_mel_bins} mel bands",
+    )
 
 
 def _question_input(processor: ProcessorMixin) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def away(tmp_path_factory):
             jobs[name] = job_of(name, model, hub.export(model, processor, exported / name))
             hub.push(model, processor, f"org/{name}")
             (away / name).mkdir()
-            (away / name / "clip.mp4").write_bytes(render_clip(seconds=0.8))
+            (away / name / "clip.mp4").write_bytes(render_clip(seconds=1.0))  # VGGish needs 0.975
         (away / "jobs.json").write_text(json.dumps(jobs))
         not_there = ("PYTHONPATH", "HF_MODULES_CACHE", "HF_HUB_CACHE")
         environment = {key: value for key, value in os.environ.items() if key not in not_there}

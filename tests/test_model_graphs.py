@@ -8,8 +8,9 @@ from test_models_common import ARCHITECTURES, batch, build, masks
 SAME_CODE = {
     "mbt-audio-first-early": "mbt-video-first-mean with the streams in the other order",
     "mbt-late": "the layers before the fusion of mbt",
-    "lavish": "lavish-built-in, with slots that add nothing as in lavish-audio-only",
-    "lavish-swin": "lavish-segmentation, which has a Swin-V2, and the head of lavish-built-in",
+    "lavish": "lavish-vggish, with slots that add nothing as in lavish-audio-only",
+    "lavish-built-in": "lavish-vggish without VGGish, and the head of lavish-videomae",
+    "lavish-swin": "lavish-segmentation, which has a Swin-V2, and the head of lavish-videomae",
     "segment-net": "a model of the tests alone",
     "segment-net-audio-only": "a model of the tests alone",
 }

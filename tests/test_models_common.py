@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from segment_net import SegmentNetConfig
-from tiny_lavish import ADAPTER, tiny_config, tiny_questions, tiny_segmentation
+from tiny_lavish import ADAPTER, VGGISH, tiny_config, tiny_questions, tiny_segmentation
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModel,
@@ -39,8 +39,9 @@ from hf_avfusion import (
     MBTConfig,
 )
 from hf_avfusion.evaluation.costs import count_flops
-from hf_avfusion.media.modalities import MODALITIES, MODEL_INPUTS
+from hf_avfusion.media.modalities import INPUT_MODALITIES, MODALITIES, MODEL_INPUTS
 from hf_avfusion.models.shared.configuration_shared import as_pair
+from hf_avfusion.models.shared.vggish import EXAMPLE_SHAPE
 from hf_avfusion.tasks import task_of
 
 MBT_TINY = {
@@ -76,6 +77,7 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     # With a backbone that trains: a frozen one has no gradients to test.
     "lavish": tiny_config("vit", freeze_backbone=False),
     "lavish-built-in": tiny_config("vit", adapter=ADAPTER, freeze_backbone=False),
+    "lavish-vggish": tiny_config("vit", adapter=ADAPTER, **VGGISH, freeze_backbone=False),
     "lavish-swin": tiny_config("swinv2", adapter={**ADAPTER, "use_bn": False}, freeze_backbone=False),
     "lavish-videomae": tiny_config("videomae", adapter=ADAPTER, freeze_backbone=False),
     "lavish-audio-only": tiny_config("dinov2", adapter=ADAPTER, modalities=("audio",), freeze_backbone=False),
@@ -159,6 +161,11 @@ def takes(model: PreTrainedModel) -> torch.Tensor:
     return torch.tensor([modality in input_names(model.config) for modality in MODALITIES])
 
 
+def inputs_of(modality: str) -> list[str]:
+    """Every input that carries a modality."""
+    return [name for name, other in INPUT_MODALITIES.items() if other == modality]
+
+
 def axis_size(config: PreTrainedConfig, modality: str, axis: str) -> int:
     if axis in ("height", "width"):
         return as_pair("image_size", field(config, modality, "image_size"))[axis == "width"]
@@ -171,6 +178,9 @@ def batch(model: PreTrainedModel, size: int, seed: int = 1) -> dict[str, torch.T
     for modality, name in input_names(config).items():
         shape = (size, *(axis_size(config, modality, axis) for axis in config.input_axes[name]))
         inputs[name] = torch.rand(shape, generator=generator) * 2 - 1
+    if getattr(config, "vggish", False):
+        shape = (size, config.num_segments, *EXAMPLE_SHAPE)
+        inputs["vggish_features"] = torch.rand(shape, generator=generator) * 4 - 2
     if isinstance(model, LavishForQuestionAnswering):
         inputs["input_ids"] = torch.randint(config.vocab_size, (size, 4), generator=generator)
     return inputs
@@ -178,7 +188,7 @@ def batch(model: PreTrainedModel, size: int, seed: int = 1) -> dict[str, torch.T
 
 def beside_streams(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs that belong to no modality, such as questions."""
-    return {name: values for name, values in inputs.items() if name not in MODEL_INPUTS.values()}
+    return {name: values for name, values in inputs.items() if name not in INPUT_MODALITIES}
 
 
 def labelled(model: PreTrainedModel, size: int) -> dict[str, torch.Tensor]:
@@ -204,9 +214,10 @@ def masks(model: PreTrainedModel) -> torch.Tensor:
 def fill_missing(inputs: dict[str, torch.Tensor], mask: torch.Tensor, *fillers: float) -> dict[str, torch.Tensor]:
     """Copies of the inputs with fillers, of video and of audio, in the rows of missing modalities."""
     inputs = {name: values.clone() for name, values in inputs.items()}
-    for column, (name, filler) in enumerate(zip(MODEL_INPUTS.values(), fillers)):
-        if name in inputs:
-            inputs[name][~mask[:, column]] = filler
+    for column, (modality, filler) in enumerate(zip(MODALITIES, fillers)):
+        for name in inputs_of(modality):
+            if name in inputs:
+                inputs[name][~mask[:, column]] = filler
     return inputs
 
 
@@ -240,7 +251,7 @@ def test_mixed_missing_modalities_equal_one_by_one(name, pattern):
     inputs = fill_missing(batch(model, len(pattern)), mask, float("nan"), 1e30)
     mixed = model(**inputs, modality_mask=mask)
     for i, present in enumerate(mask):
-        names = {MODEL_INPUTS[modality] for modality, there in zip(MODALITIES, present) if there}
+        names = {name for modality, there in zip(MODALITIES, present) if there for name in inputs_of(modality)}
         clip = rows(inputs, slice(i, i + 1))
         alone = {key: value for key, value in clip.items() if key in {*names, *beside_streams(clip)}}
         torch.testing.assert_close(mixed.logits[i], model(**alone).logits[0], rtol=1e-5, atol=1e-5)
@@ -522,7 +533,7 @@ def test_flops_are_counted_without_memory(name):
 
 
 def test_one_stream_alone_gets_gradients_on_frozen_embeddings(name):
-    for modality, key in input_names(ARCHITECTURES[name]).items():
+    for modality in input_names(ARCHITECTURES[name]):
         if not {*task_of(build(name)).needed_modalities} <= {modality}:
             continue
         found = []
@@ -537,7 +548,8 @@ def test_one_stream_alone_gets_gradients_on_frozen_embeddings(name):
             model.enable_input_require_grads()
             if use_reentrant:
                 model.gradient_checkpointing_enable({"use_reentrant": True})
-            model(**{key: inputs[key], **beside_streams(inputs)}).loss.backward()
+            alone = {key: inputs[key] for key in inputs_of(modality) if key in inputs}
+            model(**alone, **beside_streams(inputs)).loss.backward()
             found.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
         assert found[0], modality
         torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
@@ -560,9 +572,7 @@ def test_a_misspelt_input_is_refused(name):
     for model in every_model(name):
         inputs = batch(model, 2)
         for key in inputs:
-            misspelt = {"pixel_values": "pixels_values", "input_features": "input_feature", "input_ids": "input_id"}[
-                key
-            ]
+            misspelt = "pixels_values" if key == "pixel_values" else key[:-1]
             rest = {other: value for other, value in inputs.items() if other != key}
             with pytest.raises(ValueError, match=f"no input `{misspelt}`. Did you mean `{key}`"):
                 model(**rest, **{misspelt: inputs[key]})

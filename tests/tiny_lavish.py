@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from transformers import Dinov2Config, PreTrainedConfig, ResNetConfig, Swinv2Config, VideoMAEConfig, ViTConfig
 
+from hf_avfusion.media.modalities import INPUT_MODALITIES
 from hf_avfusion.models.lavish.configuration_lavish import LavishTwoStreamConfig
 from hf_avfusion.models.lavish.modeling_lavish import LavishForAudioVisualClassification
+from hf_avfusion.models.shared.vggish import EXAMPLE_SHAPE
 
 VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 SPREAD = 0.5  # of initial weights: with less, tokens are so alike that latents and queries change next to nothing
@@ -42,6 +44,14 @@ BACKBONES: dict[str, tuple[PreTrainedConfig, dict[str, Any]]] = {
     ),
 }
 ADAPTER = {"num_tokens": 2, "reduction": 4}
+# VGGish beside the streams: sizes of the published layout, and the head that it needs.
+VGGISH = {
+    "vggish": True,
+    "vggish_channels": (2, 3, 4, 4, 5, 6),
+    "vggish_hidden_size": 7,
+    "vggish_feature_size": 8,
+    "classifier_hidden_size": None,
+}
 
 
 def tiny_config(backbone: str = "vit", **fields: Any) -> LavishTwoStreamConfig:
@@ -111,9 +121,10 @@ def tiny_inputs(model: torch.nn.Module, batch: int = 2, seed: int = 1) -> dict[s
     shapes = {"pixel_values": (config.num_frames, 3, *config.image_hw), "input_features": config.spectrogram_hw}
     if config.num_segments is not None:
         shapes["input_features"] = (config.num_segments, *config.spectrogram_hw)
-    names = {"pixel_values": "video", "input_features": "audio"}
+    if config.vggish:
+        shapes["vggish_features"] = (config.num_segments, *EXAMPLE_SHAPE)
     return {
         name: torch.randn(batch, *shape, generator=generator)
         for name, shape in shapes.items()
-        if names[name] in config.modalities
+        if INPUT_MODALITIES[name] in config.modalities
     }

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from tiny_lavish import VGGISH
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hf_avfusion import (
@@ -63,8 +64,20 @@ def lavish_processor(**fields) -> ProcessorMixin:
 def lavish(kind: type = LavishForAudioVisualClassification, **fields) -> PreTrainedModel:
     backbone = {"model_type": "vit", **SIZES, "image_size": SIDE, "patch_size": 8}
     sizes = {"num_segments": 2, "spectrogram_length": ROWS, "num_mel_bins": MELS, "classifier_hidden_size": 8}
-    config = LavishTwoStreamConfig(backbone_config=backbone, **sizes, **label_fields(fields))
+    config = LavishTwoStreamConfig(backbone_config=backbone, **{**sizes, **label_fields(fields)})
     return kind(config)
+
+
+def lavish_vggish() -> PreTrainedModel:
+    return lavish(**VGGISH)
+
+
+def lavish_vggish_processor() -> ProcessorMixin:
+    """As `lavish_processor`, with 1 s of sound in each segment, at 33 rows a second."""
+    audio = AVFusionFeatureExtractor.from_preset(
+        "lavish_ave_vit", num_mel_bins=MELS, spectrogram_length=ROWS, hop_length=485
+    )
+    return LavishProcessor(frame_processor(SIDE), audio, num_segments=2, vggish=True)
 
 
 WORDS = ("<pad>", "What", "can", "be", "heard")
@@ -99,6 +112,7 @@ TRAVELLERS: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[], Processo
     "lavish": (lavish, lavish_processor),
     "lavish-questions": (lavish_questions, lambda: lavish_processor(vocab=list(WORDS), max_question_length=5)),
     "lavish-segmentation": (lavish_segmentation, lavish_segmentation_processor),
+    "lavish-vggish": (lavish_vggish, lavish_vggish_processor),
     "lavish-built-in": (lambda: lavish(adapter={"num_tokens": 2, "reduction": 4}), lavish_processor),
 }
 

@@ -294,6 +294,11 @@ def infer_config(params: Mapping[str, np.ndarray], **fields: Any) -> LavishTwoSt
         ConversionError: If it is no such checkpoint.
     """
     given = dict(fields.pop("backbone_config", None) or {})
+    if fields.get("vggish"):
+        raise ConversionError(
+            "`vggish` is set, but the original's checkpoints hold no VGGish. Leave it out, and train a model with "
+            "LavishForAudioVisualClassification.from_vggish(...)."
+        )
     try:
         backbone = infer_backbone(params, given)
         if model_class_of(params) is LavishForQuestionAnswering:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..media.modalities import MODEL_INPUTS
+from ..media.modalities import INPUT_MODALITIES, MODALITIES, MODEL_INPUTS
 from ..models.shared.losses_classification import check_label_values, infer_problem_type
 from .augmentation import SpecAugment, draw_mixup, mix, random_time_shift
 
@@ -41,8 +41,9 @@ class AVCollator:
             adds, a batch's randomness depends on its rows and epoch, not on workers.
 
     A batch holds `pixel_values` [B, T, C, H, W] and `input_features` [B, time, mel], each only if a sample has it, with zeros for
-    samples without it. It holds `labels` (long [B], [B, heads] or [B, segments], or float [B, C] or [B, segments, C]), and
-    `modality_mask` bool [B, 2] (video, audio) only if a modality is missing. With several views per clip ([views, ...] tensors in a
+    samples without it. Further inputs of a modality (`INPUT_MODALITIES`) are stacked and mixed like these. It holds `labels` (long
+    [B], [B, heads] or [B, segments], or float [B, C] or [B, segments, C]), and `modality_mask` bool [B, 2] (video, audio) only if a
+    modality is missing. With several views per clip ([views, ...] tensors in a
     sample), an axis of views follows B.
     """
 
@@ -103,9 +104,10 @@ class AVCollator:
                 f"these samples have neither video nor audio: {', '.join(map(str, empty))} (keys of the first: {keys})"
             )
         batch = {}
-        for column, (name, _) in enumerate(INPUT_FLAGS):
-            if present[:, column].any():
-                batch[name] = _stack(samples, name, present[:, column])
+        for name, modality in INPUT_MODALITIES.items():
+            has = present[:, MODALITIES.index(modality)]
+            if has.any() and (name in MODEL_INPUTS.values() or any(name in sample for sample in samples)):
+                batch[name] = _stack(samples, name, has)
         if "labels" in samples[0]:
             batch["labels"] = self._labels(samples)
 
@@ -164,12 +166,14 @@ class AVCollator:
         labels = self._to_probabilities(batch["labels"])
         same_modalities = (present == present.flip(0)).all(dim=1)
         weights = {}
-        for name, _ in INPUT_FLAGS:
+        for modality, name in MODEL_INPUTS.items():
             if name in batch:
                 if not weights or self.mixup_per_modality:
                     weight = draw_mixup(self.mixup_alpha, generator)
-                weights[name] = torch.where(same_modalities, weight, 1.0)
-                batch[name] = mix(batch[name], weights[name])
+                weights[modality] = torch.where(same_modalities, weight, 1.0)
+        for name, modality in INPUT_MODALITIES.items():
+            if name in batch:
+                batch[name] = mix(batch[name], weights[modality])
         mixed = [mix(labels, weight) for weight in weights.values()]
         batch["labels"] = mixed[0]
         if self.mixup_per_modality and len(mixed) == 2:
@@ -230,6 +234,12 @@ class LabelChecks:
 
 
 def _stack(samples: Sequence[dict[str, Any]], name: str, present: torch.Tensor) -> torch.Tensor:
+    absent = [str(sample.get("clip_id", n)) for n, sample in enumerate(samples) if present[n] and name not in sample]
+    if absent:
+        raise ValueError(
+            f"{name} of one batch must be in all samples with that modality, but is not in clips {', '.join(absent)}: use one "
+            "processor for all samples"
+        )
     tensors = [sample[name] for sample, has in zip(samples, present) if has]
     shapes = {tuple(values.shape) for values in tensors}
     if len(shapes) > 1:

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class ClipTransform:
     """Turns a row into {pixel_values [T, C, H, W], input_features [time, mel], has_video, has_audio, labels, clip_id}.
 
-    A modality that the clip lacks, or that is not in `modalities`, is absent from the sample. A processor with several windows
+    Further inputs that the processor makes are in the sample too. A modality that the clip lacks, or that is not in `modalities`,
+    is absent from the sample. A processor with several windows
     per view adds an axis of windows (`AVFusionProcessor.input_axes`).
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from ..data.streaming.clip_stream import ClipStream
-from ..media.modalities import MODEL_INPUTS
+from ..media.modalities import INPUT_MODALITIES
 
 
 def stated_views(dataset: Any) -> int | None:
@@ -65,7 +65,7 @@ def _first_sample(dataset: Any) -> Any:
 
 def input_shapes(batch: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of a batch's inputs, without the batch axis."""
-    inputs = {name: batch.get(name) for name in MODEL_INPUTS.values()} if isinstance(batch, Mapping) else {}
+    inputs = {name: batch.get(name) for name in INPUT_MODALITIES} if isinstance(batch, Mapping) else {}
     return {name: tuple(values.shape[1:]) for name, values in inputs.items() if hasattr(values, "shape")}
 
 

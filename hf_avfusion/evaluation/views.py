@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from ..data.streaming.clip_loader import ClipLoader
 from ..data.streaming.clip_stream import ClipStream
 from ..data.transforms import ClipTransform
-from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..media.modalities import INPUT_MODALITIES, MODALITIES, MODEL_INPUTS
 from ..models.shared.losses_classification import IGNORED_LABEL
 from ..processing.joining import Aggregation, check_aggregation_name
 from ..tasks import DEFAULT_TASK, Task, task_of
@@ -258,9 +258,9 @@ class CropViews:
             pixels = sample["pixel_values"] if has_views else sample["pixel_values"].unsqueeze(0)
             crops = spatial_crops(pixels, self.size, self.num_crops)  # [crops, windows, T, C, size, size]
             sample["pixel_values"] = crops.transpose(0, 1).flatten(0, 1)
-        if "input_features" in sample:
-            features = sample["input_features"] if has_views else sample["input_features"].unsqueeze(0)
-            sample["input_features"] = features.repeat_interleave(self.num_crops, dim=0)
+        for name in (name for name, modality in INPUT_MODALITIES.items() if modality == "audio" and name in sample):
+            features = sample[name] if has_views else sample[name].unsqueeze(0)
+            sample[name] = features.repeat_interleave(self.num_crops, dim=0)
         return sample
 
 
@@ -295,7 +295,7 @@ def view_logits(
     """
     if views_per_step < 1:
         raise ValueError(f"views_per_step must be at least 1, got {views_per_step}.")
-    inputs = {name: batch[name] for name in MODEL_INPUTS.values() if batch.get(name) is not None}
+    inputs = {name: batch[name] for name in INPUT_MODALITIES if batch.get(name) is not None}
     found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items()) or "neither"
     if len({len(tensor) for tensor in inputs.values()}) != 1:
         raise ValueError(f"expected pixel_values and input_features of the same clips, got {found}.")
@@ -475,13 +475,12 @@ def _select_modalities(
     if key == "av":
         return dict(batch), list(range(clips))
     (modality,) = MODALITY_SETS[key]
-    name = MODEL_INPUTS[modality]
-    if batch.get(name) is None:
+    if batch.get(MODEL_INPUTS[modality]) is None:
         return {}, []
     mask = batch.get("modality_mask")
     column = MODALITIES.index(modality)
     keep = torch.ones(clips, dtype=torch.bool) if mask is None else mask[:, column].bool()
-    absent = {*MODEL_INPUTS.values(), "modality_mask"} - {name}
+    absent = {"modality_mask", *(name for name, other in INPUT_MODALITIES.items() if other != modality)}
     part = {key: value[keep] for key, value in batch.items() if isinstance(value, torch.Tensor) and key not in absent}
     return part, keep.nonzero().flatten().tolist()
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.utils import logging
 
-from ..media.modalities import MODALITIES, MODEL_INPUTS
+from ..media.modalities import INPUT_MODALITIES, MODALITIES, MODEL_INPUTS
 from ..media.sources import MediaError
 from .answers import AGGREGATIONS, FUNCTIONS, answer_clip, check_segment_views
 from .pipeline_inputs import Clips, as_many, check_loading, clip_arguments
@@ -136,13 +136,12 @@ class AudioVisualClassificationPipeline(Pipeline):
         )
         config = self.model.config
         modalities = [modality for modality in MODALITIES if modality in getattr(config, "modalities", MODALITIES)]
-        names = [MODEL_INPUTS[modality] for modality in modalities]
-        used = {name: inputs[name] for name in names if name in inputs}
+        used = {name: inputs[name] for name, each in INPUT_MODALITIES.items() if each in modalities and name in inputs}
         if not used:
             name = clip if isinstance(clip, (str, os.PathLike)) else "a clip"
             raise MediaError(str(name), f"has no {' and no '.join(modalities)}, which this model needs: leave it out")
         first = dict(zip(MODALITIES, inputs["windows"][0].tolist()))
-        windows = {modality: first[modality] for modality, name in zip(modalities, names) if name in used}
+        windows = {modality: first[modality] for modality in modalities if MODEL_INPUTS[modality] in used}
         return {**used, "windows": windows}
 
     # ------------------------------------------------------------------------------------------------------- a batch
@@ -153,7 +152,7 @@ class AudioVisualClassificationPipeline(Pipeline):
         present = [{modality: name in sample for modality, name in MODEL_INPUTS.items()} for sample in samples]
         views = next(len(samples[0][name]) for name in MODEL_INPUTS.values() if name in samples[0])
         batch: dict[str, Any] = {"views": views, "windows": [sample["windows"] for sample in samples]}
-        for name in MODEL_INPUTS.values():
+        for name in INPUT_MODALITIES:
             rows = [sample.get(name) for sample in samples]
             given = next((row for row in rows if row is not None), None)
             if given is not None:
@@ -166,14 +165,14 @@ class AudioVisualClassificationPipeline(Pipeline):
     def _forward(self, batch: dict[str, Any], return_modalities: bool = False) -> dict[str, Any]:
         """Logits [B, views, ...] from both modalities, and from each alone. Logits from a missing modality are undefined."""
         views, windows = batch.pop("views"), batch.pop("windows")
-        floating = {name: batch[name].to(self.model.dtype) for name in MODEL_INPUTS.values() if name in batch}
+        floating = {name: batch[name].to(self.model.dtype) for name in INPUT_MODALITIES if name in batch}
         mask = {"modality_mask": batch["modality_mask"]} if "modality_mask" in batch else {}
         logits = {"both": self.model(**floating, **mask).logits}
-        for modality, name in MODEL_INPUTS.items() if return_modalities else ():
-            if name in floating:
+        for modality in MODALITIES if return_modalities else ():
+            given = {name: values for name, values in floating.items() if INPUT_MODALITIES[name] == modality}
+            if given:
                 # With only one modality in the batch, "both" already holds its logits.
-                alone = self.model(**{name: floating[name]}).logits if len(floating) > 1 else logits["both"]
-                logits[modality] = alone
+                logits[modality] = self.model(**given).logits if len(given) < len(floating) else logits["both"]
         return {"logits": {k: v.float().unflatten(0, (-1, views)) for k, v in logits.items()}, "windows": windows}
 
     def postprocess(

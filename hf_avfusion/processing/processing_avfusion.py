@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import reprlib
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from .array_inputs import as_audio, as_videos, check_options_of_files, checked_f
 from .feature_extraction_avfusion import AVFusionAudioKwargs, AVFusionFeatureExtractor
 from .saved_processors import check_parts
 from .segment_arrays import split_frames, split_waveforms
-from .spelling import check_spelling
+from .spelling import check_spelling, refuse_unknown
 from .video_processing_avfusion import AVFusionVideoProcessor, AVFusionVideoProcessorKwargs, cropped_frames
 from .window_rows import empty_clip_error, fill_missing_rows, join_windows
 
@@ -508,14 +507,21 @@ class AVFusionProcessor(ProcessorMixin):
             data["pixel_values"] = fill_missing_rows(self._pixels(videos, part_tensors, video_kwargs), present[0])
         if any(present[1]):
             given = [item for item in waveforms if item is not None]
-            out = self.feature_extractor(given, return_tensors=part_tensors, **audio_kwargs)
-            data["input_features"] = fill_missing_rows(out["input_features"], present[1])
+            for name, rows in self._audio_inputs(given, part_tensors, audio_kwargs).items():
+                data[name] = fill_missing_rows(rows, present[1])
         axes = {name: self.input_axes[name][0] in WINDOW_AXES for name in data}
         data = {name: join_windows(rows, self.windows_per_view, axes[name]) for name, rows in data.items()}
         if any(any(row) and not all(row) for row in present):
             mask = list(map(list, zip(*present)))[:: self.windows_per_view]  # equal in all windows of a view
             data["modality_mask"] = mask if return_tensors is None else torch.tensor(mask)
         return BatchFeature({**data, **(extra or {})}, tensor_type=return_tensors)
+
+    def _audio_inputs(
+        self, waveforms: list[Any], part_tensors: str | None, audio_kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The inputs that carry the audio, one row per waveform."""
+        rows = self.feature_extractor(waveforms, return_tensors=part_tensors, **audio_kwargs)
+        return {"input_features": rows["input_features"]}
 
     def _spans(self, clips: Sequence[Clip], modality: str, begin: float) -> torch.Tensor:
         """Start and end of each view in s, counted from `begin`: float64 [views, 2], NaN without this modality."""
@@ -568,7 +574,7 @@ class AVFusionProcessor(ProcessorMixin):
                 )
 
     def _refuse_unknown(self, kwargs: dict[str, Any]) -> None:
-        """Raises TypeError for an unknown argument; transformers only warns and ignores it."""
+        """Raises TypeError for an unknown argument of a call."""
         if not kwargs:
             return
         nested = {
@@ -580,18 +586,7 @@ class AVFusionProcessor(ProcessorMixin):
         }
         own = set(AVFusionProcessorKwargs.__annotations__) - set(ProcessingKwargs.__annotations__)
         flat = own | nested["videos_kwargs"] | nested["audio_kwargs"]
-        nested["common_kwargs"] = flat
-        for name, value in kwargs.items():
-            if name in nested:
-                unknown = sorted(set(value) - nested[name])
-                if unknown:
-                    raise TypeError(
-                        f"{name} has unknown entries {', '.join(unknown)}; known: {', '.join(sorted(nested[name]))}"
-                    )
-            elif name not in flat:
-                raise TypeError(
-                    f"unknown keyword argument {name}={reprlib.repr(value)}; known: {', '.join(sorted(flat))}"
-                )
+        refuse_unknown(kwargs, flat, {**nested, "common_kwargs": flat})
 
 
 @lru_cache(maxsize=16, typed=True)

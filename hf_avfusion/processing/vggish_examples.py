@@ -1,11 +1,26 @@
 """Waveforms to the log-mel examples of VGGish: pieces of 0.96 s (harritaylor/torchvggish f3f9096, vggish_input.py)."""
 
+from functools import lru_cache
+
 import torch
 
 from ..media.mono import to_mono
 from .feature_extraction_avfusion import AVFusionFeatureExtractor
 
 EXAMPLE_ROWS = 96  # of 10 ms; an example starts where the one before it ends
+
+
+@lru_cache(maxsize=1)
+def vggish_front_end() -> AVFusionFeatureExtractor:
+    """The published front end, the preset "vggish"."""
+    return AVFusionFeatureExtractor.from_preset("vggish")
+
+
+def seconds_of_examples(count: int) -> float:
+    """The shortest sound that has this many examples, s: 0.975 for one, 1.935 for two."""
+    front_end = vggish_front_end()
+    samples = (count * EXAMPLE_ROWS - 1) * front_end.hop_length + front_end.win_length
+    return samples / front_end.sampling_rate
 
 
 def vggish_examples(
@@ -32,7 +47,7 @@ def vggish_examples(
             frame (400). Also a front end of fixed length.
     """
     if feature_extractor is None:
-        feature_extractor = AVFusionFeatureExtractor.from_preset("vggish")
+        feature_extractor = vggish_front_end()
     if feature_extractor.spectrogram_length is not None:
         raise ValueError(
             f"feature_extractor has spectrogram_length={feature_extractor.spectrogram_length}, but examples are cut from all "
@@ -52,4 +67,4 @@ def cut_examples(features: torch.Tensor) -> torch.Tensor:
     return features[: count * EXAMPLE_ROWS].unflatten(0, (count, EXAMPLE_ROWS))
 
 
-__all__ = ["EXAMPLE_ROWS", "cut_examples", "vggish_examples"]
+__all__ = ["EXAMPLE_ROWS", "cut_examples", "seconds_of_examples", "vggish_examples", "vggish_front_end"]

@@ -177,3 +177,5 @@ def test_fields_that_contradict_the_tensors():
     assert infer_config(params, **FIELDS).num_labels == 29
     with pytest.raises(StrictDataclassError, match="`image_size`"):
         infer_config(params, **{**FIELDS, "image_size": 64})
+    with pytest.raises(ConversionError, match="`vggish` is set, but the original's checkpoints hold no VGGish"):
+        infer_config(params, **FIELDS, vggish=True)

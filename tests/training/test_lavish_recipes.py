@@ -5,13 +5,18 @@ import re
 
 import pytest
 import torch
-from lavish_runs import finetune, load_script, save_backbone
+from lavish_runs import PLAIN, SOUND, finetune, load_script, render_shards, save_backbone
 from peft import get_peft_model
+from rendering import render_clip
+from safetensors.torch import load_file
+from tiny_lavish import VGGISH
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
+from hf_avfusion.evaluation.runs import load_checkpoint
 from hf_avfusion.evaluation.views import PROTOCOLS
 from hf_avfusion.models.lavish.processing_lavish import LavishProcessor
+from hf_avfusion.models.shared.vggish import VGGish
 from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.recipes import RECIPES
 from hf_avfusion.training.recipes.adapting import make_config
@@ -29,6 +34,7 @@ RATES = {
     "lavish/ave@vit-small": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/ave@resnet152": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/ave@visual-only": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
+    "lavish/ave@vggish": (5e-5, {"classifier": 4e-6}, 2, 2, 8, 2),
     "lavish/avsbench_s4": (1e-4, None, 4, 16, 4, 2),
     "lavish/avsbench_s4@tpavi": (1e-4, None, 4, 16, 4, 2),
     "lavish/music_avqa": (8e-5, None, 2, 64, 8, 4),
@@ -87,6 +93,7 @@ def test_the_processor_is_the_published_preset(name):
     assert (size.height, size.width) == (side, side)
     assert not built.video_processor.do_center_crop
     assert built.channel_mix == "left"
+    assert built.vggish == (name == "lavish/ave@vggish")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,3 +145,45 @@ def test_a_recipe_trains_with_its_adapter(tmp_path, capsys):
     saved = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert saved["peft_type"] == "LAVISH"
     assert any("layernorm" in module for module in saved["modules_to_save"])
+
+
+def test_the_recipe_with_vggish_trains_and_its_checkpoint_is_used(tmp_path, capsys):
+    """VGGish comes from its file into the base model, and a data worker, evaluation and prediction carry its input."""
+    shards, backbone = render_shards(tmp_path / "shapes", 4), save_backbone("vit", tmp_path / "backbone")
+    sizes = {name: value for name, value in VGGISH.items() if name.startswith("vggish_")}
+    published = VGGish(*sizes.values())
+    torch.save(published.state_dict(), tmp_path / "vggish.pth")
+    command = ["--recipe", "lavish/ave@vggish", "--data", "sounding_shapes", "--source", shards]
+    command += ["--label_columns", "events", "--num_segments", "2"]
+    command += ["--from_backbone", backbone, *SOUND, *PLAIN, "--global_batch_size", "4"]
+    command += ["--adapter_config", '{"reduction": 4, "groups": 1}', "--config", json.dumps(sizes), "--max_steps", "1"]
+    command += ["--dataloader_num_workers", "1", "--output_dir", tmp_path / "run"]
+    script = load_script("finetune_classification.py")
+    assert finetune(script, *command) == 2
+    assert re.search(
+        r"lavish/ave@vggish has vggish=true, whose part starts from VGGish's published weights.*name it with --from_vggish",
+        capsys.readouterr().err,
+    )
+    assert finetune(script, *command, "--from_vggish", tmp_path / "vggish.pth") == 0, capsys.readouterr().err
+    assert not any("vggish" in name for name in load_file(tmp_path / "run" / "adapter_model.safetensors"))
+    base = load_file(tmp_path / "run" / "base_model" / "model.safetensors")
+    for name, value in published.state_dict().items():
+        assert torch.equal(base[f"lavish.vggish.{name}"], value)
+    evaluate = ["--checkpoint", tmp_path / "run", "--benchmark", "sounding_shapes", "--source", shards]
+    evaluate += ["--workers", "0"]
+    evaluate += ["--label_columns", "events", "--output", tmp_path / "report"]
+    assert finetune(load_script("evaluate.py"), *evaluate) == 0
+    report = json.loads((tmp_path / "report" / "results.json").read_text())
+    results = {each["given"]: each for each in report["summary"]}
+    trained = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["av"]["settings"]["vggish"]
+    assert results["av"]["metrics"]["accuracy"]["mean"] == pytest.approx(trained["eval_accuracy"])
+    assert results["a"]["clips"] == [4]
+    clip = render_clip(tmp_path / "clip.mp4", size=(32, 32))
+    predict = ["--model", tmp_path / "run", clip, "--output", tmp_path / "lines.jsonl"]
+    assert finetune(load_script("predict.py"), *predict) == 0
+    found = json.loads((tmp_path / "lines.jsonl").read_text())["predictions"]
+    model, processor = load_checkpoint(str(tmp_path / "run"))
+    with torch.no_grad():
+        expected = model(**processor(videos=str(clip), return_tensors="pt")).logits[0].softmax(dim=-1).amax(dim=-1)
+    assert [labels[0]["score"] for labels in found.values()] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from ...media.limits import check_bytes, check_num_tokens
 from ...media.modalities import CLIP_AXES
 from ..shared.configuration_shared import ClassifierConfig, as_pair, check_remainders
+from ..shared.vggish import CHANNELS, EXAMPLE_SHAPE
 from .backbones_lavish import BackboneSteps, steps_of
 from .options_lavish import (
     LOCALIZATION_LOSSES,
@@ -95,6 +96,14 @@ class LavishTwoStreamConfig(ClassifierConfig):
             default all). `None`: no adapters of its own. `hf_avfusion.adapters.build_in` makes a model with it.
         classifier_hidden_size (`int`, *optional*, defaults to 512): Width between the two linear layers of the head, which have
             no activation between them. `None`: one linear layer.
+        vggish (`bool`, defaults to `False`): Whether the classifier also reads VGGish's features of each segment, beside those of
+            the streams, with one linear layer (supplementary table 3). The model then takes `vggish_features` too.
+            `freeze_backbone` freezes VGGish as well.
+        vggish_postprocess (`bool`, defaults to `False`): Whether these features are whitened and rounded to 8 bit, as those of
+            AudioSet. VGGish is then always frozen, since rounding has no gradient.
+        vggish_channels (six `int`, defaults to `(64, 128, 256, 256, 512, 512)`), vggish_hidden_size (`int`, defaults to 4096),
+            vggish_feature_size (`int`, defaults to 128): Widths of VGGish's convolutions, of its dense layers, and the number of
+            its features.
         localization_loss (`str`, defaults to `"cross_entropy"`): With segments: `"cross_entropy"`; `"bce_of_probabilities"`, the
             published binary cross-entropy of the soft-max, whose gradient explodes on wrong rows with saturated logits; or
             `"bce_of_log_probabilities"`, its stable form.
@@ -143,6 +152,8 @@ class LavishTwoStreamConfig(ClassifierConfig):
         "num_segments",
         "num_frames",
         "classifier_hidden_size",
+        "vggish_hidden_size",
+        "vggish_feature_size",
         "decoder_width",
         "tpavi_audio_width",
         "vocab_size",
@@ -155,6 +166,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         "image_size",
         "spectrogram_length",
         "num_mel_bins",
+        "vggish_channels",
         "mask_size",
         "decoder_map_widths",
         "decoder_head_widths",
@@ -182,6 +194,11 @@ class LavishTwoStreamConfig(ClassifierConfig):
     freeze_backbone: bool = True
     adapter: dict | None = None
     classifier_hidden_size: int | None = 512
+    vggish: bool = False
+    vggish_postprocess: bool = False
+    vggish_channels: list[int] | tuple[int, ...] = CHANNELS
+    vggish_hidden_size: int = 4096
+    vggish_feature_size: int = 128
     localization_loss: str = "cross_entropy"
     mask_size: int | list[int] | tuple[int, ...] = 224
     decoder_map_widths: list[int] | tuple[int, ...] = (64, 128, 320, 512)
@@ -227,6 +244,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         self._check_frames(steps)
         if "audio" in self.modalities:
             self._check_spectrogram(steps)
+        self._check_vggish()
         check_remainders(self, self._cut_sizes(steps))
         for modality, size in (("video", self.image_hw), ("audio", self.spectrogram_hw)):
             rows, columns = steps.grids(size)[0]
@@ -302,10 +320,20 @@ class LavishTwoStreamConfig(ClassifierConfig):
         if steps.same_sizes:
             sizes = {"spectrogram_length": height, "num_mel_bins": width}
             demands |= {"audio_preset": "lavish_ave_swin", **sizes}
+        if given.get("vggish"):
+            demands["processor"] = {"vggish": True}
         return demands
+
+    def refuse_vggish(self, model: str) -> None:
+        """Raises ValueError if `vggish` is set for a model whose head does not read VGGish's features."""
+        if self.vggish:
+            raise ValueError(
+                f"`vggish` is an option of LavishForAudioVisualClassification, but this is a {model}. Set it to False."
+            )
 
     def check_segmentation(self) -> None:
         """Raises ValueError if a model for segmentation cannot be built; the message names the fields."""
+        self.refuse_vggish("LavishForSegmentation")
         steps = self.backbone_steps
         if self.num_segments is None or "video" not in self.modalities:
             raise ValueError(
@@ -362,6 +390,30 @@ class LavishTwoStreamConfig(ClassifierConfig):
                 f"A spectrogram of `spectrogram_length` x `num_mel_bins` = {size[0]} x {size[1]} is smaller than one patch of "
                 f"`backbone_config.patch_size` {steps.patch_size}. Increase it."
             )
+
+    def _check_vggish(self) -> None:
+        if len(self.vggish_channels) != len(CHANNELS):
+            raise ValueError(
+                f"`vggish_channels` must be the widths of {len(CHANNELS)} convolutions, got {tuple(self.vggish_channels)}."
+            )
+        if not self.vggish:
+            if self.vggish_postprocess:
+                raise ValueError("`vggish_postprocess` needs `vggish`. Set both, or neither.")
+            return
+        if self.num_segments is None or "audio" not in self.modalities:
+            raise ValueError(
+                f"`vggish` needs `num_segments` and the modality audio, since it hears each segment, got num_segments="
+                f"{self.num_segments}, modalities={tuple(self.modalities)}."
+            )
+        if self.classifier_hidden_size is not None:
+            raise ValueError(
+                f"`vggish` has a head of one linear layer, got classifier_hidden_size={self.classifier_hidden_size}. Set "
+                "`classifier_hidden_size` to None."
+            )
+        rows, mels = EXAMPLE_SHAPE
+        check_bytes(
+            4 * self.num_segments * max(self.vggish_channels) * rows * mels, "`num_segments`, `vggish_channels`"
+        )
 
     def _cut_sizes(self, steps: BackboneSteps) -> list[tuple[str, int, int]]:
         """Field, size and patch of each axis that is cut into patches."""
@@ -420,6 +472,7 @@ class LavishTwoStreamConfig(ClassifierConfig):
         """The kind of the backbone, whether it was trained, and the options of the adapters."""
         options = {} if self.adapter is None else {f"adapter_{name}": value for name, value in self.adapter.items()}
         own = {"backbone": self.backbone_config.model_type, "freeze_backbone": self.freeze_backbone}
+        own |= {"vggish": True} if self.vggish else {}
         return {**own, "audio_positions": self.audio_positions, **options}
 
     @property
@@ -441,7 +494,8 @@ class LavishTwoStreamConfig(ClassifierConfig):
     def input_axes(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of each input, after the batch axis."""
         segments = () if self.num_segments is None else ("segments",)
-        return {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+        axes = {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+        return axes | ({"vggish_features": axes["input_features"]} if self.vggish else {})
 
 
 __all__ = ["LavishTwoStreamConfig"]

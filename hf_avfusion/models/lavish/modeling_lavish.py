@@ -6,9 +6,11 @@ Equal to the authors' code (recorded cases in tests/goldens/lavish). Not in that
 fusion, and the backbones DINOv2, VideoMAE and ResNet.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,6 +43,7 @@ from .layers_lavish import CrossModalSlot, GroupedLinear, LavishAdapter
 from .losses_lavish import localization_loss
 from .question_answering_lavish import init_question_answering_layer
 from .segmentation_lavish import init_segmentation_layer
+from .vggish_lavish import PUBLISHED, LavishVGGish, check_vggish_features
 
 FROM_BACKBONE = StartMethod(
     "a ViT, Swin-V2, VideoMAE, DINOv2 or ResNet, by Hub id or folder", sub_config="backbone_config"
@@ -58,8 +61,8 @@ class LavishModelOutput(AudioVisualModelOutput):
     Args:
         last_hidden_state (float [B, S, n + m, D]): Normalised tokens of both streams, in the order of `config.modalities`.
         video_hidden_state, audio_hidden_state (float [B, S, n, D], [B, S, m, D]): The same per stream; absent without it.
-        pooler_output (float [B, S, D], or [B, S, 2 D] with two streams): The features of both streams, in the published order.
-            The feature of a missing modality is zero.
+        pooler_output (float [B, S, D], or [B, S, 2 D] with two streams): The features of both streams, in the published order,
+            then `vggish_feature_size` features of VGGish if the model has it. The features of a missing modality are zero.
         stage_states (tuple of float [B, S, n_i, D_i]): Video tokens at the end of each stage of the backbone, before it is
             downsampled; normalised after the last. Only if asked for.
     """
@@ -260,14 +263,17 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
         # After the blocks: transformers takes the first checkpointing layer for one that runs, but the backbone's own do not.
         self.backbone = make_backbone(config.backbone_config)
         self.fc_norm = nn.LayerNorm(config.hidden_size) if norms_pooled_features(config.backbone_config) else None
+        self.vggish = LavishVGGish(config) if config.vggish else None
         self.post_init()
         self.freeze()
 
     def freeze(self) -> None:
-        """Freezes the backbone, unless `freeze_backbone` is off."""
-        for part in (self.backbone, self.fc_norm):
+        """Freezes the backbone and VGGish, unless `freeze_backbone` is off. VGGish with post-processing is always frozen."""
+        for part in (self.backbone, self.fc_norm, self.vggish):
             if part is not None and self.config.freeze_backbone:
                 part.requires_grad_(False)
+        if self.config.vggish_postprocess:
+            self.vggish.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "LavishTwoStreamModel":
         """As in PyTorch. The backbone stays in evaluation mode without `use_stochastic_depth`, and if it is a ResNet."""
@@ -285,6 +291,7 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
         input_features: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         output_stage_states: bool = False,
+        vggish_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavishModelOutput:
         r"""
@@ -296,6 +303,8 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             modality_mask (bool [B, 2], *optional*): Columns video, audio; False where a sample lacks the modality and its row
                 holds filler. Omit it if every sample has every given modality.
             output_stage_states: Whether to return the video tokens of each stage.
+            vggish_features (float [B, num_segments, 96, 64], *optional*): With `config.vggish`, beside `input_features`: the
+                log-mel example of each segment for VGGish.
 
         If a modality is missing (its argument not given, or masked), the adapters of the other stream do not read it, its
         filler counts in no BatchNorm, and its feature is zero. The original has no such mechanism.
@@ -305,9 +314,12 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
         """
         config = self.config
         check_inputs(config, pixel_values, input_features, modality_mask)
+        check_vggish_features(config, input_features, vggish_features)
         if modality_mask is not None:
             pixel_values = zero_missing(pixel_values, modality_mask[:, 0].bool())
-            input_features = zero_missing(input_features, modality_mask[:, 1].bool())
+            input_features, vggish_features = (
+                zero_missing(values, modality_mask[:, 1].bool()) for values in (input_features, vggish_features)
+            )
         presence = modality_presence(pixel_values, input_features, modality_mask)
         rows = None if presence is None else presence.repeat_interleave(config.num_segments or 1, dim=0)
         video = None if pixel_values is None else self._embed(self.video_embeddings, pixel_values)
@@ -328,13 +340,16 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
             "video": None if video is None else self._feature(video),
             "audio": None if audio is None else self._feature(audio),
         }
+        pooled = self._join_features(features, rows)
+        if self.vggish is not None:
+            pooled = torch.cat([pooled, self._vggish_feature(vggish_features, pooled, rows)], dim=1)
         streams = {"video": video, "audio": audio}
         present = [streams[modality] for modality in config.modalities if streams[modality] is not None]
         return LavishModelOutput(
             last_hidden_state=self._by_segment(torch.cat(present, dim=1)),
             video_hidden_state=None if video is None else self._by_segment(video),
             audio_hidden_state=None if audio is None else self._by_segment(audio),
-            pooler_output=self._by_segment(self._join_features(features, rows)),
+            pooler_output=self._by_segment(pooled),
             stage_states=tuple(map(self._by_segment, [*stages[:-1], video])) if stages else None,
         )
 
@@ -359,6 +374,15 @@ class LavishTwoStreamModel(LavishPreTrainedModel):
                 feature = torch.where(has_modality(rows, modality)[:, 0], feature, 0.0)
             joined.append(torch.zeros_like(some) if feature is None else feature)
         return torch.cat(joined, dim=1)
+
+    def _vggish_feature(
+        self, vggish_features: torch.Tensor | None, pooled: torch.Tensor, rows: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Examples [B, S, 96, 64] -> features [B * S, vggish_feature_size]; zeros without sound, as for the streams."""
+        if vggish_features is None:
+            return pooled.new_zeros(pooled.shape[0], self.config.vggish_feature_size)
+        feature = self.vggish(vggish_features).to(pooled.dtype)
+        return feature if rows is None else torch.where(has_modality(rows, "audio")[:, 0], feature, 0.0)
 
     def _by_segment(self, values: torch.Tensor) -> torch.Tensor:
         """[B * S, ...] -> [B, S, ...]; unchanged without segments."""
@@ -387,19 +411,60 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
 
     # The loss is a mean over clips: the Trainer, not the model, accounts for gradient accumulation.
     accepts_loss_kwargs = False
-    start_methods = {"from_backbone": FROM_BACKBONE}
+    start_methods = {
+        "from_backbone": FROM_BACKBONE,
+        "from_vggish": StartMethod(f"{PUBLISHED} (a file)", part="load_vggish", switch="vggish"),
+    }
 
     def __init__(self, config: LavishTwoStreamConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.lavish = LavishTwoStreamModel(config)
-        width = len(config.modalities) * config.hidden_size
+        width = len(config.modalities) * config.hidden_size + config.vggish * config.vggish_feature_size
         self.pre_classifier = None
         if config.classifier_hidden_size is not None:
             self.pre_classifier = with_init(nn.Linear(width, config.classifier_hidden_size), "torch_default")
             width = config.classifier_hidden_size
         self.classifier = with_init(nn.Linear(width, config.num_labels), "torch_head")
         self.post_init()
+
+    @classmethod
+    def from_vggish(
+        cls, vggish: str | os.PathLike, backbone: Any = None, *, pca: Any = None, **fields
+    ) -> "LavishForAudioVisualClassification":
+        """
+        A new model with VGGish (`vggish=True`, one linear layer as head) and its published weights.
+
+        Args:
+            vggish: File of the published state dict, `vggish-10086976.pth`. It is read as data; no code in it runs.
+            backbone: As for [`LavishForAudioVisualClassification.from_backbone`]; by default its weights are random.
+            pca: The PCA parameters, for `vggish_postprocess=True`; see [`LavishForAudioVisualClassification.load_vggish`].
+            **fields: Further fields of [`LavishTwoStreamConfig`].
+
+        Raises:
+            ValueError: If the file does not fit; the message names it and the tensor.
+        """
+        fields = {"vggish": True, "classifier_hidden_size": None, **fields}
+        model = cls(cls.config_class(**fields)) if backbone is None else cls.from_backbone(backbone, **fields)
+        model.load_vggish(vggish, pca)
+        return model
+
+    def load_vggish(
+        self, vggish: str | os.PathLike, pca: str | os.PathLike | Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """
+        Give VGGish the published weights.
+
+        Args:
+            vggish: As for `from_vggish`. It may also hold the PCA parameters, as `pproc.*`.
+            pca: Their own file, or `pca_eigen_vectors` and `pca_means` as tensors or arrays.
+
+        Raises:
+            ValueError: If the model has no VGGish, or the files do not fit; the message names them.
+        """
+        if self.lavish.vggish is None:
+            raise ValueError(f"{vggish}: this model has no VGGish. Set `vggish=True` in its config.")
+        self.lavish.vggish.load_published(vggish, pca)
 
     @can_return_tuple
     def forward(
@@ -408,15 +473,18 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
         input_features: torch.Tensor | None = None,
         modality_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        vggish_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> AudioVisualClassifierOutput:
         r"""
         Args:
-            pixel_values, input_features, modality_mask: See [`LavishTwoStreamModel.forward`].
+            pixel_values, input_features, modality_mask, vggish_features: See [`LavishTwoStreamModel.forward`].
             labels: With segments, integer [B, S], or float [B, S, C] (multi-hot); without, [B] or [B, C]; see
                 `config.problem_type`.
         """
-        outputs = self.lavish(pixel_values, input_features, modality_mask, return_dict=True, **kwargs)
+        outputs = self.lavish(
+            pixel_values, input_features, modality_mask, vggish_features=vggish_features, return_dict=True, **kwargs
+        )
         logits = self._head(outputs.pooler_output)
         loss = None
         if labels is not None and self.config.localization_loss != "cross_entropy":

@@ -179,6 +179,7 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
         super().__init__(config)
         if config.num_segments is None:
             raise ValueError("Question answering needs segments: set `num_segments`.")
+        config.refuse_vggish("LavishForQuestionAnswering")
         self.num_labels = config.num_labels
         self.lavish = LavishTwoStreamModel(config)
         self.head = LavishQuestionAnsweringHead(

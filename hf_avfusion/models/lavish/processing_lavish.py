@@ -3,7 +3,7 @@ The LAVISH processor: converts a video file, or frames and a waveform, to the se
 published for each task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 
 from ...media.modalities import CLIP_AXES, MODEL_INPUTS
+from ...media.reader import Clip, MediaError
 from ...media.windows import WindowPolicy
 from ...processing.feature_extraction_avfusion import AVFusionFeatureExtractor
 from ...processing.processing_avfusion import AVFusionProcessor, AVFusionProcessorKwargs
 from ...processing.question_words import MAX_QUESTION_LENGTH, QuestionWords
+from ...processing.vggish_examples import seconds_of_examples, vggish_examples, vggish_front_end
 from ...processing.video_processing_avfusion import AVFusionVideoProcessor
 
 # Name -> segments, seconds of audio in each, side of the frames (pixels). The front end of the audio has the same name. Source:
@@ -66,16 +68,21 @@ class LavishProcessor(AVFusionProcessor):
         processor(videos="clip.mp4", text=["Where is the piano?", "Is it loud?"])        # two questions: [1, 2, 14]
 
     Takes the arguments of `AVFusionProcessor`. `window` has `num_segments`, `segment_seconds`, `segment_margin`, and `num_frames`,
-    the frames of each segment (1). For questions, both saved with the processor:
+    the frames of each segment (1). Further arguments, all saved with the processor:
 
     Args:
+        vggish (bool): also make `vggish_features`, float32 [B, segments, 96, 64], for a model with `vggish=True`: the first 0.975 s
+            of each segment through the published front end of VGGish, one example. It takes the mono waveform of `channel_mix`,
+            resampled to 16 kHz if the feature extractor has a higher rate (`media.resampling`).
         vocab (list of str, *optional*): words in the order of their indices, the padding "<pad>" first. None: no questions.
         max_question_length (int, *optional*): length in words to which questions are padded; with a vocabulary by default 14, that
             of MUSIC-AVQA.
 
     Raises:
-        ValueError: a wrong vocabulary; in a call, `num_views` other than 1 with segments, or arrays with another number of frames;
-            see also `AVFusionProcessor`.
+        ValueError: a wrong vocabulary, or `vggish` with segments that do not hold one example; in a call, `num_views` other than 1
+            with segments, arrays with another number of frames, or a waveform that is too short for VGGish; see also
+            `AVFusionProcessor`.
+        MediaError: a file whose audio is too short for VGGish, less than 0.975 s.
     """
 
     valid_processor_kwargs = LavishProcessorKwargs
@@ -91,6 +98,7 @@ class LavishProcessor(AVFusionProcessor):
         channel_mix="left",
         vocab=None,
         max_question_length=None,
+        vggish=False,
         **kwargs,
     ):
         if video_processor is None:
@@ -107,10 +115,44 @@ class LavishProcessor(AVFusionProcessor):
         self._words = None if vocab is None else QuestionWords(vocab, length)
         self.vocab = None if vocab is None else self._words.vocab
         self.max_question_length = None if vocab is None else length
+        self.vggish = vggish
+        self._check_vggish()
+
+    def _check_vggish(self) -> None:
+        """Raises ValueError for segments that do not hold exactly one example of VGGish, and for too low a rate."""
+        if not isinstance(self.vggish, bool):
+            raise ValueError(f"vggish must be True or False, got {self.vggish!r}")
+        policy, rate, needed = (
+            self.window_policy,
+            self.feature_extractor.sampling_rate,
+            vggish_front_end().sampling_rate,
+        )
+        if not self.vggish:
+            return
+        shortest, too_long = seconds_of_examples(1), seconds_of_examples(2)
+        if policy.num_segments is None:
+            raise ValueError(
+                "vggish=True makes one example of each segment, but num_segments is None: set num_segments, or leave vggish out"
+            )
+        if policy.segment_seconds < shortest or policy.longest_audio >= too_long:
+            raise ValueError(
+                f"segment_seconds={policy.segment_seconds} and segment_margin={policy.segment_margin}: with vggish=True a segment "
+                f"holds one example, so segment_seconds must be at least {shortest} and both together less than {too_long}: "
+                "change them, or leave vggish out"
+            )
+        if rate < needed:
+            raise ValueError(
+                f"the feature extractor has sampling_rate={rate} Hz, but VGGish needs {needed} Hz: pass one of at least that rate, "
+                "or leave vggish out"
+            )
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs: Any):
-        for name in ("vocab", "max_question_length"):  # not fields of the video processor and the feature extractor
+        for name in (
+            "vocab",
+            "max_question_length",
+            "vggish",
+        ):  # not fields of the video processor and the feature extractor
             kwargs.pop(name, None)
         return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
 
@@ -170,6 +212,28 @@ class LavishProcessor(AVFusionProcessor):
         ]
         return inputs
 
+    def check_windows(self, clips: Sequence[Clip], views: int | None = None) -> None:
+        """As in the base class. With `vggish`, also raises MediaError for a clip whose audio is shorter than an example."""
+        super().check_windows(clips, views)
+        for clip in clips if self.vggish else ():
+            seconds = None if clip.waveform is None else clip.waveform.shape[-1] / clip.sampling_rate
+            if seconds is not None and seconds < seconds_of_examples(1):
+                raise MediaError(clip.info.name, f"has {_too_short(seconds)}")
+
+    def _audio_inputs(
+        self, waveforms: list[Any], part_tensors: str | None, audio_kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """As in the base class, with the examples of VGGish. The waveforms have the rate of the feature extractor."""
+        rate = self.feature_extractor.sampling_rate
+        shortest = min(map(len, waveforms)) / rate
+        if self.vggish and shortest < seconds_of_examples(1):  # of arrays: `check_windows` has seen files
+            raise ValueError(f"audio holds {_too_short(shortest)}")
+        inputs = super()._audio_inputs(waveforms, part_tensors, audio_kwargs)
+        if self.vggish:
+            examples = [vggish_examples(waveform, rate, do_resample=True)[0] for waveform in waveforms]
+            inputs["vggish_features"] = torch.stack(examples) if part_tensors else [each.numpy() for each in examples]
+        return inputs
+
     def encode_questions(self, text: str | Sequence[str] | Sequence[Sequence[str]]) -> np.ndarray:
         """Word indices of questions, int64 [L] for one, [Q, L] for a list, or [B, Q, L] for lists of as many. L is the length.
 
@@ -196,7 +260,8 @@ class LavishProcessor(AVFusionProcessor):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs of a model that the processor makes."""
-        return [*super().model_input_names, *([] if self._words is None else ["input_ids"])]
+        more = {"vggish_features": self.vggish, "input_ids": self._words is not None}
+        return [*super().model_input_names, *(name for name, made in more.items() if made)]
 
     def post_process_masks(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
@@ -259,7 +324,15 @@ class LavishProcessor(AVFusionProcessor):
     def input_axes(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of one view of each input, as `LavishTwoStreamConfig.input_axes`."""
         segments = () if self.window["num_segments"] is None else ("segments",)
-        return {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+        axes = {"pixel_values": CLIP_AXES["pixel_values"], "input_features": (*segments, *CLIP_AXES["input_features"])}
+        return axes | ({"vggish_features": axes["input_features"]} if self.vggish else {})
+
+
+def _too_short(seconds: float) -> str:
+    return (
+        f"{seconds:.3f} s of audio, but VGGish needs {seconds_of_examples(1)} s: leave the clip out, or use a model and a "
+        "processor without VGGish"
+    )
 
 
 def _for_each_clip(text: Any, encoded: np.ndarray, clips: int) -> np.ndarray:

@@ -164,8 +164,8 @@ class AVFusionConfig(PreTrainedConfig):
     def front_end(cls, size: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """
         What a new model of this size and these fields demands of its inputs, such as the sizes of a backbone: `image_size`
-        (height, width), `num_frames` of a window, `num_segments`, `spectrogram_length`, `num_mel_bins`, and `audio_preset`, the
-        name of the front end. Empty if the processor decides all of it.
+        (height, width), `num_frames` of a window, `num_segments`, `spectrogram_length`, `num_mel_bins`, `audio_preset`, the
+        name of the front end, and `processor`, further arguments of the processor. Empty if the processor decides all of it.
         """
         return {}
 

@@ -12,6 +12,7 @@ class StartMethod(NamedTuple):
             There is no published default for such a source, so a recipe needs it named.
         part: name of the model's method that gives the source's weights to a part of a model, `model.<part>(source)`. Such a
             start goes together with another one.
+        switch: the boolean field of the configuration by which a model has that part. The part is no use with random weights.
         sub_config: the field of the model's configuration that is the source's own configuration. Its sizes are fixed.
     """
 
@@ -19,6 +20,7 @@ class StartMethod(NamedTuple):
     own_processor: bool = False
     sub_config: str | None = None
     part: str | None = None
+    switch: str | None = None
 
 
 __all__ = ["StartMethod"]

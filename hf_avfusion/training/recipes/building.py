@@ -80,7 +80,7 @@ def build_processor(
     window = WindowPolicy.from_dict({**processor_class.default_window.to_dict(), **decided})
     video = {**processor_class.frames_of_size(*front["image_size"])} if "image_size" in front else {}
     audio = _front_end_of_audio(recipe, processor_class, window, front)
-    extractor, more = AVFusionFeatureExtractor(**audio), dict(decided_by_data or {})
+    extractor, more = AVFusionFeatureExtractor(**audio), {**front.get("processor", {}), **(decided_by_data or {})}
     if absent := more.keys() - inspect.signature(processor_class).parameters.keys():
         raise ValueError(
             f"{processor_class.__name__} of {recipe.architecture} takes no {', '.join(sorted(absent))}, which the data need: "

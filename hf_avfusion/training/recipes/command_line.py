@@ -151,6 +151,8 @@ def parse_with_recipe(
             )
         start = _with_start(start, name, options, flags, methods)
     recipe = _with_flags(start, options, flags)
+    if checkpoint is None:
+        _check_parts(recipe, name, flags, methods)
     is_cut = checkpoint is None and PROCESSOR_MAPPING[CONFIG_MAPPING[recipe.architecture]].takes_segments
     if is_cut and hasattr(script_options, "num_segments"):
         recipe = recipe.replace(window={"num_segments": script_options.num_segments})
@@ -232,6 +234,17 @@ def _with_start(
             f" another source with --{recipe.init_method} (`none` for random weights)."
         )
     return recipe
+
+
+def _check_parts(recipe: Recipe, name: str | None, flags: dict[str, Any], methods: Mapping[str, StartMethod]) -> None:
+    """Raises ValueError if a part of a new model that is no use with random weights has no source."""
+    for method, part in methods.items():
+        needed = part.switch is not None and recipe.model.get(part.switch) and method not in recipe.part_inits
+        if needed and method not in flags and flags.get("start", "").lower() != f"{method}=none":
+            raise ValueError(
+                f"{f'--recipe {name}' if name else '--config'} has {part.switch}=true, whose part starts from {part.source}: "
+                f"name it with --{method}, or give --{method} none for random weights."
+            )
 
 
 def _with_flags(recipe: Recipe, options: RecipeOptions, flags: dict[str, Any]) -> Recipe:

@@ -5,7 +5,7 @@ and 21. "paper": Lin et al., CVPR 2023, and its supplementary.
 
 Names without `@VARIANT` are the README's commands. `lavish/ave` has the stable loss; `@readme`, `@paper`, `@v2` and `@vit` have the
 published one. `@paper` are the paper's values where they differ. Every recipe trains adapters of peft (`--adapter lavish`), whose
-checkpoints hold adapters and head alone. `@vggish` (supplementary table 3) is missing: the head has no such option.
+checkpoints hold adapters and head alone.
 
 The published trainers choose the best epoch by the score on the test split, with a patience of 5. No recipe here does. To choose a
 checkpoint on validation clips, add `--load_best_model_at_end true --eval_strategy epoch --save_strategy epoch` and the metric.
@@ -362,6 +362,21 @@ RECIPES: dict[str, Recipe] = {
         model={"modalities": ("video",)},
         reported="75.3 % of segments",
         uncertain={"adapter.unimodal_activation": "not described; the released AVE code has no activation there"},
+    ),
+    "lavish/ave@vggish": _AVE.replace(
+        source="LAVISH (CVPR 2023), supplementary table 3; values that it does not state from the README",
+        model={"vggish": True, "vggish_postprocess": False, "classifier_hidden_size": None},
+        notes=(
+            "VGGish starts from its published weights: name vggish-10086976.pth with --from_vggish. It stays frozen.",
+            "The released code has only commented lines of this model. Here VGGish hears the first 0.975 s of each segment, and "
+            "one linear layer reads its features after those of both streams.",
+            *_AVE.notes,
+        ),
+        reported="82.4 % of segments",
+        uncertain={
+            "model.vggish_postprocess": _UNREPORTED,
+            "model.classifier_hidden_size": "the commented lines have a linear classifier",
+        },
     ),
     "lavish/avsbench_s4": _S4,
     "lavish/avsbench_s4@tpavi": _S4.replace(
