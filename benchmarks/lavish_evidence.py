@@ -15,8 +15,8 @@ full       all weights
 
 each with both tracks, with frames alone and with sound alone (`modalities` of the model). Tasks:
 
-sum           heads shape, sound and (shape + sound) mod 4, for each sounding second. The published head is linear, so on frozen
-              streams it cannot add the two classes.
+sum           heads shape, sound and (shape + sound) mod 4, for each sounding second. The head is linear, as the published one,
+              but of one layer: on frozen streams it cannot add the two classes.
 events        the pair of shape and sound, or silence, for each second (AVE's way)
 masks         the mask of the sounding shape among two, for each second (AVSBench's way)
 questions     templated questions about two shapes (MUSIC-AVQA's way), beside the most frequent training answer to each question
@@ -194,7 +194,10 @@ CLASSIFIER = {"head": LavishForAudioVisualClassification, "head_modules": ("pre_
 TASKS: dict[str, Task] = {
     "sum": Task(
         "vit", samples=per_second, metrics=head_metrics, **CLASSIFIER,
-        fields={**SECOND, "num_segments": None, "class_splits": dict.fromkeys(("shape", "sound", "sum"), CLASSES)},
+        fields={
+            **SECOND, "num_segments": None, "classifier_hidden_size": None,
+            "class_splits": dict.fromkeys(("shape", "sound", "sum"), CLASSES),
+        },
     ),
     "events": Task(
         "vit", samples=clips(lambda tensors: tensors["events"]), metrics=class_metrics, **CLASSIFIER,

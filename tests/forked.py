@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # s
+OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OUTPUTS = ("stdout.log", "stderr.log")  # the names that torchrun gives
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -40,10 +42,13 @@ class Finished(NamedTuple):
         return self.failures[0] if self.failures else 0
 
 
-def run_forked(folder: Path, script: str | Path, *arguments: str) -> Finished:
-    """Runs a script in a new process. Its output goes to files in `folder`."""
+def run_forked(
+    folder: Path, script: str | Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Finished:
+    """Runs a script in a new process, with these variables in its environment. Its output goes to files in `folder`."""
     folder.mkdir(exist_ok=True)
-    process = CONTEXT.Process(target=_run, args=(str(script), arguments, dict(os.environ), os.getcwd(), str(folder)))
+    variables = {**os.environ, **(environment or {})}
+    process = CONTEXT.Process(target=_run, args=(str(script), arguments, variables, os.getcwd(), str(folder)))
     process.start()
     process.join(TIMEOUT)
     if process.exitcode is None:
@@ -79,7 +84,8 @@ def _written(folder: Path) -> list[str]:
 def _run(script: str, arguments: tuple[str, ...], environment: dict[str, str], cwd: str, output: str | None = None):
     for number, name in enumerate(OUTPUTS, start=1) if output else ():
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.environ |= {name: value for name, value in environment.items() if name not in os.environ}
+    given = {name: os.environ[name] for name in OF_TORCHRUN if name in os.environ}
+    os.environ |= {**environment, **given}
     os.chdir(cwd)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     sys.path[:0] = [str(Path(script).parent), str(ROOT)]

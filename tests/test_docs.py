@@ -2,12 +2,11 @@
 
 import pkgutil
 import re
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from forked import run_forked
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -51,11 +50,13 @@ def test_readme_keeps_its_two_commands():
     assert 'pip install -e ".[test]" && pytest' in text
 
 
-def test_first_lines_of_the_readme_run(tmp_path):
+def test_first_lines_of_the_readme_run(tmp_path, tmp_path_factory, monkeypatch):
     """As printed, in an empty folder, with nothing but the package."""
     code = re.search(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
-    run = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, check=False)
+    elsewhere = tmp_path_factory.mktemp("script")
+    (elsewhere / "lines.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    done = run_forked(elsewhere, elsewhere / "lines.py")
     assert done.returncode == 0, done.stderr
     printed = re.findall(r"^print\(.*#\s*(.+)$", code, re.MULTILINE)
     assert done.stdout.split("\n")[:-1] == printed

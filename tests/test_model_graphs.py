@@ -17,7 +17,7 @@ SAME_CODE = {
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.by_default("mbt", "avmae-mid-fusion", "lavish-built-in"),
+    pytest.mark.by_default("mbt", "avmae-mid-fusion", "lavish-vggish"),
     pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in SAME_CODE]),
 ]
 

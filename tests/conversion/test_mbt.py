@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import flax_files
 import msgpack
@@ -12,6 +10,7 @@ import pytest
 import torch
 from equality import assert_outputs_of, assert_same_bits
 from flax_files import encode, nest, write
+from forked import run_forked
 
 from hf_avfusion import MBTConfig, MBTForAudioVisualClassification
 from hf_avfusion.conversion.flax import ConversionError, read_train_state
@@ -145,8 +144,11 @@ def test_command_line_writes_a_folder_that_loads(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(known))
     arguments = ["--checkpoint", str(tmp_path / "checkpoint_100")]
     arguments += ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "hf_avfusion.conversion.mbt", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    module = tmp_path / "module.py"
+    module.write_text(
+        "import runpy; runpy.run_module('hf_avfusion.conversion.mbt', run_name='__main__', alter_sys=True)"
+    )
+    done = run_forked(tmp_path / "printed", module, *arguments)
     assert done.returncode == 0, done.stderr
     assert "fusion bottleneck from layer 1 of 2" in done.stdout
     loaded = MBTForAudioVisualClassification.from_pretrained(tmp_path / "out")

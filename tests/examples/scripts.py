@@ -1,32 +1,33 @@
 """Runs the example scripts for their tests: `process` as a user does, `call` in this process, whose imports are done already.
 
-A process needs 12 s of processor time before its first line. `call` runs a script as `__main__` too, its early checks and its exit
-status included, so a test takes `process` only where a fresh process is part of what it proves.
+`call` runs a script as `__main__` too, its early checks and its exit status included, so a test takes `process` only where a new
+process is part of what it proves.
 """
 
 import contextlib
 import io
-import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from forked import run_forked
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 COLUMNS = "160"  # wide enough for tables
 
 
 def process(script: str, *arguments, check: bool = True) -> subprocess.CompletedProcess:
-    """Runs a script with arguments in a process of its own; if `check`, it has to end with status 0."""
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS}
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    """Runs a script with arguments in a new process, forked after its imports; if `check`, it has to end with status 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = list(map(str, arguments))
+        done = run_forked(Path(folder), EXAMPLES / script, *words, environment={"COLUMNS": COLUMNS})
     assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    return subprocess.CompletedProcess([script, *words], done.returncode, done.stdout, done.stderr)
 
 
 def call(script: str, *arguments, check: bool = True) -> subprocess.CompletedProcess:

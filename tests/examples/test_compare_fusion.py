@@ -3,15 +3,14 @@
 import csv
 import importlib
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import scripts
 import torch
 
 from hf_avfusion.data.synthetic.sounding_shapes import render
@@ -39,15 +38,8 @@ def settings(tmp_path_factory):
 
 
 def process(*arguments):
-    """Runs the script in a new process, as a user does. Costs are measured in forks, which need a separate process."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(EXAMPLES.parent),
-        "OMP_NUM_THREADS": "1",  # as `script`: costs of another number of threads are measured again
-        "COLUMNS": "160",
-    }
-    script = [sys.executable, EXAMPLES / "compare_fusion.py", *arguments]
-    return subprocess.run(list(map(str, script)), env=environment, capture_output=True, text=True, timeout=400)
+    """Runs the script in a new process. Costs are measured in forks of a process that ran no parallel code."""
+    return scripts.process("compare_fusion.py", *arguments, check=False)
 
 
 @pytest.fixture

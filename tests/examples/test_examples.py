@@ -1,13 +1,13 @@
 """The example scripts as a user runs them: tiny settings, real rendered clips, and a real process where that matters."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import torchrun
 from rendering import render_clip
 from scripts import EXAMPLES, call, process
 
@@ -281,23 +281,12 @@ def test_evaluating_checkpoints(report, checkpoint):
 @pytest.mark.slow
 def test_evaluating_with_two_processes_and_earlier_results(report, checkpoint, shards, tmp_path):
     """Every clip is evaluated once with the same scores; earlier results in results.json are not computed again."""
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        EXAMPLES / "evaluate.py",
-    ]
-    command += ["--runs", checkpoint / "checkpoint-2", report, "--benchmark", "sounding_shapes", "--source", shards]
-    command += [*EVALUATE, "--modalities", "av,a", "--output", tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=400
-    )
+    command = ["--runs", checkpoint / "checkpoint-2", report, "--benchmark", "sounding_shapes", "--source", shards]
+    command += [*EVALUATE, "--modalities", "av,a", "--output", tmp_path / "report"]
+    done = torchrun(tmp_path / "output", EXAMPLES / "evaluate.py", *map(str, command))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("written: ") == len(list(tmp_path.iterdir()))  # only one process writes
-    results = json.loads((tmp_path / "results.json").read_text())
+    assert done.stdout.count("written: ") == len(list((tmp_path / "report").iterdir()))  # by one process
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
     earlier = json.loads((report / "results.json").read_text())["evaluations"]
     assert results["evaluations"][: len(earlier)] == earlier
     new = results["evaluations"][len(earlier) :]
