@@ -311,7 +311,7 @@ def runs_of(options: argparse.Namespace) -> list[Run]:
                 Run(name, arm, tracks, seed)
                 for tracks in TASKS[name].tracks
                 for arm in ARMS
-                if tracks == "both" or arm != "none"
+                if tracks in options.tracks and (tracks == "both" or arm != "none")
             ]
         if options.ablations:
             runs += [Run("sum", "lavish", "both", seed, ablation) for ablation in ABLATIONS]
@@ -372,6 +372,7 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/lavish_evidence"), help="scenes, backbones, finished runs"
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), help="given to the models")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
         "--ablations", action=argparse.BooleanOptionalAction, default=True, help="of the adapter, on `sum`"
