@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     Event = Mapping[str, Any]
 
 MAX_FRAMES = 10
+MAX_FRAME_HEIGHT = 2.4  # inches
 WIDTH, SPECTROGRAM_HEIGHT, LANE_HEIGHT = 13.6, 1.9, 0.33  # inches
+BOX = {"bbox": {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 2}, "fontsize": 9}
 PLOT_WIDTH = 11.8  # inches of `WIDTH` between the names of labels and the right edge, about
 
 
@@ -35,7 +37,9 @@ def draw_timeline(
     *,
     truth: Sequence[Event] | None = None,
     frames: Tensor | None = None,
+    times: Sequence[float] | None = None,
     spectrogram: Tensor | None = None,
+    heard: Sequence[tuple[float, float]] | None = None,
     background: str = "background",
     title: str = "",
     dpi: int = 110,
@@ -48,13 +52,15 @@ def draw_timeline(
         window: start and end of the clip, s.
         truth: the right events (`label`, `start`, `end`), drawn as an outline around the predicted ones.
         frames: uint8 [T, 3, H, W], evenly spaced over the window. At most 10 of them are drawn.
-        spectrogram: [time, mel] of the window, or [segments, time, mel] of its equal parts; any normalisation.
+        times: time of each frame, s, written on it.
+        spectrogram: [time, mel] of the window, or [segments, time, mel] of its parts; any normalisation.
+        heard: start and end of the sound of each part, s; default: equal parts of the window.
         background: a label whose events are grey.
         title: heading.
         dpi: dots per inch of the file.
 
     Raises:
-        ValueError: no event, or a window, frames or spectrogram of another form.
+        ValueError: no event, or a window, frames, times or spectrogram of another form.
     """
     start, end = window
     if (not events and not truth) or not end > start:
@@ -63,6 +69,10 @@ def draw_timeline(
         )
     if frames is not None and (frames.dim() != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8):
         raise ValueError(f"`frames` must be uint8 [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}.")
+    if times is not None and (frames is None or len(times) != len(frames)):
+        raise ValueError(
+            f"`times` must hold one value per frame, got {len(times)} for {0 if frames is None else len(frames)}."
+        )
     if spectrogram is not None and spectrogram.dim() not in (2, 3):
         raise ValueError(f"`spectrogram` must be [time, mel] or [segments, time, mel], got {tuple(spectrogram.shape)}.")
     from matplotlib.figure import Figure  # importing the package must not need matplotlib
@@ -75,18 +85,27 @@ def draw_timeline(
         heights.insert(0, SPECTROGRAM_HEIGHT)
     if frames is not None:
         chosen = evenly_spaced(len(frames), MAX_FRAMES)
-        heights.insert(0, PLOT_WIDTH / len(chosen) * frames.shape[-2] / frames.shape[-1])
+        slot, shape = PLOT_WIDTH / len(chosen), frames.shape[-2] / frames.shape[-1]
+        heights.insert(0, min(slot * shape, MAX_FRAME_HEIGHT))
+        share = min(MAX_FRAME_HEIGHT / (slot * shape), 1.0)
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.9), layout="constrained")
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0])
     axes[0].set_title(title, fontsize=13, fontweight="bold", loc="left")
     if frames is not None:
-        _draw_slots(axes[0], [frames[index].permute(1, 2, 0).numpy() for index in chosen], window)
+        images = [frames[index].permute(1, 2, 0).numpy() for index in chosen]
+        slots = [_middle(part, share) for part in _equal_parts(window, len(images))]
+        _draw_slots(axes[0], images, slots)
         axes[0].set_yticks([])
+        for index, (left, _) in zip(chosen, slots) if times is not None else ():
+            axes[0].annotate(
+                f"{times[index]:.2f} s", (left, 0), (3, 3), textcoords="offset points", color="white", **BOX
+            )
     if spectrogram is not None:
         parts = spectrogram.float().reshape(-1, *spectrogram.shape[-2:]).numpy()
         low, high = np.percentile(parts, [1, 99.5])  # a few silent or clicking rows must not reduce the contrast
         style = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6), "origin": "lower"}
-        _draw_slots(axes[-2], [part.T for part in parts], window, **style)
+        heard = _equal_parts(window, len(parts)) if heard is None else heard
+        _draw_slots(axes[-2], [part.T for part in parts], heard, **style)
         axes[-2].set_ylabel("mel band", fontsize=10)
     _draw_lanes(axes[-1], labels, events, truth, background)
     axes[-1].set_xlim(start, end)
@@ -94,13 +113,23 @@ def draw_timeline(
     figure.savefig(os.fspath(path), dpi=dpi, format="png")
 
 
-def _draw_slots(axis: Axes, images: Sequence[np.ndarray], window: tuple[float, float], **style: Any) -> None:
-    """Images next to each other, each as wide as its part of the window."""
-    edges, height = np.linspace(*window, len(images) + 1), len(images[0])
-    for image, left, right in zip(images, edges, edges[1:]):
+def _equal_parts(window: tuple[float, float], count: int) -> list[tuple[float, float]]:
+    return list(pairwise(np.linspace(*window, count + 1).tolist()))
+
+
+def _middle(part: tuple[float, float], share: float) -> tuple[float, float]:
+    """The middle of a time span, shortened to this share."""
+    cut = (1 - share) * (part[1] - part[0]) / 2
+    return part[0] + cut, part[1] - cut
+
+
+def _draw_slots(axis: Axes, images: Sequence[np.ndarray], slots: Sequence[tuple[float, float]], **style: Any) -> None:
+    """Images at their times."""
+    height = len(images[0])
+    for image, (left, right) in zip(images, slots):
         extent = (left, right, 0, height)
         axis.imshow(image, aspect="auto", extent=extent, interpolation=interpolation_of(image), **style)
-    axis.vlines(edges[1:-1], 0, height, color="white", linewidth=0.8)
+    axis.vlines([left for left, _ in slots[1:]], 0, height, color="white", linewidth=0.8)
     axis.set_ylim(0, height)
 
 
@@ -154,15 +183,21 @@ def explain_events(
     tracks = tuple(name for name in MODALITIES if name in model.config.modalities)
     clips = processor.load_clip(source, tracks=tracks)
     events = localize(source, background=None)
-    frames = spectrogram = None
+    frames = times = spectrogram = heard = None
     if clips[0].frames is not None:
         shown = [clip.frames for clip in clips]
         shown = processor.video_processor(shown, do_rescale=False, do_normalize=False, return_tensors="pt")
         frames = shown["pixel_values"].flatten(0, 1).round().clamp(0, 255).to(torch.uint8)
+        times = torch.cat([clip.frame_times for clip in clips]).tolist()
     if clips[0].waveform is not None:
         spectrogram = processor.process_clips(clips, return_tensors="pt")["input_features"][0]
+        extractor = processor.feature_extractor
+        seconds = spectrogram.shape[-2] * extractor.hop_length / extractor.sampling_rate
+        heard = [(clip.audio_start, clip.audio_start + seconds) for clip in clips]
     window = (events[0]["start"], events[-1]["end"])
-    draw_timeline(path, events, window, truth=truth, frames=frames, spectrogram=spectrogram, title=title)
+    draw_timeline(
+        path, events, window, truth=truth, frames=frames, times=times, spectrogram=spectrogram, heard=heard, title=title
+    )
     return events
 
 

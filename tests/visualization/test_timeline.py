@@ -45,6 +45,18 @@ def test_an_event_is_drawn_at_its_time(tmp_path):
     assert late.min() - early.min() == pytest.approx(1.5 * np.ptp(early), abs=8)
 
 
+def test_sound_is_drawn_when_it_was_heard(tmp_path):
+    """One bright second for each of two segments of a clip of 5 s."""
+    sound = torch.tensor([0.0, 1.0]).repeat(2, 50, 16)
+    places = []
+    for name, heard in (("start", [(0.0, 1.0), (2.5, 3.5)]), ("end", [(1.0, 2.0), (2.5, 3.5)])):
+        plain = draw(tmp_path / "plain.png", spectrogram=sound, heard=[(2.5, 3.5), (2.5, 3.5)])
+        image = draw(tmp_path / f"{name}.png", spectrogram=sound, heard=heard)
+        places.append(np.nonzero((image != plain).any(axis=(0, 2)))[0])
+    assert np.ptp(places[0]) == pytest.approx(np.ptp(places[1]), abs=8)
+    assert places[0].max() == pytest.approx(places[1].min(), abs=8)
+
+
 def test_right_events_are_outlined(tmp_path):
     """The outline is where the predicted bar is not."""
     plain = draw(tmp_path / "plain.png")
@@ -59,6 +71,7 @@ def test_right_events_are_outlined(tmp_path):
         ({"events": []}, "nothing to draw"),
         ({"window": (1.0, 1.0)}, "window"),
         ({"frames": torch.zeros(2, 3, 8, 8)}, "uint8"),
+        ({"frames": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "times": [0.0]}, "one value per frame"),
         ({"spectrogram": torch.zeros(8)}, r"\[time, mel\]"),
     ],
 )
