@@ -105,10 +105,6 @@ def main() -> int:
     if not clips:
         console.print(f"no media files in {', '.join(names)}", markup=False)
         return 1
-    if options.output:
-        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-    if options.pictures:
-        Path(options.pictures).mkdir(parents=True, exist_ok=True)
 
     try:
         processor = AutoProcessor.from_pretrained(options.model)
@@ -126,7 +122,7 @@ def main() -> int:
         if options.text:
             processor.encode_questions(options.text)  # wrong questions fail before the first clip is read
         model = load_any(task.auto_class, options.model).eval().to(device)
-        timelines = task.name == "event_localization" and not has_token_layout(model)
+        timelines = task.has_timeline and not has_token_layout(model)
         if options.pictures and not timelines:
             token_layout(model)  # raises for a model without attention maps, before the first clip is read
     except (ValueError, OSError) as error:
@@ -134,6 +130,10 @@ def main() -> int:
         print(f"error: {named}{text}", file=sys.stderr)
         return 1
 
+    if options.output:
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    if options.pictures:
+        Path(options.pictures).mkdir(parents=True, exist_ok=True)
     predictions, skipped, stems = {}, {}, Counter()
     text = {"text": [options.text]} if options.text else {}
     named_by = {"texts": options.text} if options.text else {}

@@ -295,14 +295,30 @@ def model_types() -> tuple[str, ...]:
 
 
 @cache
-def start_flags() -> type:
-    """A dataclass with a flag for each start method of the models (`start_methods`), read from their files."""
-    names: dict[str, None] = {}
+def start_sources() -> dict[str, bool]:
+    """Start method of the models (`start_methods`) -> whether it takes a file, not a checkpoint. Read from the models' files."""
+    found: dict[str, bool] = {}
     for file in sorted(PACKAGE.glob("models/*/modeling_*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "start_methods":
-                names |= dict.fromkeys(key.value for key in node.value.keys)
-    return make_dataclass("StartFlags", [(name, str | None, field(default=None)) for name in names])
+                for key, value in zip(node.value.keys, node.value.values):
+                    fields = {each.arg: each.value for each in getattr(value, "keywords", ())}
+                    found[key.value] = "file" in fields and fields["file"].value
+    return found
+
+
+@cache
+def start_flags() -> type:
+    """A dataclass with a flag for each start method of the models."""
+    return make_dataclass("StartFlags", [(name, str | None, field(default=None)) for name in start_sources()])
+
+
+def _check_start(flag: str, method: str, source: str) -> None:
+    """Raises ValueError or OSError if a source is not of the kind that its start method takes."""
+    if not start_sources().get(method):
+        check_checkpoint(flag, source)
+    elif not Path(source).is_file():
+        raise FileNotFoundError(f"{flag} {source}: no such file: give the file of the published weights")
 
 
 def check_one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
@@ -357,9 +373,10 @@ def check_training(*types: type, args: Callable[[], list[str]] | None = None) ->
         return
     parsed = parser.parse_args_into_dataclasses(given_args, look_for_args_file=False)
     given = {name: value for options in parsed for name, value in vars(options).items() if value is not None}
-    sources = {f"--{name}": given[name] for name in vars(parsed[len(types)]) if name in given}
+    sources = [(f"--{name}", name, given[name]) for name in vars(parsed[len(types)]) if name in given]
     if "=" in given.get("start", ""):
-        sources["--start"] = given["start"].partition("=")[2]
+        method, _, source = given["start"].partition("=")
+        sources.append(("--start", method, source))
     try:
         _check_values(given)
         if not Path(given["model"]).exists() and "/" not in given["model"] and given["model"] not in model_types():
@@ -369,8 +386,8 @@ def check_training(*types: type, args: Callable[[], list[str]] | None = None) ->
             )
         if given["model"] not in model_types():
             check_checkpoint("--model", given["model"])
-        for flag, source in sources.items():
+        for flag, method, source in sources:
             if source.lower() != "none":
-                check_checkpoint(flag, source)
+                _check_start(flag, method, source)
     except (ValueError, OSError) as error:
         parser.error(str(error))

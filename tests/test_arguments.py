@@ -65,6 +65,10 @@ EXAMPLES = {
         (["--data", "clips", *TRAIN, "--model", "mtb"], "--model mtb: neither an architecture"),
         (["--data", "clips", *TRAIN, "--model", "clips/nope"], "--model clips/nope: no such folder"),
         (["--data", "clips", *TRAIN, "--from_vit", "./nope"], "--from_vit ./nope: no such folder"),
+        (
+            ["--data", "clips", *TRAIN, "--from_vggish", "nope.pth"],
+            "--from_vggish nope.pth: no such file: give the file",
+        ),
         (["--data", "clips", *TRAIN, "--start", "from_avmae=clips"], "--start clips: holds no config.json"),
         (["--data", "clips", *TRAIN, "--recipe", "mbt/vgsound"], "Did you mean mbt/vggsound?"),
         (["--data", "clips", *TRAIN, "--optim", "adamv"], "--optim adamv: is not one of adamw_torch, "),
@@ -201,7 +205,7 @@ def test_flags_that_are_read_from_source_are_those_of_the_classes():
 
     expected = {field.name for field in dataclasses.fields(AVTrainingArguments) if field.init}
     assert {field.name for field in dataclasses.fields(arguments.training_flags())} == expected
-    assert {field.name for field in dataclasses.fields(arguments.start_flags())} == set(start_methods())
+    assert arguments.start_sources() == {name: method.file for name, method in start_methods().items()}
     assert set(arguments.model_types()) == {config.model_type for config, *_ in ARCHITECTURES}
     assert all(arguments.model_sizes(config.model_type) == config.sizes() for config, *_ in ARCHITECTURES)
     enums = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType, "eval_strategy": IntervalStrategy}

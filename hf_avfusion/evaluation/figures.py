@@ -48,7 +48,10 @@ def figures(
     runs_text = f"\nmean of {number} runs" if number > 1 else ""
     std_text = f"{runs_text}, lines: ± standard deviation" if number > 1 else ""
     found = {}
-    for head, names in results["classes"].items():
+    per_class = {
+        head: names for head, names in results["classes"].items() if all(head in each["per_class"] for each in own)
+    }
+    for head, names in per_class.items():
         suffix = f"_{head}" if len(results["classes"]) > 1 else ""
         rows = _class_rows(own, head, names)
         title_of_head = f"{about}{', ' + head if suffix else ''}: {model}"

@@ -305,7 +305,8 @@ def describe_classes(config: PreTrainedConfig, source: str | None) -> str:
     names = [config.id2label[index] for index in range(config.num_labels)]
     if names == [f"LABEL_{index}" for index in range(len(names))]:
         return f"{len(names)} labels, whose names are not stated."
-    kind = "several per clip, each with its own probability" if is_multi_label(config) else "one per clip"
+    unit = "clip" if getattr(config, "num_segments", None) is None else "segment"
+    kind = f"several per {unit}, each with its own probability" if is_multi_label(config) else f"one per {unit}"
     kind = "a number each, no classes" if is_regression(config) else kind
     named, lines = bool(getattr(config, "class_splits", None)), []
     for head, columns in head_slices(config).items():

@@ -139,6 +139,7 @@ EVENT_LOCALIZATION = replace(
     borrowed_kinds=(),
     read_labels=lambda columns, fields: SegmentLabels(columns, fields["num_segments"]),
     whole_clip=True,
+    has_timeline=True,
     join_views=whole_clip_logits,
     metrics=segment_metrics,
     metric_names=segment_metric_names,

@@ -104,6 +104,7 @@ class Task:
         needed_modalities: modalities without which a model gives no answer, such as the video for masks of frames.
         class_names: (features of the rows, label columns) -> column -> class names; {} where labels are not classes.
         whole_clip: a clip is seen whole, in one view, since the labels belong to parts of it.
+        has_timeline: answers are classes of parts of a clip, so `visualization.timeline` can draw them.
         check_aggregation: (aggregation, config, labels_decide) raises ValueError where views cannot be joined so. With
             `labels_decide`, a configuration without a problem type passes: the kind of the labels decides later.
         join_views: (logits [clips, views, ...], labels or None, aggregation, config) -> logits [clips, ...].
@@ -159,6 +160,7 @@ class Task:
     class_heads: Callable[[PreTrainedConfig], dict[str, int]] = lambda config: {}
     needed_modalities: tuple[str, ...] = ()
     whole_clip: bool = False
+    has_timeline: bool = False
     check_aggregation: Callable[[str, PreTrainedConfig, bool], None] = lambda aggregation, config, labels_decide: None
     join_views: Callable[..., torch.Tensor] | None = None
     loss: Callable[..., torch.Tensor] | None = None

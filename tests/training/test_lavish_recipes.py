@@ -21,6 +21,7 @@ from hf_avfusion.tasks import TASKS
 from hf_avfusion.training.recipes import RECIPES
 from hf_avfusion.training.recipes.adapting import make_config
 from hf_avfusion.training.recipes.building import build_fresh, build_processor
+from hf_avfusion.training.recipes.options import check_arguments
 
 NAMES = [name for name in RECIPES if name.startswith("lavish/")]
 # Adapter and head rates, batch, T, r, g (spec of the released commands, and the supplementary's table).
@@ -147,6 +148,13 @@ def test_a_recipe_trains_with_its_adapter(tmp_path, capsys):
     assert any("layernorm" in module for module in saved["modules_to_save"])
 
 
+def test_vggish_weights_for_a_model_without_it_are_refused(tmp_path, capsys):
+    command = ["--model", "lavish", "--from_backbone", "none", "--data", "sounding_shapes", "--source", tmp_path]
+    command += ["--label_columns", "events", "--num_segments", "2", *PLAIN, "--output_dir", tmp_path / "run"]
+    assert finetune(load_script("finetune_classification.py"), *command, "--from_vggish", "none") == 2
+    assert "--from_vggish none: the model has no part that starts from it" in capsys.readouterr().err
+
+
 def test_the_recipe_with_vggish_trains_and_its_checkpoint_is_used(tmp_path, capsys):
     """VGGish comes from its file into the base model, and a data worker, evaluation and prediction carry its input."""
     shards, backbone = render_shards(tmp_path / "shapes", 4), save_backbone("vit", tmp_path / "backbone")
@@ -164,7 +172,9 @@ def test_the_recipe_with_vggish_trains_and_its_checkpoint_is_used(tmp_path, caps
         r"lavish/ave@vggish has vggish=true, whose part starts from VGGish's published weights.*name it with --from_vggish",
         capsys.readouterr().err,
     )
-    assert finetune(script, *command, "--from_vggish", tmp_path / "vggish.pth") == 0, capsys.readouterr().err
+    started = [*command, "--from_vggish", tmp_path / "vggish.pth"]
+    check_arguments(script.Options, args=lambda: [str(word) for word in started])  # before the imports
+    assert finetune(script, *started) == 0, capsys.readouterr().err
     assert not any("vggish" in name for name in load_file(tmp_path / "run" / "adapter_model.safetensors"))
     base = load_file(tmp_path / "run" / "base_model" / "model.safetensors")
     for name, value in published.state_dict().items():

@@ -71,6 +71,16 @@ def test_the_words_of_the_training_questions_travel_with_the_run(run, shards):
     }  # fmt: skip
 
 
+def test_evaluate_writes_a_report(run, shards, tmp_path):
+    command = ["--checkpoint", run, "--benchmark", "sounding_shapes", "--source", shards, "--label_columns", "answer"]
+    assert finetune(load_script("evaluate.py"), *command, "--workers", "0", "--output", tmp_path / "report") == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    trained = json.loads((run / "test_results.json").read_text())
+    scores = {each["given"]: each["metrics"] for each in results["summary"]}
+    assert scores["av"]["overall"]["mean"] == pytest.approx(trained["eval_overall"])
+    assert f"{100 * scores['av']['overall']['mean']:.1f}" in (tmp_path / "report" / "table.md").read_text()
+
+
 def test_a_checkpoint_keeps_its_words_and_unknown_ones_are_refused_before_training(
     run, script, shards, tmp_path, capsys
 ):

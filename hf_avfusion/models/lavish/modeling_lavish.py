@@ -413,7 +413,7 @@ class LavishForAudioVisualClassification(StreamClassifier, LavishPreTrainedModel
     accepts_loss_kwargs = False
     start_methods = {
         "from_backbone": FROM_BACKBONE,
-        "from_vggish": StartMethod(f"{PUBLISHED} (a file)", part="load_vggish", switch="vggish"),
+        "from_vggish": StartMethod(f"{PUBLISHED} (a file)", part="load_vggish", switch="vggish", file=True),
     }
 
     def __init__(self, config: LavishTwoStreamConfig):

@@ -172,7 +172,7 @@ class LavishForQuestionAnswering(LavishPreTrainedModel):
     accepts_loss_kwargs = False
     start_methods = {
         "from_backbone": FROM_BACKBONE,
-        "from_grounding": StartMethod("MUSIC-AVQA's grounding checkpoint (a file)", part="load_grounding"),
+        "from_grounding": StartMethod("MUSIC-AVQA's grounding checkpoint (a file)", part="load_grounding", file=True),
     }
 
     def __init__(self, config: LavishTwoStreamConfig):

@@ -237,8 +237,13 @@ def _with_start(
 
 
 def _check_parts(recipe: Recipe, name: str | None, flags: dict[str, Any], methods: Mapping[str, StartMethod]) -> None:
-    """Raises ValueError if a part of a new model that is no use with random weights has no source."""
+    """Raises ValueError if a part of a new model that is no use with random weights has no source, or a source has no part."""
     for method, part in methods.items():
+        if part.switch is not None and method in flags and not recipe.model.get(part.switch):
+            raise ValueError(
+                f"--{method} {flags[method]}: the model has no part that starts from it. Give --config "
+                f"'{{\"{part.switch}\": true}}' too, or leave --{method} out."
+            )
         needed = part.switch is not None and recipe.model.get(part.switch) and method not in recipe.part_inits
         if needed and method not in flags and flags.get("start", "").lower() != f"{method}=none":
             raise ValueError(

@@ -138,7 +138,7 @@ def record_resumed(record: dict[str, Any], checkpoint: str | os.PathLike | None)
     )
     changed = {
         key: {"before": before.get(key), "since": since.get(key)}
-        for key in sorted({*before, *since} - {f"training.{name}" for name in _PROCESS_ARGUMENTS})
+        for key in sorted({*before, *since} - _NO_SETTINGS)
         if before.get(key) != since.get(key)
     }
     return {**record, "resumed": [*earlier.get("resumed", []), {"checkpoint": folder.name, "changed": changed}]}
@@ -148,6 +148,8 @@ def record_resumed(record: dict[str, Any], checkpoint: str | os.PathLike | None)
 _PROCESS_ARGUMENTS = (
     "resume_from_checkpoint", "output_dir", "run_name", "logging_dir", "disable_tqdm", "report_to", "local_rank", "log_level",
 )  # fmt: skip
+# With the fields of a configuration that transformers writes when a model is loaded or saved.
+_NO_SETTINGS = {*(f"training.{name}" for name in _PROCESS_ARGUMENTS), "model.architectures", "model.dtype"}
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
