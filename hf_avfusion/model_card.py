@@ -328,13 +328,14 @@ def _usage(class_name: str, repo_id: str, task: Task | None, adapter: bool, base
     name = json.dumps(repo_id)
     if adapter:
         auto = (task or DEFAULT_TASK).auto_class.__name__
+        text = ', text="How many instruments are sounding?"' if task is not None and task.takes_text else ""
         return (
             "import hf_avfusion  # makes its models and adapters known to transformers and peft\n"
             "from peft import PeftModel\nfrom transformers import AutoProcessor\n\n"
             f"model = hf_avfusion.{auto}.from_pretrained({json.dumps(base_model)})\n"
             f"model = PeftModel.from_pretrained(model, {name})\n"
             f"processor = AutoProcessor.from_pretrained({name})\n"
-            'print(model(**processor(videos="clip.mp4", return_tensors="pt")).logits)'
+            f'print(model(**processor(videos="clip.mp4"{text}, return_tensors="pt")).logits)'
         )
     if task is not None:
         call = task.pipeline.call
